@@ -5915,27 +5915,22 @@ pub type PFN_cuGetErrorString_v6000 =
     unsafe extern "C" fn(error: CUresult, pStr: *mut *const core::ffi::c_char) -> CUresult;
 pub type PFN_cuGetErrorName_v6000 =
     unsafe extern "C" fn(error: CUresult, pStr: *mut *const core::ffi::c_char) -> CUresult;
-pub type PFN_cuInit_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(Flags: core::ffi::c_uint) -> CUresult>;
+pub type PFN_cuInit_v2000 = unsafe extern "C" fn(Flags: core::ffi::c_uint) -> CUresult;
 pub type PFN_cuDriverGetVersion_v2020 =
-    ::core::option::Option<unsafe extern "C" fn(driverVersion: *mut core::ffi::c_int) -> CUresult>;
+    unsafe extern "C" fn(driverVersion: *mut core::ffi::c_int) -> CUresult;
 pub type PFN_cuDeviceGet_v2000 =
     unsafe extern "C" fn(device: *mut CUdevice_v1, ordinal: core::ffi::c_int) -> CUresult;
-pub type PFN_cuDeviceGetCount_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(count: *mut core::ffi::c_int) -> CUresult>;
+pub type PFN_cuDeviceGetCount_v2000 = unsafe extern "C" fn(count: *mut core::ffi::c_int) -> CUresult;
 pub type PFN_cuDeviceGetName_v2000 =
     unsafe extern "C" fn(name: *mut core::ffi::c_char, len: core::ffi::c_int, dev: CUdevice_v1) -> CUresult;
-pub type PFN_cuDeviceGetUuid_v9020 =
-    ::core::option::Option<unsafe extern "C" fn(uuid: *mut CUuuid, dev: CUdevice_v1) -> CUresult>;
-pub type PFN_cuDeviceGetUuid_v11040 =
-    ::core::option::Option<unsafe extern "C" fn(uuid: *mut CUuuid, dev: CUdevice_v1) -> CUresult>;
+pub type PFN_cuDeviceGetUuid_v9020 = unsafe extern "C" fn(uuid: *mut CUuuid, dev: CUdevice_v1) -> CUresult;
+pub type PFN_cuDeviceGetUuid_v11040 = unsafe extern "C" fn(uuid: *mut CUuuid, dev: CUdevice_v1) -> CUresult;
 pub type PFN_cuDeviceGetLuid_v10000 = unsafe extern "C" fn(
     luid: *mut core::ffi::c_char,
     deviceNodeMask: *mut core::ffi::c_uint,
     dev: CUdevice_v1,
 ) -> CUresult;
-pub type PFN_cuDeviceTotalMem_v3020 =
-    ::core::option::Option<unsafe extern "C" fn(bytes: *mut usize, dev: CUdevice_v1) -> CUresult>;
+pub type PFN_cuDeviceTotalMem_v3020 = unsafe extern "C" fn(bytes: *mut usize, dev: CUdevice_v1) -> CUresult;
 pub type PFN_cuDeviceGetTexture1DLinearMaxWidth_v11010 = unsafe extern "C" fn(
     maxWidthInElements: *mut usize,
     format: CUarray_format,
@@ -5956,7 +5951,7 @@ pub type PFN_cuDeviceGetNvSciSyncAttributes_v10020 = unsafe extern "C" fn(
     flags: core::ffi::c_int,
 ) -> CUresult;
 pub type PFN_cuDeviceSetMemPool_v11020 =
-    ::core::option::Option<unsafe extern "C" fn(dev: CUdevice_v1, pool: CUmemoryPool) -> CUresult>;
+    unsafe extern "C" fn(dev: CUdevice_v1, pool: CUmemoryPool) -> CUresult;
 pub type PFN_cuDeviceGetMemPool_v11020 =
     unsafe extern "C" fn(pool: *mut CUmemoryPool, dev: CUdevice_v1) -> CUresult;
 pub type PFN_cuDeviceGetDefaultMemPool_v11020 =
@@ -5970,8 +5965,7 @@ pub type PFN_cuDeviceComputeCapability_v2000 = unsafe extern "C" fn(
 ) -> CUresult;
 pub type PFN_cuDevicePrimaryCtxRetain_v7000 =
     unsafe extern "C" fn(pctx: *mut CUcontext, dev: CUdevice_v1) -> CUresult;
-pub type PFN_cuDevicePrimaryCtxRelease_v11000 =
-    ::core::option::Option<unsafe extern "C" fn(dev: CUdevice_v1) -> CUresult>;
+pub type PFN_cuDevicePrimaryCtxRelease_v11000 = unsafe extern "C" fn(dev: CUdevice_v1) -> CUresult;
 pub type PFN_cuDevicePrimaryCtxSetFlags_v11000 =
     unsafe extern "C" fn(dev: CUdevice_v1, flags: core::ffi::c_uint) -> CUresult;
 pub type PFN_cuDevicePrimaryCtxGetState_v7000 = unsafe extern "C" fn(
@@ -5979,8 +5973,7 @@ pub type PFN_cuDevicePrimaryCtxGetState_v7000 = unsafe extern "C" fn(
     flags: *mut core::ffi::c_uint,
     active: *mut core::ffi::c_int,
 ) -> CUresult;
-pub type PFN_cuDevicePrimaryCtxReset_v11000 =
-    ::core::option::Option<unsafe extern "C" fn(dev: CUdevice_v1) -> CUresult>;
+pub type PFN_cuDevicePrimaryCtxReset_v11000 = unsafe extern "C" fn(dev: CUdevice_v1) -> CUresult;
 pub type PFN_cuDeviceGetExecAffinitySupport_v11040 =
     unsafe extern "C" fn(pi: *mut core::ffi::c_int, type_: CUexecAffinityType, dev: CUdevice) -> CUresult;
 pub type PFN_cuCtxCreate_v3020 =
@@ -6000,47 +5993,33 @@ pub type PFN_cuCtxCreate_v12050 = unsafe extern "C" fn(
 ) -> CUresult;
 pub type PFN_cuCtxGetId_v12000 =
     unsafe extern "C" fn(ctx: CUcontext, ctxId: *mut core::ffi::c_ulonglong) -> CUresult;
-pub type PFN_cuCtxDestroy_v4000 = ::core::option::Option<unsafe extern "C" fn(ctx: CUcontext) -> CUresult>;
-pub type PFN_cuCtxPushCurrent_v4000 =
-    ::core::option::Option<unsafe extern "C" fn(ctx: CUcontext) -> CUresult>;
-pub type PFN_cuCtxPopCurrent_v4000 =
-    ::core::option::Option<unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult>;
-pub type PFN_cuCtxSetCurrent_v4000 = ::core::option::Option<unsafe extern "C" fn(ctx: CUcontext) -> CUresult>;
-pub type PFN_cuCtxGetCurrent_v4000 =
-    ::core::option::Option<unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult>;
-pub type PFN_cuCtxGetDevice_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(device: *mut CUdevice_v1) -> CUresult>;
-pub type PFN_cuCtxGetDevice_v13000 =
-    ::core::option::Option<unsafe extern "C" fn(device: *mut CUdevice, ctx: CUcontext) -> CUresult>;
-pub type PFN_cuCtxGetFlags_v7000 =
-    ::core::option::Option<unsafe extern "C" fn(flags: *mut core::ffi::c_uint) -> CUresult>;
-pub type PFN_cuCtxSetFlags_v12010 =
-    ::core::option::Option<unsafe extern "C" fn(flags: core::ffi::c_uint) -> CUresult>;
+pub type PFN_cuCtxDestroy_v4000 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type PFN_cuCtxPushCurrent_v4000 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type PFN_cuCtxPopCurrent_v4000 = unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult;
+pub type PFN_cuCtxSetCurrent_v4000 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type PFN_cuCtxGetCurrent_v4000 = unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult;
+pub type PFN_cuCtxGetDevice_v2000 = unsafe extern "C" fn(device: *mut CUdevice_v1) -> CUresult;
+pub type PFN_cuCtxGetDevice_v13000 = unsafe extern "C" fn(device: *mut CUdevice, ctx: CUcontext) -> CUresult;
+pub type PFN_cuCtxGetFlags_v7000 = unsafe extern "C" fn(flags: *mut core::ffi::c_uint) -> CUresult;
+pub type PFN_cuCtxSetFlags_v12010 = unsafe extern "C" fn(flags: core::ffi::c_uint) -> CUresult;
 pub type PFN_cuCtxSynchronize_v2000 = unsafe extern "C" fn() -> CUresult;
-pub type PFN_cuCtxSynchronize_v13000 =
-    ::core::option::Option<unsafe extern "C" fn(ctx: CUcontext) -> CUresult>;
-pub type PFN_cuCtxSetLimit_v3010 =
-    ::core::option::Option<unsafe extern "C" fn(limit: CUlimit, value: usize) -> CUresult>;
-pub type PFN_cuCtxGetLimit_v3010 =
-    ::core::option::Option<unsafe extern "C" fn(pvalue: *mut usize, limit: CUlimit) -> CUresult>;
-pub type PFN_cuCtxGetCacheConfig_v3020 =
-    ::core::option::Option<unsafe extern "C" fn(pconfig: *mut CUfunc_cache) -> CUresult>;
-pub type PFN_cuCtxSetCacheConfig_v3020 =
-    ::core::option::Option<unsafe extern "C" fn(config: CUfunc_cache) -> CUresult>;
-pub type PFN_cuCtxGetSharedMemConfig_v4020 =
-    ::core::option::Option<unsafe extern "C" fn(pConfig: *mut CUsharedconfig) -> CUresult>;
-pub type PFN_cuCtxSetSharedMemConfig_v4020 =
-    ::core::option::Option<unsafe extern "C" fn(config: CUsharedconfig) -> CUresult>;
+pub type PFN_cuCtxSynchronize_v13000 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type PFN_cuCtxSetLimit_v3010 = unsafe extern "C" fn(limit: CUlimit, value: usize) -> CUresult;
+pub type PFN_cuCtxGetLimit_v3010 = unsafe extern "C" fn(pvalue: *mut usize, limit: CUlimit) -> CUresult;
+pub type PFN_cuCtxGetCacheConfig_v3020 = unsafe extern "C" fn(pconfig: *mut CUfunc_cache) -> CUresult;
+pub type PFN_cuCtxSetCacheConfig_v3020 = unsafe extern "C" fn(config: CUfunc_cache) -> CUresult;
+pub type PFN_cuCtxGetSharedMemConfig_v4020 = unsafe extern "C" fn(pConfig: *mut CUsharedconfig) -> CUresult;
+pub type PFN_cuCtxSetSharedMemConfig_v4020 = unsafe extern "C" fn(config: CUsharedconfig) -> CUresult;
 pub type PFN_cuCtxGetApiVersion_v3020 =
     unsafe extern "C" fn(ctx: CUcontext, version: *mut core::ffi::c_uint) -> CUresult;
 pub type PFN_cuCtxGetStreamPriorityRange_v5050 = unsafe extern "C" fn(
     leastPriority: *mut core::ffi::c_int,
     greatestPriority: *mut core::ffi::c_int,
 ) -> CUresult;
-pub type PFN_cuCtxResetPersistingL2Cache_v11000 = ::core::option::Option<unsafe extern "C" fn() -> CUresult>;
+pub type PFN_cuCtxResetPersistingL2Cache_v11000 = unsafe extern "C" fn() -> CUresult;
 pub type PFN_cuCtxAttach_v2000 =
     unsafe extern "C" fn(pctx: *mut CUcontext, flags: core::ffi::c_uint) -> CUresult;
-pub type PFN_cuCtxDetach_v2000 = ::core::option::Option<unsafe extern "C" fn(ctx: CUcontext) -> CUresult>;
+pub type PFN_cuCtxDetach_v2000 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
 pub type PFN_cuCtxGetExecAffinity_v11040 =
     unsafe extern "C" fn(pExecAffinity: *mut CUexecAffinityParam, type_: CUexecAffinityType) -> CUresult;
 pub type PFN_cuModuleLoad_v2000 =
@@ -6056,7 +6035,7 @@ pub type PFN_cuModuleLoadDataEx_v2010 = unsafe extern "C" fn(
 ) -> CUresult;
 pub type PFN_cuModuleLoadFatBinary_v2000 =
     unsafe extern "C" fn(module: *mut CUmodule, fatCubin: *const core::ffi::c_void) -> CUresult;
-pub type PFN_cuModuleUnload_v2000 = ::core::option::Option<unsafe extern "C" fn(hmod: CUmodule) -> CUresult>;
+pub type PFN_cuModuleUnload_v2000 = unsafe extern "C" fn(hmod: CUmodule) -> CUresult;
 pub type PFN_cuModuleGetFunction_v2000 =
     unsafe extern "C" fn(hfunc: *mut CUfunction, hmod: CUmodule, name: *const core::ffi::c_char) -> CUresult;
 pub type PFN_cuModuleGetGlobal_v3020 = unsafe extern "C" fn(
@@ -6108,10 +6087,8 @@ pub type PFN_cuLinkComplete_v5050 = unsafe extern "C" fn(
     cubinOut: *mut *mut core::ffi::c_void,
     sizeOut: *mut usize,
 ) -> CUresult;
-pub type PFN_cuLinkDestroy_v5050 =
-    ::core::option::Option<unsafe extern "C" fn(state: CUlinkState) -> CUresult>;
-pub type PFN_cuMemGetInfo_v3020 =
-    ::core::option::Option<unsafe extern "C" fn(free: *mut usize, total: *mut usize) -> CUresult>;
+pub type PFN_cuLinkDestroy_v5050 = unsafe extern "C" fn(state: CUlinkState) -> CUresult;
+pub type PFN_cuMemGetInfo_v3020 = unsafe extern "C" fn(free: *mut usize, total: *mut usize) -> CUresult;
 pub type PFN_cuMemAlloc_v3020 = unsafe extern "C" fn(dptr: *mut CUdeviceptr_v2, bytesize: usize) -> CUresult;
 pub type PFN_cuMemAllocPitch_v3020 = unsafe extern "C" fn(
     dptr: *mut CUdeviceptr_v2,
@@ -6120,13 +6097,12 @@ pub type PFN_cuMemAllocPitch_v3020 = unsafe extern "C" fn(
     Height: usize,
     ElementSizeBytes: core::ffi::c_uint,
 ) -> CUresult;
-pub type PFN_cuMemFree_v3020 = ::core::option::Option<unsafe extern "C" fn(dptr: CUdeviceptr_v2) -> CUresult>;
+pub type PFN_cuMemFree_v3020 = unsafe extern "C" fn(dptr: CUdeviceptr_v2) -> CUresult;
 pub type PFN_cuMemGetAddressRange_v3020 =
     unsafe extern "C" fn(pbase: *mut CUdeviceptr_v2, psize: *mut usize, dptr: CUdeviceptr_v2) -> CUresult;
 pub type PFN_cuMemAllocHost_v3020 =
     unsafe extern "C" fn(pp: *mut *mut core::ffi::c_void, bytesize: usize) -> CUresult;
-pub type PFN_cuMemFreeHost_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(p: *mut core::ffi::c_void) -> CUresult>;
+pub type PFN_cuMemFreeHost_v2000 = unsafe extern "C" fn(p: *mut core::ffi::c_void) -> CUresult;
 pub type PFN_cuMemHostAlloc_v2020 = unsafe extern "C" fn(
     pp: *mut *mut core::ffi::c_void,
     bytesize: usize,
@@ -6159,12 +6135,10 @@ pub type PFN_cuIpcOpenMemHandle_v11000 = unsafe extern "C" fn(
     handle: CUipcMemHandle_v1,
     Flags: core::ffi::c_uint,
 ) -> CUresult;
-pub type PFN_cuIpcCloseMemHandle_v4010 =
-    ::core::option::Option<unsafe extern "C" fn(dptr: CUdeviceptr_v2) -> CUresult>;
+pub type PFN_cuIpcCloseMemHandle_v4010 = unsafe extern "C" fn(dptr: CUdeviceptr_v2) -> CUresult;
 pub type PFN_cuMemHostRegister_v6050 =
     unsafe extern "C" fn(p: *mut core::ffi::c_void, bytesize: usize, Flags: core::ffi::c_uint) -> CUresult;
-pub type PFN_cuMemHostUnregister_v4000 =
-    ::core::option::Option<unsafe extern "C" fn(p: *mut core::ffi::c_void) -> CUresult>;
+pub type PFN_cuMemHostUnregister_v4000 = unsafe extern "C" fn(p: *mut core::ffi::c_void) -> CUresult;
 pub type PFN_cuMemcpy_v7000_ptds =
     unsafe extern "C" fn(dst: CUdeviceptr_v2, src: CUdeviceptr_v2, ByteCount: usize) -> CUresult;
 pub type PFN_cuMemcpyPeer_v7000_ptds = unsafe extern "C" fn(
@@ -6217,14 +6191,12 @@ pub type PFN_cuMemcpyAtoA_v7000_ptds = unsafe extern "C" fn(
     srcOffset: usize,
     ByteCount: usize,
 ) -> CUresult;
-pub type PFN_cuMemcpy2D_v7000_ptds =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v2) -> CUresult>;
+pub type PFN_cuMemcpy2D_v7000_ptds = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v2) -> CUresult;
 pub type PFN_cuMemcpy2DUnaligned_v7000_ptds =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v2) -> CUresult>;
-pub type PFN_cuMemcpy3D_v7000_ptds =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_v2) -> CUresult>;
+    unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v2) -> CUresult;
+pub type PFN_cuMemcpy3D_v7000_ptds = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_v2) -> CUresult;
 pub type PFN_cuMemcpy3DPeer_v7000_ptds =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_PEER_v1) -> CUresult>;
+    unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_PEER_v1) -> CUresult;
 pub type PFN_cuMemcpyAsync_v7000_ptsz = unsafe extern "C" fn(
     dst: CUdeviceptr_v2,
     src: CUdeviceptr_v2,
@@ -6420,7 +6392,7 @@ pub type PFN_cuMipmappedArrayGetMemoryRequirements_v11060 = unsafe extern "C" fn
 ) -> CUresult;
 pub type PFN_cuArrayGetPlane_v11020 =
     unsafe extern "C" fn(pPlaneArray: *mut CUarray, hArray: CUarray, planeIdx: core::ffi::c_uint) -> CUresult;
-pub type PFN_cuArrayDestroy_v2000 = ::core::option::Option<unsafe extern "C" fn(hArray: CUarray) -> CUresult>;
+pub type PFN_cuArrayDestroy_v2000 = unsafe extern "C" fn(hArray: CUarray) -> CUresult;
 pub type PFN_cuArray3DCreate_v3020 = unsafe extern "C" fn(
     pHandle: *mut CUarray,
     pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR_v2,
@@ -6438,7 +6410,7 @@ pub type PFN_cuMipmappedArrayGetLevel_v5000 = unsafe extern "C" fn(
     level: core::ffi::c_uint,
 ) -> CUresult;
 pub type PFN_cuMipmappedArrayDestroy_v5000 =
-    ::core::option::Option<unsafe extern "C" fn(hMipmappedArray: CUmipmappedArray) -> CUresult>;
+    unsafe extern "C" fn(hMipmappedArray: CUmipmappedArray) -> CUresult;
 pub type PFN_cuMemAddressReserve_v10020 = unsafe extern "C" fn(
     ptr: *mut CUdeviceptr_v2,
     size: usize,
@@ -6446,8 +6418,7 @@ pub type PFN_cuMemAddressReserve_v10020 = unsafe extern "C" fn(
     addr: CUdeviceptr_v2,
     flags: core::ffi::c_ulonglong,
 ) -> CUresult;
-pub type PFN_cuMemAddressFree_v10020 =
-    ::core::option::Option<unsafe extern "C" fn(ptr: CUdeviceptr_v2, size: usize) -> CUresult>;
+pub type PFN_cuMemAddressFree_v10020 = unsafe extern "C" fn(ptr: CUdeviceptr_v2, size: usize) -> CUresult;
 pub type PFN_cuMemCreate_v10020 = unsafe extern "C" fn(
     handle: *mut CUmemGenericAllocationHandle_v1,
     size: usize,
@@ -6467,8 +6438,7 @@ pub type PFN_cuMemMapArrayAsync_v11010_ptsz = unsafe extern "C" fn(
     count: core::ffi::c_uint,
     hStream: CUstream,
 ) -> CUresult;
-pub type PFN_cuMemUnmap_v10020 =
-    ::core::option::Option<unsafe extern "C" fn(ptr: CUdeviceptr_v2, size: usize) -> CUresult>;
+pub type PFN_cuMemUnmap_v10020 = unsafe extern "C" fn(ptr: CUdeviceptr_v2, size: usize) -> CUresult;
 pub type PFN_cuMemSetAccess_v10020 = unsafe extern "C" fn(
     ptr: CUdeviceptr_v2,
     size: usize,
@@ -6529,8 +6499,7 @@ pub type PFN_cuMemPoolGetAccess_v11020 = unsafe extern "C" fn(
 ) -> CUresult;
 pub type PFN_cuMemPoolCreate_v11020 =
     unsafe extern "C" fn(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps_v1) -> CUresult;
-pub type PFN_cuMemPoolDestroy_v11020 =
-    ::core::option::Option<unsafe extern "C" fn(pool: CUmemoryPool) -> CUresult>;
+pub type PFN_cuMemPoolDestroy_v11020 = unsafe extern "C" fn(pool: CUmemoryPool) -> CUresult;
 pub type PFN_cuMemGetDefaultMemPool_v13000 = unsafe extern "C" fn(
     pool_out: *mut CUmemoryPool,
     location: *mut CUmemLocation,
@@ -6700,8 +6669,7 @@ pub type PFN_cuLogicalEndpointCreate_v13030 =
     unsafe extern "C" fn(leId: CUlogicalEndpointId, prop: *const CUlogicalEndpointProp) -> CUresult;
 pub type PFN_cuLogicalEndpointAddDevice_v13030 =
     unsafe extern "C" fn(leId: CUlogicalEndpointId, dev: CUdevice) -> CUresult;
-pub type PFN_cuLogicalEndpointDestroy_v13030 =
-    ::core::option::Option<unsafe extern "C" fn(leId: CUlogicalEndpointId) -> CUresult>;
+pub type PFN_cuLogicalEndpointDestroy_v13030 = unsafe extern "C" fn(leId: CUlogicalEndpointId) -> CUresult;
 pub type PFN_cuLogicalEndpointBindAddr_v13030 = unsafe extern "C" fn(
     leId: CUlogicalEndpointId,
     dev: CUdevice,
@@ -6746,9 +6714,9 @@ pub type PFN_cuLogicalEndpointQuery_v13030 = unsafe extern "C" fn(
     queryStatus: *mut core::ffi::c_int,
 ) -> CUresult;
 pub type PFN_cuDeviceGetFabricClusterUuid_v13040 =
-    ::core::option::Option<unsafe extern "C" fn(uuid: *mut CUuuid, dev: CUdevice) -> CUresult>;
+    unsafe extern "C" fn(uuid: *mut CUuuid, dev: CUdevice) -> CUresult;
 pub type PFN_cuDeviceGetCliqueCount_v13040 =
-    ::core::option::Option<unsafe extern "C" fn(count: *mut usize, dev: CUdevice) -> CUresult>;
+    unsafe extern "C" fn(count: *mut usize, dev: CUdevice) -> CUresult;
 pub type PFN_cuDeviceGetCliqueInfo_v13040 =
     unsafe extern "C" fn(cliqueInfo: *mut CUcliqueInfo, count: *mut usize, dev: CUdevice) -> CUresult;
 pub type PFN_cuPointerSetAttribute_v6000 = unsafe extern "C" fn(
@@ -6805,7 +6773,7 @@ pub type PFN_cuStreamBeginRecaptureToGraph_v13030_ptsz = unsafe extern "C" fn(
     userData: *mut core::ffi::c_void,
 ) -> CUresult;
 pub type PFN_cuThreadExchangeStreamCaptureMode_v10010 =
-    ::core::option::Option<unsafe extern "C" fn(mode: *mut CUstreamCaptureMode) -> CUresult>;
+    unsafe extern "C" fn(mode: *mut CUstreamCaptureMode) -> CUresult;
 pub type PFN_cuStreamEndCapture_v10000_ptsz =
     unsafe extern "C" fn(hStream: CUstream, phGraph: *mut CUgraph) -> CUresult;
 pub type PFN_cuStreamIsCapturing_v10000_ptsz =
@@ -6853,24 +6821,19 @@ pub type PFN_cuStreamBeginCaptureToCig_v13010_ptsz = unsafe extern "C" fn(
     hStream: CUstream,
     streamCigCaptureParams: *mut CUstreamCigCaptureParams,
 ) -> CUresult;
-pub type PFN_cuStreamEndCaptureToCig_v13010 =
-    ::core::option::Option<unsafe extern "C" fn(hStream: CUstream) -> CUresult>;
-pub type PFN_cuStreamEndCaptureToCig_v13010_ptsz =
-    ::core::option::Option<unsafe extern "C" fn(hStream: CUstream) -> CUresult>;
+pub type PFN_cuStreamEndCaptureToCig_v13010 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type PFN_cuStreamEndCaptureToCig_v13010_ptsz = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type PFN_cuStreamAttachMemAsync_v7000_ptsz = unsafe extern "C" fn(
     hStream: CUstream,
     dptr: CUdeviceptr_v2,
     length: usize,
     flags: core::ffi::c_uint,
 ) -> CUresult;
-pub type PFN_cuStreamQuery_v7000_ptsz =
-    ::core::option::Option<unsafe extern "C" fn(hStream: CUstream) -> CUresult>;
-pub type PFN_cuStreamSynchronize_v7000_ptsz =
-    ::core::option::Option<unsafe extern "C" fn(hStream: CUstream) -> CUresult>;
-pub type PFN_cuStreamDestroy_v4000 =
-    ::core::option::Option<unsafe extern "C" fn(hStream: CUstream) -> CUresult>;
+pub type PFN_cuStreamQuery_v7000_ptsz = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type PFN_cuStreamSynchronize_v7000_ptsz = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type PFN_cuStreamDestroy_v4000 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type PFN_cuStreamCopyAttributes_v11000_ptsz =
-    ::core::option::Option<unsafe extern "C" fn(dst: CUstream, src: CUstream) -> CUresult>;
+    unsafe extern "C" fn(dst: CUstream, src: CUstream) -> CUresult;
 pub type PFN_cuStreamGetAttribute_v11000_ptsz = unsafe extern "C" fn(
     hStream: CUstream,
     attr: CUstreamAttrID,
@@ -6883,14 +6846,12 @@ pub type PFN_cuStreamSetAttribute_v11000_ptsz = unsafe extern "C" fn(
 ) -> CUresult;
 pub type PFN_cuEventCreate_v2000 =
     unsafe extern "C" fn(phEvent: *mut CUevent, Flags: core::ffi::c_uint) -> CUresult;
-pub type PFN_cuEventRecord_v7000_ptsz =
-    ::core::option::Option<unsafe extern "C" fn(hEvent: CUevent, hStream: CUstream) -> CUresult>;
+pub type PFN_cuEventRecord_v7000_ptsz = unsafe extern "C" fn(hEvent: CUevent, hStream: CUstream) -> CUresult;
 pub type PFN_cuEventRecordWithFlags_v11010_ptsz =
     unsafe extern "C" fn(hEvent: CUevent, hStream: CUstream, flags: core::ffi::c_uint) -> CUresult;
-pub type PFN_cuEventQuery_v2000 = ::core::option::Option<unsafe extern "C" fn(hEvent: CUevent) -> CUresult>;
-pub type PFN_cuEventSynchronize_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(hEvent: CUevent) -> CUresult>;
-pub type PFN_cuEventDestroy_v4000 = ::core::option::Option<unsafe extern "C" fn(hEvent: CUevent) -> CUresult>;
+pub type PFN_cuEventQuery_v2000 = unsafe extern "C" fn(hEvent: CUevent) -> CUresult;
+pub type PFN_cuEventSynchronize_v2000 = unsafe extern "C" fn(hEvent: CUevent) -> CUresult;
+pub type PFN_cuEventDestroy_v4000 = unsafe extern "C" fn(hEvent: CUevent) -> CUresult;
 pub type PFN_cuEventElapsedTime_v2000 =
     unsafe extern "C" fn(pMilliseconds: *mut f32, hStart: CUevent, hEnd: CUevent) -> CUresult;
 pub type PFN_cuEventElapsedTime_v12080 =
@@ -6909,8 +6870,7 @@ pub type PFN_cuExternalMemoryGetMappedMipmappedArray_v10000 = unsafe extern "C" 
     extMem: CUexternalMemory,
     mipmapDesc: *const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC_v1,
 ) -> CUresult;
-pub type PFN_cuDestroyExternalMemory_v10000 =
-    ::core::option::Option<unsafe extern "C" fn(extMem: CUexternalMemory) -> CUresult>;
+pub type PFN_cuDestroyExternalMemory_v10000 = unsafe extern "C" fn(extMem: CUexternalMemory) -> CUresult;
 pub type PFN_cuImportExternalSemaphore_v10000 = unsafe extern "C" fn(
     extSem_out: *mut CUexternalSemaphore,
     semHandleDesc: *const CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC_v1,
@@ -6928,7 +6888,7 @@ pub type PFN_cuWaitExternalSemaphoresAsync_v10000_ptsz = unsafe extern "C" fn(
     stream: CUstream,
 ) -> CUresult;
 pub type PFN_cuDestroyExternalSemaphore_v10000 =
-    ::core::option::Option<unsafe extern "C" fn(extSem: CUexternalSemaphore) -> CUresult>;
+    unsafe extern "C" fn(extSem: CUexternalSemaphore) -> CUresult;
 pub type PFN_cuStreamWaitValue32_v8000_ptsz = unsafe extern "C" fn(
     stream: CUstream,
     addr: CUdeviceptr_v2,
@@ -7015,7 +6975,7 @@ pub type PFN_cuFuncGetParamCount_v13020 =
     unsafe extern "C" fn(func: CUfunction, paramCount: *mut usize) -> CUresult;
 pub type PFN_cuFuncIsLoaded_v12040 =
     unsafe extern "C" fn(state: *mut CUfunctionLoadingState, hfunc: CUfunction) -> CUresult;
-pub type PFN_cuFuncLoad_v12040 = ::core::option::Option<unsafe extern "C" fn(hfunc: CUfunction) -> CUresult>;
+pub type PFN_cuFuncLoad_v12040 = unsafe extern "C" fn(hfunc: CUfunction) -> CUresult;
 pub type PFN_cuLaunchKernel_v7000_ptsz = unsafe extern "C" fn(
     f: CUfunction,
     gridDimX: core::ffi::c_uint,
@@ -7074,7 +7034,7 @@ pub type PFN_cuParamSetv_v2000 = unsafe extern "C" fn(
     ptr: *mut core::ffi::c_void,
     numbytes: core::ffi::c_uint,
 ) -> CUresult;
-pub type PFN_cuLaunch_v2000 = ::core::option::Option<unsafe extern "C" fn(f: CUfunction) -> CUresult>;
+pub type PFN_cuLaunch_v2000 = unsafe extern "C" fn(f: CUfunction) -> CUresult;
 pub type PFN_cuLaunchGrid_v2000 = unsafe extern "C" fn(
     f: CUfunction,
     grid_width: core::ffi::c_int,
@@ -7172,7 +7132,7 @@ pub type PFN_cuGraphAddEventRecordNode_v11010 = unsafe extern "C" fn(
 pub type PFN_cuGraphEventRecordNodeGetEvent_v11010 =
     unsafe extern "C" fn(hNode: CUgraphNode, event_out: *mut CUevent) -> CUresult;
 pub type PFN_cuGraphEventRecordNodeSetEvent_v11010 =
-    ::core::option::Option<unsafe extern "C" fn(hNode: CUgraphNode, event: CUevent) -> CUresult>;
+    unsafe extern "C" fn(hNode: CUgraphNode, event: CUevent) -> CUresult;
 pub type PFN_cuGraphAddEventWaitNode_v11010 = unsafe extern "C" fn(
     phGraphNode: *mut CUgraphNode,
     hGraph: CUgraph,
@@ -7183,7 +7143,7 @@ pub type PFN_cuGraphAddEventWaitNode_v11010 = unsafe extern "C" fn(
 pub type PFN_cuGraphEventWaitNodeGetEvent_v11010 =
     unsafe extern "C" fn(hNode: CUgraphNode, event_out: *mut CUevent) -> CUresult;
 pub type PFN_cuGraphEventWaitNodeSetEvent_v11010 =
-    ::core::option::Option<unsafe extern "C" fn(hNode: CUgraphNode, event: CUevent) -> CUresult>;
+    unsafe extern "C" fn(hNode: CUgraphNode, event: CUevent) -> CUresult;
 pub type PFN_cuGraphAddExternalSemaphoresSignalNode_v11020 = unsafe extern "C" fn(
     phGraphNode: *mut CUgraphNode,
     hGraph: CUgraph,
@@ -7308,8 +7268,7 @@ pub type PFN_cuGraphRemoveDependencies_v12030 = unsafe extern "C" fn(
     edgeData: *const CUgraphEdgeData,
     numDependencies: usize,
 ) -> CUresult;
-pub type PFN_cuGraphDestroyNode_v10000 =
-    ::core::option::Option<unsafe extern "C" fn(hNode: CUgraphNode) -> CUresult>;
+pub type PFN_cuGraphDestroyNode_v10000 = unsafe extern "C" fn(hNode: CUgraphNode) -> CUresult;
 pub type PFN_cuGraphInstantiateWithFlags_v11040 = unsafe extern "C" fn(
     phGraphExec: *mut CUgraphExec,
     hGraph: CUgraph,
@@ -7369,10 +7328,8 @@ pub type PFN_cuGraphUpload_v11010_ptsz =
     unsafe extern "C" fn(hGraphExec: CUgraphExec, hStream: CUstream) -> CUresult;
 pub type PFN_cuGraphLaunch_v10000_ptsz =
     unsafe extern "C" fn(hGraphExec: CUgraphExec, hStream: CUstream) -> CUresult;
-pub type PFN_cuGraphExecDestroy_v10000 =
-    ::core::option::Option<unsafe extern "C" fn(hGraphExec: CUgraphExec) -> CUresult>;
-pub type PFN_cuGraphDestroy_v10000 =
-    ::core::option::Option<unsafe extern "C" fn(hGraph: CUgraph) -> CUresult>;
+pub type PFN_cuGraphExecDestroy_v10000 = unsafe extern "C" fn(hGraphExec: CUgraphExec) -> CUresult;
+pub type PFN_cuGraphDestroy_v10000 = unsafe extern "C" fn(hGraph: CUgraph) -> CUresult;
 pub type PFN_cuGraphExecUpdate_v10020 = unsafe extern "C" fn(
     hGraphExec: CUgraphExec,
     hGraph: CUgraph,
@@ -7385,7 +7342,7 @@ pub type PFN_cuGraphExecUpdate_v12000 = unsafe extern "C" fn(
     resultInfo: *mut CUgraphExecUpdateResultInfo,
 ) -> CUresult;
 pub type PFN_cuGraphKernelNodeCopyAttributes_v11000 =
-    ::core::option::Option<unsafe extern "C" fn(dst: CUgraphNode, src: CUgraphNode) -> CUresult>;
+    unsafe extern "C" fn(dst: CUgraphNode, src: CUgraphNode) -> CUresult;
 pub type PFN_cuGraphKernelNodeGetAttribute_v11000 = unsafe extern "C" fn(
     hNode: CUgraphNode,
     attr: CUkernelNodeAttrID,
@@ -7470,8 +7427,7 @@ pub type PFN_cuGraphConditionalHandleCreate_v12030 = unsafe extern "C" fn(
     defaultLaunchValue: core::ffi::c_uint,
     flags: core::ffi::c_uint,
 ) -> CUresult;
-pub type PFN_cuDeviceGraphMemTrim_v11040 =
-    ::core::option::Option<unsafe extern "C" fn(device: CUdevice) -> CUresult>;
+pub type PFN_cuDeviceGraphMemTrim_v11040 = unsafe extern "C" fn(device: CUdevice) -> CUresult;
 pub type PFN_cuDeviceGetGraphMemAttribute_v11040 = unsafe extern "C" fn(
     device: CUdevice,
     attr: CUgraphMem_attribute,
@@ -7555,11 +7511,11 @@ pub type PFN_cuTexRefSetFormat_v2000 = unsafe extern "C" fn(
 pub type PFN_cuTexRefSetAddressMode_v2000 =
     unsafe extern "C" fn(hTexRef: CUtexref, dim: core::ffi::c_int, am: CUaddress_mode) -> CUresult;
 pub type PFN_cuTexRefSetFilterMode_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(hTexRef: CUtexref, fm: CUfilter_mode) -> CUresult>;
+    unsafe extern "C" fn(hTexRef: CUtexref, fm: CUfilter_mode) -> CUresult;
 pub type PFN_cuTexRefSetMipmapFilterMode_v5000 =
-    ::core::option::Option<unsafe extern "C" fn(hTexRef: CUtexref, fm: CUfilter_mode) -> CUresult>;
+    unsafe extern "C" fn(hTexRef: CUtexref, fm: CUfilter_mode) -> CUresult;
 pub type PFN_cuTexRefSetMipmapLevelBias_v5000 =
-    ::core::option::Option<unsafe extern "C" fn(hTexRef: CUtexref, bias: f32) -> CUresult>;
+    unsafe extern "C" fn(hTexRef: CUtexref, bias: f32) -> CUresult;
 pub type PFN_cuTexRefSetMipmapLevelClamp_v5000 =
     unsafe extern "C" fn(hTexRef: CUtexref, minMipmapLevelClamp: f32, maxMipmapLevelClamp: f32) -> CUresult;
 pub type PFN_cuTexRefSetMaxAnisotropy_v5000 =
@@ -7586,7 +7542,7 @@ pub type PFN_cuTexRefGetFormat_v2000 = unsafe extern "C" fn(
 pub type PFN_cuTexRefGetMipmapFilterMode_v5000 =
     unsafe extern "C" fn(pfm: *mut CUfilter_mode, hTexRef: CUtexref) -> CUresult;
 pub type PFN_cuTexRefGetMipmapLevelBias_v5000 =
-    ::core::option::Option<unsafe extern "C" fn(pbias: *mut f32, hTexRef: CUtexref) -> CUresult>;
+    unsafe extern "C" fn(pbias: *mut f32, hTexRef: CUtexref) -> CUresult;
 pub type PFN_cuTexRefGetMipmapLevelClamp_v5000 = unsafe extern "C" fn(
     pminMipmapLevelClamp: *mut f32,
     pmaxMipmapLevelClamp: *mut f32,
@@ -7598,10 +7554,8 @@ pub type PFN_cuTexRefGetBorderColor_v8000 =
     unsafe extern "C" fn(pBorderColor: *mut f32, hTexRef: CUtexref) -> CUresult;
 pub type PFN_cuTexRefGetFlags_v2000 =
     unsafe extern "C" fn(pFlags: *mut core::ffi::c_uint, hTexRef: CUtexref) -> CUresult;
-pub type PFN_cuTexRefCreate_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(pTexRef: *mut CUtexref) -> CUresult>;
-pub type PFN_cuTexRefDestroy_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(hTexRef: CUtexref) -> CUresult>;
+pub type PFN_cuTexRefCreate_v2000 = unsafe extern "C" fn(pTexRef: *mut CUtexref) -> CUresult;
+pub type PFN_cuTexRefDestroy_v2000 = unsafe extern "C" fn(hTexRef: CUtexref) -> CUresult;
 pub type PFN_cuSurfRefSetArray_v3000 =
     unsafe extern "C" fn(hSurfRef: CUsurfref, hArray: CUarray, Flags: core::ffi::c_uint) -> CUresult;
 pub type PFN_cuSurfRefGetArray_v3000 =
@@ -7612,8 +7566,7 @@ pub type PFN_cuTexObjectCreate_v5000 = unsafe extern "C" fn(
     pTexDesc: *const CUDA_TEXTURE_DESC_v1,
     pResViewDesc: *const CUDA_RESOURCE_VIEW_DESC_v1,
 ) -> CUresult;
-pub type PFN_cuTexObjectDestroy_v5000 =
-    ::core::option::Option<unsafe extern "C" fn(texObject: CUtexObject_v1) -> CUresult>;
+pub type PFN_cuTexObjectDestroy_v5000 = unsafe extern "C" fn(texObject: CUtexObject_v1) -> CUresult;
 pub type PFN_cuTexObjectGetResourceDesc_v5000 =
     unsafe extern "C" fn(pResDesc: *mut CUDA_RESOURCE_DESC_v1, texObject: CUtexObject_v1) -> CUresult;
 pub type PFN_cuTexObjectGetTextureDesc_v5000 =
@@ -7626,8 +7579,7 @@ pub type PFN_cuSurfObjectCreate_v5000 = unsafe extern "C" fn(
     pSurfObject: *mut CUsurfObject_v1,
     pResDesc: *const CUDA_RESOURCE_DESC_v1,
 ) -> CUresult;
-pub type PFN_cuSurfObjectDestroy_v5000 =
-    ::core::option::Option<unsafe extern "C" fn(surfObject: CUsurfObject_v1) -> CUresult>;
+pub type PFN_cuSurfObjectDestroy_v5000 = unsafe extern "C" fn(surfObject: CUsurfObject_v1) -> CUresult;
 pub type PFN_cuSurfObjectGetResourceDesc_v5000 =
     unsafe extern "C" fn(pResDesc: *mut CUDA_RESOURCE_DESC_v1, surfObject: CUsurfObject_v1) -> CUresult;
 pub type PFN_cuTensorMapEncodeTiled_v12000 = unsafe extern "C" fn(
@@ -7693,8 +7645,7 @@ pub type PFN_cuDeviceCanAccessPeer_v4000 = unsafe extern "C" fn(
 ) -> CUresult;
 pub type PFN_cuCtxEnablePeerAccess_v4000 =
     unsafe extern "C" fn(peerContext: CUcontext, Flags: core::ffi::c_uint) -> CUresult;
-pub type PFN_cuCtxDisablePeerAccess_v4000 =
-    ::core::option::Option<unsafe extern "C" fn(peerContext: CUcontext) -> CUresult>;
+pub type PFN_cuCtxDisablePeerAccess_v4000 = unsafe extern "C" fn(peerContext: CUcontext) -> CUresult;
 pub type PFN_cuDeviceGetP2PAttribute_v8000 = unsafe extern "C" fn(
     value: *mut core::ffi::c_int,
     attrib: CUdevice_P2PAttribute,
@@ -7709,7 +7660,7 @@ pub type PFN_cuDeviceGetP2PAtomicCapabilities_v13000 = unsafe extern "C" fn(
     dstDevice: CUdevice,
 ) -> CUresult;
 pub type PFN_cuGraphicsUnregisterResource_v3000 =
-    ::core::option::Option<unsafe extern "C" fn(resource: CUgraphicsResource) -> CUresult>;
+    unsafe extern "C" fn(resource: CUgraphicsResource) -> CUresult;
 pub type PFN_cuGraphicsSubResourceGetMappedArray_v3000 = unsafe extern "C" fn(
     pArray: *mut CUarray,
     resource: CUgraphicsResource,
@@ -7811,12 +7762,9 @@ pub type PFN_cuMemcpyAtoHAsync_v3020 = unsafe extern "C" fn(
     ByteCount: usize,
     hStream: CUstream,
 ) -> CUresult;
-pub type PFN_cuMemcpy2D_v3020 =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v2) -> CUresult>;
-pub type PFN_cuMemcpy2DUnaligned_v3020 =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v2) -> CUresult>;
-pub type PFN_cuMemcpy3D_v3020 =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_v2) -> CUresult>;
+pub type PFN_cuMemcpy2D_v3020 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v2) -> CUresult;
+pub type PFN_cuMemcpy2DUnaligned_v3020 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v2) -> CUresult;
+pub type PFN_cuMemcpy3D_v3020 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_v2) -> CUresult;
 pub type PFN_cuMemcpyHtoDAsync_v3020 = unsafe extern "C" fn(
     dstDevice: CUdeviceptr_v2,
     srcHost: *const core::ffi::c_void,
@@ -7889,8 +7837,7 @@ pub type PFN_cuMemcpyPeerAsync_v4000 = unsafe extern "C" fn(
     ByteCount: usize,
     hStream: CUstream,
 ) -> CUresult;
-pub type PFN_cuMemcpy3DPeer_v4000 =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_PEER_v1) -> CUresult>;
+pub type PFN_cuMemcpy3DPeer_v4000 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_PEER_v1) -> CUresult;
 pub type PFN_cuMemcpy3DPeerAsync_v4000 =
     unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_PEER_v1, hStream: CUstream) -> CUresult;
 pub type PFN_cuMemcpyBatchAsync_v12080 = unsafe extern "C" fn(
@@ -8004,12 +7951,9 @@ pub type PFN_cuStreamAttachMemAsync_v6000 = unsafe extern "C" fn(
     length: usize,
     flags: core::ffi::c_uint,
 ) -> CUresult;
-pub type PFN_cuStreamQuery_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(hStream: CUstream) -> CUresult>;
-pub type PFN_cuStreamSynchronize_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(hStream: CUstream) -> CUresult>;
-pub type PFN_cuEventRecord_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(hEvent: CUevent, hStream: CUstream) -> CUresult>;
+pub type PFN_cuStreamQuery_v2000 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type PFN_cuStreamSynchronize_v2000 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type PFN_cuEventRecord_v2000 = unsafe extern "C" fn(hEvent: CUevent, hStream: CUstream) -> CUresult;
 pub type PFN_cuEventRecordWithFlags_v11010 =
     unsafe extern "C" fn(hEvent: CUevent, hStream: CUstream, flags: core::ffi::c_uint) -> CUresult;
 pub type PFN_cuLaunchKernel_v4000 = unsafe extern "C" fn(
@@ -8287,8 +8231,7 @@ pub type PFN_cuGraphRetainUserObject_v11030 = unsafe extern "C" fn(
 ) -> CUresult;
 pub type PFN_cuGraphReleaseUserObject_v11030 =
     unsafe extern "C" fn(graph: CUgraph, object: CUuserObject, count: core::ffi::c_uint) -> CUresult;
-pub type PFN_cuModuleGetLoadingMode_v11070 =
-    ::core::option::Option<unsafe extern "C" fn(mode: *mut CUmoduleLoadingMode) -> CUresult>;
+pub type PFN_cuModuleGetLoadingMode_v11070 = unsafe extern "C" fn(mode: *mut CUmoduleLoadingMode) -> CUresult;
 pub type PFN_cuMemGetHandleForAddressRange_v11070 = unsafe extern "C" fn(
     handle: *mut core::ffi::c_void,
     dptr: CUdeviceptr,
@@ -8316,8 +8259,7 @@ pub type PFN_cuLibraryLoadFromFile_v12000 = unsafe extern "C" fn(
     libraryOptionValues: *mut *mut core::ffi::c_void,
     numLibraryOptions: core::ffi::c_uint,
 ) -> CUresult;
-pub type PFN_cuLibraryUnload_v12000 =
-    ::core::option::Option<unsafe extern "C" fn(library: CUlibrary) -> CUresult>;
+pub type PFN_cuLibraryUnload_v12000 = unsafe extern "C" fn(library: CUlibrary) -> CUresult;
 pub type PFN_cuLibraryGetKernel_v12000 = unsafe extern "C" fn(
     pKernel: *mut CUkernel,
     library: CUlibrary,
@@ -8414,8 +8356,7 @@ pub type PFN_cuGreenCtxCreate_v12040 = unsafe extern "C" fn(
     dev: CUdevice,
     flags: core::ffi::c_uint,
 ) -> CUresult;
-pub type PFN_cuGreenCtxDestroy_v12040 =
-    ::core::option::Option<unsafe extern "C" fn(hCtx: CUgreenCtx) -> CUresult>;
+pub type PFN_cuGreenCtxDestroy_v12040 = unsafe extern "C" fn(hCtx: CUgreenCtx) -> CUresult;
 pub type PFN_cuDeviceGetDevResource_v12040 =
     unsafe extern "C" fn(dev: CUdevice, result: *mut CUdevResource, type_: CUdevResourceType) -> CUresult;
 pub type PFN_cuCtxGetDevResource_v12040 =
@@ -8427,9 +8368,8 @@ pub type PFN_cuStreamGetDevResource_v13010 =
 pub type PFN_cuStreamGetDevResource_v13010_ptsz =
     unsafe extern "C" fn(hStream: CUstream, result: *mut CUdevResource, type_: CUdevResourceType) -> CUresult;
 pub type PFN_cuGreenCtxRecordEvent_v12040 =
-    ::core::option::Option<unsafe extern "C" fn(hCtx: CUgreenCtx, hEvent: CUevent) -> CUresult>;
-pub type PFN_cuGreenCtxWaitEvent_v12040 =
-    ::core::option::Option<unsafe extern "C" fn(hCtx: CUgreenCtx, hEvent: CUevent) -> CUresult>;
+    unsafe extern "C" fn(hCtx: CUgreenCtx, hEvent: CUevent) -> CUresult;
+pub type PFN_cuGreenCtxWaitEvent_v12040 = unsafe extern "C" fn(hCtx: CUgreenCtx, hEvent: CUevent) -> CUresult;
 pub type PFN_cuDevResourceGenerateDesc_v12040 = unsafe extern "C" fn(
     phDesc: *mut CUdevResourceDesc,
     resources: *mut CUdevResource,
@@ -8457,10 +8397,8 @@ pub type PFN_cuCtxFromGreenCtx_v12040 =
     unsafe extern "C" fn(pContext: *mut CUcontext, hCtx: CUgreenCtx) -> CUresult;
 pub type PFN_cuGreenCtxGetId_v12090 =
     unsafe extern "C" fn(greenCtx: CUgreenCtx, greenCtxId: *mut core::ffi::c_ulonglong) -> CUresult;
-pub type PFN_cuCtxRecordEvent_v12050 =
-    ::core::option::Option<unsafe extern "C" fn(hCtx: CUcontext, hEvent: CUevent) -> CUresult>;
-pub type PFN_cuCtxWaitEvent_v12050 =
-    ::core::option::Option<unsafe extern "C" fn(hCtx: CUcontext, hEvent: CUevent) -> CUresult>;
+pub type PFN_cuCtxRecordEvent_v12050 = unsafe extern "C" fn(hCtx: CUcontext, hEvent: CUevent) -> CUresult;
+pub type PFN_cuCtxWaitEvent_v12050 = unsafe extern "C" fn(hCtx: CUcontext, hEvent: CUevent) -> CUresult;
 pub type PFN_cuGreenCtxStreamCreate_v12050 = unsafe extern "C" fn(
     phStream: *mut CUstream,
     greenCtx: CUgreenCtx,
@@ -8491,7 +8429,7 @@ pub type PFN_cuLogsRegisterCallback_v12090 = unsafe extern "C" fn(
     callback: *mut CUlogsCallbackHandle,
 ) -> CUresult;
 pub type PFN_cuLogsUnregisterCallback_v12090 =
-    ::core::option::Option<unsafe extern "C" fn(callback: CUlogsCallbackHandle) -> CUresult>;
+    unsafe extern "C" fn(callback: CUlogsCallbackHandle) -> CUresult;
 pub type PFN_cuLogsCurrent_v12090 =
     unsafe extern "C" fn(iterator: *mut CUlogIterator, flags: core::ffi::c_uint) -> CUresult;
 pub type PFN_cuLogsDumpToFile_v12090 = unsafe extern "C" fn(
@@ -8528,9 +8466,9 @@ pub type PFN_cuCoredumpRegisterCompleteCallback_v13020 = unsafe extern "C" fn(
     callbackOut: *mut CUcoredumpCallbackHandle,
 ) -> CUresult;
 pub type PFN_cuCoredumpDeregisterStartCallback_v13020 =
-    ::core::option::Option<unsafe extern "C" fn(callback: CUcoredumpCallbackHandle) -> CUresult>;
+    unsafe extern "C" fn(callback: CUcoredumpCallbackHandle) -> CUresult;
 pub type PFN_cuCoredumpDeregisterCompleteCallback_v13020 =
-    ::core::option::Option<unsafe extern "C" fn(callback: CUcoredumpCallbackHandle) -> CUresult>;
+    unsafe extern "C" fn(callback: CUcoredumpCallbackHandle) -> CUresult;
 pub type PFN_cuMemHostRegister_v4000 =
     unsafe extern "C" fn(p: *mut core::ffi::c_void, bytesize: usize, Flags: core::ffi::c_uint) -> CUresult;
 pub type PFN_cuGraphicsResourceSetMapFlags_v3000 =
@@ -8586,7 +8524,7 @@ pub type PFN_cuMemAllocPitch_v2000 = unsafe extern "C" fn(
     Height: core::ffi::c_uint,
     ElementSizeBytes: core::ffi::c_uint,
 ) -> CUresult;
-pub type PFN_cuMemFree_v2000 = ::core::option::Option<unsafe extern "C" fn(dptr: CUdeviceptr_v1) -> CUresult>;
+pub type PFN_cuMemFree_v2000 = unsafe extern "C" fn(dptr: CUdeviceptr_v1) -> CUresult;
 pub type PFN_cuMemGetAddressRange_v2000 = unsafe extern "C" fn(
     pbase: *mut CUdeviceptr_v1,
     psize: *mut core::ffi::c_uint,
@@ -8659,12 +8597,9 @@ pub type PFN_cuMemcpyAtoHAsync_v2000 = unsafe extern "C" fn(
     ByteCount: core::ffi::c_uint,
     hStream: CUstream,
 ) -> CUresult;
-pub type PFN_cuMemcpy2D_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v1) -> CUresult>;
-pub type PFN_cuMemcpy2DUnaligned_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v1) -> CUresult>;
-pub type PFN_cuMemcpy3D_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_v1) -> CUresult>;
+pub type PFN_cuMemcpy2D_v2000 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v1) -> CUresult;
+pub type PFN_cuMemcpy2DUnaligned_v2000 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D_v1) -> CUresult;
+pub type PFN_cuMemcpy3D_v2000 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_v1) -> CUresult;
 pub type PFN_cuMemcpyHtoDAsync_v2000 = unsafe extern "C" fn(
     dstDevice: CUdeviceptr_v1,
     srcHost: *const core::ffi::c_void,
@@ -8746,24 +8681,17 @@ pub type PFN_cuGraphicsResourceGetMappedPointer_v3000 = unsafe extern "C" fn(
     pSize: *mut core::ffi::c_uint,
     resource: CUgraphicsResource,
 ) -> CUresult;
-pub type PFN_cuCtxDestroy_v2000 = ::core::option::Option<unsafe extern "C" fn(ctx: CUcontext) -> CUresult>;
-pub type PFN_cuCtxPopCurrent_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult>;
-pub type PFN_cuCtxPushCurrent_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(ctx: CUcontext) -> CUresult>;
-pub type PFN_cuStreamDestroy_v2000 =
-    ::core::option::Option<unsafe extern "C" fn(hStream: CUstream) -> CUresult>;
-pub type PFN_cuEventDestroy_v2000 = ::core::option::Option<unsafe extern "C" fn(hEvent: CUevent) -> CUresult>;
-pub type PFN_cuDevicePrimaryCtxRelease_v7000 =
-    ::core::option::Option<unsafe extern "C" fn(dev: CUdevice_v1) -> CUresult>;
-pub type PFN_cuDevicePrimaryCtxReset_v7000 =
-    ::core::option::Option<unsafe extern "C" fn(dev: CUdevice_v1) -> CUresult>;
+pub type PFN_cuCtxDestroy_v2000 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type PFN_cuCtxPopCurrent_v2000 = unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult;
+pub type PFN_cuCtxPushCurrent_v2000 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type PFN_cuStreamDestroy_v2000 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type PFN_cuEventDestroy_v2000 = unsafe extern "C" fn(hEvent: CUevent) -> CUresult;
+pub type PFN_cuDevicePrimaryCtxRelease_v7000 = unsafe extern "C" fn(dev: CUdevice_v1) -> CUresult;
+pub type PFN_cuDevicePrimaryCtxReset_v7000 = unsafe extern "C" fn(dev: CUdevice_v1) -> CUresult;
 pub type PFN_cuDevicePrimaryCtxSetFlags_v7000 =
     unsafe extern "C" fn(dev: CUdevice_v1, flags: core::ffi::c_uint) -> CUresult;
-pub type PFN_cuStreamBeginCapture_v10000 =
-    ::core::option::Option<unsafe extern "C" fn(hStream: CUstream) -> CUresult>;
-pub type PFN_cuStreamBeginCapture_v10000_ptsz =
-    ::core::option::Option<unsafe extern "C" fn(hStream: CUstream) -> CUresult>;
+pub type PFN_cuStreamBeginCapture_v10000 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type PFN_cuStreamBeginCapture_v10000_ptsz = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type PFN_cuIpcOpenMemHandle_v4010 = unsafe extern "C" fn(
     pdptr: *mut CUdeviceptr_v2,
     handle: CUipcMemHandle_v1,
@@ -8796,4 +8724,4 @@ pub type PFN_cuCheckpointProcessRestore_v12080 =
 pub type PFN_cuCheckpointProcessUnlock_v12080 =
     unsafe extern "C" fn(pid: core::ffi::c_int, args: *mut CUcheckpointUnlockArgs) -> CUresult;
 pub type PFN_cuCheckpointOperationComplete_v13040 =
-    ::core::option::Option<unsafe extern "C" fn(handle: CUcheckpointOperationHandle) -> CUresult>;
+    unsafe extern "C" fn(handle: CUcheckpointOperationHandle) -> CUresult;

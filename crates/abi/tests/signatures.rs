@@ -75,6 +75,17 @@ fn nvml_declarations_became_types() {
     assert_ne!(memory as usize, 0);
 }
 
+/// The text is searched, since a macro over 1,121 names would only repeat the generator.
+#[test]
+fn every_pfn_type_is_a_bare_function() {
+    for module in [include_str!("../src/cuda.rs"), include_str!("../src/nvml.rs")] {
+        for definition in module.split("pub type PFN_").skip(1) {
+            let value = definition.split_once('=').unwrap().1.trim_start();
+            assert!(value.starts_with("unsafe extern \"C\" fn("), "PFN_{}", definition.lines().next().unwrap());
+        }
+    }
+}
+
 #[test]
 fn a_missing_function_takes_no_extra_word() {
     assert_eq!(size_of::<Option<PFN_cuMemAlloc_v3020>>(), size_of::<usize>());

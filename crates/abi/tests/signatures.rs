@@ -81,7 +81,11 @@ fn every_pfn_type_is_a_bare_function() {
     for module in [include_str!("../src/cuda.rs"), include_str!("../src/nvml.rs")] {
         for definition in module.split("pub type PFN_").skip(1) {
             let value = definition.split_once('=').unwrap().1.trim_start();
-            assert!(value.starts_with("unsafe extern \"C\" fn("), "PFN_{}", definition.lines().next().unwrap());
+            assert!(
+                value.starts_with("unsafe extern \"C\" fn("),
+                "PFN_{}",
+                definition.lines().next().unwrap()
+            );
         }
     }
 }

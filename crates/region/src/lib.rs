@@ -1,2 +1,36 @@
-//! Placeholder.
-#![no_std]
+//! The shared memory of cuota: what stands in it, how a process joins, and how its death is seen.
+//!
+//! | file below the directory | who writes | what |
+//! |---|---|---|
+//! | `policy.v1` ([`policy`]) | the operator | limits, by tenant and GPU; tenants map it read-only |
+//! | `tenant/NAME.v1` ([`tenant`]) | the tenant's processes | what each process has booked, and events |
+//! | `tenant/NAME.v1.live` ([`member`]) | nobody | one record lock a process: the kernel drops it at death |
+//!
+//! Every field is an atomic in a 64-byte slot. There is no mutex, semaphore or seqlock: a process that is killed
+//! between any two instructions leaves nothing that the next one must repair. Every reader treats the files as hostile
+//! input: lengths are checked against the mapping, indices are bounded, no loop depends on what a file says.
+//!
+//! This crate knows no CUDA. It runs inside tenants' processes, so it allocates nothing and leaves `errno` alone.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod event;
+pub mod header;
+pub mod ledger;
+pub mod member;
+pub mod name;
+pub mod path;
+pub mod policy;
+pub mod sys;
+pub mod tenant;
+#[cfg(test)]
+mod testing;
+
+/// Where the files are when `CUOTA_DIR` does not say.
+pub const DEFAULT_DIR: &str = "/dev/shm/cuota";
+
+/// The environment variable that names the directory.
+pub const DIR_VARIABLE: &str = "CUOTA_DIR";
+
+/// The environment variable that names the tenant.
+pub const TENANT_VARIABLE: &str = "CUOTA_TENANT";

@@ -1,0 +1,195 @@
+//! What happened to a tenant: a ring of the last 1,024 events, for `cuota` to show.
+//!
+//! A writer takes a number and fills that number's place; a writer that dies leaves a place whose number does not
+//! match, which readers skip. Nothing is ever waited for.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::sys;
+
+/// How many events are kept.
+pub const EVENTS: usize = 1024;
+
+/// One place in the ring.
+#[repr(C, align(64))]
+pub(crate) struct Record {
+    /// The event's number plus one; 0 while it is being written.
+    number: AtomicU64,
+    time_ns: AtomicU64,
+    what: AtomicU32,
+    pid: AtomicU32,
+    a: AtomicU64,
+    b: AtomicU64,
+    c: AtomicU64,
+    reserved: [AtomicU64; 2],
+}
+
+/// The ring.
+#[repr(C, align(64))]
+pub struct Events {
+    next: AtomicU64,
+    reserved: [AtomicU64; 7],
+    pub(crate) ring: [Record; EVENTS],
+}
+
+/// What happened. The numbers are part of the layout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// An allocation was refused.
+    Refused {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes that the tenant had booked.
+        booked: u64,
+        /// The quota, bytes.
+        quota: u64,
+    },
+    /// More memory was taken inside one driver call than could be reserved for it.
+    GrewInsideCall {
+        /// Bytes taken beyond the reservation.
+        bytes: u64,
+    },
+    /// A dead process's books were closed.
+    Reaped {
+        /// Its process id.
+        pid: u32,
+        /// Bytes it had booked, over all GPUs.
+        booked: u64,
+    },
+    /// A process that had lost its place came back with what it holds.
+    Rejoined {
+        /// Bytes it brought, over all GPUs.
+        booked: u64,
+    },
+    /// NVML could not be asked, so a process's own overhead is an estimate.
+    NoProcessMemory {
+        /// NVML's error.
+        error: u32,
+    },
+    /// An event of another version.
+    Unknown {
+        /// Its number.
+        what: u32,
+    },
+}
+
+impl Event {
+    fn to_words(self) -> (u32, [u64; 3]) {
+        match self {
+            Event::Refused { asked, booked, quota } => (1, [asked, booked, quota]),
+            Event::GrewInsideCall { bytes } => (2, [bytes, 0, 0]),
+            Event::Reaped { pid, booked } => (3, [u64::from(pid), booked, 0]),
+            Event::Rejoined { booked } => (4, [booked, 0, 0]),
+            Event::NoProcessMemory { error } => (5, [u64::from(error), 0, 0]),
+            Event::Unknown { what } => (what, [0; 3]),
+        }
+    }
+
+    fn from_words(what: u32, [a, b, c]: [u64; 3]) -> Self {
+        let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        match what {
+            1 => Event::Refused { asked: a, booked: b, quota: c },
+            2 => Event::GrewInsideCall { bytes: a },
+            3 => Event::Reaped { pid: small(a), booked: b },
+            4 => Event::Rejoined { booked: a },
+            5 => Event::NoProcessMemory { error: small(a) },
+            what => Event::Unknown { what },
+        }
+    }
+}
+
+/// An event with its place in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Counts from 0 over the tenant's life.
+    pub number: u64,
+    /// CLOCK_MONOTONIC, a timer tick coarse.
+    pub time_ns: u64,
+    /// The process that it happened to, in its own PID namespace.
+    pub pid: u32,
+    /// What happened.
+    pub event: Event,
+}
+
+impl Events {
+    /// Adds an event of process `pid`.
+    pub fn add(&self, pid: u32, event: Event) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let Some(record) = self.record(number) else { return };
+        let (what, [a, b, c]) = event.to_words();
+        record.number.store(0, Ordering::Relaxed);
+        core::sync::atomic::fence(Ordering::Release);
+        record.time_ns.store(sys::coarse_ns(), Ordering::Relaxed);
+        record.what.store(what, Ordering::Relaxed);
+        record.pid.store(pid, Ordering::Relaxed);
+        record.a.store(a, Ordering::Relaxed);
+        record.b.store(b, Ordering::Relaxed);
+        record.c.store(c, Ordering::Relaxed);
+        record.number.store(number.wrapping_add(1), Ordering::Release);
+    }
+
+    fn record(&self, number: u64) -> Option<&Record> {
+        self.ring.get(usize::try_from(number).unwrap_or(0) % EVENTS)
+    }
+
+    /// The events that are still in the ring, oldest first; one that is being written is left out.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        let next = self.next.load(Ordering::Acquire);
+        (next.saturating_sub(EVENTS as u64)..next).filter_map(|number| self.entry(number))
+    }
+
+    fn entry(&self, number: u64) -> Option<Entry> {
+        let record = self.record(number)?;
+        let before = record.number.load(Ordering::Acquire);
+        let words = [&record.a, &record.b, &record.c].map(|word| word.load(Ordering::Relaxed));
+        let entry = Entry {
+            number,
+            time_ns: record.time_ns.load(Ordering::Relaxed),
+            pid: record.pid.load(Ordering::Relaxed),
+            event: Event::from_words(record.what.load(Ordering::Relaxed), words),
+        };
+        core::sync::atomic::fence(Ordering::Acquire);
+        let same = before == number.wrapping_add(1) && record.number.load(Ordering::Relaxed) == before;
+        same.then_some(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bench;
+
+    #[test]
+    fn what_is_added_is_read_in_order() {
+        let events = Bench::new().tenant().events();
+        let refused = Event::Refused { asked: 3, booked: 2, quota: 1 };
+        events.add(11, refused);
+        events.add(12, Event::Reaped { pid: 9, booked: 8 });
+        let read: Vec<_> = events.entries().map(|e| (e.number, e.pid, e.event)).collect();
+        assert_eq!(read, [(0, 11, refused), (1, 12, Event::Reaped { pid: 9, booked: 8 })]);
+    }
+
+    #[test]
+    fn the_ring_keeps_the_last_ones() {
+        let events = Bench::new().tenant().events();
+        (0..3000).for_each(|n| events.add(1, Event::Rejoined { booked: n }));
+        let numbers: Vec<_> = events.entries().map(|e| e.number).collect();
+        assert_eq!(numbers, (3000 - 1024..3000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_event_whose_writer_died_is_left_out() {
+        let events = Bench::new().tenant().events();
+        events.add(1, Event::Rejoined { booked: 1 });
+        events.next.fetch_add(1, Ordering::Relaxed);
+        events.add(1, Event::Rejoined { booked: 2 });
+        assert_eq!(events.entries().map(|e| e.number).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[test]
+    fn rubbish_in_the_ring_ends_no_reader() {
+        let events = Bench::new().tenant().events();
+        events.next.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(events.entries().count(), 0);
+    }
+}

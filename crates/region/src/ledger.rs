@@ -1,0 +1,348 @@
+//! Booking memory: reserve, then commit or give back.
+//!
+//! *The only truth is `Line::booked`, written by its own process.* A reservation adds to the process's own line, then
+//! sums the lines of the tenant's living processes; over the quota, it takes its addition back. Two processes that race
+//! can never both be granted what only one can have, because each adds before it looks (sequentially consistent, so
+//! that at least one of two sees the other). There is no total to repair, so a death at any point costs nothing.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use cuota_governor::quota::{self, Sum, Verdict};
+
+use crate::member::Member;
+use crate::sys;
+use crate::tenant::{GpuIndex, Line, PROCESSES};
+
+/// How often a contended reservation is tried. Processes further down the table leave the first place to those
+/// above them; with its pauses the last try comes about a millisecond after the first.
+const TRIES: u32 = 48;
+
+/// A process's books on one GPU.
+#[derive(Clone, Copy)]
+pub struct Books {
+    member: Member,
+    book: &'static [Line; PROCESSES],
+    own: &'static Line,
+}
+
+/// Why a reservation was not granted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// It does not fit the quota. `booked` is the tenant's sum without it, bytes.
+    OverQuota {
+        /// Bytes booked by the tenant.
+        booked: u64,
+    },
+    /// This process has lost its place: join again, bring what is held, then ask again.
+    Evicted,
+}
+
+/// Bytes that are booked, and may still be given back in part. Whoever drops it leaves it booked and pending.
+#[must_use = "commit it or cancel it"]
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reservation {
+    bytes: u64,
+}
+
+impl Reservation {
+    /// The bytes reserved.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// What a tenant or process has booked on a GPU, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// All of it.
+    pub booked: u64,
+    /// Of it, contexts, modules and local memory.
+    pub overhead: u64,
+    /// Allocations refused.
+    pub refused: u64,
+}
+
+fn counts(line: &Line) -> bool {
+    line.life.load(Ordering::Acquire) & 1 != 0
+}
+
+/// Subtracts, stopping at zero: books that another process scribbled over must not wrap to "everything".
+fn subtract(counter: &AtomicU64, bytes: u64) {
+    if counter.fetch_sub(bytes, Ordering::SeqCst) < bytes {
+        counter.store(0, Ordering::SeqCst);
+    }
+}
+
+impl Books {
+    /// Opens this process's books on `gpu`.
+    #[must_use]
+    pub fn open(member: Member, gpu: GpuIndex) -> Option<Self> {
+        let book = member.tenant.0.books.get(gpu.0)?;
+        let own = book.get(member.place)?;
+        let life = own.life.load(Ordering::Acquire);
+        if life != member.life {
+            for counter in [&own.booked, &own.pending, &own.overhead, &own.refused] {
+                counter.store(0, Ordering::Relaxed);
+            }
+            own.life.store(member.life, Ordering::Release);
+        }
+        Some(Books { member, book, own })
+    }
+
+    /// The place that these are the books of.
+    #[must_use]
+    pub fn member(&self) -> Member {
+        self.member
+    }
+
+    fn is_mine(&self) -> bool {
+        self.own.life.load(Ordering::Acquire) == self.member.life
+    }
+
+    /// Sums the living lines, this process's included. `pending` leaves out `mine`.
+    #[inline]
+    fn sum(&self, mine: u64) -> Sum {
+        let (mut booked, mut pending) = (0_u64, 0_u64);
+        for line in self.book.iter().take(self.member.tenant.places_in_use()) {
+            if counts(line) {
+                booked = booked.saturating_add(line.booked.load(Ordering::SeqCst));
+                pending = pending.saturating_add(line.pending.load(Ordering::SeqCst));
+            }
+        }
+        Sum { booked, pending_elsewhere: pending.saturating_sub(mine) }
+    }
+
+    /// Reserves `bytes` under a quota in bytes. What is reserved is booked at once.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then nothing is booked.
+    #[inline]
+    pub fn reserve(&self, bytes: u64, quota: u64) -> Result<Reservation, Refusal> {
+        let mut attempt = 0;
+        loop {
+            if !self.is_mine() {
+                return Err(Refusal::Evicted);
+            }
+            // Pending first: whoever sees the bytes booked also sees that they may go again.
+            self.own.pending.fetch_add(bytes, Ordering::SeqCst);
+            self.own.booked.fetch_add(bytes, Ordering::SeqCst);
+            let sum = self.sum(bytes);
+            let verdict = quota::judge(sum, quota);
+            if verdict == Verdict::Granted {
+                return Ok(Reservation { bytes });
+            }
+            self.take_back(bytes);
+            attempt += 1;
+            if verdict == Verdict::Refused || attempt == TRIES {
+                return Err(Refusal::OverQuota { booked: sum.booked.saturating_sub(bytes) });
+            }
+            self.stand_aside(attempt);
+        }
+    }
+
+    fn take_back(&self, bytes: u64) {
+        subtract(&self.own.booked, bytes);
+        subtract(&self.own.pending, bytes);
+    }
+
+    /// Waits a little, the longer the further down the table: so that of several who collide the first gets through.
+    #[cold]
+    fn stand_aside(&self, attempt: u32) {
+        let rank = u32::try_from(self.member.place).unwrap_or(u32::MAX).min(7) + 1;
+        if attempt > 8 {
+            sys::yield_now();
+        }
+        for _ in 0..rank.saturating_mul(1 << attempt.min(8)) {
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Turns a reservation into `taken` bytes; the rest is given back. More than was reserved is booked all the same:
+    /// the books say what is, not what should be.
+    #[inline]
+    pub fn commit(&self, reservation: Reservation, taken: u64) {
+        let reserved = reservation.bytes;
+        if !self.is_mine() {
+            return; // The one who rejoins brings the total.
+        }
+        if taken > reserved {
+            self.own.booked.fetch_add(taken - reserved, Ordering::SeqCst);
+        } else if taken < reserved {
+            subtract(&self.own.booked, reserved - taken);
+        }
+        subtract(&self.own.pending, reserved);
+    }
+
+    /// Gives all of a reservation back.
+    pub fn cancel(&self, reservation: Reservation) {
+        self.commit(reservation, 0);
+    }
+
+    /// Books `bytes` whatever the quota says: memory that is taken already.
+    pub fn book(&self, bytes: u64) {
+        if self.is_mine() {
+            self.own.booked.fetch_add(bytes, Ordering::SeqCst);
+        }
+    }
+
+    /// Gives back `bytes` that were booked.
+    #[inline]
+    pub fn release(&self, bytes: u64) {
+        if self.is_mine() {
+            subtract(&self.own.booked, bytes);
+        }
+    }
+
+    /// Notes how much of what is booked is overhead (contexts, modules, local memory), bytes.
+    pub fn note_overhead(&self, bytes: u64) {
+        self.own.overhead.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts a refused allocation.
+    pub fn note_refusal(&self) {
+        self.own.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What the whole tenant has booked on this GPU.
+    #[must_use]
+    pub fn tenant_usage(&self) -> Usage {
+        usage(self.book.iter().take(self.member.tenant.places_in_use()))
+    }
+}
+
+fn usage<'a>(lines: impl Iterator<Item = &'a Line>) -> Usage {
+    lines.filter(|line| counts(line)).fold(Usage::default(), |sum, line| Usage {
+        booked: sum.booked.saturating_add(line.booked.load(Ordering::SeqCst)),
+        overhead: sum.overhead.saturating_add(line.overhead.load(Ordering::Relaxed)),
+        refused: sum.refused.saturating_add(line.refused.load(Ordering::Relaxed)),
+    })
+}
+
+/// A process of a tenant as a reader sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProcessUsage {
+    /// Its id in its own PID namespace.
+    pub pid: u32,
+    /// What it has booked.
+    pub usage: Usage,
+}
+
+impl crate::tenant::Tenant {
+    /// What the tenant has booked on `gpu`.
+    #[must_use]
+    pub fn usage(&self, gpu: GpuIndex) -> Usage {
+        self.0.books.get(gpu.0).map_or(Usage::default(), |book| usage(book.iter()))
+    }
+
+    /// What each process of the tenant has booked on `gpu`.
+    pub fn processes(&self, gpu: GpuIndex) -> impl Iterator<Item = ProcessUsage> + '_ {
+        let book = self.0.books.get(gpu.0).into_iter().flatten();
+        let lines = book.zip(self.0.places.iter()).filter(|(line, _)| counts(line));
+        lines.map(|(line, place)| ProcessUsage {
+            pid: place.pid.load(Ordering::Relaxed),
+            usage: usage(core::iter::once(line)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::GpuId;
+    use crate::testing::Bench;
+
+    const GPU: GpuId = GpuId::from_words([1, 2]);
+
+    /// Several members of one process: each takes the next place by hand, since a process's own locks never collide.
+    fn members(bench: &Bench, count: usize) -> Vec<Books> {
+        let tenant = bench.tenant();
+        let gpu = tenant.gpu_index(GPU).unwrap();
+        (0..count).map(|place| Books::open(bench.member_at(tenant, place), gpu).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_reservation_counts_at_once_and_what_is_not_taken_comes_back() {
+        let bench = Bench::new();
+        let [books] = members(&bench, 1)[..] else { panic!() };
+        let reservation = books.reserve(10, 15).unwrap();
+        assert_eq!(books.reserve(6, 15), Err(Refusal::OverQuota { booked: 10 }));
+        books.commit(reservation, 4);
+        assert_eq!(books.tenant_usage().booked, 4);
+        let rest = books.reserve(11, 15).unwrap();
+        books.cancel(rest);
+        books.release(4);
+        assert_eq!(books.tenant_usage().booked, 0);
+    }
+
+    #[test]
+    fn what_is_taken_beyond_a_reservation_is_booked_all_the_same() {
+        let bench = Bench::new();
+        let [books] = members(&bench, 1)[..] else { panic!() };
+        let reservation = books.reserve(10, 10).unwrap();
+        books.commit(reservation, 12);
+        assert_eq!(books.tenant_usage().booked, 12);
+    }
+
+    #[test]
+    fn the_quota_is_the_tenants_not_the_processs() {
+        let bench = Bench::new();
+        let [a, b] = members(&bench, 2)[..] else { panic!() };
+        let granted = a.reserve(7, 10).unwrap();
+        a.commit(granted, 7);
+        assert_eq!(b.reserve(4, 10), Err(Refusal::OverQuota { booked: 7 }));
+        assert!(b.reserve(3, 10).is_ok());
+    }
+
+    #[test]
+    fn an_evicted_process_changes_no_books() {
+        let bench = Bench::new();
+        let [books] = members(&bench, 1)[..] else { panic!() };
+        let granted = books.reserve(5, 10).unwrap();
+        let next = bench.member_at(bench.tenant(), 0);
+        let gpu = bench.tenant().gpu_index(GPU).unwrap();
+        let successor = Books::open(next, gpu).unwrap();
+        assert!(!books.member().has_its_place());
+        assert_eq!(books.reserve(1, 10), Err(Refusal::Evicted));
+        books.commit(granted, 5);
+        books.release(5);
+        books.book(5);
+        assert_eq!(successor.tenant_usage().booked, 0);
+    }
+
+    #[test]
+    fn rubbish_in_a_line_never_wraps_to_a_grant() {
+        let bench = Bench::new();
+        let [a, b] = members(&bench, 2)[..] else { panic!() };
+        a.own.booked.store(u64::MAX, Ordering::SeqCst);
+        assert!(matches!(b.reserve(1, 10), Err(Refusal::OverQuota { .. })));
+        a.release(1);
+        subtract(&b.own.booked, 99);
+        assert_eq!(b.own.booked.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn racing_processes_are_never_over_the_quota_together_and_none_is_refused_falsely() {
+        const RACERS: usize = 8;
+        const QUOTA: u64 = 4;
+        let bench = Bench::new();
+        let all = members(&bench, RACERS);
+        for _ in 0..200 {
+            let start = std::sync::Barrier::new(RACERS);
+            let granted: Vec<bool> = std::thread::scope(|scope| {
+                let racer = |books: Books| {
+                    let start = &start;
+                    scope.spawn(move || {
+                        start.wait();
+                        books.reserve(1, QUOTA).map(|r| books.commit(r, 1)).is_ok()
+                    })
+                };
+                let racers: Vec<_> = all.iter().copied().map(racer).collect();
+                racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+            });
+            assert_eq!(granted.iter().filter(|g| **g).count() as u64, QUOTA);
+            all.iter().zip(granted).filter(|(_, granted)| *granted).for_each(|(books, _)| books.release(1));
+            assert_eq!(all[0].tenant_usage().booked, 0);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! How a process takes a place in its tenant's file, and how its death is seen.
+//!
+//! A process proves that it lives by a POSIX record lock on one byte of the `live` file: the kernel drops the lock
+//! when the process ends, however it ends, 0.2 ms after a SIGKILL. Whoever gets the lock of a place may use the place;
+//! so joining a place and closing a dead process's books are the same act.
+
+use core::sync::atomic::{AtomicI32, Ordering};
+
+use crate::event::Event;
+use crate::header::Unusable;
+use crate::name::TenantName;
+use crate::path::Directory;
+use crate::sys::{self, Fd};
+use crate::tenant::{Line, PROCESSES, Place, Tenant};
+
+/// How often a tenant is swept for dead processes at most.
+pub const SWEEP_INTERVAL_NS: u64 = 1_000_000;
+
+/// The descriptor goes above those that programs expect to get and that `select` can watch, as far as the limit on
+/// open files allows; not further, since `fork` copies the table up to the highest open descriptor.
+const HIGH_DESCRIPTORS: [i32; 3] = [1_030, 900, 200];
+
+/// The bit of a life that says that it has not ended.
+const ALIVE: u64 = 1;
+
+/// A process's place in its tenant's file.
+#[derive(Clone, Copy)]
+pub struct Member {
+    pub(crate) tenant: Tenant,
+    pub(crate) place: usize,
+    pub(crate) life: u64,
+    live: i32,
+}
+
+/// The number of this process's descriptor of the live file; a child made by `fork` inherits the descriptor, finds its
+/// number here and uses it, instead of opening another. −1: none yet.
+static LIVE: AtomicI32 = AtomicI32::new(-1);
+
+fn live_descriptor(directory: &Directory, name: &TenantName) -> Result<i32, Unusable> {
+    let path = directory.live(name)?;
+    let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT, 0o600)?;
+    let known = Fd::from_owned(LIVE.load(Ordering::Relaxed));
+    let same =
+        |a: &Fd, b: &Fd| sys::file_info(a).map(|i| i.identity) == sys::file_info(b).map(|i| i.identity);
+    if known.number() >= 0 && same(&known, &fd) {
+        // Closing `fd` drops every lock of this process on the file: only now, before one is taken.
+        return Ok(known.into_number());
+    }
+    let _ = known.into_number();
+    let high = HIGH_DESCRIPTORS.iter().find_map(|floor| sys::duplicate_above(&fd, *floor).ok());
+    let number = high.unwrap_or(fd).into_number();
+    LIVE.store(number, Ordering::Relaxed);
+    Ok(number)
+}
+
+/// Runs `act` with the live file's descriptor, which stays open.
+fn with_live<T>(number: i32, act: impl FnOnce(&Fd) -> T) -> T {
+    let fd = core::mem::ManuallyDrop::new(Fd::from_owned(number));
+    act(&fd)
+}
+
+impl Member {
+    /// Takes a place for this process in the tenant's file, which is made where it does not exist.
+    ///
+    /// # Errors
+    /// Why the files cannot be used, or [`Unusable::Full`].
+    pub fn join(directory: &Directory, name: &TenantName) -> Result<Self, Unusable> {
+        let live = live_descriptor(directory, name)?;
+        let tenant = Tenant::open_or_create(directory, name)?;
+        for place in 0..PROCESSES {
+            if with_live(live, |fd| sys::try_lock_byte(fd, place as u64))?
+                && let Some(member) = Member::settle(tenant, place, live)
+            {
+                return Ok(member);
+            }
+        }
+        Err(Unusable::Full)
+    }
+
+    /// Moves into a place whose lock this process has.
+    pub(crate) fn settle(tenant: Tenant, place: usize, live: i32) -> Option<Self> {
+        let entry = tenant.0.places.get(place)?;
+        let before = entry.life.load(Ordering::Acquire);
+        if before & ALIVE != 0 {
+            close_books(tenant, place, entry, before);
+        }
+        // Odd, and not the life that ended: whoever still holds that one finds itself evicted.
+        let life = (before | ALIVE).wrapping_add(2);
+        entry.pid.store(sys::process_id(), Ordering::Relaxed);
+        entry.uid.store(sys::user_id(), Ordering::Relaxed);
+        entry.joined_ns.store(sys::coarse_ns(), Ordering::Relaxed);
+        entry.life.store(life, Ordering::Release);
+        let high = u32::try_from(place + 1).ok()?;
+        tenant.0.summary.high_water.fetch_max(high, Ordering::AcqRel);
+        Some(Member { tenant, place, life, live })
+    }
+
+    /// The tenant's file.
+    #[must_use]
+    pub fn tenant(&self) -> Tenant {
+        self.tenant
+    }
+
+    /// Whether this process still has its place. It loses it where it closed the live file's descriptor.
+    #[must_use]
+    pub fn has_its_place(&self) -> bool {
+        let place = self.tenant.0.places.get(self.place);
+        place.is_some_and(|place| place.life.load(Ordering::Acquire) == self.life)
+    }
+
+    /// Closes the books of processes that have died, at most once a millisecond for the whole tenant. Returns how
+    /// many there were.
+    pub fn sweep(&self) -> usize {
+        let (now, last) = (sys::monotonic_ns(), self.tenant.0.summary.swept_ns.load(Ordering::Relaxed));
+        // A time in the future is rubbish, or another clock's: sweep, and put it right.
+        if now.checked_sub(last).is_some_and(|ago| ago < SWEEP_INTERVAL_NS) {
+            return 0;
+        }
+        let swept = &self.tenant.0.summary.swept_ns;
+        if swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return 0;
+        }
+        let places = self.tenant.0.places.iter().enumerate().take(self.tenant.places_in_use());
+        places
+            .filter(|(place, _)| *place != self.place)
+            .filter(|(place, entry)| self.reap(*place, entry))
+            .count()
+    }
+
+    fn reap(&self, place: usize, entry: &Place) -> bool {
+        let life = entry.life.load(Ordering::Acquire);
+        let locked = || with_live(self.live, |fd| sys::byte_is_locked_elsewhere(fd, place as u64));
+        if life & ALIVE == 0 || locked() != Ok(false) {
+            return false;
+        }
+        // One reaper wins. A process that joined here since has another life, and keeps it.
+        let ended = life & !ALIVE;
+        let won = entry.life.compare_exchange(life, ended, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if won {
+            close_books(self.tenant, place, entry, life);
+        }
+        won
+    }
+}
+
+/// Ends the lines of a life that is over: they no longer count.
+fn close_books(tenant: Tenant, place: usize, entry: &Place, life: u64) {
+    let lines = tenant.0.books.iter().zip(tenant.gpus()).filter_map(|(book, _)| book.get(place));
+    let mut booked = 0_u64;
+    for line in lines {
+        if end(line, life) {
+            booked = booked.saturating_add(line.booked.load(Ordering::Relaxed));
+        }
+    }
+    let pid = entry.pid.load(Ordering::Relaxed);
+    tenant.events().add(sys::process_id(), Event::Reaped { pid, booked });
+}
+
+fn end(line: &Line, life: u64) -> bool {
+    line.life.compare_exchange(life, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
+/// Whether any process of the tenant lives, as someone sees it who is none of them.
+///
+/// # Errors
+/// Why the files cannot be used.
+pub fn anyone_lives(directory: &Directory, name: &TenantName) -> Result<bool, Unusable> {
+    let fd = sys::open(directory.live(name)?.as_c_str(), libc::O_RDWR, 0)?;
+    for place in 0..PROCESSES as u64 {
+        if sys::byte_is_locked_elsewhere(&fd, place)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Books;
+    use crate::name::GpuId;
+    use crate::testing::Bench;
+
+    const GPU: GpuId = GpuId::from_words([1, 2]);
+
+    /// Forks a child that joins, books `bytes` and waits to be killed. Returns its id once it has booked.
+    fn tenant_process(bench: &Bench, bytes: u64) -> i32 {
+        let mut pipe = [0; 2];
+        // SAFETY: fills the two descriptors of a live array.
+        assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
+        // SAFETY: the child calls nothing but this crate, which takes no lock and allocates nothing, and `pause`.
+        match unsafe { libc::fork() } {
+            0 => {
+                let member = Member::join(&bench.directory, &bench.name).ok();
+                let books = member.and_then(|m| Books::open(m, m.tenant().gpu_index(GPU)?));
+                if let Some(books) = books {
+                    books.book(bytes);
+                    let _ = sys::write_all(&Fd::from_owned(pipe[1]), b"!");
+                }
+                loop {
+                    // SAFETY: waits for a signal.
+                    unsafe { libc::pause() };
+                }
+            }
+            child => {
+                drop(Fd::from_owned(pipe[1]));
+                let mut byte = [0];
+                assert_eq!(sys::read(&Fd::from_owned(pipe[0]), &mut byte), Ok(1), "the child could not join");
+                child
+            }
+        }
+    }
+
+    fn kill(child: i32) {
+        // SAFETY: our own child, not yet waited for; `waitpid` may be given no status.
+        unsafe {
+            libc::kill(child, libc::SIGKILL);
+            libc::waitpid(child, core::ptr::null_mut(), 0);
+        }
+    }
+
+    fn sweep_until_one_is_found(member: &Member) {
+        while member.sweep() == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
+    // One test, since a process's record locks are one set: tests that ran side by side would drop each other's.
+    #[test]
+    fn a_killed_process_is_swept_and_its_place_taken_again_with_another_life() {
+        let bench = Bench::new();
+        let me = Member::join(&bench.directory, &bench.name).unwrap();
+        let books = Books::open(me, me.tenant().gpu_index(GPU).unwrap()).unwrap();
+        let child = tenant_process(&bench, 77);
+        let other = tenant_process(&bench, 5);
+        assert_eq!(books.tenant_usage().booked, 82);
+        assert_eq!(anyone_lives(&bench.directory, &bench.name), Ok(true));
+
+        kill(child);
+        sweep_until_one_is_found(&me);
+        assert_eq!(books.tenant_usage().booked, 5);
+        assert!(me.has_its_place());
+        let reaped = me.tenant().events().entries().last().unwrap().event;
+        assert_eq!(reaped, Event::Reaped { pid: child.cast_unsigned(), booked: 77 });
+
+        // Not swept: the next one to join finds the dead one's place itself.
+        kill(other);
+        let next = tenant_process(&bench, 3);
+        let third = tenant_process(&bench, 1);
+        sweep_until(&books, 4);
+        kill(next);
+        kill(third);
+    }
+
+    fn sweep_until(books: &Books, booked: u64) {
+        while books.tenant_usage().booked != booked {
+            books.member().sweep();
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Paths below the directory, built without an allocator.
+
+use core::ffi::CStr;
+
+use crate::header::Unusable;
+use crate::name::TenantName;
+
+const PATH_BYTES: usize = 512;
+
+/// A NUL-terminated path of at most 511 bytes.
+#[derive(Clone, Copy)]
+pub struct Path {
+    bytes: [u8; PATH_BYTES],
+    len: usize,
+}
+
+impl Path {
+    /// Joins `parts` as they are.
+    ///
+    /// # Errors
+    /// [`Unusable::PathTooLong`], also for a part with a NUL byte in it.
+    pub fn of(parts: &[&[u8]]) -> Result<Self, Unusable> {
+        let mut path = Path { bytes: [0; PATH_BYTES], len: 0 };
+        for byte in parts.iter().copied().flatten() {
+            // The last byte stays NUL.
+            if path.len + 1 >= PATH_BYTES || *byte == 0 {
+                return Err(Unusable::PathTooLong);
+            }
+            if let Some(to) = path.bytes.get_mut(path.len) {
+                *to = *byte;
+            }
+            path.len += 1;
+        }
+        Ok(path)
+    }
+
+    /// The path for a system call.
+    #[must_use]
+    pub fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
+    }
+
+    /// The path's bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+}
+
+/// The directory that holds the files.
+#[derive(Clone, Copy)]
+pub struct Directory(Path);
+
+impl Directory {
+    /// The directory at `path`.
+    ///
+    /// # Errors
+    /// [`Unusable::PathTooLong`].
+    pub fn at(path: &[u8]) -> Result<Self, Unusable> {
+        Path::of(&[path]).map(Directory)
+    }
+
+    fn file(&self, parts: &[&[u8]]) -> Result<Path, Unusable> {
+        let mut all: [&[u8]; 6] = [b""; 6];
+        all[0] = self.0.as_bytes();
+        all.iter_mut().skip(1).zip(parts).for_each(|(to, from)| *to = from);
+        Path::of(&all)
+    }
+
+    /// `policy.v1`
+    ///
+    /// # Errors
+    /// [`Unusable::PathTooLong`].
+    pub fn policy(&self) -> Result<Path, Unusable> {
+        self.file(&[b"/policy.v1"])
+    }
+
+    /// `tenant/NAME.v1`
+    ///
+    /// # Errors
+    /// [`Unusable::PathTooLong`].
+    pub fn tenant(&self, name: &TenantName) -> Result<Path, Unusable> {
+        self.file(&[b"/tenant/", name.as_bytes(), b".v1"])
+    }
+
+    /// `tenant/NAME.v1.live`
+    ///
+    /// # Errors
+    /// [`Unusable::PathTooLong`].
+    pub fn live(&self, name: &TenantName) -> Result<Path, Unusable> {
+        self.file(&[b"/tenant/", name.as_bytes(), b".v1.live"])
+    }
+
+    /// A name that only process `pid` uses, for a tenant file that is being written.
+    ///
+    /// # Errors
+    /// [`Unusable::PathTooLong`].
+    pub fn tenant_draft(&self, name: &TenantName, pid: u32) -> Result<Path, Unusable> {
+        let (mut digits, mut rest) = ([b'0'; 10], pid);
+        for digit in digits.iter_mut().rev() {
+            *digit += (rest % 10) as u8;
+            rest /= 10;
+        }
+        self.file(&[b"/tenant/.", name.as_bytes(), b".", &digits])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_lie_below_the_directory() {
+        let dir = Directory::at(b"/run/cuota").unwrap();
+        let name = TenantName::parse(b"a.b").unwrap();
+        assert_eq!(dir.policy().unwrap().as_c_str(), c"/run/cuota/policy.v1");
+        assert_eq!(dir.live(&name).unwrap().as_c_str(), c"/run/cuota/tenant/a.b.v1.live");
+        assert_eq!(
+            dir.tenant_draft(&name, 4_294_967_295).unwrap().as_c_str(),
+            c"/run/cuota/tenant/.a.b.4294967295"
+        );
+    }
+
+    #[test]
+    fn a_path_that_does_not_fit_is_an_error_and_not_another_path() {
+        assert!(Directory::at(&[b'a'; 511]).is_ok());
+        assert_eq!(Directory::at(&[b'a'; 512]).err(), Some(Unusable::PathTooLong));
+        assert!(Directory::at(&[b'a'; 505]).unwrap().policy().is_err());
+    }
+}

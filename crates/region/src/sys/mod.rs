@@ -1,0 +1,428 @@
+//! The system calls that cuota makes inside a tenant's process, each as a safe function where it can be one.
+//!
+//! They are made directly, not through libc: a hook must leave `errno` as it found it, may run in a signal handler
+//! or before libc's constructors, and must not become a pthread cancellation point. The one exception is the clock,
+//! which lives in the vDSO; libc reaches it without a system call and touches `errno` only for a clock that does not
+//! exist.
+
+#[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+mod arch;
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("cuota is for 64-bit Linux");
+
+use core::ffi::CStr;
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU32;
+
+/// An error number of the kernel (`ENOENT`, `EACCES`, …).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Errno(pub i32);
+
+/// The outcome of a system call.
+pub type Result<T> = core::result::Result<T, Errno>;
+
+/// An open file, closed when dropped.
+#[derive(Debug)]
+pub struct Fd(i32);
+
+impl Fd {
+    /// The descriptor's number.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.0
+    }
+
+    /// Takes over descriptor `number`, which the caller owns.
+    #[must_use]
+    pub fn from_owned(number: i32) -> Self {
+        Fd(number)
+    }
+
+    /// Gives up the descriptor without closing it.
+    #[must_use]
+    pub fn into_number(self) -> i32 {
+        core::mem::ManuallyDrop::new(self).0
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // SAFETY: `close` takes a number and no memory; this descriptor is ours.
+        let _ = unsafe { call(libc::SYS_close, [int(self.0), 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Makes a system call and splits the kernel's answer into result and errno.
+///
+/// # Safety
+/// The caller keeps the contract of the system call that `number` names.
+unsafe fn call(number: libc::c_long, args: [usize; 6]) -> Result<usize> {
+    // SAFETY: the caller's contract, passed on.
+    let answer = unsafe { arch::syscall6(register(number), args) };
+    // The kernel reserves the last page of the address space for error numbers (include/linux/err.h).
+    match answer {
+        -4095..=-1 => Err(Errno(i32::try_from(-answer).unwrap_or(libc::EIO))),
+        _ => Ok(answer.cast_unsigned()),
+    }
+}
+
+/// A signed number as a register holds it.
+#[expect(clippy::cast_possible_truncation, reason = "a register has 64 bits: checked above")]
+fn register(value: i64) -> usize {
+    value.cast_unsigned() as usize
+}
+
+/// A C `int` as the kernel's ABI passes it in a register.
+fn int(value: i32) -> usize {
+    register(i64::from(value))
+}
+
+/// A system call's result that is a C `int`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the kernel returned an int")]
+fn as_int(value: usize) -> i32 {
+    value as i32
+}
+
+/// Opens `path` with `open(2)`'s flags (`O_CLOEXEC` is added) and, for a new file, `mode`.
+///
+/// # Errors
+/// What `openat(2)` returns.
+pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<Fd> {
+    let flags = flags | libc::O_CLOEXEC;
+    // SAFETY: `path` is NUL-terminated and outlives the call.
+    let fd = unsafe {
+        call(libc::SYS_openat, [int(libc::AT_FDCWD), path.as_ptr() as usize, int(flags), mode as usize, 0, 0])
+    }?;
+    Ok(Fd(as_int(fd)))
+}
+
+/// Duplicates `fd` to the lowest free number that is at least `floor`, close-on-exec.
+///
+/// # Errors
+/// `EINVAL` where `floor` is beyond the process's limit on open files, and what else `fcntl(2)` returns.
+pub fn duplicate_above(fd: &Fd, floor: i32) -> Result<Fd> {
+    // SAFETY: `F_DUPFD_CLOEXEC` takes two numbers.
+    unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_DUPFD_CLOEXEC), int(floor), 0, 0, 0]) }
+        .map(|fd| Fd(as_int(fd)))
+}
+
+/// What of a file's `stat` is used here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileInfo {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// The device and inode number: a file's identity.
+    pub identity: (u64, u64),
+    /// The owner's user id.
+    pub owner: u32,
+    /// File type and permission bits.
+    pub mode: u32,
+}
+
+/// The length, identity and owner of an open file.
+///
+/// # Errors
+/// What `fstat(2)` returns.
+pub fn file_info(fd: &Fd) -> Result<FileInfo> {
+    let mut stat = core::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: the kernel fills the one `stat` that the pointer leads to; `libc::stat` has the kernel's layout here.
+    unsafe { call(libc::SYS_fstat, [int(fd.0), stat.as_mut_ptr() as usize, 0, 0, 0, 0]) }?;
+    // SAFETY: zeroed before, filled by the kernel since.
+    let stat = unsafe { stat.assume_init() };
+    Ok(FileInfo {
+        bytes: u64::try_from(stat.st_size).unwrap_or(0),
+        identity: (stat.st_dev, stat.st_ino),
+        owner: stat.st_uid,
+        mode: stat.st_mode,
+    })
+}
+
+/// Sets a file's length.
+///
+/// # Errors
+/// What `ftruncate(2)` returns; `ENOSPC` is possible only when pages are touched.
+pub fn set_length(fd: &Fd, bytes: usize) -> Result<()> {
+    // SAFETY: takes numbers only.
+    unsafe { call(libc::SYS_ftruncate, [int(fd.0), bytes, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Writes all of `bytes` to `fd` at its position.
+///
+/// # Errors
+/// What `write(2)` returns; `EIO` where the kernel took nothing.
+pub fn write_all(fd: &Fd, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        // SAFETY: the pointer and length are those of one live slice.
+        let wrote =
+            unsafe { call(libc::SYS_write, [int(fd.0), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) };
+        match wrote {
+            Ok(0) => return Err(Errno(libc::EIO)),
+            Ok(n) => bytes = bytes.get(n..).unwrap_or(&[]),
+            Err(Errno(libc::EINTR)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads up to `buffer.len()` bytes from `fd` at its position and returns how many came, 0 at the end.
+///
+/// # Errors
+/// What `read(2)` returns, `EINTR` excepted.
+pub fn read(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
+    loop {
+        // SAFETY: the pointer and length are those of one live, exclusive slice.
+        let got =
+            unsafe { call(libc::SYS_read, [int(fd.0), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) };
+        if got != Err(Errno(libc::EINTR)) {
+            return got;
+        }
+    }
+}
+
+/// Gives the file at `existing` the second name `new`, atomically; `EEXIST` where `new` is taken.
+///
+/// # Errors
+/// What `linkat(2)` returns.
+pub fn link(existing: &CStr, new: &CStr) -> Result<()> {
+    let at = int(libc::AT_FDCWD);
+    // SAFETY: both paths are NUL-terminated and outlive the call.
+    unsafe { call(libc::SYS_linkat, [at, existing.as_ptr() as usize, at, new.as_ptr() as usize, 0, 0]) }
+        .map(drop)
+}
+
+/// Removes the name `path`.
+///
+/// # Errors
+/// What `unlinkat(2)` returns.
+pub fn unlink(path: &CStr) -> Result<()> {
+    // SAFETY: the path is NUL-terminated and outlives the call.
+    unsafe { call(libc::SYS_unlinkat, [int(libc::AT_FDCWD), path.as_ptr() as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// How a mapping may be used and who sees its changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mapping<'a> {
+    /// A file, shared, read-only: a write through it faults.
+    SharedReadOnly(&'a Fd),
+    /// A file, shared, readable and writable.
+    Shared(&'a Fd),
+    /// Private zeroed memory, not backed until touched and left out of core dumps.
+    Private,
+}
+
+impl PartialEq for Fd {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+impl Eq for Fd {}
+
+/// Maps `bytes` bytes. The memory stays mapped until [`unmap`] or the process's end.
+///
+/// # Errors
+/// What `mmap(2)` returns.
+pub fn map(mapping: Mapping<'_>, bytes: usize) -> Result<NonNull<u8>> {
+    let (protection, flags, fd) = match mapping {
+        Mapping::SharedReadOnly(fd) => (libc::PROT_READ, libc::MAP_SHARED, fd.0),
+        Mapping::Shared(fd) => (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd.0),
+        Mapping::Private => (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+        ),
+    };
+    // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
+    let address = unsafe { call(libc::SYS_mmap, [0, bytes, int(protection), int(flags), int(fd), 0]) }?;
+    NonNull::new(address as *mut u8).ok_or(Errno(libc::ENOMEM))
+}
+
+/// Takes a mapping away.
+///
+/// # Safety
+/// `address` and `bytes` are those of one earlier [`map`], and nothing refers to that memory any more.
+pub unsafe fn unmap(address: NonNull<u8>, bytes: usize) {
+    // SAFETY: the caller's contract.
+    let _ = unsafe { call(libc::SYS_munmap, [address.as_ptr() as usize, bytes, 0, 0, 0, 0]) };
+}
+
+/// What becomes of a mapping in a child made by `fork`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InChild {
+    /// The child has the mapping, all zero (Linux 4.14, private anonymous mappings only).
+    Zeroed,
+    /// The child does not have the mapping.
+    Absent,
+}
+
+/// Sets what a child made by `fork` sees at `address`.
+///
+/// # Safety
+/// `address` and `bytes` are those of one earlier [`map`]; with [`InChild::Absent`] no code that runs in a child
+/// follows a pointer into it.
+///
+/// # Errors
+/// What `madvise(2)` returns; `EINVAL` on kernels that do not know the advice.
+pub unsafe fn set_fate_in_child(address: NonNull<u8>, bytes: usize, fate: InChild) -> Result<()> {
+    let advice = match fate {
+        InChild::Zeroed => libc::MADV_WIPEONFORK,
+        InChild::Absent => libc::MADV_DONTFORK,
+    };
+    // SAFETY: advice on our own mapping; what it changes is the caller's contract.
+    unsafe { call(libc::SYS_madvise, [address.as_ptr() as usize, bytes, int(advice), 0, 0, 0]) }.map(drop)
+}
+
+fn record(kind: i32, byte: u64) -> libc::flock {
+    // SAFETY: `flock` is a struct of integers, for which all-zero is a value.
+    let mut lock: libc::flock = unsafe { core::mem::zeroed() };
+    lock.l_type = i16::try_from(kind).unwrap_or(0);
+    lock.l_whence = 0; // SEEK_SET
+    lock.l_start = i64::try_from(byte).unwrap_or(i64::MAX);
+    lock.l_len = 1;
+    lock
+}
+
+/// Takes this process's exclusive record lock on one byte of `fd`, without waiting. `false`: another process has it.
+///
+/// The kernel drops the lock when the process ends, however it ends, and also when the process closes any
+/// descriptor of that file (`fcntl(2)`, "Record locking").
+///
+/// # Errors
+/// What `fcntl(F_SETLK)` returns, `EAGAIN` and `EACCES` excepted.
+pub fn try_lock_byte(fd: &Fd, byte: u64) -> Result<bool> {
+    let lock = record(libc::F_WRLCK, byte);
+    // SAFETY: the kernel reads the one `flock` that the pointer leads to.
+    let answer =
+        unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_SETLK), &raw const lock as usize, 0, 0, 0]) };
+    match answer {
+        Ok(_) => Ok(true),
+        Err(Errno(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives back this process's record lock on one byte of `fd`.
+pub fn unlock_byte(fd: &Fd, byte: u64) {
+    let lock = record(libc::F_UNLCK, byte);
+    // SAFETY: the kernel reads the one `flock` that the pointer leads to.
+    let _ =
+        unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_SETLK), &raw const lock as usize, 0, 0, 0]) };
+}
+
+/// Whether *another* process holds the record lock on one byte of `fd`.
+///
+/// # Errors
+/// What `fcntl(F_GETLK)` returns.
+pub fn byte_is_locked_elsewhere(fd: &Fd, byte: u64) -> Result<bool> {
+    let mut lock = record(libc::F_WRLCK, byte);
+    // SAFETY: the kernel reads and fills the one `flock` that the pointer leads to.
+    unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_GETLK), &raw mut lock as usize, 0, 0, 0]) }?;
+    // The type, never the PID: across PID namespaces the kernel reports a PID of 0 for a lock that is held.
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
+/// The process's id in its own PID namespace.
+#[must_use]
+pub fn process_id() -> u32 {
+    // SAFETY: takes nothing, cannot fail.
+    let pid = unsafe { call(libc::SYS_getpid, [0; 6]) };
+    pid.ok().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)
+}
+
+/// The process's effective user id.
+#[must_use]
+pub fn user_id() -> u32 {
+    // SAFETY: takes nothing, cannot fail.
+    let uid = unsafe { call(libc::SYS_geteuid, [0; 6]) };
+    uid.ok().and_then(|uid| u32::try_from(uid).ok()).unwrap_or(u32::MAX)
+}
+
+/// Lets another thread run.
+pub fn yield_now() {
+    // SAFETY: takes nothing, cannot fail.
+    let _ = unsafe { call(libc::SYS_sched_yield, [0; 6]) };
+}
+
+/// Wakes every process that waits on `word`, which may lie in a shared mapping.
+pub fn wake_all(word: &AtomicU32) {
+    // SAFETY: FUTEX_WAKE uses the address as a key only.
+    let _ = unsafe {
+        call(libc::SYS_futex, [word.as_ptr() as usize, int(libc::FUTEX_WAKE), int(i32::MAX), 0, 0, 0])
+    };
+}
+
+/// A clock's reading in nanoseconds.
+fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: fills the one `timespec` that the pointer leads to.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: about 30 ns a call.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// CLOCK_MONOTONIC as of the last timer tick, 1–10 ms coarse: about 6 ns a call.
+#[must_use]
+pub fn coarse_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC_COARSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+
+    fn path(dir: &tempfile::TempDir, name: &str) -> CString {
+        CString::new(dir.path().join(name).as_os_str().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_enoent_and_leaves_errno_alone() {
+        // SAFETY: reads and writes this thread's errno.
+        unsafe { *libc::__errno_location() = 77 };
+        assert_eq!(open(c"/nonexistent/file", libc::O_RDONLY, 0).unwrap_err(), Errno(libc::ENOENT));
+        // SAFETY: as above.
+        assert_eq!(unsafe { *libc::__errno_location() }, 77);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_its_length_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = path(&dir, "file");
+        let fd = open(&name, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, 0o600).unwrap();
+        write_all(&fd, b"four").unwrap();
+        assert_eq!(file_info(&fd).unwrap().bytes, 4);
+        let again = open(&name, libc::O_RDONLY, 0).unwrap();
+        let mut buffer = [0; 9];
+        assert_eq!(read(&again, &mut buffer).unwrap(), 4);
+        assert_eq!(&buffer[..4], b"four");
+        assert_eq!(file_info(&again).unwrap().identity, file_info(&fd).unwrap().identity);
+    }
+
+    #[test]
+    fn a_second_name_is_refused_where_the_name_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (path(&dir, "a"), path(&dir, "b"));
+        drop(open(&a, libc::O_RDWR | libc::O_CREAT, 0o600).unwrap());
+        link(&a, &b).unwrap();
+        assert_eq!(link(&a, &b), Err(Errno(libc::EEXIST)));
+        unlink(&a).unwrap();
+        assert!(open(&b, libc::O_RDONLY, 0).is_ok());
+    }
+
+    #[test]
+    fn a_duplicate_stays_above_its_floor_and_closes_on_exec() {
+        let fd = open(c"/dev/null", libc::O_RDONLY, 0).unwrap();
+        let high = duplicate_above(&fd, 200).unwrap();
+        assert!(high.number() >= 200);
+        // SAFETY: F_GETFD takes no memory.
+        assert_eq!(unsafe { libc::fcntl(high.number(), libc::F_GETFD) } & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+    }
+}

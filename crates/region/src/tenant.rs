@@ -1,0 +1,290 @@
+//! A tenant's file: what each of its processes has booked on each GPU, and what happened.
+//!
+//! It is writable by the tenant's processes and by nobody else's, so rubbish in it can only hurt the tenant itself.
+//! Books stand GPU by GPU, one 64-byte line a process, so that a sum reads one line a process and a process writes
+//! only its own.
+
+use core::mem::offset_of;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::event::Events;
+use crate::header::{Header, Kind, Unusable, layout_hash};
+use crate::name::{GpuId, TenantName, load, store};
+use crate::path::{Directory, Path};
+use crate::sys::{self, Errno, Fd, InChild, Mapping};
+
+/// How many processes a tenant can have at a time.
+pub const PROCESSES: usize = 1024;
+
+/// How many GPUs a tenant can use.
+pub const GPUS: usize = 16;
+
+/// Facts about the tenant as a whole, hints all: nothing depends on them for being right.
+#[repr(C, align(64))]
+pub(crate) struct Summary {
+    pub(crate) name: [AtomicU64; 4],
+    /// One more than the highest place ever taken: a sum looks no further.
+    pub(crate) high_water: AtomicU32,
+    reserved: AtomicU32,
+    /// When the last sweep for dead processes began, CLOCK_MONOTONIC ns.
+    pub(crate) swept_ns: AtomicU64,
+    reserved_too: [AtomicU64; 2],
+}
+
+/// A GPU that the tenant uses; its place in the table is its index in the books.
+#[repr(C, align(64))]
+pub(crate) struct Gpu {
+    uuid: [AtomicU64; 2],
+    /// The most that a process's context, modules and local memory were seen to take, bytes.
+    pub(crate) overhead_bytes: AtomicU64,
+    reserved: [AtomicU64; 5],
+}
+
+/// A place for a process.
+#[repr(C, align(64))]
+pub(crate) struct Place {
+    /// A generation, with bit 0 set while a process lives here. Never the same twice.
+    pub(crate) life: AtomicU64,
+    pub(crate) pid: AtomicU32,
+    pub(crate) uid: AtomicU32,
+    pub(crate) joined_ns: AtomicU64,
+    reserved: [AtomicU64; 5],
+}
+
+/// What one process has booked on one GPU.
+#[repr(C, align(64))]
+pub(crate) struct Line {
+    /// The [`Place::life`] that the line belongs to; it counts while bit 0 is set.
+    pub(crate) life: AtomicU64,
+    /// Bytes booked, what is pending included. Written by the process itself and by nobody else.
+    pub(crate) booked: AtomicU64,
+    /// Of these, bytes that may still be taken back.
+    pub(crate) pending: AtomicU64,
+    /// Of what is booked, bytes for contexts, modules and local memory.
+    pub(crate) overhead: AtomicU64,
+    /// Allocations refused.
+    pub(crate) refused: AtomicU64,
+    reserved: [AtomicU64; 3],
+}
+
+#[repr(C, align(64))]
+pub(crate) struct File {
+    header: Header,
+    pub(crate) summary: Summary,
+    pub(crate) gpus: [Gpu; GPUS],
+    pub(crate) places: [Place; PROCESSES],
+    pub(crate) books: [[Line; PROCESSES]; GPUS],
+    pub(crate) events: Events,
+}
+
+/// What a tenant file is.
+pub const KIND: Kind = Kind {
+    magic: u64::from_le_bytes(*b"cuotaTEN"),
+    layout_hash: layout_hash(&[
+        size_of::<File>(),
+        PROCESSES,
+        GPUS,
+        offset_of!(File, summary),
+        offset_of!(File, gpus),
+        offset_of!(File, places),
+        offset_of!(File, books),
+        offset_of!(File, events),
+        offset_of!(Summary, high_water),
+        offset_of!(Summary, swept_ns),
+        offset_of!(Gpu, overhead_bytes),
+        offset_of!(Place, pid),
+        offset_of!(Place, uid),
+        offset_of!(Place, joined_ns),
+        offset_of!(Line, booked),
+        offset_of!(Line, pending),
+        offset_of!(Line, overhead),
+        offset_of!(Line, refused),
+        offset_of!(Events, ring),
+    ]),
+    bytes: size_of::<File>(),
+};
+
+/// A GPU's index in a tenant's books.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GpuIndex(pub(crate) usize);
+
+/// A tenant file, mapped for the rest of the process's life.
+#[derive(Clone, Copy)]
+pub struct Tenant(pub(crate) &'static File);
+
+impl Tenant {
+    fn map(fd: &Fd) -> Result<Self, Unusable> {
+        let bytes = sys::file_info(fd)?.bytes;
+        if bytes < KIND.bytes as u64 {
+            return Err(Unusable::Short { bytes, need: KIND.bytes as u64 });
+        }
+        let memory = sys::map(Mapping::Shared(fd), KIND.bytes)?;
+        // A child must not write its parent's books: it has no mapping at all, and finds so by its wiped state.
+        // SAFETY: fresh from `map`; whoever holds a `Tenant` keeps it in memory that a child sees zeroed.
+        unsafe { sys::set_fate_in_child(memory, KIND.bytes, InChild::Absent) }?;
+        let file: NonNull<File> = memory.cast();
+        // SAFETY: the mapping is page-aligned, as long as `File`, never unmapped while the reference is used (a
+        // child, which lacks it, does not use it), and `File` is atomics throughout.
+        Ok(Tenant(unsafe { file.as_ref() }))
+    }
+
+    /// Maps the file at `path`, which must exist.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn open(path: &Path) -> Result<Self, Unusable> {
+        let fd = sys::open(path.as_c_str(), libc::O_RDWR, 0)?;
+        let tenant = Tenant::map(&fd)?;
+        tenant.0.header.check(KIND, KIND.bytes as u64)?;
+        Ok(tenant)
+    }
+
+    /// Maps the tenant's file below `directory`, and makes it first where it does not exist.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn open_or_create(directory: &Directory, name: &TenantName) -> Result<Self, Unusable> {
+        let path = directory.tenant(name)?;
+        match Tenant::open(&path) {
+            Err(Unusable::System(Errno(libc::ENOENT))) => {}
+            other => return other,
+        }
+        // The file gets its name only when it is complete; of two makers one wins, and both use the winner's.
+        let draft = directory.tenant_draft(name, sys::process_id())?;
+        let _ = sys::unlink(draft.as_c_str());
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+        let fd = sys::open(draft.as_c_str(), flags, 0o600)?;
+        let made = Tenant::lay_out(&fd, name);
+        let linked = made.and_then(|()| sys::link(draft.as_c_str(), path.as_c_str()).map_err(Unusable::from));
+        let _ = sys::unlink(draft.as_c_str());
+        match linked {
+            Ok(()) | Err(Unusable::System(Errno(libc::EEXIST))) => Tenant::open(&path),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lay_out(fd: &Fd, name: &TenantName) -> Result<(), Unusable> {
+        sys::set_length(fd, KIND.bytes)?;
+        let memory = sys::map(Mapping::Shared(fd), KIND.bytes)?;
+        {
+            let file: NonNull<File> = memory.cast();
+            // SAFETY: as in `map`; the reference ends with this block.
+            let file = unsafe { file.as_ref() };
+            store(&file.summary.name, name.words());
+            file.header.write(KIND);
+        }
+        // SAFETY: mapped above, and no reference is left.
+        unsafe { sys::unmap(memory, KIND.bytes) };
+        Ok(())
+    }
+
+    /// The tenant's name as it stands in the file.
+    #[must_use]
+    pub fn name(&self) -> Option<TenantName> {
+        TenantName::from_words(load(&self.0.summary.name))
+    }
+
+    /// The index of `gpu`, which gets one at first sight; `None` where 16 other GPUs have them all.
+    ///
+    /// The two words of a UUID are claimed one after the other, so a claimer that dies between them is finished by
+    /// the next. GPUs with the same first word would share an index; UUIDs are random, so they do not exist.
+    #[must_use]
+    pub fn gpu_index(&self, gpu: GpuId) -> Option<GpuIndex> {
+        let [first, second] = gpu.words();
+        let claim = |word: &AtomicU64, value: u64| {
+            word.compare_exchange(0, value, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(value)
+                == value
+        };
+        let mine = |entry: &Gpu| claim(&entry.uuid[0], first.max(1)) && claim(&entry.uuid[1], second);
+        self.0.gpus.iter().position(mine).map(GpuIndex)
+    }
+
+    /// The GPUs that have an index.
+    pub fn gpus(&self) -> impl Iterator<Item = (GpuIndex, GpuId)> + '_ {
+        let gpus = self.0.gpus.iter().enumerate().map(|(i, gpu)| (GpuIndex(i), load(&gpu.uuid)));
+        gpus.filter(|(_, words)| words[0] != 0).map(|(i, words)| (i, GpuId::from_words(words)))
+    }
+
+    /// The most that a process's context and code were seen to take on `gpu`, bytes; 0 where none was.
+    #[must_use]
+    pub fn learned_overhead(&self, gpu: GpuIndex) -> u64 {
+        self.0.gpus.get(gpu.0).map_or(0, |gpu| gpu.overhead_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Notes that a process's context and code took `bytes` on `gpu`.
+    pub fn learn_overhead(&self, gpu: GpuIndex, bytes: u64) {
+        if let Some(gpu) = self.0.gpus.get(gpu.0) {
+            gpu.overhead_bytes.fetch_max(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// The event log.
+    #[must_use]
+    pub fn events(&self) -> &'static Events {
+        &self.0.events
+    }
+
+    /// How many places a sum must look at: bounded by the layout, whatever the file says.
+    #[inline]
+    pub(crate) fn places_in_use(&self) -> usize {
+        (self.0.summary.high_water.load(Ordering::Acquire) as usize).min(PROCESSES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bench;
+
+    #[test]
+    fn the_layout_is_the_one_that_version_1_has() {
+        assert_eq!(size_of::<Header>(), 64);
+        assert_eq!((offset_of!(File, summary), offset_of!(File, gpus)), (64, 128));
+        assert_eq!((offset_of!(File, places), offset_of!(File, books)), (1152, 66_688));
+        assert_eq!(offset_of!(File, events), 66_688 + 1024 * 1024);
+        assert_eq!((offset_of!(Line, booked), offset_of!(Line, pending)), (8, 16));
+        assert_eq!(KIND.layout_hash, GOLDEN_LAYOUT_HASH, "the layout changed: raise header::MAJOR");
+    }
+    const GOLDEN_LAYOUT_HASH: u64 = 17_467_561_179_539_752_831;
+
+    #[test]
+    fn a_gpu_keeps_its_index_and_the_17th_gets_none() {
+        let tenant = Bench::new().tenant();
+        let gpu = |n: u64| GpuId::from_words([n + 1, n]);
+        for (i, n) in (0..GPUS).zip(0..) {
+            assert_eq!(tenant.gpu_index(gpu(n)), Some(GpuIndex(i)));
+        }
+        assert_eq!(tenant.gpu_index(gpu(3)), Some(GpuIndex(3)));
+        assert_eq!(tenant.gpu_index(gpu(99)), None);
+        assert_eq!(tenant.gpus().count(), GPUS);
+    }
+
+    #[test]
+    fn a_claim_that_a_death_left_half_done_is_finished_by_the_next() {
+        let tenant = Bench::new().tenant();
+        tenant.0.gpus[0].uuid[0].store(5, Ordering::Relaxed);
+        assert_eq!(tenant.gpu_index(GpuId::from_words([5, 6])), Some(GpuIndex(0)));
+        assert_eq!(tenant.gpus().next(), Some((GpuIndex(0), GpuId::from_words([5, 6]))));
+    }
+
+    #[test]
+    fn two_makers_end_up_with_one_file() {
+        let bench = Bench::new();
+        let (a, b) = (bench.tenant(), bench.tenant());
+        a.learn_overhead(a.gpu_index(GpuId::from_words([1, 1])).unwrap(), 77);
+        assert_eq!(b.learned_overhead(GpuIndex(0)), 77);
+        assert_eq!(b.name(), Some(bench.name));
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused_with_its_length() {
+        let bench = Bench::new();
+        let _ = bench.tenant();
+        let path = bench.directory.tenant(&bench.name).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(path.as_c_str().to_str().unwrap()).unwrap();
+        file.set_len(4096).unwrap();
+        let found = Tenant::open(&path).err();
+        assert_eq!(found, Some(Unusable::Short { bytes: 4096, need: KIND.bytes as u64 }));
+    }
+}

@@ -1,0 +1,19 @@
+//! Link flags of `libcuota.so`.
+
+fn main() {
+    for flag in [
+        // A NEEDED entry or a map listing that names the library names it so, wherever the file lies.
+        "-Wl,-soname,libcuota.so",
+        // Our own references to our own exports must reach us, not an interposer that comes first.
+        "-Wl,-Bsymbolic",
+        // No lazy binding: a hook may run before or during the binding of anything else.
+        "-Wl,-z,relro,-z,now",
+        "-Wl,-z,noexecstack",
+        "-Wl,--gc-sections",
+        // No NEEDED entry for a library that nothing is taken from.
+        "-Wl,--as-needed",
+    ] {
+        println!("cargo:rustc-cdylib-link-arg={flag}");
+    }
+    println!("cargo:rerun-if-changed=build.rs");
+}

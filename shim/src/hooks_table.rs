@@ -1,0 +1,120 @@
+//! Every hook, one line each. The lines are the rows of class `hook` in the coverage ledgers of `cuota-abi`; a
+//! test compares them. See [`hooks!`] for the form of a line.
+
+use core::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
+
+use cuota_abi::cuda::*;
+use cuota_abi::nvml::*;
+
+use crate::hooks::pass;
+use crate::interpose::proc_address;
+use crate::interpose::table::hooks;
+
+hooks! {
+    Cuda -> CUresult, absent absent_cuda {
+        // The driver's own look-up.
+        cuGetProcAddress: PFN_cuGetProcAddress_v11030
+            fn(symbol: *const c_char, pfn: *mut *mut c_void, driverVersion: c_int, flags: cuuint64_t) = proc_address::get_proc_address;
+        cuGetProcAddress_v2: PFN_cuGetProcAddress_v12000
+            fn(symbol: *const c_char, pfn: *mut *mut c_void, driverVersion: c_int, flags: cuuint64_t, symbolFound: *mut CUdriverProcAddressQueryResult) = proc_address::get_proc_address_v2;
+
+        // Plain memory.
+        cuMemAlloc: PFN_cuMemAlloc_v2000
+            fn(dptr: *mut CUdeviceptr_v1, bytesize: c_uint) = pass::two;
+        cuMemAlloc_v2: PFN_cuMemAlloc_v3020
+            fn(dptr: *mut CUdeviceptr, bytesize: usize) = pass::two;
+        cuMemAllocPitch: PFN_cuMemAllocPitch_v2000
+            fn(dptr: *mut CUdeviceptr_v1, pPitch: *mut c_uint, WidthInBytes: c_uint, Height: c_uint, ElementSizeBytes: c_uint) = pass::five;
+        cuMemAllocPitch_v2: PFN_cuMemAllocPitch_v3020
+            fn(dptr: *mut CUdeviceptr, pPitch: *mut usize, WidthInBytes: usize, Height: usize, ElementSizeBytes: c_uint) = pass::five;
+        cuMemAllocManaged: PFN_cuMemAllocManaged_v6000
+            fn(dptr: *mut CUdeviceptr, bytesize: usize, flags: c_uint) = pass::three;
+        cuMemFree: PFN_cuMemFree_v2000
+            fn(dptr: CUdeviceptr_v1) = pass::one;
+        cuMemFree_v2: PFN_cuMemFree_v3020
+            fn(dptr: CUdeviceptr) = pass::one;
+
+        // Stream-ordered memory and pools.
+        cuMemAllocAsync: PFN_cuMemAllocAsync_v11020, cuMemAllocAsync_ptsz: PFN_cuMemAllocAsync_v11020_ptsz
+            fn(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream) = pass::three;
+        cuMemAllocFromPoolAsync: PFN_cuMemAllocFromPoolAsync_v11020, cuMemAllocFromPoolAsync_ptsz: PFN_cuMemAllocFromPoolAsync_v11020_ptsz
+            fn(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream) = pass::four;
+        cuMemFreeAsync: PFN_cuMemFreeAsync_v11020, cuMemFreeAsync_ptsz: PFN_cuMemFreeAsync_v11020_ptsz
+            fn(dptr: CUdeviceptr, hStream: CUstream) = pass::two;
+        cuMemPoolTrimTo: PFN_cuMemPoolTrimTo_v11020
+            fn(pool: CUmemoryPool, minBytesToKeep: usize) = pass::two;
+        cuMemPoolCreate: PFN_cuMemPoolCreate_v11020
+            fn(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps) = pass::two;
+        cuMemPoolDestroy: PFN_cuMemPoolDestroy_v11020
+            fn(pool: CUmemoryPool) = pass::one;
+        cuDeviceGetDefaultMemPool: PFN_cuDeviceGetDefaultMemPool_v11020
+            fn(pool_out: *mut CUmemoryPool, dev: CUdevice) = pass::two;
+        cuDeviceGetMemPool: PFN_cuDeviceGetMemPool_v11020
+            fn(pool: *mut CUmemoryPool, dev: CUdevice) = pass::two;
+        cuDeviceSetMemPool: PFN_cuDeviceSetMemPool_v11020
+            fn(dev: CUdevice, pool: CUmemoryPool) = pass::two;
+
+        // VMM handles and mappings.
+        cuMemCreate: PFN_cuMemCreate_v10020
+            fn(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: c_ulonglong) = pass::four;
+        cuMemRelease: PFN_cuMemRelease_v10020
+            fn(handle: CUmemGenericAllocationHandle) = pass::one;
+        cuMemMap: PFN_cuMemMap_v10020
+            fn(ptr: CUdeviceptr, size: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: c_ulonglong) = pass::five;
+        cuMemUnmap: PFN_cuMemUnmap_v10020
+            fn(ptr: CUdeviceptr, size: usize) = pass::two;
+        cuMemRetainAllocationHandle: PFN_cuMemRetainAllocationHandle_v11000
+            fn(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) = pass::two;
+
+        // Contexts.
+        cuCtxCreate: PFN_cuCtxCreate_v2000
+            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) = pass::three;
+        cuCtxCreate_v2: PFN_cuCtxCreate_v3020
+            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) = pass::three;
+        cuCtxCreate_v3: PFN_cuCtxCreate_v11040
+            fn(pctx: *mut CUcontext, paramsArray: *mut CUexecAffinityParam, numParams: c_int, flags: c_uint, dev: CUdevice) = pass::five;
+        cuCtxCreate_v4: PFN_cuCtxCreate_v12050
+            fn(pctx: *mut CUcontext, ctxCreateParams: *mut CUctxCreateParams, flags: c_uint, dev: CUdevice) = pass::four;
+        cuCtxDestroy: PFN_cuCtxDestroy_v2000
+            fn(ctx: CUcontext) = pass::one;
+        cuCtxDestroy_v2: PFN_cuCtxDestroy_v4000
+            fn(ctx: CUcontext) = pass::one;
+        cuDevicePrimaryCtxRetain: PFN_cuDevicePrimaryCtxRetain_v7000
+            fn(pctx: *mut CUcontext, dev: CUdevice) = pass::two;
+        cuDevicePrimaryCtxRelease: PFN_cuDevicePrimaryCtxRelease_v7000
+            fn(dev: CUdevice) = pass::one;
+        cuDevicePrimaryCtxRelease_v2: PFN_cuDevicePrimaryCtxRelease_v11000
+            fn(dev: CUdevice) = pass::one;
+        cuDevicePrimaryCtxReset: PFN_cuDevicePrimaryCtxReset_v7000
+            fn(dev: CUdevice) = pass::one;
+        cuDevicePrimaryCtxReset_v2: PFN_cuDevicePrimaryCtxReset_v11000
+            fn(dev: CUdevice) = pass::one;
+
+        // The size of the GPU that the tenant sees.
+        cuMemGetInfo: PFN_cuMemGetInfo_v2000
+            fn(free: *mut c_uint, total: *mut c_uint) = pass::two;
+        cuMemGetInfo_v2: PFN_cuMemGetInfo_v3020
+            fn(free: *mut usize, total: *mut usize) = pass::two;
+        cuDeviceTotalMem: PFN_cuDeviceTotalMem_v2000
+            fn(bytes: *mut c_uint, dev: CUdevice) = pass::two;
+        cuDeviceTotalMem_v2: PFN_cuDeviceTotalMem_v3020
+            fn(bytes: *mut usize, dev: CUdevice) = pass::two;
+    }
+
+    Nvml -> nvmlReturn_t, absent absent_nvml {
+        nvmlDeviceGetMemoryInfo: PFN_nvmlDeviceGetMemoryInfo
+            fn(device: nvmlDevice_t, memory: *mut nvmlMemory_t) = pass::two;
+        nvmlDeviceGetMemoryInfo_v2: PFN_nvmlDeviceGetMemoryInfo_v2
+            fn(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) = pass::two;
+    }
+}
+
+/// What a hook answers in a process that has no libcuda: there is no GPU, so no other call can have been prepared.
+fn absent_cuda(name: &str) -> CUresult {
+    if name == "cuInit" { CUresult::CUDA_ERROR_NO_DEVICE } else { CUresult::CUDA_ERROR_NOT_INITIALIZED }
+}
+
+/// What a hook answers in a process that has no libnvidia-ml.
+fn absent_nvml(_name: &str) -> nvmlReturn_t {
+    nvmlReturn_t::NVML_ERROR_UNINITIALIZED
+}

@@ -1,0 +1,28 @@
+//! How a call reaches us, and how ours reaches the driver.
+//!
+//! One rule: *our real function is always the driver's or glibc's own, and whoever looks a hooked name up gets the hook.*
+//! So however many interposers there are, and in whatever order, nobody gets around us and nobody calls in a circle.
+//!
+//! - [`table`]: what a hook is, and the macro that declares them.
+//! - [`driver`]: where the real functions are.
+//! - [`glibc`]: the real `dlsym` and its kin.
+//! - [`trampoline`]: the filters behind the exported `dlsym`, `dlvsym`, `dlopen` and `dlmopen`.
+//! - [`lookup`], [`loading`]: what the filters decide.
+//! - [`proc_address`]: the driver's own look-up, `cuGetProcAddress`.
+//!
+//! There is no lock here. Two threads that resolve the same function at once write the same address.
+
+pub(crate) mod driver;
+pub(crate) mod glibc;
+mod loading;
+mod lookup;
+pub(crate) mod proc_address;
+pub(crate) mod table;
+pub(crate) mod trampoline;
+
+/// What is cheaper or safer to do before the program runs: a program that is linked with the driver has it already, and
+/// the first CUDA call then finds everything in place.
+pub(crate) fn on_load() {
+    driver::Library::Cuda.attach();
+    driver::Library::Nvml.attach();
+}

@@ -1,0 +1,161 @@
+//! What a hook is, and the table of all of them.
+
+use core::ffi::{CStr, c_void};
+use core::marker::PhantomData;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use super::driver::Library;
+use crate::elf::{Image, hash};
+use crate::hooks_table::TABLE;
+
+/// The place of one real function of the driver, of type `F`: a `PFN_*` type of `cuota-abi`.
+pub(crate) struct Slot<F> {
+    library: Library,
+    real: AtomicPtr<c_void>,
+    function: PhantomData<F>,
+}
+
+impl<F: Copy> Slot<F> {
+    pub(crate) const fn new(library: Library) -> Self {
+        assert!(size_of::<F>() == size_of::<*mut c_void>());
+        Self { library, real: AtomicPtr::new(null_mut()), function: PhantomData }
+    }
+
+    /// The driver's own function; `None` if the driver is not loaded or does not have it. One load and a branch, once
+    /// the driver has been seen.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<F> {
+        let mut real = self.real.load(Ordering::Acquire);
+        if real.is_null() {
+            real = self.find();
+        }
+        // SAFETY: `F` has the size of a pointer and is the type of the driver's function (`hooks!` checks it against
+        // the wrapper); the address is not null.
+        (!real.is_null()).then(|| unsafe { core::mem::transmute_copy::<*mut c_void, F>(&real) })
+    }
+
+    #[cold]
+    fn find(&self) -> *mut c_void {
+        self.library.attach();
+        self.real.load(Ordering::Acquire)
+    }
+}
+
+/// One hook of the table.
+pub(crate) struct Row {
+    pub(crate) name: &'static CStr,
+    hash: u32,
+    pub(crate) library: Library,
+    /// The exported wrapper.
+    hook: *const c_void,
+    real: &'static AtomicPtr<c_void>,
+}
+
+// SAFETY: the pointer is the address of a function; nobody reads or writes through it.
+unsafe impl Sync for Row {}
+
+impl Row {
+    pub(crate) const fn new<F>(name: &'static CStr, slot: &'static Slot<F>, hook: *const c_void) -> Self {
+        Self { name, hash: hash::gnu(name.to_bytes()), library: slot.library, hook, real: &slot.real }
+    }
+
+    /// The address to hand out.
+    pub(crate) fn hook(&self) -> *mut c_void {
+        self.hook.cast_mut()
+    }
+
+    /// Whether the driver that is loaded has this function.
+    pub(crate) fn is_resolved(&self) -> bool {
+        !self.real.load(Ordering::Acquire).is_null()
+    }
+}
+
+/// The hook of this name.
+pub(crate) fn named(name: &CStr) -> Option<&'static Row> {
+    let hash = hash::gnu(name.to_bytes());
+    TABLE.iter().find(|row| row.hash == hash && row.name == name)
+}
+
+/// The hook whose real function lies at this address. Two names of one address (`cuMemAlloc_v2` and an alias) have the same
+/// parameters, so either hook is right.
+pub(crate) fn replacing(address: *const c_void) -> Option<&'static Row> {
+    TABLE.iter().find(|row| !address.is_null() && row.real.load(Ordering::Acquire).cast_const() == address)
+}
+
+/// The hook whose wrapper lies at this address.
+pub(crate) fn wrapper(address: *const c_void) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.hook == address)
+}
+
+/// Finds the real functions of a library's hooks in the object that is this library.
+pub(super) fn resolve(library: Library, image: &Image) {
+    for row in TABLE.iter().filter(|row| row.library == library) {
+        let address = image.function(row.name);
+        if !address.is_null() {
+            row.real.store(address, Ordering::Release);
+        }
+    }
+}
+
+/// Declares hooks, one line each: the name of the symbol, its `PFN_*` type, the parameters, and the handler.
+///
+/// ```text
+/// hooks! {
+///     Cuda -> CUresult, absent absent_cuda {
+///         cuMemAlloc_v2: PFN_cuMemAlloc_v3020
+///             fn(dptr: *mut CUdeviceptr, bytesize: usize) = plain::alloc;
+///         // twins: one handler for several symbols of the same parameters
+///         cuMemFreeAsync: PFN_cuMemFreeAsync_v11020, cuMemFreeAsync_ptsz: PFN_cuMemFreeAsync_v11020_ptsz
+///             fn(dptr: CUdeviceptr, stream: CUstream) = pool::free_async;
+///     }
+/// }
+/// ```
+///
+/// A line writes the exported wrapper, the slot of the real function (`<name>::REAL`) and the row of the table;
+/// the build fails where the wrapper's type is not the `PFN_*` type. The wrapper calls
+/// `handler(real, parameters..)`, where `real` has the `PFN_*` type. Without a driver it returns `absent(name)` of the
+/// library.
+macro_rules! hooks {
+    ($($library:ident -> $status:ty, absent $absent:path {
+        $( $($name:ident : $pfn:ident),+ fn $args:tt = $handler:path ; )*
+    })*) => {
+        $($($(
+            $crate::interpose::table::hooks!(@hook $library, $status, $absent, $name, $pfn, $args, $handler);
+        )+)*)*
+
+        /// Every hook.
+        pub(crate) static TABLE: &[$crate::interpose::table::Row] = &[ $($($(
+            $crate::interpose::table::Row::new(
+                // SAFETY: the NUL that is written here ends the literal; a symbol's name has no other.
+                unsafe { core::ffi::CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) },
+                &$name::REAL,
+                $name as *const core::ffi::c_void,
+            ),
+        )+)*)* ];
+    };
+    (@hook $library:ident, $status:ty, $absent:path, $name:ident, $pfn:ident, ($($arg:ident : $ty:ty),* $(,)?), $handler:path) => {
+        #[doc = concat!("The driver's `", stringify!($name), "`, under management.")]
+        ///
+        /// # Safety
+        /// As the driver's function.
+        #[allow(non_snake_case)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> $status {
+            match $name::REAL.get() {
+                // SAFETY: the handler passes the caller's own arguments to the driver's own function.
+                Some(real) => unsafe { $handler(real, $($arg),*) },
+                None => $absent(stringify!($name)),
+            }
+        }
+
+        const _: $pfn = $name;
+
+        #[allow(non_snake_case)]
+        pub(crate) mod $name {
+            pub(crate) static REAL: $crate::interpose::table::Slot<super::$pfn> =
+                $crate::interpose::table::Slot::new($crate::interpose::driver::Library::$library);
+        }
+    };
+}
+pub(crate) use hooks;

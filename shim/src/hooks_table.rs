@@ -8,7 +8,7 @@ use cuota_abi::nvml::*;
 
 use crate::hooks::pass;
 use crate::interpose::proc_address;
-use crate::interpose::table::hooks;
+use crate::interpose::table::{calls, hooks};
 
 hooks! {
     Cuda -> CUresult, absent absent_cuda {
@@ -106,6 +106,12 @@ hooks! {
             fn(device: nvmlDevice_t, memory: *mut nvmlMemory_t) = pass::two;
         nvmlDeviceGetMemoryInfo_v2: PFN_nvmlDeviceGetMemoryInfo_v2
             fn(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) = pass::two;
+    }
+}
+
+calls! {
+    Cuda {
+        cuCtxGetDevice: PFN_cuCtxGetDevice_v2000;
     }
 }
 

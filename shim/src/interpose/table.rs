@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::driver::Library;
 use crate::elf::{Image, hash};
-use crate::hooks_table::TABLE;
+use crate::hooks_table::{CALLS, TABLE};
 
 /// The place of one real function of the driver, of type `F`: a `PFN_*` type of `cuota-abi`.
 pub(crate) struct Slot<F> {
@@ -47,7 +47,7 @@ pub(crate) struct Row {
     pub(crate) name: &'static CStr,
     hash: u32,
     pub(crate) library: Library,
-    /// The exported wrapper.
+    /// The exported wrapper; null for a function that we only call.
     hook: *const c_void,
     real: &'static AtomicPtr<c_void>,
 }
@@ -88,9 +88,10 @@ pub(crate) fn wrapper(address: *const c_void) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.hook == address)
 }
 
-/// Finds the real functions of a library's hooks in the object that is this library.
+/// Finds the real functions of a library in the object that is this library: those that are hooked, and those that we
+/// call ourselves.
 pub(super) fn resolve(library: Library, image: &Image) {
-    for row in TABLE.iter().filter(|row| row.library == library) {
+    for row in TABLE.iter().chain(CALLS).filter(|row| row.library == library) {
         let address = image.function(row.name);
         if !address.is_null() {
             row.real.store(address, Ordering::Release);
@@ -159,3 +160,35 @@ macro_rules! hooks {
     };
 }
 pub(crate) use hooks;
+
+/// Declares functions of the driver that are not hooked, but called by handlers: `<name>.get()` in the module `real`.
+///
+/// ```text
+/// calls! {
+///     Cuda { cuCtxGetDevice: PFN_cuCtxGetDevice_v2000; }
+/// }
+/// ```
+macro_rules! calls {
+    ($($library:ident { $( $name:ident : $pfn:ident ; )* })*) => {
+        /// The driver's functions that handlers call.
+        #[allow(non_upper_case_globals)]
+        pub(crate) mod real {
+            use super::*;
+            $($(
+                pub(crate) static $name: $crate::interpose::table::Slot<$pfn> =
+                    $crate::interpose::table::Slot::new($crate::interpose::driver::Library::$library);
+            )*)*
+        }
+
+        /// Every function that handlers call.
+        pub(crate) static CALLS: &[$crate::interpose::table::Row] = &[ $($(
+            $crate::interpose::table::Row::new(
+                // SAFETY: the NUL that is written here ends the literal; a symbol's name has no other.
+                unsafe { core::ffi::CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) },
+                &real::$name,
+                core::ptr::null(),
+            ),
+        )*)* ];
+    };
+}
+pub(crate) use calls;

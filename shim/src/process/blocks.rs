@@ -1,0 +1,359 @@
+//! Which 2 MiB blocks of the address space hold plain memory, and which hold the start of a mapping.
+//!
+//! The driver takes plain memory in blocks of 2 MiB (`cuota_governor::physical`), so a block is charged when the first
+//! allocation in it is made and given back when the last one is freed. One 64-bit word a block says how many
+//! allocations lie in it; it also says where a larger allocation begins and how many blocks it has, so that a free finds
+//! all it needs in one load, whatever the number of live allocations. A fixed two-level table covers 49 bits of address;
+//! its leaves, 16 KiB for each 4 GiB of addresses, are mapped when they are first needed and kept.
+
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use cuota_region::sys::{self, Mapping};
+
+const BLOCK_SHIFT: u32 = 21;
+const LEAF_SHIFT: u32 = 32;
+const ADDRESS_BITS: u32 = 49;
+const LEAF_BLOCKS: usize = 1 << (LEAF_SHIFT - BLOCK_SHIFT);
+const LEAVES: usize = 1 << (ADDRESS_BITS - LEAF_SHIFT);
+const BLOCK_MASK: u64 = (1 << BLOCK_SHIFT) - 1;
+
+struct Leaf([AtomicU64; LEAF_BLOCKS]);
+
+/// The table. All-zero is an empty one.
+pub(crate) struct Blocks([AtomicPtr<Leaf>; LEAVES]);
+
+/// A block's word, taken apart.
+///
+/// | bits | plain memory | a mapping |
+/// |---|---|---|
+/// | 0–14 | allocations in the block | |
+/// | 0–31 | | the handle's place in its table |
+/// | 15–28 | where a larger allocation begins, in 256-byte units, plus one; 0: none does | |
+/// | 29–54 | how many further blocks that one has | |
+/// | 55–62 | the context that owns the block | |
+/// | 63 | 0 | 1 |
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Plain {
+    count: u64,
+    start: u64,
+    span: u64,
+    context: u8,
+}
+
+const MAPPING: u64 = 1 << 63;
+const COUNT_BITS: u32 = 15;
+const START_BITS: u32 = 14;
+const SPAN_BITS: u32 = 26;
+
+const fn mask(bits: u32) -> u64 {
+    (1 << bits) - 1
+}
+
+impl Plain {
+    fn unpack(word: u64) -> Self {
+        if word & MAPPING != 0 {
+            return Plain::default();
+        }
+        Plain {
+            count: word & mask(COUNT_BITS),
+            start: word >> COUNT_BITS & mask(START_BITS),
+            span: word >> (COUNT_BITS + START_BITS) & mask(SPAN_BITS),
+            context: (word >> (COUNT_BITS + START_BITS + SPAN_BITS)).to_le_bytes()[0],
+        }
+    }
+
+    fn pack(self) -> u64 {
+        self.count.min(mask(COUNT_BITS))
+            | (self.start & mask(START_BITS)) << COUNT_BITS
+            | (self.span & mask(SPAN_BITS)) << (COUNT_BITS + START_BITS)
+            | u64::from(self.context) << (COUNT_BITS + START_BITS + SPAN_BITS)
+    }
+}
+
+fn start_of(address: u64) -> u64 {
+    ((address & BLOCK_MASK) >> 8) + 1
+}
+
+/// The blocks of one allocation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    first: u64,
+    span: u64,
+}
+
+/// An address beyond the 49 bits that the table covers, or no memory for a leaf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NoPlace;
+
+impl Blocks {
+    fn word(&self, block: u64) -> Option<&AtomicU64> {
+        let leaf = self.0.get(usize::try_from(block).ok()? / LEAF_BLOCKS)?;
+        // SAFETY: a leaf, once set, is a mapping that is never taken away, and all-zero is a `Leaf`.
+        let leaf = unsafe { leaf.load(Ordering::Acquire).as_ref() }?;
+        leaf.0.get(usize::try_from(block).ok()? % LEAF_BLOCKS)
+    }
+
+    fn word_or_new(&self, block: u64) -> Result<&AtomicU64, NoPlace> {
+        if let Some(word) = self.word(block) {
+            return Ok(word);
+        }
+        let index = usize::try_from(block).map_err(|_| NoPlace)? / LEAF_BLOCKS;
+        let place = self.0.get(index).ok_or(NoPlace)?;
+        let fresh: NonNull<Leaf> = sys::map(Mapping::Private, size_of::<Leaf>()).map_err(|_| NoPlace)?.cast();
+        if place.compare_exchange(null_mut(), fresh.as_ptr(), Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            // SAFETY: mapped above, lost the race, seen by nobody.
+            unsafe { sys::unmap(fresh.cast(), size_of::<Leaf>()) };
+        }
+        self.word(block).ok_or(NoPlace)
+    }
+
+    /// Changes a block's word by `change` and returns what it was.
+    fn change(word: &AtomicU64, mut change: impl FnMut(Plain) -> Plain) -> Plain {
+        let mut old = word.load(Ordering::Relaxed);
+        loop {
+            let new = change(Plain::unpack(old)).pack();
+            match word.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Plain::unpack(old),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Notes an allocation of `bytes` > 0 at `address`, made in `context`. Returns how many blocks it is the first in.
+    ///
+    /// # Errors
+    /// [`NoPlace`]; then nothing is noted.
+    #[inline]
+    pub(crate) fn add(&self, address: u64, bytes: u64, context: u8) -> Result<u64, NoPlace> {
+        let first = address >> BLOCK_SHIFT;
+        let span = (address.checked_add(bytes - 1).ok_or(NoPlace)? >> BLOCK_SHIFT) - first;
+        if span != 0 {
+            // All the leaves first, so that nothing can fail half-way.
+            (first..=first + span).step_by(LEAF_BLOCKS).chain([first + span]).try_for_each(|block| self.word_or_new(block).map(drop))?;
+        }
+        let start = if span == 0 { None } else { Some(start_of(address)) };
+        let mut fresh = 0;
+        for block in first..=first + span {
+            let word = self.word_or_new(block)?;
+            let old = Self::change(word, |plain| {
+                let added = Plain { count: plain.count + 1, context, ..plain };
+                match start {
+                    Some(start) if block == first => Plain { start, span, ..added },
+                    _ => added,
+                }
+            });
+            fresh += u64::from(old.count == 0);
+        }
+        Ok(fresh)
+    }
+
+    /// Finds the allocation at `address` and takes hold of it, before the driver is asked to free it: once the driver has
+    /// freed it, the address can be another allocation's. `None`: not ours.
+    #[inline]
+    pub(crate) fn take(&self, address: u64) -> Option<Extent> {
+        let first = address >> BLOCK_SHIFT;
+        let word = self.word(first)?;
+        let begins_here = |plain: &Plain| plain.span != 0 && plain.start == start_of(address);
+        let old = Self::change(word, |plain| if begins_here(&plain) { Plain { start: 0, span: 0, ..plain } } else { plain });
+        let span = if begins_here(&old) { old.span } else { 0 };
+        (old.count != 0).then_some(Extent { first, span })
+    }
+
+    /// Puts back what was taken hold of: the driver did not free it.
+    pub(crate) fn put_back(&self, address: u64, extent: Extent) {
+        if extent.span != 0
+            && let Some(word) = self.word(extent.first)
+        {
+            Self::change(word, |plain| Plain { start: start_of(address), span: extent.span, ..plain });
+        }
+    }
+
+    /// Forgets an allocation that the driver has freed. Returns how many blocks it was the last in.
+    #[inline]
+    pub(crate) fn remove(&self, extent: Extent) -> u64 {
+        let words = (extent.first..=extent.first + extent.span).filter_map(|block| self.word(block));
+        words.map(|word| {
+            let old = Self::change(word, |plain| match plain.count {
+                0 | 1 => Plain::default(),
+                count => Plain { count: count - 1, ..plain },
+            });
+            u64::from(old.count == 1)
+        }).sum()
+    }
+
+    /// Forgets all plain memory of `context`, which is gone. Returns how many blocks there were.
+    pub(crate) fn remove_context(&self, context: u8) -> u64 {
+        let leaves = self.0.iter().map(|leaf| leaf.load(Ordering::Acquire));
+        // SAFETY: as in `word`.
+        let leaves = leaves.filter_map(|leaf| unsafe { leaf.as_ref() });
+        let owned = |plain: &Plain| plain.count != 0 && plain.context == context;
+        leaves.flat_map(|leaf| &leaf.0).map(|word| {
+            let old = Self::change(word, |plain| if owned(&plain) { Plain::default() } else { plain });
+            // A mapping's word reads as no plain memory, and must not be written back as such.
+            u64::from(owned(&old))
+        }).sum()
+    }
+
+    /// Notes that a mapping of the handle in place `handle` begins at `address`.
+    ///
+    /// # Errors
+    /// [`NoPlace`].
+    pub(crate) fn add_mapping(&self, address: u64, handle: u32) -> Result<(), NoPlace> {
+        self.word_or_new(address >> BLOCK_SHIFT)?.store(MAPPING | u64::from(handle), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes away the mappings that begin between `address` and `address + bytes`; calls `each` with the place of
+    /// each one's handle.
+    pub(crate) fn take_mappings(&self, address: u64, bytes: u64, mut each: impl FnMut(u32)) {
+        let end = address.saturating_add(bytes).div_ceil(BLOCK_MASK + 1);
+        for word in (address >> BLOCK_SHIFT..end).filter_map(|block| self.word(block)) {
+            let value = word.load(Ordering::Relaxed);
+            let taken = value & MAPPING != 0
+                && word.compare_exchange(value, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            if taken {
+                each(u32::try_from(value & mask(32)).unwrap_or(u32::MAX));
+            }
+        }
+    }
+
+    /// The place of the handle whose mapping begins at `address`'s block.
+    pub(crate) fn mapping_at(&self, address: u64) -> Option<u32> {
+        let value = self.word(address >> BLOCK_SHIFT)?.load(Ordering::Relaxed);
+        (value & MAPPING != 0).then_some(u32::try_from(value & mask(32)).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const MIB: u64 = 1 << 20;
+    const BASE: u64 = 0x7fb0_3fe0_0000;
+
+    fn blocks() -> &'static Blocks {
+        let memory = sys::map(Mapping::Private, size_of::<Blocks>()).unwrap();
+        // SAFETY: fresh zeroed memory, page-aligned, mapped for good.
+        unsafe { memory.cast::<Blocks>().as_ref() }
+    }
+
+    #[test]
+    fn small_allocations_share_a_block_and_the_last_one_gives_it_back() {
+        let blocks = blocks();
+        assert_eq!(blocks.add(BASE, 65536, 1), Ok(1));
+        assert_eq!(blocks.add(BASE + 65536, 3 * MIB / 2, 1), Ok(0));
+        let (a, b) = (blocks.take(BASE).unwrap(), blocks.take(BASE + 65536).unwrap());
+        assert_eq!((blocks.remove(a), blocks.remove(b)), (0, 1));
+        assert_eq!(blocks.take(BASE), None);
+    }
+
+    #[test]
+    fn a_larger_allocation_takes_and_gives_back_all_its_blocks() {
+        let blocks = blocks();
+        assert_eq!(blocks.add(BASE, 2 * MIB + 1, 1), Ok(2));
+        assert_eq!(blocks.add(BASE + 4 * MIB, 6000 * MIB, 1), Ok(3000));
+        let large = blocks.take(BASE + 4 * MIB).unwrap();
+        assert_eq!(blocks.remove(large), 3000);
+        let small = blocks.take(BASE).unwrap();
+        assert_eq!(blocks.remove(small), 2);
+    }
+
+    #[test]
+    fn an_allocation_that_straddles_a_border_is_told_from_its_neighbours() {
+        let blocks = blocks();
+        assert_eq!(blocks.add(BASE, 512, 1), Ok(1));
+        assert_eq!(blocks.add(BASE + MIB, 2 * MIB, 1), Ok(1));
+        let neighbour = blocks.take(BASE).unwrap();
+        assert_eq!(blocks.remove(neighbour), 0);
+        let straddler = blocks.take(BASE + MIB).unwrap();
+        assert_eq!(blocks.remove(straddler), 2);
+    }
+
+    #[test]
+    fn a_free_that_the_driver_refuses_changes_nothing() {
+        let blocks = blocks();
+        blocks.add(BASE, 5 * MIB, 1).unwrap();
+        let extent = blocks.take(BASE).unwrap();
+        blocks.put_back(BASE, extent);
+        let again = blocks.take(BASE).unwrap();
+        assert_eq!(again, extent);
+        assert_eq!(blocks.remove(again), 3);
+    }
+
+    #[test]
+    fn a_context_takes_its_memory_with_it_and_leaves_the_others() {
+        let blocks = blocks();
+        blocks.add(BASE, 6 * MIB, 1).unwrap();
+        blocks.add(BASE + 8 * MIB, 65536, 2).unwrap();
+        blocks.add_mapping(BASE + 16 * MIB, 1).unwrap();
+        assert_eq!(blocks.remove_context(1), 3);
+        assert_eq!(blocks.take(BASE), None);
+        assert!(blocks.take(BASE + 8 * MIB).is_some());
+        assert_eq!(blocks.mapping_at(BASE + 16 * MIB), Some(1));
+    }
+
+    #[test]
+    fn mappings_in_a_range_are_taken_once() {
+        let blocks = blocks();
+        blocks.add_mapping(BASE, 7).unwrap();
+        blocks.add_mapping(BASE + 4 * MIB, 9).unwrap();
+        blocks.add_mapping(BASE + 8 * MIB, 11).unwrap();
+        let mut taken = Vec::new();
+        blocks.take_mappings(BASE, 8 * MIB, |handle| taken.push(handle));
+        blocks.take_mappings(BASE, 8 * MIB, |handle| taken.push(handle));
+        assert_eq!(taken, [7, 9]);
+        assert_eq!((blocks.mapping_at(BASE), blocks.mapping_at(BASE + 8 * MIB)), (None, Some(11)));
+    }
+
+    #[test]
+    fn an_address_beyond_the_table_is_an_error_and_a_free_of_it_not_ours() {
+        let blocks = blocks();
+        assert_eq!(blocks.add(1 << 49, 1, 1), Err(NoPlace));
+        assert_eq!(blocks.add(u64::MAX - 1, 9, 1), Err(NoPlace));
+        assert_eq!(blocks.take(u64::MAX), None);
+    }
+
+    #[test]
+    fn counts_agree_with_a_plain_model_under_random_use() {
+        let mut seed = 42_u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        let (blocks, mut live, mut charged) = (blocks(), BTreeMap::new(), BTreeMap::<u64, u64>::new());
+        for _ in 0..20_000 {
+            if random(2) == 0 {
+                // Allocations do not overlap: each has a 16 MiB window of its own, but small ones share windows of 64.
+                let slot = random(512);
+                let (address, bytes) = if slot < 256 {
+                    (BASE + slot * 4096, 4096)
+                } else {
+                    (BASE + 64 * MIB + slot * 16 * MIB + random(8) * 512, 1 + random(12 * MIB))
+                };
+                let key = if slot < 256 { address } else { BASE + 64 * MIB + slot * 16 * MIB };
+                if let std::collections::btree_map::Entry::Vacant(entry) = live.entry(key) {
+                    entry.insert((address, bytes));
+                    let mut fresh = 0;
+                    for block in address >> 21..=(address + bytes - 1) >> 21 {
+                        let count = charged.entry(block).or_insert(0);
+                        fresh += u64::from(*count == 0);
+                        *count += 1;
+                    }
+                    assert_eq!(blocks.add(address, bytes, 1), Ok(fresh));
+                }
+            } else if let Some(key) = live.keys().nth(random(live.len().max(1) as u64) as usize).copied() {
+                let (address, bytes) = live.remove(&key).unwrap();
+                let mut last = 0;
+                for block in address >> 21..=(address + bytes - 1) >> 21 {
+                    let count = charged.get_mut(&block).unwrap();
+                    *count -= 1;
+                    last += u64::from(*count == 0);
+                }
+                let extent = blocks.take(address).unwrap();
+                assert_eq!(blocks.remove(extent), last);
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What this process is and holds: its tenant, its devices, its memory.
+//!
+//! All of it lies in one private mapping that a child made by `fork` sees zeroed (MADV_WIPEONFORK), and all-zero means
+//! "nothing known yet". So a child never acts as its parent: it joins as a process of its own, at its first call.
+//!
+//! - [`settings`]: what the environment said when we were loaded.
+//! - [`device`], [`account`]: a GPU, and booking memory on it.
+//! - [`blocks`], [`contexts`], [`pools`], [`handles`]: what is held, kind by kind.
+//! - [`driver`], [`nvml`]: what we ask the driver for ourselves.
+
+pub(crate) mod account;
+pub(crate) mod blocks;
+pub(crate) mod contexts;
+pub(crate) mod device;
+pub(crate) mod driver;
+pub(crate) mod handles;
+pub(crate) mod nvml;
+pub(crate) mod pools;
+pub(crate) mod settings;
+
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+use cuota_region::event::Event;
+use cuota_region::header::Unusable;
+use cuota_region::member::Member;
+use cuota_region::policy::Policy;
+use cuota_region::sys::{self, Errno, InChild, Mapping};
+
+use self::blocks::Blocks;
+use self::contexts::Contexts;
+use self::device::{DEVICES, Device};
+use self::handles::Handles;
+use self::pools::Pools;
+use self::settings::Settings;
+
+/// How often a process that lost its place in the tenant's file can come back: more is a program that closes
+/// descriptors in a loop, and gets nothing more.
+const LIVES: usize = 64;
+
+/// What is known of this process.
+pub(crate) struct Process {
+    standing: AtomicU32,
+    /// The thread that is joining at this moment.
+    joining: AtomicU32,
+    policy: UnsafeCell<MaybeUninit<Policy>>,
+    members: [UnsafeCell<MaybeUninit<Member>>; LIVES],
+    /// How many of `members` there are; the last is the one in force.
+    lives: AtomicUsize,
+    pub(crate) device_count: AtomicU32,
+    pub(crate) devices: [Device; DEVICES],
+    pub(crate) blocks: Blocks,
+    pub(crate) contexts: Contexts,
+    pub(crate) pools: Pools,
+    pub(crate) handles: Handles,
+}
+
+// SAFETY: the cells are written by the one thread that holds JOINING, before the release store that lets others read
+// them; a member's cell is never written again.
+unsafe impl Sync for Process {}
+
+const UNKNOWN: u32 = 0;
+const JOINING: u32 = 1;
+const MANAGED: u32 = 2;
+const UNMANAGED: u32 = 3;
+const CLOSED: u32 = 4;
+
+/// What a hook is to do in this process.
+#[derive(Clone, Copy)]
+pub(crate) enum Standing {
+    /// The process belongs to a tenant.
+    Managed(&'static Process),
+    /// There is no policy: every call goes to the driver as it is.
+    Unmanaged,
+    /// There should be a policy, and it cannot be used: no memory is granted.
+    Closed,
+}
+
+static PROCESS: AtomicPtr<Process> = AtomicPtr::new(null_mut());
+
+/// This process's standing; the first call in a process, or in a child made by `fork`, finds it.
+#[inline]
+pub(crate) fn standing() -> Standing {
+    // SAFETY: the pointer is null or leads to a mapping that `Process::shared` made for good.
+    match unsafe { PROCESS.load(Ordering::Acquire).as_ref() } {
+        Some(process) if process.standing.load(Ordering::Acquire) == MANAGED => Standing::Managed(process),
+        process => find_standing(process),
+    }
+}
+
+#[cold]
+fn find_standing(process: Option<&'static Process>) -> Standing {
+    let Some(process) = process.or_else(Process::shared) else { return Standing::Closed };
+    let me = sys::thread_id();
+    loop {
+        match process.standing.load(Ordering::Acquire) {
+            MANAGED => return Standing::Managed(process),
+            UNMANAGED => return Standing::Unmanaged,
+            CLOSED => return Standing::Closed,
+            // A signal handler that allocates while its own thread joins cannot wait for itself.
+            JOINING if process.joining.load(Ordering::Relaxed) == me => return Standing::Closed,
+            JOINING => sys::yield_now(),
+            _ => {
+                process.join(UNKNOWN, me);
+            }
+        }
+    }
+}
+
+/// Whether this process may be held to anything. Cheaper than [`standing`]: joins nothing.
+pub(crate) fn is_managed() -> bool {
+    Settings::get().directory().is_none_or(|(directory, named)| {
+        named || directory.policy().is_ok_and(|path| sys::open(path.as_c_str(), libc::O_RDONLY, 0).is_ok())
+    })
+}
+
+impl Process {
+    /// The process's state, which the first call maps. `None`: no memory to map.
+    fn shared() -> Option<&'static Process> {
+        let bytes = size_of::<Process>();
+        let fresh = sys::map(Mapping::Private, bytes).ok()?;
+        // SAFETY: our own fresh mapping. A kernel before 4.14 refuses: then a child would act as its parent, so
+        // nothing is managed there, and `doctor` says so.
+        if unsafe { sys::set_fate_in_child(fresh, bytes, InChild::Zeroed) }.is_err() {
+            return None;
+        }
+        let mine = fresh.cast::<Process>().as_ptr();
+        let winner = match PROCESS.compare_exchange(null_mut(), mine, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => mine,
+            Err(other) => {
+                // SAFETY: mapped above, lost the race, seen by nobody.
+                unsafe { sys::unmap(fresh, bytes) };
+                other
+            }
+        };
+        // SAFETY: mapped for good, page-aligned, long enough, and all-zero is a `Process`: atomics, cells of
+        // `MaybeUninit`, and tables of these.
+        unsafe { winner.as_ref() }
+    }
+
+    /// Joins the tenant, if this thread is the first to try from standing `from`.
+    fn join(&'static self, from: u32, me: u32) {
+        // `joining` is set first: a signal handler that comes between the two sees either an old standing or us.
+        self.joining.store(me, Ordering::Relaxed);
+        if self.standing.compare_exchange(from, JOINING, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return;
+        }
+        self.joining.store(me, Ordering::Relaxed);
+        self.standing.store(self.find_tenant(), Ordering::Release);
+    }
+
+    fn find_tenant(&'static self) -> u32 {
+        let settings = Settings::get();
+        let Some((directory, named)) = settings.directory() else { return CLOSED };
+        let policy = directory.policy().and_then(|path| Policy::open(&path));
+        let policy = match policy {
+            Ok(policy) => policy,
+            Err(Unusable::System(Errno(libc::ENOENT))) if !named => return UNMANAGED,
+            Err(_) => return CLOSED,
+        };
+        let Ok(member) = Member::join(&directory, &settings.tenant()) else { return CLOSED };
+        // SAFETY: this thread holds JOINING, so nobody reads or writes the cell.
+        unsafe { (*self.policy.get()).write(policy) };
+        if self.admit(member) { MANAGED } else { CLOSED }
+    }
+
+    /// Makes `member` the one in force. The caller holds JOINING.
+    fn admit(&self, member: Member) -> bool {
+        let lives = self.lives.load(Ordering::Relaxed);
+        let Some(cell) = self.members.get(lives) else { return false };
+        // SAFETY: no reader looks at a cell beyond `lives`, and the caller is the only writer.
+        unsafe { (*cell.get()).write(member) };
+        self.lives.store(lives + 1, Ordering::Release);
+        true
+    }
+
+    /// The policy in force.
+    #[inline]
+    pub(crate) fn policy(&self) -> Policy {
+        // SAFETY: a `&Process` is handed out only once MANAGED (`standing`), and the policy was written before that.
+        unsafe { (*self.policy.get()).assume_init() }
+    }
+
+    /// This process's place in the tenant's file.
+    #[inline]
+    pub(crate) fn member(&self) -> Member {
+        let last = self.lives.load(Ordering::Acquire).saturating_sub(1).min(LIVES - 1);
+        // SAFETY: MANAGED, so at least one member was written, the last one before `lives` counted it.
+        unsafe { (*self.members[last].get()).assume_init() }
+    }
+
+    /// Takes a new place after the old one was lost, and brings what this process holds. `false`: no place.
+    #[cold]
+    pub(crate) fn rejoin(&'static self) -> bool {
+        let me = sys::thread_id();
+        if self.joining.load(Ordering::Relaxed) == me && self.standing.load(Ordering::Acquire) == JOINING {
+            return false;
+        }
+        self.joining.store(me, Ordering::Relaxed);
+        match self.standing.compare_exchange(MANAGED, JOINING, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => {}
+            Err(JOINING) => {
+                // Another thread is at it.
+                while self.standing.load(Ordering::Acquire) == JOINING {
+                    sys::yield_now();
+                }
+                return self.standing.load(Ordering::Acquire) == MANAGED;
+            }
+            Err(_) => return false,
+        }
+        self.joining.store(me, Ordering::Relaxed);
+        let done = self.member().has_its_place() || self.take_new_place();
+        self.standing.store(if done { MANAGED } else { CLOSED }, Ordering::Release);
+        done
+    }
+
+    fn take_new_place(&'static self) -> bool {
+        let settings = Settings::get();
+        let Some((directory, _)) = settings.directory() else { return false };
+        let Ok(member) = Member::join(&directory, &settings.tenant()) else { return false };
+        if !self.admit(member) {
+            return false;
+        }
+        let brought = self.devices.iter().map(|device| device.bring(member)).sum();
+        member.tenant().events().add(sys::process_id(), Event::Rejoined { booked: brought });
+        true
+    }
+}

@@ -1,0 +1,151 @@
+//! What the environment said when this library was loaded.
+//!
+//! The values are copied once, at load, so that a later `setenv`, or a program that writes over its arguments and
+//! environment to change its title, moves no limit.
+
+use core::cell::UnsafeCell;
+use core::ffi::{CStr, c_char};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use cuota_region::name::TenantName;
+use cuota_region::path::Directory;
+use cuota_region::{DEFAULT_DIR, DIR_VARIABLE, TENANT_VARIABLE};
+
+/// A value of an environment variable, copied.
+struct Value<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Value<N> {
+    const fn none() -> Self {
+        Value { bytes: [0; N], len: 0 }
+    }
+
+    /// Copies `value`; one that is too long fills the space, and its reader refuses it.
+    fn set(&mut self, value: &[u8]) {
+        self.len = value.len().min(N);
+        self.bytes.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
+    }
+
+    fn get(&self) -> Option<&[u8]> {
+        self.bytes.get(..self.len).filter(|value| !value.is_empty())
+    }
+}
+
+struct Values {
+    directory: Value<512>,
+    tenant: Value<64>,
+}
+
+struct Cell {
+    state: AtomicU32,
+    values: UnsafeCell<Values>,
+}
+
+// SAFETY: the values are written by the one thread that wins `state` from EMPTY, and read only once it is FULL.
+unsafe impl Sync for Cell {}
+
+const EMPTY: u32 = 0;
+const WRITING: u32 = 1;
+const FULL: u32 = 2;
+
+static CELL: Cell = Cell {
+    state: AtomicU32::new(EMPTY),
+    values: UnsafeCell::new(Values { directory: Value::none(), tenant: Value::none() }),
+};
+
+/// The settings of this process.
+#[derive(Clone, Copy)]
+pub(crate) struct Settings(Option<&'static Values>);
+
+unsafe extern "C" {
+    /// libc's pointer to the environment: set before any constructor runs.
+    static environ: *const *const c_char;
+}
+
+impl Settings {
+    /// The settings; the first call copies them. Called when the library is loaded.
+    pub(crate) fn get() -> Self {
+        if CELL.state.compare_exchange(EMPTY, WRITING, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            // SAFETY: this thread won WRITING; `environ` is libc's, and at load time nobody changes it.
+            unsafe { copy_environment(environ, &mut *CELL.values.get()) };
+            CELL.state.store(FULL, Ordering::Release);
+        }
+        // WRITING: a second thread before the first constructor is done. It gets no settings, so nothing is granted.
+        let full = CELL.state.load(Ordering::Acquire) == FULL;
+        // SAFETY: FULL, so nobody writes any more.
+        Settings(full.then(|| unsafe { &*CELL.values.get() }))
+    }
+
+    /// The directory of the region, and whether the environment names it or the tenant: then there must be a policy.
+    /// `None` for one that cannot be used.
+    pub(crate) fn directory(self) -> Option<(Directory, bool)> {
+        let values = self.0?;
+        let named = values.directory.get();
+        let directory = Directory::at(named.unwrap_or(DEFAULT_DIR.as_bytes())).ok()?;
+        Some((directory, named.is_some() || values.tenant.get().is_some()))
+    }
+
+    /// The tenant that this process belongs to. A name that is none belongs to the default tenant: it must not be a
+    /// way out.
+    pub(crate) fn tenant(self) -> TenantName {
+        let name = self.0.and_then(|values| values.tenant.get());
+        name.and_then(|name| TenantName::parse(name).ok()).unwrap_or(TenantName::DEFAULT)
+    }
+}
+
+/// Copies our variables out of an environment, the first of each name.
+///
+/// # Safety
+/// `entry` is null or an array of C strings that ends with null, unchanged meanwhile.
+unsafe fn copy_environment(mut entry: *const *const c_char, values: &mut Values) {
+    // SAFETY: the caller's contract, for each step through the array.
+    while let Some(text) = unsafe { entry.as_ref() }.filter(|text| !text.is_null()) {
+        // SAFETY: the array's entries are C strings.
+        let text = unsafe { CStr::from_ptr(*text) }.to_bytes();
+        // Nearly every entry differs in its first bytes: this is all that a process without CUDA pays.
+        if text.starts_with(b"CUOTA_") {
+            if let Some(value) = value_of(text, DIR_VARIABLE)
+                && values.directory.get().is_none()
+            {
+                values.directory.set(value);
+            } else if let Some(value) = value_of(text, TENANT_VARIABLE)
+                && values.tenant.get().is_none()
+            {
+                values.tenant.set(value);
+            }
+        }
+        // SAFETY: not yet at the null that ends the array.
+        entry = unsafe { entry.add(1) };
+    }
+}
+
+fn value_of<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    text.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(entries: &[&CStr]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+        let mut array: Vec<*const c_char> = entries.iter().map(|e| e.as_ptr()).collect();
+        array.push(core::ptr::null());
+        let mut values = Values { directory: Value::none(), tenant: Value::none() };
+        // SAFETY: a live array of C strings that ends with null.
+        unsafe { copy_environment(array.as_ptr(), &mut values) };
+        (values.directory.get().map(<[u8]>::to_vec), values.tenant.get().map(<[u8]>::to_vec))
+    }
+
+    #[test]
+    fn our_variables_are_found_among_others_and_the_first_counts() {
+        let found = read(&[c"PATH=/bin", c"CUOTA_DIR=/a", c"CUOTA_DIRECTORY=/x", c"CUOTA_DIR=/b", c"CUOTA_TENANT=t"]);
+        assert_eq!(found, (Some(b"/a".to_vec()), Some(b"t".to_vec())));
+    }
+
+    #[test]
+    fn an_empty_variable_is_none() {
+        assert_eq!(read(&[c"CUOTA_DIR=", c"CUOTA_TENANT"]), (None, None));
+    }
+}

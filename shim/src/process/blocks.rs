@@ -112,9 +112,14 @@ impl Blocks {
     fn change(word: &AtomicU64, mut change: impl FnMut(Plain) -> Plain) -> Plain {
         let mut old = word.load(Ordering::Relaxed);
         loop {
-            let new = change(Plain::unpack(old)).pack();
-            match word.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Plain::unpack(old),
+            let plain = Plain::unpack(old);
+            let new = change(plain);
+            // A mapping's word reads as no plain memory; what leaves that as it is must leave the mapping too.
+            if new == plain {
+                return plain;
+            }
+            match word.compare_exchange_weak(old, new.pack(), Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return plain,
                 Err(now) => old = now,
             }
         }
@@ -190,7 +195,6 @@ impl Blocks {
         let owned = |plain: &Plain| plain.count != 0 && plain.context == context;
         leaves.flat_map(|leaf| &leaf.0).map(|word| {
             let old = Self::change(word, |plain| if owned(&plain) { Plain::default() } else { plain });
-            // A mapping's word reads as no plain memory, and must not be written back as such.
             u64::from(owned(&old))
         }).sum()
     }

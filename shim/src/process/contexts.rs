@@ -1,0 +1,132 @@
+//! The contexts that this process has made, each with a small number that its blocks of memory carry: the driver frees a
+//! context's memory with it, and no hook sees that.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use cuota_abi::cuda::{CUcontext, CUdevice};
+
+use super::driver;
+
+/// How many contexts are told apart.
+const CONTEXTS: usize = 254;
+
+/// The number of a context that we did not see being made, or that came after 254 others.
+pub(crate) const FOREIGN: u8 = 255;
+
+struct Entry {
+    /// The handle; 0: free.
+    handle: AtomicU64,
+    /// The device's ordinal, and [`PRIMARY`].
+    device: AtomicU32,
+}
+
+const PRIMARY: u32 = 1 << 31;
+
+/// The table. All-zero is an empty one.
+pub(crate) struct Contexts {
+    entries: [Entry; CONTEXTS],
+    live: AtomicU32,
+    /// The number of the one context, while there is just one.
+    sole: AtomicU32,
+}
+
+/// A context that is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Gone {
+    /// The number that its blocks carry.
+    pub(crate) number: u8,
+    /// Its device.
+    pub(crate) device: CUdevice,
+}
+
+fn key(context: CUcontext) -> u64 {
+    context.addr() as u64
+}
+
+/// The number of the entry at `index`: 1 to 254.
+fn number(index: usize) -> u8 {
+    u8::try_from(index + 1).unwrap_or(FOREIGN)
+}
+
+impl Contexts {
+    /// Notes a context of `device`; one that is known already is not noted twice.
+    pub(crate) fn add(&self, context: CUcontext, device: CUdevice, primary: bool) {
+        if self.number_of(context).is_some() {
+            return;
+        }
+        let device = device.cast_unsigned() | if primary { PRIMARY } else { 0 };
+        for (index, entry) in self.entries.iter().enumerate() {
+            if entry.handle.compare_exchange(0, key(context), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                entry.device.store(device, Ordering::Release);
+                self.sole.store(u32::from(number(index)), Ordering::Relaxed);
+                self.live.fetch_add(1, Ordering::Release);
+                return;
+            }
+        }
+    }
+
+    fn number_of(&self, context: CUcontext) -> Option<u8> {
+        let same = |entry: &Entry| entry.handle.load(Ordering::Acquire) == key(context);
+        self.entries.iter().position(same).map(number)
+    }
+
+    /// The number of the calling thread's current context. With one context in the process: no look-up.
+    #[inline]
+    pub(crate) fn current(&self) -> u8 {
+        if self.live.load(Ordering::Acquire) == 1 {
+            return self.sole.load(Ordering::Relaxed).to_le_bytes()[0];
+        }
+        driver::current_context().and_then(|context| self.number_of(context)).unwrap_or(FOREIGN)
+    }
+
+    /// Forgets `context`.
+    pub(crate) fn remove(&self, context: CUcontext) -> Option<Gone> {
+        self.remove_where(|entry| entry.handle.load(Ordering::Acquire) == key(context))
+    }
+
+    /// Forgets the primary context of `device`.
+    pub(crate) fn remove_primary(&self, device: CUdevice) -> Option<Gone> {
+        let wanted = device.cast_unsigned() | PRIMARY;
+        self.remove_where(|entry| {
+            entry.handle.load(Ordering::Acquire) != 0 && entry.device.load(Ordering::Acquire) == wanted
+        })
+    }
+
+    fn remove_where(&self, wanted: impl Fn(&Entry) -> bool) -> Option<Gone> {
+        let (index, entry) = self.entries.iter().enumerate().find(|(_, entry)| wanted(entry))?;
+        let handle = entry.handle.load(Ordering::Acquire);
+        let device = (entry.device.load(Ordering::Acquire) & !PRIMARY).cast_signed();
+        entry.handle.compare_exchange(handle, 0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        // The one that is left, if one is left, before the count says so.
+        let left = self.entries.iter().position(|entry| entry.handle.load(Ordering::Acquire) != 0);
+        self.sole.store(left.map_or(0, |index| u32::from(number(index))), Ordering::Relaxed);
+        self.live.fetch_sub(1, Ordering::Release);
+        Some(Gone { number: number(index), device })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::ptr::without_provenance_mut;
+
+    fn contexts() -> Box<Contexts> {
+        // SAFETY: all-zero is an empty table.
+        unsafe { Box::new(core::mem::zeroed()) }
+    }
+
+    #[test]
+    fn a_context_keeps_its_number_until_it_is_gone() {
+        let table = contexts();
+        let (a, b) = (without_provenance_mut(16), without_provenance_mut(32));
+        table.add(a, 0, true);
+        table.add(b, 1, false);
+        table.add(a, 0, true);
+        assert_eq!((table.number_of(a), table.number_of(b)), (Some(1), Some(2)));
+        assert_eq!(table.remove_primary(0), Some(Gone { number: 1, device: 0 }));
+        assert_eq!(table.remove_primary(0), None);
+        assert_eq!(table.current(), 2);
+        assert_eq!(table.remove(b), Some(Gone { number: 2, device: 1 }));
+        assert_eq!(table.remove(b), None);
+    }
+}

@@ -1,0 +1,139 @@
+//! What this process takes from a GPU as the driver counts it, through NVML.
+//!
+//! Contexts, lazily loaded modules and local memory pass no hook; NVML's figure for the own process holds them all.
+//! It is found by `getpid()`: the driver translates process ids into the PID namespace. The first question costs about 16 ms
+//! (NVML's initialisation; measured, driver 580), a later one 20–40 µs, so it is asked only when an allocation comes
+//! near the quota.
+
+use core::ffi::c_char;
+use core::fmt::Write;
+use core::mem::MaybeUninit;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use cuota_abi::nvml::{nvmlDevice_st, nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
+use cuota_region::name::GpuId;
+use cuota_region::sys;
+
+use super::driver;
+use crate::interpose::glibc::Glibc;
+
+/// `GPU-` and 36 characters, with its NUL; MIG names are longer and are cut by no one: they do not parse.
+const UUID_CHARS: usize = 96;
+
+/// As many processes as are looked through on one GPU.
+const PROCESSES: usize = 256;
+
+/// NVML's answer to a question, or its error number.
+pub(crate) type Answer<T> = Result<T, u32>;
+
+/// The error number that stands for "the library or the function is not there".
+const NO_LIBRARY: u32 = nvmlReturn_t::NVML_ERROR_LIBRARY_NOT_FOUND.0;
+
+fn check(status: Option<nvmlReturn_t>) -> Answer<()> {
+    match status {
+        Some(nvmlReturn_t::NVML_SUCCESS) => Ok(()),
+        Some(error) => Err(error.0),
+        None => Err(NO_LIBRARY),
+    }
+}
+
+/// A text of fixed size, NUL-terminated.
+struct Text([u8; UUID_CHARS], usize);
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let room = self.0.get_mut(self.1..UUID_CHARS - 1).and_then(|room| room.get_mut(..text.len()));
+        room.ok_or(core::fmt::Error)?.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+        self.1 += text.len();
+        Ok(())
+    }
+}
+
+/// NVML as one device's state knows it: opened once, the handle kept.
+pub(crate) struct Nvml {
+    opened: AtomicU32,
+    device: AtomicPtr<nvmlDevice_st>,
+}
+
+impl Nvml {
+    /// Bytes that this process takes from `gpu`. `Ok(None)`: NVML does not list the process, so it has no context there.
+    pub(crate) fn own_bytes(&self, gpu: GpuId) -> Answer<Option<u64>> {
+        let device = self.device(gpu)?;
+        let mut infos: [MaybeUninit<nvmlProcessInfo_t>; PROCESSES] = [const { MaybeUninit::uninit() }; PROCESSES];
+        let mut count = u32::try_from(PROCESSES).unwrap_or(0);
+        // SAFETY: NVML writes at most `count` entries, and how many to `count`.
+        check(unsafe { driver::nvml_compute_processes(device, &raw mut count, infos.as_mut_ptr().cast()) })?;
+        let listed = infos.get(..count as usize).unwrap_or(&[]);
+        // SAFETY: NVML has written the first `count`.
+        let mut listed = listed.iter().map(|info| unsafe { info.assume_init_ref() });
+        let me = sys::process_id();
+        // All ones is NVML's "not available" (WDDM, some vGPUs).
+        Ok(listed.find(|info| info.pid == me).map(|info| info.usedGpuMemory).filter(|bytes| *bytes != u64::MAX))
+    }
+
+    fn device(&self, gpu: GpuId) -> Answer<nvmlDevice_t> {
+        let known = self.device.load(Ordering::Acquire);
+        if !known.is_null() {
+            return Ok(known);
+        }
+        if self.opened.swap(1, Ordering::Relaxed) == 0 {
+            open_library();
+            // SAFETY: counts references: our own is never given back, so the program's `nvmlShutdown` ends nothing.
+            check(unsafe { driver::nvml_init() })?;
+        }
+        let (mut name, mut device) = (Text([0; UUID_CHARS], 0), null_mut());
+        write!(name, "{gpu}").map_err(|_| NO_LIBRARY)?;
+        // SAFETY: a NUL-terminated text, and one handle to fill.
+        check(unsafe { driver::nvml_device_by_uuid(name.0.as_ptr().cast(), &raw mut device) })?;
+        self.device.store(device, Ordering::Release);
+        Ok(device)
+    }
+}
+
+/// Loads NVML where the program has not: it comes with the driver.
+fn open_library() {
+    let Some(glibc) = Glibc::get() else { return };
+    // SAFETY: errno is this thread's; the loader changes it, and a hook leaves it as it was.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let saved = unsafe { *errno };
+    // SAFETY: glibc's own `dlopen`, with a C string. NVML's constructors are NVIDIA's.
+    unsafe { (glibc.dlopen)(c"libnvidia-ml.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    // SAFETY: as above.
+    unsafe { *errno = saved };
+}
+
+/// The GPU behind an NVML handle. `None` for a MIG instance's and where NVML fails.
+pub(crate) fn gpu_of(device: nvmlDevice_t) -> Option<GpuId> {
+    let mut text = [0_u8; UUID_CHARS];
+    // SAFETY: NVML writes at most `length` bytes, NUL included.
+    check(unsafe { driver::nvml_device_uuid(device, text.as_mut_ptr().cast::<c_char>(), 96) }).ok()?;
+    parse_uuid(&text)
+}
+
+/// Reads `GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
+fn parse_uuid(text: &[u8]) -> Option<GpuId> {
+    let hex = text.strip_prefix(b"GPU-")?.iter().take_while(|c| **c != 0).filter(|c| **c != b'-');
+    let (mut value, mut digits) = (0_u128, 0);
+    for c in hex {
+        value = (value << 4) | u128::from(char::from(*c).to_digit(16)?);
+        digits += 1;
+    }
+    (digits == 32).then(|| GpuId::from_uuid(value.to_be_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpus_name_is_read_as_it_is_written() {
+        let gpu = GpuId::from_words([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
+        let mut text = Text([0; UUID_CHARS], 0);
+        write!(text, "{gpu}").unwrap();
+        assert_eq!(parse_uuid(&text.0), Some(gpu));
+        assert_eq!(parse_uuid(b"MIG-0123\0"), None);
+        assert_eq!(parse_uuid(b"GPU-0123\0"), None);
+    }
+}

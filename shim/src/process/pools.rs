@@ -1,0 +1,129 @@
+//! Memory pools: charged by what the driver says that a pool holds, not by what was asked of it.
+//!
+//! A pool grows by multiples of 32 MiB when an allocation finds no room in it, and shrinks at a synchronisation, or a
+//! trim, without any call that we see. So what is booked for a pool is brought up to date at each allocation from it and
+//! before a refusal.
+
+use core::ptr::with_exposed_provenance_mut;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use cuota_abi::cuda::{CUmemPool_attribute, CUmemoryPool};
+
+use super::driver;
+
+/// How many pools a process can have and be charged by what they hold.
+const POOLS: usize = 256;
+
+/// A pool that was used.
+pub(crate) struct Pool {
+    handle: AtomicU64,
+    device: AtomicU32,
+    /// Bytes booked for it.
+    held: AtomicU64,
+}
+
+/// The table. All-zero is an empty one.
+pub(crate) struct Pools {
+    entries: [Pool; POOLS],
+    /// One more than the highest entry ever used.
+    used: AtomicU32,
+}
+
+/// How a pool's size differs from what is booked, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Change {
+    Grew(u64),
+    Shrank(u64),
+}
+
+impl Pools {
+    fn known(&self) -> &[Pool] {
+        self.entries.get(..self.used.load(Ordering::Acquire) as usize).unwrap_or(&self.entries)
+    }
+
+    /// The entry of a pool of `device`; made at first sight. `None`: 256 others are live.
+    pub(crate) fn entry(&self, handle: CUmemoryPool, device: u32) -> Option<&Pool> {
+        let key = handle.expose_provenance() as u64;
+        if let Some(pool) = self.known().iter().find(|pool| pool.handle.load(Ordering::Acquire) == key) {
+            return Some(pool);
+        }
+        let claim =
+            |pool: &Pool| pool.handle.compare_exchange(0, key, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let (index, pool) = self.entries.iter().enumerate().find(|(_, pool)| claim(pool))?;
+        pool.device.store(device, Ordering::Relaxed);
+        self.used.fetch_max(u32::try_from(index + 1).ok()?, Ordering::AcqRel);
+        Some(pool)
+    }
+
+    /// Whether any pool was ever used.
+    #[inline]
+    pub(crate) fn are_used(&self) -> bool {
+        self.used.load(Ordering::Acquire) != 0
+    }
+
+    /// The pools of `device`.
+    pub(crate) fn of_device(&self, device: u32) -> impl Iterator<Item = &Pool> {
+        let wanted = move |pool: &&Pool| {
+            pool.handle.load(Ordering::Acquire) != 0 && pool.device.load(Ordering::Relaxed) == device
+        };
+        self.known().iter().filter(wanted)
+    }
+
+    /// Forgets a pool that was destroyed; the bytes that were booked for it.
+    pub(crate) fn remove(&self, handle: CUmemoryPool) -> Option<(u32, u64)> {
+        let key = handle.addr() as u64;
+        let pool = self.known().iter().find(|pool| pool.handle.load(Ordering::Acquire) == key)?;
+        let (device, held) = (pool.device.load(Ordering::Relaxed), pool.held.swap(0, Ordering::AcqRel));
+        pool.handle.store(0, Ordering::Release);
+        Some((device, held))
+    }
+}
+
+impl Pool {
+    /// The pool's handle.
+    pub(crate) fn handle(&self) -> CUmemoryPool {
+        with_exposed_provenance_mut(usize::try_from(self.handle.load(Ordering::Acquire)).unwrap_or(0))
+    }
+
+    /// Bytes that the pool holds and bytes of it in use, as the driver says.
+    #[inline]
+    pub(crate) fn reserved_and_used(&self) -> Option<(u64, u64)> {
+        let read = |attribute| driver::pool_bytes(self.handle(), attribute);
+        read(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)
+            .zip(read(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT))
+    }
+
+    /// Bytes that the pool holds, as the driver says.
+    #[inline]
+    pub(crate) fn reserved(&self) -> Option<u64> {
+        driver::pool_bytes(self.handle(), CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)
+    }
+
+    /// Brings the books up to `reserved` bytes; by how much they were wrong. Threads that do so at once share the
+    /// difference: each gets what it changed.
+    #[inline]
+    pub(crate) fn update(&self, reserved: u64) -> Change {
+        let old = self.held.swap(reserved, Ordering::AcqRel);
+        if reserved >= old { Change::Grew(reserved - old) } else { Change::Shrank(old - reserved) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::ptr::without_provenance_mut;
+
+    #[test]
+    fn a_pool_is_one_entry_until_it_is_destroyed() {
+        // SAFETY: all-zero is an empty table.
+        let pools: Box<Pools> = unsafe { Box::new(core::mem::zeroed()) };
+        assert!(!pools.are_used());
+        let handle = without_provenance_mut(64);
+        assert_eq!(pools.entry(handle, 1).unwrap().update(96), Change::Grew(96));
+        assert_eq!(pools.entry(handle, 1).unwrap().update(32), Change::Shrank(64));
+        assert_eq!((pools.of_device(0).count(), pools.of_device(1).count()), (0, 1));
+        assert_eq!(pools.remove(handle), Some((1, 32)));
+        assert_eq!(pools.remove(handle), None);
+        assert_eq!(pools.of_device(1).count(), 0);
+    }
+}

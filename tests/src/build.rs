@@ -1,0 +1,138 @@
+//! What a test needs built: `libcuota.so` in release, and C guests.
+
+use std::collections::hash_map::DefaultHasher;
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{LazyLock, Mutex};
+
+/// Cargo's target directory, from where the running test binary lies: `<target>/<profile>/deps/<test>`.
+static TARGET: LazyLock<PathBuf> = LazyLock::new(|| {
+    let test = env::current_exe().expect("the running test has a path");
+    test.ancestors().nth(3).expect("a test binary lies in <target>/<profile>/deps").to_path_buf()
+});
+
+/// The folder of the guests' sources.
+pub fn guests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("guests")
+}
+
+/// A folder for built guests and other files of the tests.
+pub fn scratch() -> PathBuf {
+    let folder = TARGET.join("guests");
+    fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("cannot create {}: {error}", folder.display()));
+    folder
+}
+
+/// The release build of `libcuota.so`: the one that `CUOTA_LIBRARY` names, or one that is built here, once.
+///
+/// Release, because that is what is shipped: a debug build has other imports and another size.
+pub fn libcuota() -> &'static Path {
+    static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
+        env::var_os("CUOTA_LIBRARY").map_or_else(|| cargo_build("cuota-shim", "libcuota.so"), PathBuf::from)
+    });
+    &LIBRARY
+}
+
+/// Builds a package of the workspace in release and returns the artifact's path.
+fn cargo_build(package: &str, artifact: &str) -> PathBuf {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--release", "--package", package, "--target-dir"])
+        .arg(&*TARGET)
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "cargo build of {package} failed:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    TARGET.join("release").join(artifact)
+}
+
+/// Compiles `guests/<source>` with the given flags into `<scratch>/<hash>/<name>` and returns the path.
+///
+/// The folder's name is a hash of the source, the headers and the flags, so a changed guest is a new file, and a guest that
+/// several tests use is compiled once.
+///
+/// # Panics
+/// If there is no C compiler, or the guest does not compile.
+pub fn compile(source: &str, name: &str, flags: &[&OsStr]) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock();
+    let path = guests().join(source);
+    let text = fs::read(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+    let header = fs::read(guests().join("guest.h")).expect("guests have a header");
+    let mut hasher = DefaultHasher::new();
+    (text, header, flags).hash(&mut hasher);
+    let folder = scratch().join(format!("{:016x}", hasher.finish()));
+    let binary = folder.join(name);
+    if binary.exists() {
+        return binary;
+    }
+    fs::create_dir_all(&folder).expect("the target folder is writable");
+    let unfinished = folder.join(format!("{name}.{}", std::process::id()));
+    let output = Command::new("cc")
+        .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"])
+        .arg(&path)
+        .arg("-o")
+        .arg(&unfinished)
+        .args(flags)
+        .output()
+        .expect("tests need a C compiler: install gcc or clang, so that `cc` runs");
+    assert!(output.status.success(), "cc {source} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(&unfinished, &binary).expect("the target folder is writable");
+    binary
+}
+
+/// Compiles a guest that is a program.
+pub fn program(name: &str) -> PathBuf {
+    compile(&format!("{name}.c"), name, &[])
+}
+
+/// Compiles a guest that is a shared library, with further flags; its soname and file name are `file`.
+pub fn library(source: &str, file: &str, flags: &[&OsStr]) -> PathBuf {
+    let soname = format!("-Wl,-soname,{file}");
+    let mut all: Vec<&OsStr> = vec!["-shared".as_ref(), "-fPIC".as_ref(), soname.as_ref()];
+    all.extend(flags);
+    compile(source, file, &all)
+}
+
+/// A folder with the fake driver: `libcuda.so.1`, `libcuda.so` to link with, and `libnvidia-ml.so.1`.
+pub fn fake_driver() -> PathBuf {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        let cuda = library("fake_driver.c", "libcuda.so.1", &["-Wl,-Bsymbolic".as_ref()]);
+        let nvml = library("fake_nvml.c", "libnvidia-ml.so.1", &["-Wl,-Bsymbolic".as_ref()]);
+        let folder = cuda.parent().expect("a compiled guest lies in a folder").to_path_buf();
+        link(&cuda, &folder.join("libcuda.so"));
+        link(&nvml, &folder.join("libnvidia-ml.so.1"));
+        folder
+    });
+    FOLDER.clone()
+}
+
+/// A folder with a fake `libcuda.so.1` whose symbols have the version `libcuda.so.1`.
+pub fn versioned_driver() -> PathBuf {
+    let script = scratch().join(format!("driver-{}.map", std::process::id()));
+    fs::write(&script, "libcuda.so.1 { global: cu*; fake_*; local: *; };\n")
+        .expect("the target folder is writable");
+    // The script's path differs from run to run; the flag that the folder is named by shall not.
+    let stable = scratch().join("driver.map");
+    fs::rename(&script, &stable).expect("the target folder is writable");
+    let flag = format!("-Wl,--version-script={}", stable.display());
+    let cuda = library("fake_driver.c", "libcuda.so.1", &["-Wl,-Bsymbolic".as_ref(), flag.as_ref()]);
+    cuda.parent().expect("a compiled guest lies in a folder").to_path_buf()
+}
+
+/// Makes `name` a symbolic link to `target`; one that is already there is replaced by rename.
+pub fn link(target: &Path, name: &Path) {
+    let unfinished = name.with_extension(std::process::id().to_string());
+    let _ = fs::remove_file(&unfinished);
+    std::os::unix::fs::symlink(target, &unfinished)
+        .and_then(|()| fs::rename(&unfinished, name))
+        .unwrap_or_else(|error| panic!("cannot link {}: {error}", name.display()));
+}

@@ -1,0 +1,6 @@
+//! `libcuota.so` as it is shipped: what it is made of, how calls reach it, and the hosts it has to survive.
+
+mod golden;
+mod hosts;
+mod lookup;
+mod others;

@@ -1,0 +1,165 @@
+//! The metrics, one file each. A metric says what it is, what one fresh process of a tenant does for it, and which processes
+//! make one sample.
+
+mod allocation;
+mod is_001;
+mod is_002;
+mod oh_002;
+mod oh_003;
+mod oh_004;
+mod oh_005;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::gpu::{Device, DeviceInfo};
+use crate::stats::Direction;
+use crate::system::Launcher;
+use crate::worker::{Request, Series, Tenant, Work};
+
+/// What a metric is.
+pub struct Info {
+    /// Its ID, as in GPU-Virt-Bench.
+    pub id: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// The unit of its headline.
+    pub unit: &'static str,
+    /// Which way is better.
+    pub direction: Direction,
+    /// The series that stands for it.
+    pub headline: &'static str,
+    /// What a system's value is held against.
+    pub comparison: Comparison,
+    /// How it is measured, in one sentence.
+    pub method: &'static str,
+}
+
+/// What a system's value is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Comparison {
+    /// Native in the same run: the figure is what the system adds, and it can tie.
+    AddedToNative,
+    /// The limit itself: native has none, so it has no value here.
+    Limit,
+}
+
+/// A promise that a sample shows to be broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no limit where one was asked for: no score.
+    NotEnforced(String),
+    /// The limit is there and was exceeded: the score stands, with this beside it.
+    Exceeded(String),
+}
+
+/// A metric of the benchmark.
+pub trait Metric: Sync {
+    /// What it is.
+    fn info(&self) -> &'static Info;
+
+    /// The tenant's side: what one fresh process does, under whatever system it was started.
+    ///
+    /// # Errors
+    /// Any CUDA error: the whole sample is void then.
+    fn work(&self, tenant: &Tenant<'_>) -> Result<Work>;
+
+    /// The parent's side: one sample, which is one process unless the metric needs more.
+    fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
+        Ok(launcher.run(self.info().id, "")?.series)
+    }
+
+    /// The metric whose samples this one is read from: its own, unless two measure the same processes.
+    fn sampled_as(&self) -> &'static str {
+        self.info().id
+    }
+
+    /// What in a sample breaks the promise that the metric is about.
+    fn fault(&self, _series: &Series) -> Option<Fault> {
+        None
+    }
+
+    /// The part of a sample that is this metric's.
+    fn series(&self, sampled: &Series) -> Series {
+        sampled.clone()
+    }
+}
+
+/// All metrics, in the order of reports.
+pub static ALL: [&dyn Metric; 6] = [
+    &oh_002::AllocationLatency,
+    &oh_003::FreeLatency,
+    &oh_004::ProcessStart,
+    &oh_005::Interception,
+    &is_001::LimitAccuracy,
+    &is_002::RefusalLatency,
+];
+
+/// The metric `id`, whatever the case of its letters.
+pub fn find(id: &str) -> Option<&'static dyn Metric> {
+    ALL.into_iter().find(|metric| metric.info().id.eq_ignore_ascii_case(id))
+}
+
+/// The metrics of a list of IDs, in the order of reports; all of them for an empty list.
+pub fn select(ids: &[String]) -> Result<Vec<&'static dyn Metric>> {
+    let unknown: Vec<&str> = ids.iter().map(String::as_str).filter(|id| find(id).is_none()).collect();
+    if !unknown.is_empty() {
+        let known: Vec<&str> = ALL.iter().map(|metric| metric.info().id).collect();
+        bail!(
+            "{} is not a metric of this benchmark: it has {} (`cuota-bench list` explains them)",
+            unknown.join(", "),
+            known.join(", ")
+        );
+    }
+    let chosen = |metric: &&dyn Metric| {
+        ids.is_empty() || ids.iter().any(|id| metric.info().id.eq_ignore_ascii_case(id))
+    };
+    Ok(ALL.into_iter().filter(chosen).collect())
+}
+
+/// The internal job that describes the device to the parent.
+pub fn describe_device(request: &Request) -> Result<Work> {
+    let info = Device::open(request.device)?.info()?;
+    let mut work = Work::default();
+    work.facts.insert("device".to_owned(), serde_json::to_string(&info)?);
+    Ok(work)
+}
+
+/// Reads what [`describe_device`] wrote.
+pub fn device_of(work: &Work) -> Result<DeviceInfo> {
+    match work.facts.get("device") {
+        Some(text) => Ok(serde_json::from_str(text)?),
+        None => bail!("the worker did not describe the device"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn ids(list: &[&str]) -> Result<Vec<&'static str>> {
+        let list: Vec<String> = list.iter().map(|id| (*id).to_owned()).collect();
+        Ok(select(&list)?.into_iter().map(|metric| metric.info().id).collect())
+    }
+
+    #[test]
+    fn every_metric_has_an_id_of_its_own() {
+        let unique: BTreeSet<&str> = ALL.iter().map(|metric| metric.info().id).collect();
+        assert_eq!(unique.len(), ALL.len());
+    }
+
+    #[test]
+    fn ids_are_selected_in_the_order_of_reports_and_in_any_case() {
+        assert_eq!(ids(&["is-002", "OH-002"]).unwrap(), ["OH-002", "IS-002"]);
+        assert_eq!(ids(&[]).unwrap().len(), ALL.len());
+    }
+
+    #[test]
+    fn an_unknown_metric_is_answered_with_the_known_ones() {
+        let error = ids(&["OH-002", "OH-999"]).unwrap_err().to_string();
+        assert!(error.starts_with("OH-999 is not a metric") && error.contains("IS-001"), "{error}");
+    }
+}

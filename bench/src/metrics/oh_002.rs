@@ -1,0 +1,34 @@
+//! OH-002: what an allocation costs.
+
+use anyhow::Result;
+
+use super::{Comparison, Info, Metric, allocation};
+use crate::stats::Direction;
+use crate::worker::{Series, Tenant, Work};
+
+/// Time of one allocation call.
+pub(super) struct AllocationLatency;
+
+static INFO: Info = Info {
+    id: "OH-002",
+    name: "Allocation latency",
+    unit: "µs",
+    direction: Direction::Lower,
+    headline: "plain 64 KiB, none live",
+    comparison: Comparison::AddedToNative,
+    method: "each allocation of alloc/free pairs timed, clock cost subtracted; median of a process; by path and size, with 0 and 10,000 live allocations",
+};
+
+impl Metric for AllocationLatency {
+    fn info(&self) -> &'static Info {
+        &INFO
+    }
+
+    fn work(&self, tenant: &Tenant<'_>) -> Result<Work> {
+        allocation::work(tenant)
+    }
+
+    fn series(&self, sampled: &Series) -> Series {
+        allocation::only("alloc", sampled)
+    }
+}

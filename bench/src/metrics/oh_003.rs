@@ -1,0 +1,38 @@
+//! OH-003: what a free costs. Measured by the same processes as OH-002.
+
+use anyhow::Result;
+
+use super::{Comparison, Info, Metric, allocation, oh_002};
+use crate::stats::Direction;
+use crate::worker::{Series, Tenant, Work};
+
+/// Time of one free call.
+pub(super) struct FreeLatency;
+
+static INFO: Info = Info {
+    id: "OH-003",
+    name: "Free latency",
+    unit: "µs",
+    direction: Direction::Lower,
+    headline: "plain 64 KiB, none live",
+    comparison: Comparison::AddedToNative,
+    method: "each free of alloc/free pairs timed, clock cost subtracted; median of a process; by path and size, with 0 and 10,000 live allocations",
+};
+
+impl Metric for FreeLatency {
+    fn info(&self) -> &'static Info {
+        &INFO
+    }
+
+    fn work(&self, tenant: &Tenant<'_>) -> Result<Work> {
+        allocation::work(tenant)
+    }
+
+    fn sampled_as(&self) -> &'static str {
+        oh_002::AllocationLatency.info().id
+    }
+
+    fn series(&self, sampled: &Series) -> Series {
+        allocation::only("free", sampled)
+    }
+}

@@ -1,0 +1,217 @@
+//! The results file. Its schema is documented in docs/bench-method.md; a reader checks `schema` first.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::environment::Environment;
+use crate::metrics::{Comparison, Info};
+use crate::stats::{Direction, Interval, Verdict};
+
+/// The schema's name and version. The number rises when a field changes its meaning or goes.
+pub const SCHEMA: &str = "cuota-bench/1";
+
+/// A results file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Results {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Where and how it was measured.
+    pub environment: Environment,
+    /// What was measured, in the order of reports.
+    pub metrics: Vec<MetricResult>,
+}
+
+/// One metric.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MetricResult {
+    /// Its ID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The unit of its headline.
+    pub unit: String,
+    /// Which way is better.
+    pub direction: Direction,
+    /// The series that `value` is taken from.
+    pub headline: String,
+    /// What `added` and `verdict` are against.
+    pub comparison: Comparison,
+    /// How it was measured.
+    pub method: String,
+    /// True when the figures come from the software GPU.
+    pub simulated: bool,
+    /// The systems by name.
+    pub systems: BTreeMap<String, SystemResult>,
+}
+
+/// Whether a system has a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It has.
+    Measured,
+    /// It does not hold the tenant to its limit: whatever it costs is no score.
+    NotEnforced,
+    /// The metric has no meaning for it, as a limit's accuracy has none without a limit.
+    NotApplicable,
+    /// Too few samples came back good.
+    Failed,
+}
+
+/// One system's part of a metric.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SystemResult {
+    /// Whether there is a value.
+    pub status: Status,
+    /// Why not, or what stands beside the value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The median of `samples`.
+    pub value: Option<f64>,
+    /// Its 95 % interval.
+    pub ci95: Option<[f64; 2]>,
+    /// The headline's samples, one a process, in the order of measurement.
+    pub samples: Vec<f64>,
+    /// The paired difference to native, where the metric has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added: Option<Interval>,
+    /// What the difference says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// All series, the headline included.
+    pub series: BTreeMap<String, SeriesResult>,
+    /// Samples that are void, and why.
+    pub voids: Vec<String>,
+}
+
+/// One series of a system.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SeriesResult {
+    /// Its unit.
+    pub unit: String,
+    /// The median of `samples`, with its interval.
+    #[serde(flatten)]
+    pub value: Interval,
+    /// One a process.
+    pub samples: Vec<f64>,
+    /// The median over processes of the 99th percentile of calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99: Option<f64>,
+    /// Calls in all processes together.
+    pub calls: usize,
+    /// The paired difference to native.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added: Option<Interval>,
+    /// What the difference says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+}
+
+impl MetricResult {
+    /// A metric without systems.
+    pub fn new(info: &Info) -> Self {
+        Self {
+            id: info.id.to_owned(),
+            name: info.name.to_owned(),
+            unit: info.unit.to_owned(),
+            direction: info.direction,
+            headline: info.headline.to_owned(),
+            comparison: info.comparison,
+            method: info.method.to_owned(),
+            simulated: false,
+            systems: BTreeMap::new(),
+        }
+    }
+}
+
+impl SystemResult {
+    /// A system without a value.
+    pub fn without_value(status: Status, reason: &str) -> Self {
+        Self {
+            status,
+            reason: Some(reason.to_owned()),
+            value: None,
+            ci95: None,
+            samples: Vec::new(),
+            added: None,
+            verdict: None,
+            series: BTreeMap::new(),
+            voids: Vec::new(),
+        }
+    }
+}
+
+impl Results {
+    /// Writes the file whole or not at all.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let partial = path.with_extension("json.partial");
+        let text = serde_json::to_string_pretty(self)?;
+        fs::write(&partial, text + "\n")
+            .and_then(|()| fs::rename(&partial, path))
+            .with_context(|| format!("the results cannot be written to {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results() -> Results {
+        let mut system = SystemResult::without_value(Status::Measured, "x");
+        system.value = Some(1.5);
+        system.ci95 = Some([1.0, 2.0]);
+        system.samples = vec![1.0, 1.5, 2.0];
+        system.added = Some(Interval { value: 0.1, ci95: [0.05, 0.2] });
+        system.verdict = Some(Verdict::Worse);
+        system.series.insert(
+            "plain".to_owned(),
+            SeriesResult {
+                unit: "µs".to_owned(),
+                value: Interval { value: 1.5, ci95: [1.0, 2.0] },
+                samples: vec![1.0, 1.5, 2.0],
+                p99: None,
+                calls: 300,
+                added: None,
+                verdict: None,
+            },
+        );
+        let mut metric = MetricResult::new(crate::metrics::ALL[0].info());
+        metric.systems.insert("cuota".to_owned(), system);
+        metric.systems.insert("hami".to_owned(), SystemResult::without_value(Status::NotEnforced, "granted"));
+        Results { schema: SCHEMA.to_owned(), environment: Environment::default(), metrics: vec![metric] }
+    }
+
+    #[test]
+    fn the_file_has_the_documented_shape() {
+        let json = serde_json::to_value(results()).unwrap();
+        assert_eq!(json["schema"], "cuota-bench/1");
+        assert!(json["environment"].is_object());
+        let metric = &json["metrics"][0];
+        assert_eq!(metric["id"], "OH-002");
+        assert_eq!(metric["unit"], "µs");
+        assert_eq!(metric["direction"], "lower");
+        let cuota = &metric["systems"]["cuota"];
+        assert_eq!(cuota["status"], "measured");
+        assert_eq!(cuota["value"], 1.5);
+        assert_eq!(cuota["ci95"], serde_json::json!([1.0, 2.0]));
+        assert_eq!(cuota["samples"], serde_json::json!([1.0, 1.5, 2.0]));
+        assert_eq!(cuota["series"]["plain"]["ci95"], serde_json::json!([1.0, 2.0]));
+        let hami = &metric["systems"]["hami"];
+        assert_eq!(hami["status"], "not_enforced");
+        assert!(hami["value"].is_null());
+    }
+
+    #[test]
+    fn a_written_file_reads_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.json");
+        results().write(&path).unwrap();
+        let back: Results = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(back.metrics[0].systems["cuota"].verdict, Some(Verdict::Worse));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing half-written is left");
+    }
+}

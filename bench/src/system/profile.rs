@@ -1,0 +1,173 @@
+//! Profiles: how a system is started, how it is told its limit, and how it is recognised in a process.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::template::{self, Values};
+
+/// The profiles that come with the binary, by name.
+const BUILTIN: [(&str, &str); 3] = [
+    ("native", include_str!("../../systems/native.toml")),
+    ("cuota", include_str!("../../systems/cuota.toml")),
+    ("hami", include_str!("../../systems/hami.toml")),
+];
+
+/// Whether `--system NAME=LIB` needs its LIB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LibraryNeed {
+    /// There is none.
+    None,
+    /// The system finds its own unless one is given.
+    Optional,
+    /// It must be given.
+    Required,
+}
+
+/// A system's profile. In each text, `{...}` stands for a value of the run: see [`Values`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// The name that `--system` takes.
+    pub name: String,
+    /// One line for `list`.
+    pub title: String,
+    /// True when the system can hold a tenant to a memory limit: then it must prove that it does.
+    pub limits_memory: bool,
+    /// Whether a library must be given.
+    pub library: LibraryNeed,
+    /// Words before the tenant's own command.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Words after `command` when a library was given.
+    #[serde(default)]
+    pub command_with_library: Vec<String>,
+    /// Words after these, before the tenant's command.
+    #[serde(default)]
+    pub command_end: Vec<String>,
+    /// Libraries for LD_PRELOAD.
+    #[serde(default)]
+    pub preload: Vec<String>,
+    /// Variables of the tenant.
+    #[serde(default)]
+    pub variables: BTreeMap<String, String>,
+    /// The end of a file name that a process under this system has mapped.
+    pub loaded: Option<String>,
+}
+
+/// The names of the profiles that come with the binary.
+pub fn builtin_names() -> impl Iterator<Item = &'static str> {
+    BUILTIN.iter().map(|(name, _)| *name)
+}
+
+impl Profile {
+    /// The profile `name` that comes with the binary.
+    pub fn builtin(name: &str) -> Result<Self> {
+        let Some((_, text)) = BUILTIN.iter().find(|(builtin, _)| *builtin == name) else {
+            let known: Vec<&str> = builtin_names().collect();
+            bail!("`{name}` is not a system that is known here: choose from {}", known.join(", "));
+        };
+        Self::read(text).with_context(|| format!("the profile of system `{name}`"))
+    }
+
+    /// Parses a profile and checks that every placeholder in it is known.
+    pub fn read(text: &str) -> Result<Self> {
+        let profile: Self = toml::from_str(text)?;
+        for text in profile.texts() {
+            template::check(text)?;
+        }
+        if profile.limits_memory && profile.loaded.is_none() {
+            bail!("a profile with `limits_memory` needs `loaded`, the file that proves it is in the process");
+        }
+        Ok(profile)
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let words = [&self.command, &self.command_with_library, &self.command_end, &self.preload];
+        words.into_iter().flatten().chain(self.variables.values()).chain(&self.loaded).map(String::as_str)
+    }
+
+    /// The words before the tenant's own command.
+    pub fn prefix(&self, values: &Values<'_>) -> Result<Vec<String>> {
+        let with_library: &[String] = if values.library.is_some() { &self.command_with_library } else { &[] };
+        let words = self.command.iter().chain(with_library).chain(&self.command_end);
+        words.map(|word| values.expand(word)).collect()
+    }
+
+    /// The tenant's variables, LD_PRELOAD included.
+    pub fn environment(&self, values: &Values<'_>) -> Result<BTreeMap<String, String>> {
+        let mut variables = self
+            .variables
+            .iter()
+            .map(|(name, text)| Ok((name.clone(), values.expand(text)?)))
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        if !self.preload.is_empty() {
+            let libraries =
+                self.preload.iter().map(|text| values.expand(text)).collect::<Result<Vec<_>>>()?;
+            variables.insert("LD_PRELOAD".to_owned(), libraries.join(":"));
+        }
+        Ok(variables)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::units::GIB;
+
+    fn values(library: Option<&Path>) -> Values<'_> {
+        Values { library, memory_bytes: 8 * GIB, scratch: Path::new("/scratch") }
+    }
+
+    #[test]
+    fn every_profile_that_comes_with_the_binary_parses_under_its_own_name() {
+        for name in builtin_names() {
+            assert_eq!(Profile::builtin(name).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_system_is_answered_with_the_known_ones() {
+        let error = Profile::builtin("hammy").unwrap_err().to_string();
+        assert!(error.contains("hammy") && error.contains("native, cuota, hami"), "{error}");
+    }
+
+    #[test]
+    fn a_preloaded_system_gets_its_library_and_limit_through_variables() {
+        let profile = Profile::builtin("hami").unwrap();
+        let library = Path::new("/opt/libvgpu.so");
+        let environment = profile.environment(&values(Some(library))).unwrap();
+        assert_eq!(environment["LD_PRELOAD"], "/opt/libvgpu.so");
+        assert_eq!(environment["CUDA_DEVICE_MEMORY_LIMIT"], "8192m");
+        assert!(profile.prefix(&values(Some(library))).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_field_or_placeholder_that_nobody_reads_is_an_error() {
+        let base = "name='x'\ntitle='x'\nlimits_memory=false\nlibrary='none'\n";
+        assert!(Profile::read(base).is_ok());
+        assert!(Profile::read(&format!("{base}comand=[]")).is_err());
+        let error = Profile::read(&format!("{base}preload=['{{libary}}']")).unwrap_err().to_string();
+        assert!(error.contains("{libary}"), "{error}");
+    }
+
+    #[test]
+    fn a_limiting_system_must_say_how_it_is_recognised() {
+        let text = "name='x'\ntitle='x'\nlimits_memory=true\nlibrary='none'\n";
+        assert!(Profile::read(text).unwrap_err().to_string().contains("`loaded`"));
+    }
+
+    #[test]
+    fn words_for_a_library_appear_only_when_one_is_given() {
+        let text = "name='x'\ntitle='x'\nlimits_memory=false\nlibrary='optional'\ncommand=['run']\n\
+                    command_with_library=['--library','{library}']\ncommand_end=['--']\n";
+        let profile = Profile::read(text).unwrap();
+        assert_eq!(profile.prefix(&values(None)).unwrap(), ["run", "--"]);
+        let with = profile.prefix(&values(Some(Path::new("/l.so")))).unwrap();
+        assert_eq!(with, ["run", "--library", "/l.so", "--"]);
+    }
+}

@@ -1,0 +1,154 @@
+//! The proof that a system is in the process and holds it to the limit. Without it there is no score: figures of a library
+//! that did nothing would look excellent.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::gpu::{Gpu, Plain, fill};
+use crate::units::{BLOCK_BYTES, bytes_text};
+use crate::worker::{Request, Work, has_mapped};
+
+/// What a proof found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "status", content = "detail")]
+pub enum Proof {
+    /// The limit is in force.
+    Enforced(String),
+    /// The tenant runs and the limit is not in force.
+    NotEnforced(String),
+    /// The tenant could not run.
+    Failed(String),
+    /// The system has no limit to enforce.
+    NoLimit,
+}
+
+/// The facts that the tenant side collects, as it writes them into a reply.
+type ReportFields = BTreeMap<String, String>;
+
+/// What the tenant side saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProofReport {
+    /// The system's library is mapped, or needs not be.
+    pub loaded: bool,
+    /// One request just over the limit was granted.
+    pub single_granted: bool,
+    /// The sum of small requests that were granted, up to a quarter over the limit, in bytes.
+    pub granted_bytes: u64,
+}
+
+impl ProofReport {
+    fn to_fields(&self) -> ReportFields {
+        BTreeMap::from([
+            ("loaded".to_owned(), self.loaded.to_string()),
+            ("single_granted".to_owned(), self.single_granted.to_string()),
+            ("granted_bytes".to_owned(), self.granted_bytes.to_string()),
+        ])
+    }
+
+    /// Reads the fields back.
+    pub fn from_fields(fields: &ReportFields) -> Result<Self> {
+        let field = |name: &str| fields.get(name).with_context(|| format!("the proof lacks `{name}`"));
+        Ok(Self {
+            loaded: field("loaded")?.parse()?,
+            single_granted: field("single_granted")?.parse()?,
+            granted_bytes: field("granted_bytes")?.parse()?,
+        })
+    }
+}
+
+/// The tenant side: asks for more than the limit at once, then in parts.
+pub fn work(request: &Request) -> Result<Work> {
+    let _gpu = Gpu::open(request.device)?;
+    let mut plain = Plain;
+    let over = usize::try_from(request.limit_bytes + BLOCK_BYTES)?;
+    let single_granted = match plain.take(over) {
+        Ok(taken) => {
+            plain.give(taken)?;
+            true
+        }
+        Err(error) if error.is_out_of_memory() => false,
+        Err(error) => return Err(error).context("one allocation just over the limit"),
+    };
+    let ceiling_bytes = ceiling_bytes(request.limit_bytes);
+    let filled = fill(request.limit_bytes, ceiling_bytes, |bytes| plain.take(bytes))
+        .context("many allocations up to the limit")?;
+    let report = ProofReport {
+        loaded: request.loaded.as_deref().is_none_or(has_mapped),
+        single_granted,
+        granted_bytes: filled.granted_bytes,
+    };
+    Ok(Work { facts: report.to_fields(), ..Work::default() })
+}
+
+/// How far a proof goes beyond the limit: an eighth, so that the device needs no more room than that.
+pub fn ceiling_bytes(limit_bytes: u64) -> u64 {
+    limit_bytes + (limit_bytes / 8).next_multiple_of(BLOCK_BYTES)
+}
+
+/// What the tenant's report says about a limit of `limit_bytes`.
+pub fn judge(report: &ProofReport, limit_bytes: u64) -> Proof {
+    let limit = bytes_text(limit_bytes);
+    if !report.loaded {
+        return Proof::NotEnforced("its library is not mapped in the tenant's process".to_owned());
+    }
+    if report.single_granted {
+        return Proof::NotEnforced(format!(
+            "one allocation of 2 MiB more than the limit of {limit} was granted"
+        ));
+    }
+    let granted = bytes_text(report.granted_bytes);
+    if report.granted_bytes > limit_bytes {
+        return Proof::NotEnforced(format!("{granted} were granted in parts under a limit of {limit}"));
+    }
+    if report.granted_bytes < limit_bytes / 2 {
+        return Proof::Failed(format!(
+            "only {granted} were granted under a limit of {limit}: refusing everything is not a limit"
+        ));
+    }
+    Proof::Enforced(format!("{granted} granted under a limit of {limit}, what goes beyond is refused"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::GIB;
+
+    fn report(loaded: bool, single_granted: bool, granted_bytes: u64) -> ProofReport {
+        ProofReport { loaded, single_granted, granted_bytes }
+    }
+
+    #[test]
+    fn a_library_that_does_nothing_is_not_enforced() {
+        let proof = judge(&report(true, true, 9 * GIB), 8 * GIB);
+        assert!(matches!(proof, Proof::NotEnforced(why) if why.contains("was granted")));
+    }
+
+    #[test]
+    fn a_library_that_is_not_in_the_process_is_not_enforced_whatever_was_refused() {
+        assert!(matches!(judge(&report(false, false, 7 * GIB), 8 * GIB), Proof::NotEnforced(_)));
+    }
+
+    #[test]
+    fn a_limit_that_parts_can_exceed_is_not_enforced() {
+        assert!(matches!(judge(&report(true, false, 9 * GIB), 8 * GIB), Proof::NotEnforced(_)));
+    }
+
+    #[test]
+    fn refusing_everything_is_a_failure_and_no_limit() {
+        assert!(matches!(judge(&report(true, false, GIB), 8 * GIB), Proof::Failed(_)));
+    }
+
+    #[test]
+    fn a_limit_that_holds_is_enforced() {
+        assert!(matches!(judge(&report(true, false, 7 * GIB), 8 * GIB), Proof::Enforced(_)));
+    }
+
+    #[test]
+    fn the_report_survives_as_fields() {
+        let report = report(true, false, 7 * GIB);
+        assert_eq!(ProofReport::from_fields(&report.to_fields()).unwrap(), report);
+        assert!(ProofReport::from_fields(&BTreeMap::new()).is_err());
+    }
+}

@@ -1,0 +1,73 @@
+//! The tenant's side: a fresh process of this binary, started under the system that is measured.
+
+mod protocol;
+
+pub use protocol::{Effort, Measure, Reply, Request, Series, Window, Work};
+
+use std::path::Path;
+use std::{fs, process};
+
+use anyhow::{Context, Result};
+
+use crate::clock::{Clock, now_ns};
+use crate::metrics;
+use crate::system;
+
+/// The internal job of proving that a system enforces its limit.
+pub const PROOF: &str = "proof";
+/// The internal job of describing the device.
+pub const DEVICE: &str = "device";
+
+/// Does what `request` says and leaves the reply in the file that it names. What goes wrong goes into the reply: an
+/// error here is one of not being able to answer at all.
+pub fn main(request: &str) -> Result<()> {
+    let started_ns = now_ns();
+    let request: Request = serde_json::from_str(request).context("the request of the worker")?;
+    let outcome = answer(&request).map_err(|error| format!("{error:#}"));
+    let reply = Reply { pid: process::id(), started_ns, outcome };
+    // Renamed into place, so that a worker that dies while writing leaves no half reply.
+    let partial = request.reply.with_extension("partial");
+    fs::write(&partial, serde_json::to_vec(&reply)?)
+        .and_then(|()| fs::rename(&partial, &request.reply))
+        .with_context(|| format!("the worker's reply cannot be written to {}", request.reply.display()))
+}
+
+fn answer(request: &Request) -> Result<Work> {
+    match request.job.as_str() {
+        PROOF => system::proof_work(request),
+        DEVICE => metrics::describe_device(request),
+        id => {
+            let metric = metrics::find(id).with_context(|| format!("no metric `{id}` in this binary"))?;
+            metric.work(&Tenant { request, clock: Clock::calibrate() })
+        }
+    }
+}
+
+/// What a metric's tenant side works with.
+pub struct Tenant<'a> {
+    /// What the parent asked for.
+    pub request: &'a Request,
+    /// The clock, calibrated in this process.
+    pub clock: Clock,
+}
+
+/// True when this process has mapped a file whose name ends with `file_name`.
+pub fn has_mapped(file_name: &str) -> bool {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    maps.lines().any(|line| {
+        let path = Path::new(line.split_whitespace().last().unwrap_or_default());
+        path.file_name().is_some_and(|name| name.to_string_lossy() == file_name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_library_is_recognised_by_its_whole_file_name() {
+        assert!(has_mapped("libc.so.6"));
+        assert!(!has_mapped("c.so.6"));
+        assert!(!has_mapped("libvgpu.so"));
+    }
+}

@@ -1,0 +1,156 @@
+//! What the parent asks of a worker, and what comes back: JSON, the request as an argument, the reply as a file (a
+//! tenant's stdout belongs to whatever libraries are loaded into it).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats;
+
+/// How much work goes into a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effort {
+    /// The fewest samples that can be judged.
+    Quick,
+    /// The default.
+    Standard,
+    /// For figures that will be published.
+    Full,
+}
+
+impl Effort {
+    /// Processes per system: the units of replication.
+    pub fn processes(self) -> usize {
+        match self {
+            Self::Quick => 6,
+            Self::Standard => 12,
+            Self::Full => 24,
+        }
+    }
+
+    /// Scales the number of calls inside one process.
+    pub fn calls(self, standard: usize) -> usize {
+        match self {
+            Self::Quick => (standard / 4).max(1),
+            Self::Standard | Self::Full => standard,
+        }
+    }
+}
+
+/// One job for one fresh process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// A metric's ID, or an internal job.
+    pub job: String,
+    /// Which of the metric's jobs; empty when it has one.
+    pub variant: String,
+    /// The device's number.
+    pub device: i32,
+    /// The memory limit, in bytes.
+    pub limit_bytes: u64,
+    /// How much work.
+    pub effort: Effort,
+    /// True on the software GPU, which waits instead of computing.
+    pub simulated: bool,
+    /// The file name that shows the system's library in this process, where there is one.
+    pub loaded: Option<String>,
+    /// Where the reply goes.
+    pub reply: PathBuf,
+}
+
+/// What a worker leaves behind.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// Its process, as NVML lists it.
+    pub pid: u32,
+    /// When its `main` began, CLOCK_MONOTONIC.
+    pub started_ns: u64,
+    /// The measured series, or what went wrong.
+    pub outcome: Result<Work, String>,
+}
+
+/// What a worker measured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Work {
+    /// The measured values by series.
+    pub series: Series,
+    /// Named spans of time for whoever samples from outside.
+    pub windows: Vec<Window>,
+    /// Facts that are no measurement, by name.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// Measured values of one process, by series name.
+pub type Series = BTreeMap<String, Measure>;
+
+/// One series in one process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measure {
+    /// The value that stands for this process: the median of its calls, unless the series says otherwise.
+    pub value: f64,
+    /// Its unit.
+    pub unit: String,
+    /// The 99th percentile of the calls, where there were enough of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99: Option<f64>,
+    /// Calls that the value rests on.
+    pub calls: usize,
+}
+
+impl Measure {
+    /// A single value.
+    pub fn single(value: f64, unit: &str) -> Self {
+        Self { value, unit: unit.to_owned(), p99: None, calls: 1 }
+    }
+
+    /// The median of `values`, which are nanoseconds, in microseconds; with the 99th percentile from 100 values on.
+    /// `None` for no values.
+    pub fn of_calls_us(values_ns: &[f64]) -> Option<Self> {
+        let p99 = if values_ns.len() >= 100 { stats::quantile(values_ns, 0.99) } else { None };
+        Some(Self {
+            value: stats::median(values_ns)? / 1_000.0,
+            unit: "µs".to_owned(),
+            p99: p99.map(|value| value / 1_000.0),
+            calls: values_ns.len(),
+        })
+    }
+}
+
+/// A named span of time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Its name.
+    pub name: String,
+    /// Its beginning, CLOCK_MONOTONIC.
+    pub from_ns: u64,
+    /// Its end.
+    pub to_ns: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_survives_its_way_through_the_file() {
+        let mut work = Work::default();
+        work.series.insert("alloc".to_owned(), Measure::single(0.94, "µs"));
+        work.windows.push(Window { name: "full".to_owned(), from_ns: 1, to_ns: 2 });
+        let reply = Reply { pid: 7, started_ns: 9, outcome: Ok(work) };
+        let text = serde_json::to_string(&reply).unwrap();
+        let back: Reply = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.outcome.unwrap().series["alloc"], Measure::single(0.94, "µs"));
+        let failed = Reply { pid: 7, started_ns: 9, outcome: Err("why".to_owned()) };
+        let back: Reply = serde_json::from_str(&serde_json::to_string(&failed).unwrap()).unwrap();
+        assert_eq!(back.outcome.unwrap_err(), "why");
+    }
+
+    #[test]
+    fn a_tail_is_stated_only_where_there_are_calls_enough() {
+        assert_eq!(Measure::of_calls_us(&[1_000.0; 99]).unwrap().p99, None);
+        assert_eq!(Measure::of_calls_us(&[1_000.0; 100]).unwrap().p99, Some(1.0));
+        assert_eq!(Measure::of_calls_us(&[]), None);
+    }
+}

@@ -1,2 +1,39 @@
-//! Placeholder.
-fn main() {}
+//! The command: run a program as a tenant of the GPU, and show that its quota holds.
+
+mod cli;
+mod home;
+mod lease;
+mod locate;
+mod run;
+mod size;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use home::Home;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => {
+            // Help goes to stdout and is no error; clap knows which it is.
+            let _ = message.print();
+            return ExitCode::from(if message.use_stderr() { status::USAGE } else { status::OK });
+        }
+    };
+    let dir = cli.dir.filter(|dir| !dir.as_os_str().is_empty());
+    let home = match Home::at(&dir.unwrap_or_else(|| PathBuf::from(cuota_region::DEFAULT_DIR))) {
+        Ok(home) => home,
+        Err(error) => {
+            eprintln!("cuota: {error}");
+            return ExitCode::from(status::OWN_FAILURE);
+        }
+    };
+    ExitCode::from(match cli.command {
+        Command::Run(asked) => run::run(&home, &asked),
+    })
+}

@@ -1,0 +1,147 @@
+//! What can be written on the command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use cuota_region::name::{BadName, TenantName};
+use cuota_region::policy::MemoryLimit;
+
+use crate::size;
+
+/// Run a CUDA program under a memory quota, and show that the quota holds.
+#[derive(Parser, Debug)]
+#[command(name = "cuota", version, about)]
+pub(crate) struct Cli {
+    /// The directory with the policy and the tenants' files.
+    #[arg(long, global = true, env = cuota_region::DIR_VARIABLE, value_name = "PATH", hide_env_values = true)]
+    pub(crate) dir: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run a program as a tenant of the GPU.
+    Run(Run),
+}
+
+/// `cuota run`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status: that of the program; 127 if it was not found, 126 if it cannot be executed, 125 if cuota failed before \
+it started, 2 for wrong usage.
+
+Examples:
+  cuota run --memory 8GiB -- python train.py
+  cuota run --memory 50% --device 1 --tenant alice -- ./server
+  cuota run --sim --memory 2g -- ./program        (no GPU needed)")]
+pub(crate) struct Run {
+    /// The memory quota on each GPU: 8GiB, 8g (the same), 500MB, plain bytes, or a share such as 50%. Without it the
+    /// program has no quota (a named tenant keeps the one it has) and is listed by `cuota ps` all the same.
+    #[arg(long, short, value_name = "SIZE", value_parser = size::parse_limit, allow_hyphen_values = true)]
+    pub(crate) memory: Option<MemoryLimit>,
+
+    /// The GPU that the program sees: its index as nvidia-smi counts, or its UUID; several with commas.
+    #[arg(long, short, value_name = "INDEX|UUID", value_parser = parse_device)]
+    pub(crate) device: Option<Device>,
+
+    /// The tenant's name: programs of one tenant share its quota, and it lasts. Without it the program is a tenant of
+    /// its own for as long as it runs.
+    #[arg(long, short, value_name = "NAME", value_parser = parse_tenant)]
+    pub(crate) tenant: Option<TenantName>,
+
+    /// Run on the software GPU.
+    #[arg(long)]
+    pub(crate) sim: bool,
+
+    /// The library to preload, where it is not beside this command or installed.
+    #[arg(long, visible_alias = "library", value_name = "PATH")]
+    pub(crate) lib: Option<PathBuf>,
+
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// GPUs by index or UUID, as `CUDA_VISIBLE_DEVICES` takes them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Device {
+    /// The value for the variable.
+    pub(crate) visible: String,
+    /// Whether a GPU is named by its index, which has a meaning only together with an order.
+    pub(crate) by_index: bool,
+}
+
+fn parse_device(text: &str) -> Result<Device, String> {
+    let is_index = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let is_uuid = |part: &str| {
+        let tail = part.strip_prefix("GPU-").or_else(|| part.strip_prefix("MIG-"));
+        tail.is_some_and(|t| {
+            !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'/'))
+        })
+    };
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    match parts.iter().find(|part| !is_index(part) && !is_uuid(part)) {
+        Some(bad) => Err(format!(
+            "`{bad}` is neither an index nor a UUID; `nvidia-smi -L` lists both, such as 0 and GPU-1b2c…"
+        )),
+        None => Ok(Device { visible: parts.join(","), by_index: parts.iter().any(|part| is_index(part)) }),
+    }
+}
+
+fn parse_tenant(text: &str) -> Result<TenantName, BadName> {
+    TenantName::parse(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_programs_options_are_its_own() {
+        let cli = Cli::try_parse_from(["cuota", "run", "--memory", "8g", "prog", "--memory", "x", "--help"])
+            .unwrap();
+        let Command::Run(run) = cli.command;
+        assert_eq!(run.memory, Some(MemoryLimit::Bytes(8 << 30)));
+        assert_eq!(run.command, ["prog", "--memory", "x", "--help"]);
+    }
+
+    #[test]
+    fn a_wrong_size_says_what_was_asked_what_is_so_and_what_to_do() {
+        let error =
+            Cli::try_parse_from(["cuota", "run", "--memory", "-1GiB", "--", "p"]).unwrap_err().to_string();
+        for part in ["-1GiB", "--memory", "cannot be negative", "8GiB"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_an_index_or_a_uuid() {
+        for good in ["0", "1,2", "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f", "MIG-GPU-1/2/3"] {
+            assert!(parse_device(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-1", "1,", "gpu0", "GPU-", "GPU-1;2", "all"] {
+            assert!(parse_device(bad).is_err(), "{bad}");
+        }
+        assert!(!parse_device("GPU-1").unwrap().by_index);
+    }
+
+    proptest! {
+        #[test]
+        fn no_device_text_reaches_the_environment_with_anything_odd_in_it(text in ".{0,30}") {
+            if let Ok(device) = parse_device(&text) {
+                prop_assert!(device.visible.bytes().all(|b| b.is_ascii_alphanumeric() || b",-/".contains(&b)));
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The directory that holds the policy and the tenants' files, as the command sees it.
+
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use cuota_region::header::Unusable;
+use cuota_region::name::TenantName;
+use cuota_region::path::Directory;
+use cuota_region::policy::{Policy, PolicyWriter};
+use cuota_region::sys;
+
+/// The directory.
+pub(crate) struct Home {
+    path: PathBuf,
+    files: Directory,
+}
+
+/// The policy, open for writing. While it lives, no other command writes: it holds the lock of `policy.lock`.
+pub(crate) struct Operator {
+    /// The policy file.
+    pub(crate) writer: PolicyWriter,
+    _lock: File,
+}
+
+/// Why the directory cannot be used as asked.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// A step failed.
+    Failed {
+        /// What was to be done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// It is another user's, who alone sets quotas in it.
+    OthersOwn {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// A file in it cannot be used.
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: Unusable,
+    },
+    /// Its path does not fit.
+    TooLong(PathBuf),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Failed { doing, path, error } => write!(
+                f,
+                "cannot {doing} {}: {error}\n  name a directory of your own with --dir or CUOTA_DIR",
+                path.display()
+            ),
+            Trouble::OthersOwn { path, owner } => write!(
+                f,
+                "quotas in {path} are set by its owner, user {owner}, and you are user {uid}\n  \
+                 run without --memory and --tenant to take what the owner has set, or name a directory of your own \
+                 with --dir or CUOTA_DIR, such as /dev/shm/cuota-{uid}",
+                path = path.display(),
+                uid = user(),
+            ),
+            Trouble::Unusable { path, why } => write!(
+                f,
+                "{} cannot be used: {why}\n  remove the directory when nothing runs in it, or name another with \
+                 --dir or CUOTA_DIR",
+                path.display()
+            ),
+            Trouble::TooLong(path) => {
+                write!(
+                    f,
+                    "the directory's path is too long: {}\n  name a shorter one with --dir",
+                    path.display()
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Trouble {}
+
+/// The effective user id.
+pub(crate) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+impl Home {
+    /// The directory at `path`, which need not exist.
+    ///
+    /// # Errors
+    /// [`Trouble::TooLong`], or a relative path in a working directory that is gone.
+    pub(crate) fn at(path: &Path) -> Result<Self, Trouble> {
+        // In full: the program may change its directory before it reads the variable.
+        let failed = |error| Trouble::Failed { doing: "find the place of", path: path.to_owned(), error };
+        let path = std::path::absolute(path).map_err(failed)?;
+        match Directory::at(path.as_os_str().as_bytes()) {
+            Ok(files) => Ok(Home { path, files }),
+            Err(_) => Err(Trouble::TooLong(path)),
+        }
+    }
+
+    /// Its path, in full.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The paths of the files in it.
+    pub(crate) fn files(&self) -> &Directory {
+        &self.files
+    }
+
+    /// The policy's path.
+    pub(crate) fn policy_path(&self) -> PathBuf {
+        self.path.join("policy.v1")
+    }
+
+    /// The folder of the tenants' files.
+    pub(crate) fn tenants_path(&self) -> PathBuf {
+        self.path.join("tenant")
+    }
+
+    /// The file whose lock is held by everything that `cuota run` started for an ephemeral tenant.
+    pub(crate) fn lease_path(&self, name: &TenantName) -> PathBuf {
+        self.tenants_path().join(format!("{name}.v1.lease"))
+    }
+
+    /// The policy for reading; `None` where there is none yet.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub(crate) fn policy(&self) -> Result<Option<Policy>, Trouble> {
+        let unusable = |why| Trouble::Unusable { path: self.policy_path(), why };
+        match self.files.policy().and_then(|path| Policy::open(&path)) {
+            Ok(policy) => Ok(Some(policy)),
+            Err(Unusable::System(sys::Errno(libc::ENOENT))) => Ok(None),
+            Err(why) => Err(unusable(why)),
+        }
+    }
+
+    /// Makes the directory where it does not exist, for this user alone, and opens the policy for writing. Waits while
+    /// another command writes.
+    ///
+    /// # Errors
+    /// [`Trouble::OthersOwn`] where it is another user's, else what failed.
+    pub(crate) fn operate(&self) -> Result<Operator, Trouble> {
+        self.make()?;
+        let path = self.path.join("policy.lock");
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let failed = |doing: &'static str| {
+            let path = path.clone();
+            move |error| Trouble::Failed { doing, path, error }
+        };
+        let lock = lock.map_err(failed("open"))?;
+        lock.lock().map_err(failed("lock"))?;
+        let unusable = |why| Trouble::Unusable { path: self.policy_path(), why };
+        let policy = self.files.policy().map_err(unusable)?;
+        let fd = sys::open(policy.as_c_str(), libc::O_RDWR | libc::O_CREAT, 0o644)
+            .map_err(|errno| unusable(errno.into()))?;
+        let writer = PolicyWriter::on(&fd).map_err(unusable)?;
+        Ok(Operator { writer, _lock: lock })
+    }
+
+    fn make(&self) -> Result<(), Trouble> {
+        for path in [self.path.clone(), self.tenants_path()] {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+            made.map_err(|error| Trouble::Failed { doing: "make", path, error })?;
+        }
+        // In a place where anyone may make directories, such as /dev/shm, another user can have been first.
+        let about = std::fs::metadata(&self.path);
+        let about =
+            about.map_err(|error| Trouble::Failed { doing: "look at", path: self.path.clone(), error })?;
+        if about.uid() == user() || user() == 0 {
+            return Ok(());
+        }
+        Err(Trouble::OthersOwn { path: self.path.clone(), owner: about.uid() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_made_for_its_user_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(&dir.path().join("a/b")).unwrap();
+        drop(home.operate().unwrap());
+        for path in [home.path().to_owned(), home.tenants_path()] {
+            assert_eq!(std::fs::metadata(path).unwrap().mode() & 0o777, 0o700);
+        }
+        assert!(home.policy().unwrap().is_some());
+    }
+
+    #[test]
+    fn where_nothing_was_made_there_is_no_policy_and_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Home::at(dir.path()).unwrap().policy().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_policy_of_other_content_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("policy.v1"), "something else").unwrap();
+        let error = Home::at(dir.path()).unwrap().operate().err().unwrap().to_string();
+        assert!(error.contains("policy.v1 cannot be used: it has 14 bytes"), "{error}");
+    }
+}

@@ -247,8 +247,7 @@ fn limit_on(arguments: &RunArguments, device: &DeviceInfo) -> Result<u64> {
 
 fn record_systems(session: &Session, systems: &[System], environment: &mut Environment) -> Result<()> {
     for (order, system) in systems.iter().enumerate() {
-        let (command, variables) =
-            session.launcher(system).describe().with_context(|| system.label.clone())?;
+        let start = session.launcher(system).start().with_context(|| system.label.clone())?;
         let record = SystemRecord {
             order,
             library: system.library.as_ref().map(|path| path.display().to_string()),

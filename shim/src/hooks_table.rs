@@ -111,7 +111,19 @@ hooks! {
 
 calls! {
     Cuda {
+        cuDeviceGetCount: PFN_cuDeviceGetCount_v2000;
+        cuDeviceGetUuid_v2: PFN_cuDeviceGetUuid_v11040;
         cuCtxGetDevice: PFN_cuCtxGetDevice_v2000;
+        cuCtxGetCurrent: PFN_cuCtxGetCurrent_v4000;
+        cuDevicePrimaryCtxGetState: PFN_cuDevicePrimaryCtxGetState_v7000;
+        cuMemPoolGetAttribute: PFN_cuMemPoolGetAttribute_v11020;
+        cuThreadExchangeStreamCaptureMode: PFN_cuThreadExchangeStreamCaptureMode_v10010;
+    }
+    Nvml {
+        nvmlInit_v2: PFN_nvmlInit_v2;
+        nvmlDeviceGetHandleByUUID: PFN_nvmlDeviceGetHandleByUUID;
+        nvmlDeviceGetUUID: PFN_nvmlDeviceGetUUID;
+        nvmlDeviceGetComputeRunningProcesses_v3: PFN_nvmlDeviceGetComputeRunningProcesses_v3;
     }
 }
 

@@ -3,8 +3,8 @@
 //! It is read in two ways. `_r_debug`, the loader's list for debuggers, needs no call and no lock, and its
 //! head (the program and what it was started with, so also libc) never changes: that is how glibc's own functions are
 //! found, at any time, even in a signal handler. Objects that come and go, the driver, are found by glibc's own
-//! `dl_iterate_phdr`, which holds the loader's lock meanwhile. *Its own*: an interposer of `dl_iterate_phdr` that looks
-//! for the next one with `dlsym` would otherwise be called by the `dlsym` that it calls.
+//! `dl_iterate_phdr`, which holds the loader's lock meanwhile. *Its own*: there are interposers of `dl_iterate_phdr` (caches
+//! for exception unwinding); they answer from a list that may be old, and look names up themselves.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 

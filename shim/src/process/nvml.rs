@@ -5,13 +5,12 @@
 //! (NVML's initialisation; measured, driver 580), a later one 20–40 µs, so it is asked only when an allocation comes
 //! near the quota.
 
-use core::ffi::c_char;
+use core::ffi::CStr;
 use core::fmt::Write;
 use core::mem::MaybeUninit;
-use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use cuota_abi::nvml::{nvmlDevice_st, nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
+use cuota_abi::nvml::{nvmlDevice_st, nvmlDevice_t, nvmlProcessInfo_t};
 use cuota_region::name::GpuId;
 use cuota_region::sys;
 
@@ -26,17 +25,6 @@ const PROCESSES: usize = 256;
 
 /// NVML's answer to a question, or its error number.
 pub(crate) type Answer<T> = Result<T, u32>;
-
-/// The error number that stands for "the library or the function is not there".
-const NO_LIBRARY: u32 = nvmlReturn_t::NVML_ERROR_LIBRARY_NOT_FOUND.0;
-
-fn check(status: Option<nvmlReturn_t>) -> Answer<()> {
-    match status {
-        Some(nvmlReturn_t::NVML_SUCCESS) => Ok(()),
-        Some(error) => Err(error.0),
-        None => Err(NO_LIBRARY),
-    }
-}
 
 /// A text of fixed size, NUL-terminated.
 struct Text([u8; UUID_CHARS], usize);
@@ -60,11 +48,9 @@ impl Nvml {
     /// Bytes that this process takes from `gpu`. `Ok(None)`: NVML does not list the process, so it has no context there.
     pub(crate) fn own_bytes(&self, gpu: GpuId) -> Answer<Option<u64>> {
         let device = self.device(gpu)?;
-        let mut infos: [MaybeUninit<nvmlProcessInfo_t>; PROCESSES] = [const { MaybeUninit::uninit() }; PROCESSES];
-        let mut count = u32::try_from(PROCESSES).unwrap_or(0);
-        // SAFETY: NVML writes at most `count` entries, and how many to `count`.
-        check(unsafe { driver::nvml_compute_processes(device, &raw mut count, infos.as_mut_ptr().cast()) })?;
-        let listed = infos.get(..count as usize).unwrap_or(&[]);
+        let mut infos = [const { MaybeUninit::<nvmlProcessInfo_t>::uninit() }; PROCESSES];
+        let count = driver::nvml_processes(device, &mut infos)?;
+        let listed = infos.get(..count).unwrap_or(&[]);
         // SAFETY: NVML has written the first `count`.
         let mut listed = listed.iter().map(|info| unsafe { info.assume_init_ref() });
         let me = sys::process_id();
@@ -79,13 +65,12 @@ impl Nvml {
         }
         if self.opened.swap(1, Ordering::Relaxed) == 0 {
             open_library();
-            // SAFETY: counts references: our own is never given back, so the program's `nvmlShutdown` ends nothing.
-            check(unsafe { driver::nvml_init() })?;
+            driver::nvml_init()?;
         }
-        let (mut name, mut device) = (Text([0; UUID_CHARS], 0), null_mut());
-        write!(name, "{gpu}").map_err(|_| NO_LIBRARY)?;
-        // SAFETY: a NUL-terminated text, and one handle to fill.
-        check(unsafe { driver::nvml_device_by_uuid(name.0.as_ptr().cast(), &raw mut device) })?;
+        let mut name = Text([0; UUID_CHARS], 0);
+        write!(name, "{gpu}").map_err(|_| driver::NO_LIBRARY)?;
+        let name = CStr::from_bytes_until_nul(&name.0).map_err(|_| driver::NO_LIBRARY)?;
+        let device = driver::nvml_device(name)?;
         self.device.store(device, Ordering::Release);
         Ok(device)
     }
@@ -107,8 +92,7 @@ fn open_library() {
 /// The GPU behind an NVML handle. `None` for a MIG instance's and where NVML fails.
 pub(crate) fn gpu_of(device: nvmlDevice_t) -> Option<GpuId> {
     let mut text = [0_u8; UUID_CHARS];
-    // SAFETY: NVML writes at most `length` bytes, NUL included.
-    check(unsafe { driver::nvml_device_uuid(device, text.as_mut_ptr().cast::<c_char>(), 96) }).ok()?;
+    driver::nvml_uuid(device, &mut text).ok()?;
     parse_uuid(&text)
 }
 

@@ -117,3 +117,14 @@ fn driver_that_is_closed_and_opened_again_is_still_hooked() {
          turn 3: libcuota.so, alloc 0\n",
     );
 }
+
+#[test]
+fn second_copy_of_the_driver_is_hooked_too() {
+    let copy = build::scratch().join("copy-of-libcuda.so");
+    std::fs::copy(build::fake_driver().join("libcuda.so.1"), &copy).expect("the target folder is writable");
+    guest("copied").argument(copy).must_print(
+        "two copies 1\n\
+         hooked: libcuota.so\n\
+         not hooked: copy-of-libcuda.so\n",
+    );
+}

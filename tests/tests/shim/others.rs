@@ -72,12 +72,28 @@ fn interposer_of_dlsym_behind_us_is_not_called_in_a_circle() {
 }
 
 #[test]
-fn interposer_of_dl_iterate_phdr_that_uses_dlsym_is_not_called_in_a_circle() {
+fn interposer_of_libc_finds_what_is_behind_itself_each_time() {
     for guest in [
-        before(build::program("opened"), other("other_iterate")),
-        behind(build::program("opened"), other("other_iterate")),
+        before(build::program("calls_libc"), other("other_libc")),
+        behind(build::program("calls_libc"), other("other_libc")),
     ] {
-        guest.must_print(&OPENED.replace("PROGRAM", "libcuota.so"));
+        guest.must_print(
+            "next, first time: libc.so.6\n\
+             next, second time: libc.so.6\n\
+             page 1\n\
+             objects 1\n",
+        );
+    }
+}
+
+#[test]
+fn interposer_of_dl_iterate_phdr_that_uses_dlsym_is_not_called_in_a_circle() {
+    for program in ["opened", "calls_libc"] {
+        let expected = if program == "opened" { OPENED } else { "page 1\nobjects 1\n" };
+        before(build::program(program), other("other_iterate"))
+            .must_print(&expected.replace("PROGRAM", "libcuota.so"));
+        behind(build::program(program), other("other_iterate"))
+            .must_print(&expected.replace("PROGRAM", "libcuota.so"));
     }
 }
 

@@ -1,0 +1,330 @@
+//! Booking memory on one GPU, as the hooks do it: reserve, call the driver, commit what was really taken.
+
+use core::sync::atomic::Ordering;
+
+use cuota_abi::cuda::CUresult;
+use cuota_governor::quota::{UNLIMITED, free_to_show};
+use cuota_region::event::Event;
+use cuota_region::ledger::{Books, Refusal, Reservation};
+use cuota_region::sys;
+
+use super::device::Device;
+use super::pools::{Change, Pool};
+use super::{Process, Standing, driver, standing};
+use crate::hooks_table::cuMemPoolTrimTo;
+
+/// How near to its quota a tenant is when its contexts' true size begins to matter. Until then the estimate may be wrong
+/// by this much: lazily loaded code was seen to add 350 MiB to a PyTorch process.
+const EXACT_WITHIN_BYTES: u64 = 1 << 30;
+
+/// How often NVML is asked at most.
+const ASK_INTERVAL_NS: u64 = 100_000_000;
+
+/// How often a refusal is written to the event log at most; all are counted.
+const LOG_INTERVAL_NS: u64 = 10_000_000;
+
+/// A context's size where none was ever seen on this GPU: an H100's with driver 580, rounded up.
+const CONTEXT_BYTES: u64 = 528 << 20;
+
+/// This process's account on one GPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Account {
+    pub(crate) process: &'static Process,
+    pub(crate) device: &'static Device,
+    ordinal: u32,
+    books: Books,
+}
+
+/// What a hook does about memory.
+pub(crate) enum Booking {
+    /// Book it here.
+    On(Account),
+    /// Call the driver as it is: no policy, or no device that the call could take memory from.
+    No,
+    /// Grant nothing.
+    Refuse,
+}
+
+/// The booking for the calling thread's current device.
+#[inline]
+pub(crate) fn on_current_device() -> Booking {
+    match standing() {
+        Standing::Managed(process) => match process.current_device() {
+            Some(ordinal) => Account::open(process, ordinal).map_or(Booking::Refuse, Booking::On),
+            // No current context: the driver says so to the program.
+            None => Booking::No,
+        },
+        Standing::Unmanaged => Booking::No,
+        Standing::Closed => Booking::Refuse,
+    }
+}
+
+/// The booking for a device by its ordinal.
+pub(crate) fn on_device(ordinal: i32) -> Booking {
+    match (standing(), u32::try_from(ordinal)) {
+        (Standing::Managed(process), Ok(ordinal)) => {
+            Account::open(process, ordinal).map_or(Booking::No, Booking::On)
+        }
+        (Standing::Closed, _) => Booking::Refuse,
+        // Not managed, or an ordinal that the driver will refuse.
+        _ => Booking::No,
+    }
+}
+
+impl Account {
+    #[inline]
+    pub(crate) fn open(process: &'static Process, ordinal: u32) -> Option<Self> {
+        let device = process.devices.get(ordinal as usize)?;
+        let member = process.member();
+        let books = Books::open(member, device.index(member, ordinal)?)?;
+        Some(Account { process, device, ordinal, books })
+    }
+
+    /// The account under the place that the process has now.
+    fn reopened(&self) -> Option<Self> {
+        self.process.rejoin().then(|| Account::open(self.process, self.ordinal)).flatten()
+    }
+
+    /// The quota in force, bytes.
+    #[inline]
+    pub(crate) fn quota(&self) -> u64 {
+        self.device.quota(self.process)
+    }
+
+    /// Reserves `bytes`.
+    ///
+    /// # Errors
+    /// `CUDA_ERROR_OUT_OF_MEMORY` where they do not fit the quota, also after pools were trimmed and dead processes'
+    /// books closed.
+    #[inline]
+    pub(crate) fn reserve(&self, bytes: u64) -> Result<Reservation, CUresult> {
+        let quota = self.quota();
+        match self.books.reserve(bytes, quota) {
+            Ok(reservation) if self.is_near(&reservation, quota) && self.may_ask() => {
+                self.books.cancel(reservation);
+                self.ask_overhead();
+                self.books.reserve(bytes, quota).or_else(|refusal| self.make_room(bytes, refusal))
+            }
+            Ok(reservation) => Ok(reservation),
+            Err(refusal) => self.make_room(bytes, refusal),
+        }
+    }
+
+    /// Reserves `bytes` if they fit as things are: nothing is trimmed, nothing is written to the log.
+    pub(crate) fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        self.books.reserve(bytes, self.quota()).ok()
+    }
+
+    #[inline]
+    fn is_near(&self, reservation: &Reservation, quota: u64) -> bool {
+        quota != UNLIMITED && reservation.tenant_booked().saturating_add(EXACT_WITHIN_BYTES) > quota
+    }
+
+    /// Whether it is time to ask NVML again.
+    fn may_ask(&self) -> bool {
+        let asked = self.device.asked_ns.load(Ordering::Relaxed);
+        asked == 0 || sys::coarse_ns().saturating_sub(asked) >= ASK_INTERVAL_NS
+    }
+
+    #[cold]
+    fn make_room(&self, bytes: u64, refusal: Refusal) -> Result<Reservation, CUresult> {
+        if refusal == Refusal::Evicted {
+            let account = self.reopened().ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
+            return account.books.reserve(bytes, account.quota()).map_err(|_| CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        }
+        // Cheapest first. What cannot fit an empty quota needs no trimming to be refused.
+        let quota = self.quota();
+        let mut refusal = refusal;
+        if bytes <= quota {
+            for step in [Self::update_pools, Self::ask_again, Self::sweep, Self::trim_pools] {
+                if step(self) {
+                    match self.books.reserve(bytes, quota) {
+                        Ok(reservation) => return Ok(reservation),
+                        Err(still) => refusal = still,
+                    }
+                }
+            }
+        }
+        self.refuse(bytes, quota, refusal);
+        Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
+    }
+
+    /// Counts a refusal of `bytes`, and logs it unless one was just logged.
+    pub(crate) fn refuse(&self, asked: u64, quota: u64, refusal: Refusal) {
+        self.books.note_refusal();
+        let (now, logged) = (sys::coarse_ns(), self.device.refused_ns.load(Ordering::Relaxed));
+        if now.saturating_sub(logged) >= LOG_INTERVAL_NS
+            && let Refusal::OverQuota { booked } = refusal
+        {
+            self.device.refused_ns.store(now, Ordering::Relaxed);
+            self.log(Event::Refused { asked, booked, quota });
+        }
+    }
+
+    fn log(&self, event: Event) {
+        self.books.member().tenant().events().add(sys::process_id(), event);
+    }
+
+    /// Closes dead processes' books. `true`: there were some.
+    fn sweep(&self) -> bool {
+        self.books.member().sweep() != 0
+    }
+
+    /// Turns a reservation into the `taken` bytes that the driver took. `false`: that is more than was reserved, and
+    /// over the quota; the caller undoes what it did.
+    #[inline]
+    pub(crate) fn commit(&self, reservation: Reservation, taken: u64) -> bool {
+        let reserved = reservation.bytes();
+        self.device.held.fetch_add(taken, Ordering::Relaxed);
+        self.books.commit(reservation, taken);
+        taken <= reserved || self.fits_after_growth(taken - reserved)
+    }
+
+    #[cold]
+    fn fits_after_growth(&self, bytes: u64) -> bool {
+        self.log(Event::GrewInsideCall { bytes });
+        self.books.tenant_usage().booked <= self.quota()
+    }
+
+    /// Gives all of a reservation back: the driver took nothing.
+    pub(crate) fn cancel(&self, reservation: Reservation) {
+        self.books.cancel(reservation);
+    }
+
+    /// Gives back `bytes` that were committed.
+    #[inline]
+    pub(crate) fn release(&self, bytes: u64) {
+        if bytes != 0 {
+            self.device.held.fetch_sub(bytes, Ordering::Relaxed);
+            self.books.release(bytes);
+        }
+    }
+
+    /// The tenant's free and total bytes on a device that really has `free` of `total`.
+    pub(crate) fn shown(&self, free: u64, total: u64) -> (u64, u64) {
+        let quota = self.quota();
+        (free_to_show(quota, self.books.tenant_usage().booked, free), quota.min(total))
+    }
+
+    // Pools.
+
+    /// Books what the pools of this device really hold now. `true`: it is less than was booked.
+    fn update_pools(&self) -> bool {
+        let pools = &self.process.pools;
+        pools.are_used() && pools.of_device(self.ordinal).any(|pool| self.update_pool(pool))
+    }
+
+    fn update_pool(&self, pool: &Pool) -> bool {
+        let reserved = driver::outside_captures(|| pool.reserved());
+        reserved.is_some_and(|reserved| self.apply(pool.update(reserved)))
+    }
+
+    /// Books a pool's change. `true`: it shrank.
+    pub(crate) fn apply(&self, change: Change) -> bool {
+        match change {
+            Change::Grew(bytes) => {
+                self.device.held.fetch_add(bytes, Ordering::Relaxed);
+                self.books.book(bytes);
+                false
+            }
+            Change::Shrank(bytes) => {
+                self.release(bytes);
+                bytes != 0
+            }
+        }
+    }
+
+    /// Lets the pools of this device go of what they hold in reserve. `true`: something came free.
+    fn trim_pools(&self) -> bool {
+        let pools = &self.process.pools;
+        pools.are_used()
+            && pools.of_device(self.ordinal).fold(false, |freed, pool| {
+                if let Some(trim) = cuMemPoolTrimTo::REAL.get() {
+                    // SAFETY: a live pool of this process; nothing in use is trimmed.
+                    driver::outside_captures(|| unsafe { trim(pool.handle(), 0) });
+                }
+                self.update_pool(pool) || freed
+            })
+    }
+
+    // Contexts, modules, local memory.
+
+    /// What a new context will take, as far as is known: for the process's first one, the most that any process's
+    /// contexts and code were seen to take here.
+    pub(crate) fn context_estimate(&self) -> u64 {
+        let learned = self.device.index(self.books.member(), self.ordinal);
+        let learned = learned.map_or(0, |index| self.books.member().tenant().learned_overhead(index));
+        match self.device.contexts.load(Ordering::Relaxed) {
+            0 if learned != 0 => learned,
+            _ => CONTEXT_BYTES,
+        }
+    }
+
+    /// Turns a reservation into the estimate for a context that was made.
+    pub(crate) fn commit_context(&self, reservation: Reservation) {
+        let bytes = reservation.bytes();
+        self.device.contexts.fetch_add(1, Ordering::Relaxed);
+        let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.books.commit(reservation, bytes);
+        self.books.note_overhead(overhead);
+        // The estimate is to be checked at the next opportunity, not only 100 ms after the last.
+        self.device.asked_ns.store(0, Ordering::Relaxed);
+    }
+
+    /// Gives back what a context that is gone had: `blocks` bytes of plain memory, and its part of the overhead.
+    pub(crate) fn end_context(&self, block_bytes: u64) {
+        self.release(block_bytes);
+        let before = self.device.contexts.fetch_sub(1, Ordering::Relaxed).max(1);
+        let overhead = self.device.overhead.load(Ordering::Relaxed);
+        self.set_overhead(overhead - overhead / u64::from(before));
+        self.update_pools();
+    }
+
+    fn set_overhead(&self, bytes: u64) {
+        let old = self.device.overhead.swap(bytes, Ordering::Relaxed);
+        if bytes >= old {
+            self.books.book(bytes - old);
+        } else {
+            self.books.release(old - bytes);
+        }
+        self.books.note_overhead(bytes);
+    }
+
+    /// Asks NVML, if it is time to. `true`: this process takes less than was booked.
+    fn ask_again(&self) -> bool {
+        self.may_ask() && {
+            let before = self.device.overhead.load(Ordering::Relaxed);
+            self.ask_overhead();
+            self.device.overhead.load(Ordering::Relaxed) < before
+        }
+    }
+
+    /// Books this process's contexts and code as NVML counts them.
+    #[cold]
+    fn ask_overhead(&self) {
+        let device = self.device;
+        let first = device.asked_ns.swap(sys::coarse_ns().max(1), Ordering::Relaxed) == 0;
+        self.update_pools();
+        let held = device.held.load(Ordering::Relaxed);
+        let used = match device.nvml.own_bytes(device.gpu()) {
+            Ok(Some(used)) => used,
+            Ok(None) => return,
+            Err(error) if first => return self.log(Event::NoProcessMemory { error }),
+            Err(_) => return,
+        };
+        // An allocation or a free of another thread was under way: the difference means nothing.
+        if device.held.load(Ordering::Relaxed) != held {
+            return;
+        }
+        let (found, booked) = (used.saturating_sub(held), device.overhead.load(Ordering::Relaxed));
+        // A free that the driver has done and we have not yet booked makes the figure too low: believe it only if it comes
+        // twice, or if what is booked was never more than an estimate.
+        let confirmed = first || device.overhead_seen.swap(found, Ordering::Relaxed) == found;
+        if found > booked || confirmed {
+            self.set_overhead(found);
+        }
+        if let Some(index) = device.index(self.books.member(), self.ordinal) {
+            self.books.member().tenant().learn_overhead(index, found);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! A GPU as this process uses it: whose quota counts, and what is held on it.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use cuota_abi::cuda::CUdevice;
+use cuota_governor::quota::UNLIMITED;
+use cuota_region::ledger::Books;
+use cuota_region::member::Member;
+use cuota_region::name::GpuId;
+use cuota_region::policy::Found;
+use cuota_region::tenant::GpuIndex;
+
+use super::driver;
+use super::nvml::Nvml;
+use super::Process;
+use crate::hooks_table::cuDeviceTotalMem_v2;
+
+/// How many devices a process can use.
+pub(crate) const DEVICES: usize = 16;
+
+/// A device's state. All-zero is "never used". Threads that fill it at once write the same values.
+pub(crate) struct Device {
+    /// 1 + the device's index in the tenant's books; 0: never used.
+    index: AtomicU32,
+    uuid: [AtomicU64; 2],
+    total_bytes: AtomicU64,
+    quota_bytes: AtomicU64,
+    /// 1 + the policy's epoch that `quota_bytes` is of; 0: none yet.
+    quota_epoch: AtomicU64,
+    /// Bytes held by plain memory, pools and handles.
+    pub(super) held: AtomicU64,
+    /// Bytes held by contexts, modules and local memory: an estimate until NVML was asked.
+    pub(super) overhead: AtomicU64,
+    /// NVML's last figure for it, where that was lower than what is booked: a lower one is believed only twice.
+    pub(super) overhead_seen: AtomicU64,
+    pub(super) contexts: AtomicU32,
+    /// When NVML was last asked, ns; 0: never.
+    pub(super) asked_ns: AtomicU64,
+    /// When a refusal was last written to the event log, ns.
+    pub(super) refused_ns: AtomicU64,
+    pub(super) nvml: Nvml,
+}
+
+impl Process {
+    /// The ordinal of the calling thread's current device. With one device in the process: no look-up.
+    #[inline]
+    pub(crate) fn current_device(&self) -> Option<u32> {
+        match self.device_count.load(Ordering::Relaxed) {
+            1 => Some(0),
+            0 => {
+                self.device_count.store(driver::device_count()?, Ordering::Relaxed);
+                self.current_device()
+            }
+            _ => driver::current_device()?.try_into().ok(),
+        }
+    }
+}
+
+impl Device {
+    /// The device's UUID.
+    pub(crate) fn gpu(&self) -> GpuId {
+        GpuId::from_words([self.uuid[0].load(Ordering::Relaxed), self.uuid[1].load(Ordering::Relaxed)])
+    }
+
+    /// The device's memory, bytes.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.total_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The device's index in the tenant's books; found at first use.
+    #[inline]
+    pub(crate) fn index(&self, member: Member, ordinal: u32) -> Option<GpuIndex> {
+        match self.index.load(Ordering::Acquire) {
+            0 => self.find(member, ordinal),
+            index => GpuIndex::new(index as usize - 1),
+        }
+    }
+
+    #[cold]
+    fn find(&self, member: Member, ordinal: u32) -> Option<GpuIndex> {
+        let device = CUdevice::try_from(ordinal).ok()?;
+        let gpu = GpuId::from_uuid(driver::device_uuid(device)?);
+        let mut total = 0_usize;
+        // SAFETY: fills one size.
+        let status = cuDeviceTotalMem_v2::REAL.get().map(|call| unsafe { call(&raw mut total, device) })?;
+        if status != cuota_abi::cuda::CUresult::CUDA_SUCCESS {
+            return None;
+        }
+        let index = member.tenant().gpu_index(gpu)?;
+        member.tenant().note_total(index, total as u64);
+        let [high, low] = gpu.words();
+        self.uuid[0].store(high, Ordering::Relaxed);
+        self.uuid[1].store(low, Ordering::Relaxed);
+        self.total_bytes.store(total as u64, Ordering::Relaxed);
+        self.index.store(u32::try_from(index.number() + 1).ok()?, Ordering::Release);
+        Some(index)
+    }
+
+    /// The memory quota in force, bytes; [`UNLIMITED`] without one. One load and a compare while the policy has not
+    /// changed.
+    #[inline]
+    pub(crate) fn quota(&self, process: &Process) -> u64 {
+        let epoch = u64::from(process.policy().epoch()) + 1;
+        if self.quota_epoch.load(Ordering::Acquire) == epoch {
+            return self.quota_bytes.load(Ordering::Relaxed);
+        }
+        self.read_quota(process, epoch)
+    }
+
+    #[cold]
+    fn read_quota(&self, process: &Process, epoch: u64) -> u64 {
+        let quota = match process.policy().look_up(&super::settings::Settings::get().tenant(), self.gpu()) {
+            Found::Limits(limits) => limits.memory.in_bytes(self.total_bytes()),
+            Found::Nothing => UNLIMITED,
+            // The last good one; before there is one, nothing is granted.
+            Found::Unsettled if self.quota_epoch.load(Ordering::Acquire) == 0 => return 0,
+            Found::Unsettled => return self.quota_bytes.load(Ordering::Relaxed),
+        };
+        self.quota_bytes.store(quota, Ordering::Relaxed);
+        self.quota_epoch.store(epoch, Ordering::Release);
+        quota
+    }
+
+    /// Books what this process holds here in `member`'s name, after the process lost its place. Returns the bytes.
+    pub(super) fn bring(&self, member: Member) -> u64 {
+        let index = match self.index.load(Ordering::Acquire) {
+            0 => return 0,
+            index => GpuIndex::new(index as usize - 1),
+        };
+        let Some(books) = index.and_then(|index| Books::open(member, index)) else { return 0 };
+        let overhead = self.overhead.load(Ordering::Relaxed);
+        let bytes = self.held.load(Ordering::Relaxed) + overhead;
+        books.book(bytes);
+        books.note_overhead(overhead);
+        bytes
+    }
+}
+

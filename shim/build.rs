@@ -8,6 +8,8 @@ fn main() {
         "-Wl,-Bsymbolic",
         // No lazy binding: a hook may run before or during the binding of anything else.
         "-Wl,-z,relro,-z,now",
+        // Whoever was handed a hook keeps it: if somebody opened us with dlopen, dlclose must not take it away.
+        "-Wl,-z,nodelete",
         "-Wl,-z,noexecstack",
         "-Wl,--gc-sections",
         // No NEEDED entry for a library that nothing is taken from.

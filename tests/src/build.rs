@@ -27,12 +27,12 @@ pub fn scratch() -> PathBuf {
     folder
 }
 
-/// The release build of `libcuota.so`: the one that `CUOTA_LIBRARY` names, or one that is built here, once.
+/// The release build of `libcuota.so`: the one that `CUOTA_LIB` names, or one that is built here, once.
 ///
 /// Release, because that is what is shipped: a debug build has other imports and another size.
 pub fn libcuota() -> &'static Path {
     static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
-        env::var_os("CUOTA_LIBRARY").map_or_else(|| cargo_build("cuota-shim", "libcuota.so"), PathBuf::from)
+        env::var_os("CUOTA_LIB").map_or_else(|| cargo_build("cuota-shim", "libcuota.so"), PathBuf::from)
     });
     &LIBRARY
 }
@@ -113,6 +113,15 @@ pub fn fake_driver() -> PathBuf {
         folder
     });
     FOLDER.clone()
+}
+
+/// A folder with a fake `libcuda.so.1` that has only the older kind of hash table.
+pub fn sysv_driver() -> PathBuf {
+    let flags = ["-Wl,-Bsymbolic".as_ref(), "-Wl,--hash-style=sysv".as_ref()];
+    let cuda = library("fake_driver.c", "libcuda.so.1", &flags);
+    let folder = cuda.parent().expect("a compiled guest lies in a folder").to_path_buf();
+    link(&fake_driver().join("libnvidia-ml.so.1"), &folder.join("libnvidia-ml.so.1"));
+    folder
 }
 
 /// A folder with a fake `libcuda.so.1` whose symbols have the version `libcuda.so.1`.

@@ -209,3 +209,45 @@ impl Image {
 fn relocated(base: usize, value: usize) -> usize {
     if value < base { base + value } else { value }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::ffi::c_void;
+
+    use crate::elf::{Image, LinkMap};
+
+    fn libc_image() -> Image {
+        // SAFETY: libc is never unloaded.
+        LinkMap::of_start(c"libc.so.6").and_then(|libc| unsafe { libc.image() }).expect("libc is loaded")
+    }
+
+    #[test]
+    fn function_is_where_the_loader_finds_it() {
+        let libc = libc_image();
+        assert_eq!(libc.soname(), Some(c"libc.so.6"));
+        assert_eq!(libc.function(c"getpid"), libc::getpid as *mut c_void);
+        assert!(libc.function(c"no_such_function").is_null());
+    }
+
+    #[test]
+    fn default_version_of_a_function_is_preferred() {
+        // glibc keeps an older pthread_cond_wait for programs of 2002, at another address, on x86-64.
+        let found = libc_image().function(c"pthread_cond_wait");
+        assert_eq!(found, libc::pthread_cond_wait as *mut c_void);
+    }
+
+    #[test]
+    fn both_kinds_of_hash_table_lead_to_the_same_function() {
+        let libc = libc_image();
+        for name in [c"getpid", c"dlsym", c"pthread_cond_wait"] {
+            let mut hidden = 0;
+            let by_sysv = libc.walk_sysv(name, &mut hidden);
+            assert!(libc.sysv_hash.is_null() || by_sysv == libc.walk_gnu(name, &mut hidden), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn data_is_no_function() {
+        assert!(libc_image().function(c"environ").is_null());
+    }
+}

@@ -118,14 +118,15 @@ impl Query {
 /// The hook for what glibc found: the real function of a hook, under whatever name; or a hooked name in another copy
 /// of the driver than the one we know.
 fn hook_for(name: &CStr, found: *mut c_void) -> Option<*mut c_void> {
-    let row: Option<&Row> = if name.to_bytes().starts_with(b"cu") {
-        Library::Cuda.attach();
-        table::replacing(found).or_else(|| table::named(name).filter(|row| row.library.contains(found)))
-    } else {
-        Library::Nvml.attach();
-        table::replacing(found).or_else(|| table::named(name).filter(|row| row.library.contains(found)))
+    let library = match name.to_bytes() {
+        [b'd', ..] => return None,
+        [b'n', ..] => Library::Nvml,
+        _ => Library::Cuda,
     };
-    row.map(Row::hook)
+    library.attach();
+    table::replacing(found)
+        .or_else(|| table::named(name).filter(|row| row.library.contains(found)))
+        .map(Row::hook)
 }
 
 fn trampoline_named(name: &CStr) -> Option<*mut c_void> {

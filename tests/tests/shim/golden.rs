@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cuota_tests::build;
-use object::elf::{DT_FLAGS_1, DT_NEEDED, DT_SONAME, FileHeader64, PF_X, PT_GNU_STACK, PT_TLS};
+use object::elf::{
+    DF_1_NODELETE, DF_1_NOW, DT_FLAGS_1, DT_NEEDED, DT_SONAME, FileHeader64, PF_X, PT_GNU_STACK, PT_TLS,
+};
 use object::read::StringTable;
 use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSymbol};
@@ -161,12 +163,12 @@ fn library_is_small_and_has_no_thread_local_storage_and_no_executable_stack() {
 }
 
 #[test]
-fn all_symbols_are_bound_when_the_library_is_loaded() {
+fn library_binds_all_symbols_at_once_and_stays() {
     let bytes = bytes();
     let (entries, _) = table(&parsed(&bytes));
-    let now = u64::from(object::elf::DF_1_NOW);
+    let wanted = u64::from(DF_1_NOW | DF_1_NODELETE);
     let flags = entries.iter().find(|entry| entry.tag32(Endianness::Little) == Some(DT_FLAGS_1));
-    assert!(flags.is_some_and(|entry| entry.d_val.get(Endianness::Little) & now != 0));
+    assert!(flags.is_some_and(|entry| entry.d_val.get(Endianness::Little) & wanted == wanted));
 }
 
 #[test]

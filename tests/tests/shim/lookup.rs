@@ -23,20 +23,25 @@ fn linked_program_is_bound_to_the_hook() {
     );
 }
 
+const OPENED: &str = "hooked: libcuota.so\n\
+                      not hooked: libcuda.so.1\n\
+                      nvml hooked: libcuota.so\n\
+                      nvml not hooked: libnvidia-ml.so.1\n\
+                      default: libcuota.so\n\
+                      program: libcuota.so\n\
+                      unknown to this driver: null\n\
+                      unknown to the program's driver: null\n\
+                      alloc 0\n\
+                      reached the driver 1\n";
+
 #[test]
 fn dlsym_yields_the_hook_for_hooked_names_only() {
-    guest("opened").must_print(
-        "hooked: libcuota.so\n\
-         not hooked: libcuda.so.1\n\
-         nvml hooked: libcuota.so\n\
-         nvml not hooked: libnvidia-ml.so.1\n\
-         default: libcuota.so\n\
-         program: libcuota.so\n\
-         unknown to this driver: null\n\
-         unknown to the program's driver: null\n\
-         alloc 0\n\
-         reached the driver 1\n",
-    );
+    guest("opened").must_print(OPENED);
+}
+
+#[test]
+fn driver_that_has_only_a_sysv_hash_table_is_understood() {
+    Guest::managed("opened").driver(build::sysv_driver()).must_print(OPENED);
 }
 
 #[test]

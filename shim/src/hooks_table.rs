@@ -6,7 +6,7 @@ use core::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use cuota_abi::cuda::*;
 use cuota_abi::nvml::*;
 
-use crate::hooks::pass;
+use crate::hooks::{context, info, plain, pool, vmm};
 use crate::interpose::proc_address;
 use crate::interpose::table::{calls, hooks};
 
@@ -20,92 +20,90 @@ hooks! {
 
         // Plain memory.
         cuMemAlloc: PFN_cuMemAlloc_v2000
-            fn(dptr: *mut CUdeviceptr_v1, bytesize: c_uint) = pass::two;
+            fn(dptr: *mut CUdeviceptr_v1, bytesize: c_uint) = plain::alloc_v1;
         cuMemAlloc_v2: PFN_cuMemAlloc_v3020
-            fn(dptr: *mut CUdeviceptr, bytesize: usize) = pass::two;
+            fn(dptr: *mut CUdeviceptr, bytesize: usize) = plain::alloc;
         cuMemAllocPitch: PFN_cuMemAllocPitch_v2000
-            fn(dptr: *mut CUdeviceptr_v1, pPitch: *mut c_uint, WidthInBytes: c_uint, Height: c_uint, ElementSizeBytes: c_uint) = pass::five;
+            fn(dptr: *mut CUdeviceptr_v1, pPitch: *mut c_uint, WidthInBytes: c_uint, Height: c_uint, ElementSizeBytes: c_uint) = plain::alloc_pitch_v1;
         cuMemAllocPitch_v2: PFN_cuMemAllocPitch_v3020
-            fn(dptr: *mut CUdeviceptr, pPitch: *mut usize, WidthInBytes: usize, Height: usize, ElementSizeBytes: c_uint) = pass::five;
+            fn(dptr: *mut CUdeviceptr, pPitch: *mut usize, WidthInBytes: usize, Height: usize, ElementSizeBytes: c_uint) = plain::alloc_pitch;
         cuMemAllocManaged: PFN_cuMemAllocManaged_v6000
-            fn(dptr: *mut CUdeviceptr, bytesize: usize, flags: c_uint) = pass::three;
+            fn(dptr: *mut CUdeviceptr, bytesize: usize, flags: c_uint) = plain::alloc_managed;
         cuMemFree: PFN_cuMemFree_v2000
-            fn(dptr: CUdeviceptr_v1) = pass::one;
+            fn(dptr: CUdeviceptr_v1) = plain::free_v1;
         cuMemFree_v2: PFN_cuMemFree_v3020
-            fn(dptr: CUdeviceptr) = pass::one;
+            fn(dptr: CUdeviceptr) = plain::free;
 
         // Stream-ordered memory and pools.
         cuMemAllocAsync: PFN_cuMemAllocAsync_v11020, cuMemAllocAsync_ptsz: PFN_cuMemAllocAsync_v11020_ptsz
-            fn(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream) = pass::three;
+            fn(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream) = pool::alloc_async;
         cuMemAllocFromPoolAsync: PFN_cuMemAllocFromPoolAsync_v11020, cuMemAllocFromPoolAsync_ptsz: PFN_cuMemAllocFromPoolAsync_v11020_ptsz
-            fn(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream) = pass::four;
+            fn(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream) = pool::alloc_from_pool_async;
         cuMemFreeAsync: PFN_cuMemFreeAsync_v11020, cuMemFreeAsync_ptsz: PFN_cuMemFreeAsync_v11020_ptsz
-            fn(dptr: CUdeviceptr, hStream: CUstream) = pass::two;
+            fn(dptr: CUdeviceptr, hStream: CUstream) = pool::free_async;
         cuMemPoolTrimTo: PFN_cuMemPoolTrimTo_v11020
-            fn(pool: CUmemoryPool, minBytesToKeep: usize) = pass::two;
+            fn(pool: CUmemoryPool, minBytesToKeep: usize) = pool::trim;
         cuMemPoolCreate: PFN_cuMemPoolCreate_v11020
-            fn(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps) = pass::two;
+            fn(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps) = pool::create;
         cuMemPoolDestroy: PFN_cuMemPoolDestroy_v11020
-            fn(pool: CUmemoryPool) = pass::one;
+            fn(pool: CUmemoryPool) = pool::destroy;
         cuDeviceGetDefaultMemPool: PFN_cuDeviceGetDefaultMemPool_v11020
-            fn(pool_out: *mut CUmemoryPool, dev: CUdevice) = pass::two;
+            fn(pool_out: *mut CUmemoryPool, dev: CUdevice) = pool::learn;
         cuDeviceGetMemPool: PFN_cuDeviceGetMemPool_v11020
-            fn(pool: *mut CUmemoryPool, dev: CUdevice) = pass::two;
-        cuDeviceSetMemPool: PFN_cuDeviceSetMemPool_v11020
-            fn(dev: CUdevice, pool: CUmemoryPool) = pass::two;
+            fn(pool: *mut CUmemoryPool, dev: CUdevice) = pool::learn;
 
         // VMM handles and mappings.
         cuMemCreate: PFN_cuMemCreate_v10020
-            fn(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: c_ulonglong) = pass::four;
+            fn(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: c_ulonglong) = vmm::create;
         cuMemRelease: PFN_cuMemRelease_v10020
-            fn(handle: CUmemGenericAllocationHandle) = pass::one;
+            fn(handle: CUmemGenericAllocationHandle) = vmm::release;
         cuMemMap: PFN_cuMemMap_v10020
-            fn(ptr: CUdeviceptr, size: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: c_ulonglong) = pass::five;
+            fn(ptr: CUdeviceptr, size: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: c_ulonglong) = vmm::map;
         cuMemUnmap: PFN_cuMemUnmap_v10020
-            fn(ptr: CUdeviceptr, size: usize) = pass::two;
+            fn(ptr: CUdeviceptr, size: usize) = vmm::unmap;
         cuMemRetainAllocationHandle: PFN_cuMemRetainAllocationHandle_v11000
-            fn(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) = pass::two;
+            fn(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) = vmm::retain;
 
         // Contexts.
         cuCtxCreate: PFN_cuCtxCreate_v2000
-            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) = pass::three;
+            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) = context::create_v2;
         cuCtxCreate_v2: PFN_cuCtxCreate_v3020
-            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) = pass::three;
+            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) = context::create_v2;
         cuCtxCreate_v3: PFN_cuCtxCreate_v11040
-            fn(pctx: *mut CUcontext, paramsArray: *mut CUexecAffinityParam, numParams: c_int, flags: c_uint, dev: CUdevice) = pass::five;
+            fn(pctx: *mut CUcontext, paramsArray: *mut CUexecAffinityParam, numParams: c_int, flags: c_uint, dev: CUdevice) = context::create_v3;
         cuCtxCreate_v4: PFN_cuCtxCreate_v12050
-            fn(pctx: *mut CUcontext, ctxCreateParams: *mut CUctxCreateParams, flags: c_uint, dev: CUdevice) = pass::four;
+            fn(pctx: *mut CUcontext, ctxCreateParams: *mut CUctxCreateParams, flags: c_uint, dev: CUdevice) = context::create_v4;
         cuCtxDestroy: PFN_cuCtxDestroy_v2000
-            fn(ctx: CUcontext) = pass::one;
+            fn(ctx: CUcontext) = context::destroy;
         cuCtxDestroy_v2: PFN_cuCtxDestroy_v4000
-            fn(ctx: CUcontext) = pass::one;
+            fn(ctx: CUcontext) = context::destroy;
         cuDevicePrimaryCtxRetain: PFN_cuDevicePrimaryCtxRetain_v7000
-            fn(pctx: *mut CUcontext, dev: CUdevice) = pass::two;
+            fn(pctx: *mut CUcontext, dev: CUdevice) = context::retain_primary;
         cuDevicePrimaryCtxRelease: PFN_cuDevicePrimaryCtxRelease_v7000
-            fn(dev: CUdevice) = pass::one;
+            fn(dev: CUdevice) = context::release_primary;
         cuDevicePrimaryCtxRelease_v2: PFN_cuDevicePrimaryCtxRelease_v11000
-            fn(dev: CUdevice) = pass::one;
+            fn(dev: CUdevice) = context::release_primary;
         cuDevicePrimaryCtxReset: PFN_cuDevicePrimaryCtxReset_v7000
-            fn(dev: CUdevice) = pass::one;
+            fn(dev: CUdevice) = context::release_primary;
         cuDevicePrimaryCtxReset_v2: PFN_cuDevicePrimaryCtxReset_v11000
-            fn(dev: CUdevice) = pass::one;
+            fn(dev: CUdevice) = context::release_primary;
 
         // The size of the GPU that the tenant sees.
         cuMemGetInfo: PFN_cuMemGetInfo_v2000
-            fn(free: *mut c_uint, total: *mut c_uint) = pass::two;
+            fn(free: *mut c_uint, total: *mut c_uint) = info::mem_get_info_v1;
         cuMemGetInfo_v2: PFN_cuMemGetInfo_v3020
-            fn(free: *mut usize, total: *mut usize) = pass::two;
+            fn(free: *mut usize, total: *mut usize) = info::mem_get_info;
         cuDeviceTotalMem: PFN_cuDeviceTotalMem_v2000
-            fn(bytes: *mut c_uint, dev: CUdevice) = pass::two;
+            fn(bytes: *mut c_uint, dev: CUdevice) = info::total_mem_v1;
         cuDeviceTotalMem_v2: PFN_cuDeviceTotalMem_v3020
-            fn(bytes: *mut usize, dev: CUdevice) = pass::two;
+            fn(bytes: *mut usize, dev: CUdevice) = info::total_mem;
     }
 
     Nvml -> nvmlReturn_t, absent absent_nvml {
         nvmlDeviceGetMemoryInfo: PFN_nvmlDeviceGetMemoryInfo
-            fn(device: nvmlDevice_t, memory: *mut nvmlMemory_t) = pass::two;
+            fn(device: nvmlDevice_t, memory: *mut nvmlMemory_t) = info::nvml_memory;
         nvmlDeviceGetMemoryInfo_v2: PFN_nvmlDeviceGetMemoryInfo_v2
-            fn(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) = pass::two;
+            fn(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) = info::nvml_memory_v2;
     }
 }
 

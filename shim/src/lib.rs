@@ -3,6 +3,7 @@
 //! - [`arch`], [`elf`], [`interpose`]: how a call reaches us.
 //! - [`hooks_table`]: which functions are hooked, one line each.
 //! - [`hooks`]: what a call costs the tenant.
+//! - [`process`]: what this process is and holds.
 //!
 //! It may be preloaded into every process of a container, so it has no allocator, no thread-local storage, no signal
 //! handler and no panic path, and a process that never touches CUDA notices nothing.
@@ -26,6 +27,7 @@ mod elf;
 mod hooks;
 mod hooks_table;
 mod interpose;
+mod process;
 #[cfg(not(test))]
 mod runtime;
 
@@ -34,6 +36,7 @@ ctor::declarative::ctor! {
     /// Runs when the loader loads us. Nothing rests on it: constructors of other libraries may call us before.
     #[ctor(unsafe)]
     fn on_load() {
+        process::settings::Settings::get();
         interpose::on_load();
     }
 }

@@ -42,6 +42,7 @@ pub enum Refusal {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reservation {
     bytes: u64,
+    tenant_booked: u64,
 }
 
 impl Reservation {
@@ -49,6 +50,12 @@ impl Reservation {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What the tenant had booked when it was granted, these bytes included.
+    #[must_use]
+    pub fn tenant_booked(&self) -> u64 {
+        self.tenant_booked
     }
 }
 
@@ -130,7 +137,7 @@ impl Books {
             let sum = self.sum(bytes);
             let verdict = quota::judge(sum, quota);
             if verdict == Verdict::Granted {
-                return Ok(Reservation { bytes });
+                return Ok(Reservation { bytes, tenant_booked: sum.booked });
             }
             self.take_back(bytes);
             attempt += 1;

@@ -38,7 +38,9 @@ pub(crate) struct Gpu {
     uuid: [AtomicU64; 2],
     /// The most that a process's context, modules and local memory were seen to take, bytes.
     pub(crate) overhead_bytes: AtomicU64,
-    reserved: [AtomicU64; 5],
+    /// The device's memory as CUDA counts it, bytes; 0 until a process has looked.
+    pub(crate) total_bytes: AtomicU64,
+    reserved: [AtomicU64; 4],
 }
 
 /// A place for a process.
@@ -93,6 +95,7 @@ pub const KIND: Kind = Kind {
         offset_of!(Summary, high_water),
         offset_of!(Summary, swept_ns),
         offset_of!(Gpu, overhead_bytes),
+        offset_of!(Gpu, total_bytes),
         offset_of!(Place, pid),
         offset_of!(Place, uid),
         offset_of!(Place, joined_ns),
@@ -108,6 +111,20 @@ pub const KIND: Kind = Kind {
 /// A GPU's index in a tenant's books.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GpuIndex(pub(crate) usize);
+
+impl GpuIndex {
+    /// The index with this number, 0 to 15.
+    #[must_use]
+    pub fn new(number: usize) -> Option<Self> {
+        (number < GPUS).then_some(GpuIndex(number))
+    }
+
+    /// The index's number.
+    #[must_use]
+    pub fn number(self) -> usize {
+        self.0
+    }
+}
 
 /// A tenant file, mapped for the rest of the process's life.
 #[derive(Clone, Copy)]
@@ -206,6 +223,19 @@ impl Tenant {
         gpus.filter(|(_, words)| words[0] != 0).map(|(i, words)| (i, GpuId::from_words(words)))
     }
 
+    /// The device's memory as CUDA counts it, bytes; 0 where no process has looked yet.
+    #[must_use]
+    pub fn total(&self, gpu: GpuIndex) -> u64 {
+        self.0.gpus.get(gpu.0).map_or(0, |gpu| gpu.total_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Notes the device's memory as CUDA counts it, bytes.
+    pub fn note_total(&self, gpu: GpuIndex, bytes: u64) {
+        if let Some(gpu) = self.0.gpus.get(gpu.0) {
+            gpu.total_bytes.store(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// The most that a process's context and code were seen to take on `gpu`, bytes; 0 where none was.
     #[must_use]
     pub fn learned_overhead(&self, gpu: GpuIndex) -> u64 {
@@ -246,7 +276,7 @@ mod tests {
         assert_eq!((offset_of!(Line, booked), offset_of!(Line, pending)), (8, 16));
         assert_eq!(KIND.layout_hash, GOLDEN_LAYOUT_HASH, "the layout changed: raise header::MAJOR");
     }
-    const GOLDEN_LAYOUT_HASH: u64 = 17_467_561_179_539_752_831;
+    const GOLDEN_LAYOUT_HASH: u64 = 12_181_594_018_723_787_143;
 
     #[test]
     fn a_gpu_keeps_its_index_and_the_17th_gets_none() {

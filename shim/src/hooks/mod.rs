@@ -1,8 +1,28 @@
-//! What a call costs the tenant.
+//! What a call costs the tenant: the handlers of the hooks, by kind of memory.
+//!
+//! Each follows one pattern. *Before the call* it reserves what the call can take at most, and refuses with
+//! `CUDA_ERROR_OUT_OF_MEMORY` what does not fit. *The call* goes to the driver with the program's own arguments. *After
+//! the call* it books what was really taken, or gives the reservation back with the driver's error.
 
-pub(crate) mod pass;
+pub(crate) mod context;
+pub(crate) mod info;
+pub(crate) mod plain;
+pub(crate) mod pool;
+pub(crate) mod vmm;
 
-/// Whether this process is held to anything at all.
-pub(crate) fn is_managed() -> bool {
-    true
+use cuota_abi::cuda::{CUmemLocation, CUmemLocationType, CUresult};
+
+/// What a refused allocation returns: the same as a full device.
+pub(crate) const REFUSED: CUresult = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+
+/// The ordinal of the device that memory at `location` lies on; `None`: the host's memory, or no memory at all.
+fn device_at(location: CUmemLocation) -> Option<i32> {
+    // SAFETY: each kind of location uses one member of the union, and every bit pattern of either is a value.
+    let (ordinal, localized) =
+        unsafe { (location.__bindgen_anon_1.id, location.__bindgen_anon_1.localized.deviceId) };
+    match location.type_ {
+        CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE => Some(ordinal),
+        CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE_LOCALITY_DOMAIN => Some(i32::from(localized)),
+        _ => None,
+    }
 }

@@ -89,5 +89,5 @@ pub(crate) unsafe extern "C" fn filter_dlmopen(call: &mut Call) -> *const c_void
 
 /// Whether this process is held to anything at all.
 fn is_managed() -> bool {
-    crate::hooks::is_managed()
+    crate::process::is_managed()
 }

@@ -85,6 +85,11 @@ impl Account {
         self.process.rejoin().then(|| Account::open(self.process, self.ordinal)).flatten()
     }
 
+    /// The device's ordinal.
+    pub(crate) fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
     /// The quota in force, bytes.
     #[inline]
     pub(crate) fn quota(&self) -> u64 {
@@ -130,7 +135,10 @@ impl Account {
     fn make_room(&self, bytes: u64, refusal: Refusal) -> Result<Reservation, CUresult> {
         if refusal == Refusal::Evicted {
             let account = self.reopened().ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
-            return account.books.reserve(bytes, account.quota()).map_err(|_| CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+            return account
+                .books
+                .reserve(bytes, account.quota())
+                .map_err(|_| CUresult::CUDA_ERROR_OUT_OF_MEMORY);
         }
         // Cheapest first. What cannot fit an empty quota needs no trimming to be refused.
         let quota = self.quota();
@@ -209,7 +217,7 @@ impl Account {
     // Pools.
 
     /// Books what the pools of this device really hold now. `true`: it is less than was booked.
-    fn update_pools(&self) -> bool {
+    pub(crate) fn update_pools(&self) -> bool {
         let pools = &self.process.pools;
         pools.are_used() && pools.of_device(self.ordinal).any(|pool| self.update_pool(pool))
     }
@@ -235,7 +243,7 @@ impl Account {
     }
 
     /// Lets the pools of this device go of what they hold in reserve. `true`: something came free.
-    fn trim_pools(&self) -> bool {
+    pub(crate) fn trim_pools(&self) -> bool {
         let pools = &self.process.pools;
         pools.are_used()
             && pools.of_device(self.ordinal).fold(false, |freed, pool| {
@@ -317,13 +325,14 @@ impl Account {
             return;
         }
         let (found, booked) = (used.saturating_sub(held), device.overhead.load(Ordering::Relaxed));
-        // A free that the driver has done and we have not yet booked makes the figure too low: believe it only if it comes
-        // twice, or if what is booked was never more than an estimate.
-        let confirmed = first || device.overhead_seen.swap(found, Ordering::Relaxed) == found;
-        if found > booked || confirmed {
+        // A free that the driver has done and we have not yet booked makes the figure too low: it is believed if it
+        // comes twice, or if what is booked was never more than an estimate.
+        let twice = device.overhead_seen.swap(found, Ordering::Relaxed) == found;
+        if found > booked || first || twice {
             self.set_overhead(found);
         }
-        if let Some(index) = device.index(self.books.member(), self.ordinal) {
+        // What comes twice is no allocation that was under way: only that is worth remembering.
+        if twice && let Some(index) = device.index(self.books.member(), self.ordinal) {
             self.books.member().tenant().learn_overhead(index, found);
         }
     }

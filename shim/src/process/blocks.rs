@@ -135,7 +135,10 @@ impl Blocks {
         let span = (address.checked_add(bytes - 1).ok_or(NoPlace)? >> BLOCK_SHIFT) - first;
         if span != 0 {
             // All the leaves first, so that nothing can fail half-way.
-            (first..=first + span).step_by(LEAF_BLOCKS).chain([first + span]).try_for_each(|block| self.word_or_new(block).map(drop))?;
+            (first..=first + span)
+                .step_by(LEAF_BLOCKS)
+                .chain([first + span])
+                .try_for_each(|block| self.word_or_new(block).map(drop))?;
         }
         let start = if span == 0 { None } else { Some(start_of(address)) };
         let mut fresh = 0;
@@ -160,7 +163,9 @@ impl Blocks {
         let first = address >> BLOCK_SHIFT;
         let word = self.word(first)?;
         let begins_here = |plain: &Plain| plain.span != 0 && plain.start == start_of(address);
-        let old = Self::change(word, |plain| if begins_here(&plain) { Plain { start: 0, span: 0, ..plain } } else { plain });
+        let old = Self::change(word, |plain| {
+            if begins_here(&plain) { Plain { start: 0, span: 0, ..plain } } else { plain }
+        });
         let span = if begins_here(&old) { old.span } else { 0 };
         (old.count != 0).then_some(Extent { first, span })
     }
@@ -178,13 +183,15 @@ impl Blocks {
     #[inline]
     pub(crate) fn remove(&self, extent: Extent) -> u64 {
         let words = (extent.first..=extent.first + extent.span).filter_map(|block| self.word(block));
-        words.map(|word| {
-            let old = Self::change(word, |plain| match plain.count {
-                0 | 1 => Plain::default(),
-                count => Plain { count: count - 1, ..plain },
-            });
-            u64::from(old.count == 1)
-        }).sum()
+        words
+            .map(|word| {
+                let old = Self::change(word, |plain| match plain.count {
+                    0 | 1 => Plain::default(),
+                    count => Plain { count: count - 1, ..plain },
+                });
+                u64::from(old.count == 1)
+            })
+            .sum()
     }
 
     /// Forgets all plain memory of `context`, which is gone. Returns how many blocks there were.
@@ -193,10 +200,13 @@ impl Blocks {
         // SAFETY: as in `word`.
         let leaves = leaves.filter_map(|leaf| unsafe { leaf.as_ref() });
         let owned = |plain: &Plain| plain.count != 0 && plain.context == context;
-        leaves.flat_map(|leaf| &leaf.0).map(|word| {
-            let old = Self::change(word, |plain| if owned(&plain) { Plain::default() } else { plain });
-            u64::from(owned(&old))
-        }).sum()
+        leaves
+            .flat_map(|leaf| &leaf.0)
+            .map(|word| {
+                let old = Self::change(word, |plain| if owned(&plain) { Plain::default() } else { plain });
+                u64::from(owned(&old))
+            })
+            .sum()
     }
 
     /// Notes that a mapping of the handle in place `handle` begins at `address`.
@@ -222,6 +232,7 @@ impl Blocks {
         }
     }
 
+    #[cfg(test)]
     /// The place of the handle whose mapping begins at `address`'s block.
     pub(crate) fn mapping_at(&self, address: u64) -> Option<u32> {
         let value = self.word(address >> BLOCK_SHIFT)?.load(Ordering::Relaxed);
@@ -347,7 +358,9 @@ mod tests {
                     }
                     assert_eq!(blocks.add(address, bytes, 1), Ok(fresh));
                 }
-            } else if let Some(key) = live.keys().nth(random(live.len().max(1) as u64) as usize).copied() {
+            } else if let Some(key) =
+                live.keys().nth(usize::try_from(random(512)).unwrap() % live.len().max(1)).copied()
+            {
                 let (address, bytes) = live.remove(&key).unwrap();
                 let mut last = 0;
                 for block in address >> 21..=(address + bytes - 1) >> 21 {

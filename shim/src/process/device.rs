@@ -10,9 +10,9 @@ use cuota_region::name::GpuId;
 use cuota_region::policy::Found;
 use cuota_region::tenant::GpuIndex;
 
+use super::Process;
 use super::driver;
 use super::nvml::Nvml;
-use super::Process;
 use crate::hooks_table::cuDeviceTotalMem_v2;
 
 /// How many devices a process can use.
@@ -135,4 +135,3 @@ impl Device {
         bytes
     }
 }
-

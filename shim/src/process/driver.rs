@@ -21,7 +21,8 @@ fn succeeded(status: Option<CUresult>) -> bool {
 pub(crate) fn device_count() -> Option<u32> {
     let mut count = 0;
     // SAFETY: fills one int.
-    succeeded(unsafe { real::cuDeviceGetCount.get().map(|call| call(&raw mut count)) }).then_some(u32::try_from(count).ok()?)
+    succeeded(unsafe { real::cuDeviceGetCount.get().map(|call| call(&raw mut count)) })
+        .then_some(u32::try_from(count).ok()?)
 }
 
 /// A device's UUID; that of the MIG instance where there is one.
@@ -45,14 +46,18 @@ pub(crate) fn current_device() -> Option<CUdevice> {
 pub(crate) fn current_context() -> Option<CUcontext> {
     let mut context = null_mut();
     // SAFETY: fills one handle.
-    succeeded(unsafe { real::cuCtxGetCurrent.get().map(|call| call(&raw mut context)) }).then_some(context).filter(|context| !context.is_null())
+    succeeded(unsafe { real::cuCtxGetCurrent.get().map(|call| call(&raw mut context)) })
+        .then_some(context)
+        .filter(|context| !context.is_null())
 }
 
 /// Whether a device's primary context exists.
 pub(crate) fn primary_is_active(device: CUdevice) -> bool {
     let (mut flags, mut active) = (0, 0);
     // SAFETY: fills two ints.
-    succeeded(unsafe { real::cuDevicePrimaryCtxGetState.get().map(|call| call(device, &raw mut flags, &raw mut active)) }) && active != 0
+    succeeded(unsafe {
+        real::cuDevicePrimaryCtxGetState.get().map(|call| call(device, &raw mut flags, &raw mut active))
+    }) && active != 0
 }
 
 /// An attribute of a pool that is a number of bytes.
@@ -60,7 +65,10 @@ pub(crate) fn primary_is_active(device: CUdevice) -> bool {
 pub(crate) fn pool_bytes(pool: CUmemoryPool, attribute: CUmemPool_attribute) -> Option<u64> {
     let mut bytes = 0_u64;
     // SAFETY: the attribute is a `cuuint64_t`; it fills one.
-    succeeded(unsafe { real::cuMemPoolGetAttribute.get().map(|call| call(pool, attribute, (&raw mut bytes).cast())) }).then_some(bytes)
+    succeeded(unsafe {
+        real::cuMemPoolGetAttribute.get().map(|call| call(pool, attribute, (&raw mut bytes).cast()))
+    })
+    .then_some(bytes)
 }
 
 /// Runs `act` with the thread's capture mode relaxed: a call that we make for ourselves while *any* thread captures
@@ -68,7 +76,8 @@ pub(crate) fn pool_bytes(pool: CUmemoryPool, attribute: CUmemPool_attribute) -> 
 pub(crate) fn outside_captures<T>(act: impl FnOnce() -> T) -> T {
     let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
     // SAFETY: swaps one mode for another.
-    let swapped = succeeded(unsafe { real::cuThreadExchangeStreamCaptureMode.get().map(|call| call(&raw mut mode)) });
+    let swapped =
+        succeeded(unsafe { real::cuThreadExchangeStreamCaptureMode.get().map(|call| call(&raw mut mode)) });
     let result = act();
     if swapped {
         // SAFETY: as above; the mode that was found goes back.

@@ -98,8 +98,10 @@ impl Handles {
         let place = self.place(place)?;
         let had = place.references.fetch_sub(1, Ordering::AcqRel);
         (had == 1).then(|| {
-            let last =
-                Last { bytes: place.bytes.load(Ordering::Relaxed), device: place.device.load(Ordering::Relaxed) };
+            let last = Last {
+                bytes: place.bytes.load(Ordering::Relaxed),
+                device: place.device.load(Ordering::Relaxed),
+            };
             place.handle.store(REMOVED, Ordering::Release);
             last
         })

@@ -55,7 +55,10 @@ impl Nvml {
         let mut listed = listed.iter().map(|info| unsafe { info.assume_init_ref() });
         let me = sys::process_id();
         // All ones is NVML's "not available" (WDDM, some vGPUs).
-        Ok(listed.find(|info| info.pid == me).map(|info| info.usedGpuMemory).filter(|bytes| *bytes != u64::MAX))
+        Ok(listed
+            .find(|info| info.pid == me)
+            .map(|info| info.usedGpuMemory)
+            .filter(|bytes| *bytes != u64::MAX))
     }
 
     fn device(&self, gpu: GpuId) -> Answer<nvmlDevice_t> {

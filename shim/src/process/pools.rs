@@ -55,6 +55,13 @@ impl Pools {
         Some(pool)
     }
 
+    /// The device that a known pool takes from.
+    pub(crate) fn device_of(&self, handle: CUmemoryPool) -> Option<u32> {
+        let key = handle.addr() as u64;
+        let pool = self.known().iter().find(|pool| pool.handle.load(Ordering::Acquire) == key)?;
+        Some(pool.device.load(Ordering::Relaxed))
+    }
+
     /// Whether any pool was ever used.
     #[inline]
     pub(crate) fn are_used(&self) -> bool {

@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn our_variables_are_found_among_others_and_the_first_counts() {
-        let found = read(&[c"PATH=/bin", c"CUOTA_DIR=/a", c"CUOTA_DIRECTORY=/x", c"CUOTA_DIR=/b", c"CUOTA_TENANT=t"]);
+        let found =
+            read(&[c"PATH=/bin", c"CUOTA_DIR=/a", c"CUOTA_DIRECTORY=/x", c"CUOTA_DIR=/b", c"CUOTA_TENANT=t"]);
         assert_eq!(found, (Some(b"/a".to_vec()), Some(b"t".to_vec())));
     }
 

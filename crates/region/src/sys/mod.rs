@@ -331,6 +331,14 @@ pub fn process_id() -> u32 {
     pid.ok().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)
 }
 
+/// The calling thread's id in its process's PID namespace.
+#[must_use]
+pub fn thread_id() -> u32 {
+    // SAFETY: takes nothing, cannot fail.
+    let tid = unsafe { call(libc::SYS_gettid, [0; 6]) };
+    tid.ok().and_then(|tid| u32::try_from(tid).ok()).unwrap_or(0)
+}
+
 /// The process's effective user id.
 #[must_use]
 pub fn user_id() -> u32 {

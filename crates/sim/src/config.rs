@@ -1,0 +1,82 @@
+//! What the environment says about the modelled GPU. Read once a process, when the library is initialised.
+
+use crate::units::{GIB, MIB, parse_bytes};
+use std::path::PathBuf;
+
+/// The variables of the software GPU.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `CUOTA_SIM_DIR`: the folder with the devices' shared files. One folder is one machine: the processes that
+    /// name it share its GPUs. Default: `/dev/shm/cuota-sim-<uid>`.
+    pub folder: PathBuf,
+    /// `CUOTA_SIM_MEMORY`: a device's memory in bytes, for example `80GiB`. Default: 16 GiB.
+    pub memory_bytes: u64,
+    /// Whether the variable is set: without it a device that exists keeps its size.
+    pub is_memory_set: bool,
+    /// `CUOTA_SIM_DEVICES`: the number of devices, 1 to 16. Default: 1.
+    pub devices: u32,
+    /// `CUOTA_SIM_CONTEXT_MIB`: what a new context takes, in bytes here. Default: 500 MiB.
+    pub context_bytes: u64,
+    /// `CUOTA_SIM_DRIVER_VERSION`: what `cuDriverGetVersion` answers. Default: 13000.
+    pub driver_version: i32,
+}
+
+impl Config {
+    /// Reads the environment. A value that cannot be read is named in the log and its default is used.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        Self {
+            folder: std::env::var_os("CUOTA_SIM_DIR").filter(|v| !v.is_empty()).map_or_else(
+                || {
+                    // SAFETY: getuid has no preconditions and cannot fail.
+                    let uid = unsafe { libc::getuid() };
+                    PathBuf::from(format!("/dev/shm/cuota-sim-{uid}"))
+                },
+                PathBuf::from,
+            ),
+            memory_bytes: read("CUOTA_SIM_MEMORY", 16 * GIB, |t| parse_bytes(t).filter(|&b| b > 0)),
+            is_memory_set: std::env::var_os("CUOTA_SIM_MEMORY").is_some_and(|v| !v.is_empty()),
+            devices: read("CUOTA_SIM_DEVICES", 1, |t| t.parse().ok().filter(|n| (1..=16).contains(n))),
+            context_bytes: read("CUOTA_SIM_CONTEXT_MIB", 500 * MIB, |t| {
+                t.parse::<u64>().ok()?.checked_mul(MIB)
+            }),
+            driver_version: read("CUOTA_SIM_DRIVER_VERSION", 13000, |t| t.parse().ok()),
+        }
+    }
+
+    /// The UUID of device `ordinal`, the same in every process: bytes that spell the model's name.
+    #[must_use]
+    pub fn uuid(ordinal: u32) -> [u8; 16] {
+        let mut bytes = *b"cuota-sim-gpu-\0\0";
+        bytes[14..].copy_from_slice(&u16::try_from(ordinal).unwrap_or(u16::MAX).to_be_bytes());
+        bytes
+    }
+
+    /// `GPU-xxxxxxxx-xxxx-…`, the UUID as NVML writes it.
+    #[must_use]
+    pub fn uuid_text(ordinal: u32) -> String {
+        let hex: Vec<String> = Self::uuid(ordinal).iter().map(|b| format!("{b:02x}")).collect();
+        let part = |range: std::ops::Range<usize>| hex[range].concat();
+        format!("GPU-{}-{}-{}-{}-{}", part(0..4), part(4..6), part(6..8), part(8..10), part(10..16))
+    }
+
+    /// `0000:01:00.0`, the modelled PCI address: bus `ordinal + 1`.
+    #[must_use]
+    pub fn pci_bus_id(ordinal: u32) -> String {
+        format!("0000:{:02X}:00.0", ordinal + 1)
+    }
+}
+
+/// What people read as the device's name.
+pub const DEVICE_NAME: &str = "cuota software GPU";
+
+fn read<T>(name: &str, default: T, parse: impl Fn(&str) -> Option<T>) -> T {
+    let Some(text) = std::env::var_os(name).filter(|v| !v.is_empty()) else { return default };
+    match text.to_str().and_then(parse) {
+        Some(value) => value,
+        None => {
+            crate::log::line(&format!("{name}={} cannot be read; the default is used", text.display()));
+            default
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Contexts, and what they take of the device: `CUOTA_SIM_CONTEXT_MIB` at once, 20 MiB at the first launch, 2 MiB a module.
+
+use super::handle::{Kind, fresh};
+use super::{Driver, State};
+use crate::error::{Answer, Fault};
+use crate::memory::blocks::Blocks;
+use crate::shared::Charge;
+use crate::units::MIB;
+use std::collections::BTreeMap;
+
+/// What the first launch adds to a context.
+pub const FIRST_LAUNCH_BYTES: u64 = 20 * MIB;
+/// What a loaded module takes.
+pub const MODULE_BYTES: u64 = 2 * MIB;
+
+/// A limit of a context, as `CUlimit` numbers it.
+pub type Limit = u32;
+
+/// One context.
+pub(crate) struct Context {
+    device: u32,
+    flags: u32,
+    is_primary: bool,
+    pub(super) blocks: Blocks,
+    charged_bytes: u64,
+    launched: bool,
+    limits: BTreeMap<Limit, u64>,
+}
+
+impl Context {
+    pub(super) fn device(&self) -> u32 {
+        self.device
+    }
+}
+
+/// A device's primary context.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Primary {
+    context: u64,
+    users: u64,
+    flags: u32,
+}
+
+/// What can be asked of a context.
+#[derive(Debug, Clone, Copy)]
+pub struct ContextFacts {
+    /// The device.
+    pub device: u32,
+    /// The flags it was made with.
+    pub flags: u32,
+}
+
+impl Driver {
+    /// Makes a context on `device` and makes it current.
+    ///
+    /// # Errors
+    /// `InvalidDevice`; `OutOfMemory` where the device has no room for a context.
+    pub fn create_context(&self, device: i32, flags: u32) -> Answer<u64> {
+        let context = self.new_context(&mut self.state.lock(), device, flags, false)?;
+        self.push_current(context)?;
+        Ok(context)
+    }
+
+    /// Destroys a context with all that it holds.
+    ///
+    /// # Errors
+    /// `InvalidContext` where it is none, or a primary one.
+    pub fn destroy_context(&self, context: u64) -> Answer<()> {
+        let mut state = self.state.lock();
+        let found = state.contexts.get(&context).ok_or(Fault::InvalidContext)?;
+        if found.is_primary {
+            return Err(Fault::InvalidContext);
+        }
+        self.end_context(&mut state, context);
+        Self::forget_current(context);
+        Ok(())
+    }
+
+    /// One more user of the primary context of `device`; made where there is none.
+    ///
+    /// # Errors
+    /// As [`Self::create_context`].
+    pub fn retain_primary(&self, device: i32) -> Answer<u64> {
+        let ordinal = self.gpu(device)?.ordinal();
+        let mut state = self.state.lock();
+        let mut primary = state.primaries.get(&ordinal).copied().unwrap_or_default();
+        if primary.users == 0 {
+            primary.context = self.new_context(&mut state, device, primary.flags, true)?;
+        }
+        primary.users += 1;
+        state.primaries.insert(ordinal, primary);
+        Ok(primary.context)
+    }
+
+    /// One user less; the last one destroys the primary context.
+    ///
+    /// # Errors
+    /// `InvalidDevice`; `InvalidContext` where it has no user.
+    pub fn release_primary(&self, device: i32) -> Answer<()> {
+        let ordinal = self.gpu(device)?.ordinal();
+        let mut state = self.state.lock();
+        let primary =
+            state.primaries.get_mut(&ordinal).filter(|p| p.users > 0).ok_or(Fault::InvalidContext)?;
+        primary.users -= 1;
+        let (users, context) = (primary.users, primary.context);
+        if users == 0 {
+            self.end_context(&mut state, context);
+        }
+        Ok(())
+    }
+
+    /// Destroys the primary context of `device` whoever uses it.
+    ///
+    /// # Errors
+    /// `InvalidDevice`.
+    pub fn reset_primary(&self, device: i32) -> Answer<()> {
+        let ordinal = self.gpu(device)?.ordinal();
+        let mut state = self.state.lock();
+        if let Some(primary) = state.primaries.get_mut(&ordinal).filter(|p| p.users > 0) {
+            primary.users = 0;
+            let context = primary.context;
+            self.end_context(&mut state, context);
+        }
+        Ok(())
+    }
+
+    /// The flags of the primary context of `device`, and whether it lives.
+    ///
+    /// # Errors
+    /// `InvalidDevice`.
+    pub fn primary_state(&self, device: i32) -> Answer<(u32, bool)> {
+        let ordinal = self.gpu(device)?.ordinal();
+        let primary = self.state.lock().primaries.get(&ordinal).copied().unwrap_or_default();
+        Ok((primary.flags, primary.users > 0))
+    }
+
+    /// Sets the flags of the primary context of `device`, for now and for when it is made.
+    ///
+    /// # Errors
+    /// `InvalidDevice`.
+    pub fn set_primary_flags(&self, device: i32, flags: u32) -> Answer<()> {
+        let ordinal = self.gpu(device)?.ordinal();
+        let mut state = self.state.lock();
+        let primary = state.primaries.entry(ordinal).or_default();
+        primary.flags = flags;
+        let context = primary.context;
+        if let Some(context) = state.contexts.get_mut(&context) {
+            context.flags = flags;
+        }
+        Ok(())
+    }
+
+    /// What is known of `context`; 0 asks for the current one.
+    ///
+    /// # Errors
+    /// `InvalidContext` where it is none.
+    pub fn context_facts(&self, context: u64) -> Answer<ContextFacts> {
+        let asked = if context == 0 { self.current() } else { context };
+        let state = self.state.lock();
+        let found = state.contexts.get(&asked).ok_or(Fault::InvalidContext)?;
+        Ok(ContextFacts { device: found.device, flags: found.flags })
+    }
+
+    /// A limit of the current context, as set or by default.
+    ///
+    /// # Errors
+    /// `InvalidContext` without one.
+    pub fn limit(&self, limit: Limit, default: u64) -> Answer<u64> {
+        self.in_context(|state, context| {
+            Ok(state.contexts[&context].limits.get(&limit).copied().unwrap_or(default))
+        })
+    }
+
+    /// Sets a limit of the current context. It is remembered, and changes nothing else.
+    ///
+    /// # Errors
+    /// `InvalidContext` without one.
+    pub fn set_limit(&self, limit: Limit, value: u64) -> Answer<()> {
+        self.in_context(|state, context| {
+            if let Some(context) = state.contexts.get_mut(&context) {
+                context.limits.insert(limit, value);
+            }
+            Ok(())
+        })
+    }
+
+    /// Charges a context's growth at its first launch.
+    pub(crate) fn note_launch(&self, state: &mut State, context: u64) -> Answer<()> {
+        let Some(found) = state.contexts.get_mut(&context).filter(|c| !c.launched) else { return Ok(()) };
+        self.gpu_of(found.device).take(Charge::Context, FIRST_LAUNCH_BYTES)?;
+        found.launched = true;
+        found.charged_bytes += FIRST_LAUNCH_BYTES;
+        Ok(())
+    }
+
+    fn new_context(&self, state: &mut State, device: i32, flags: u32, is_primary: bool) -> Answer<u64> {
+        let gpu = self.gpu(device)?;
+        gpu.join()?;
+        let charged_bytes = self.config.context_bytes;
+        gpu.take(Charge::Context, charged_bytes)?;
+        let handle = fresh(Kind::Context);
+        let device = gpu.ordinal();
+        let context = Context {
+            device,
+            flags,
+            is_primary,
+            blocks: Blocks::default(),
+            charged_bytes,
+            launched: false,
+            limits: BTreeMap::new(),
+        };
+        state.contexts.insert(handle, context);
+        Ok(handle)
+    }
+
+    fn end_context(&self, state: &mut State, handle: u64) {
+        self.free_all_of(state, handle);
+        if let Some(context) = state.contexts.remove(&handle) {
+            self.gpu_of(context.device).give(Charge::Context, context.charged_bytes);
+        }
+    }
+}

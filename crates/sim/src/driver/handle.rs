@@ -1,0 +1,29 @@
+//! Handles: numbers that look like addresses, of a different range for each kind, so that a handle of the wrong kind is
+//! never mistaken for another.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a handle names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(super) enum Kind {
+    Context = 0x5001,
+    Stream = 0x5002,
+    Event = 0x5003,
+    Module = 0x5004,
+    Function = 0x5005,
+    Library = 0x5006,
+    Kernel = 0x5007,
+    Pool = 0x5008,
+    Physical = 0x5009,
+    Graph = 0x500a,
+    GraphNode = 0x500b,
+    GraphExec = 0x500c,
+}
+
+/// A handle of `kind` that was never given out before in this process.
+#[must_use]
+pub(super) fn fresh(kind: Kind) -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    ((kind as u64) << 32) + NEXT.fetch_add(1, Ordering::Relaxed) * 16
+}

@@ -1,0 +1,131 @@
+//! The driver of one process: its devices, contexts, memory, modules and streams. The C functions above it only turn
+//! pointers into numbers and answers into `CUresult`.
+
+mod allocate;
+mod context;
+mod current;
+mod handle;
+mod host;
+mod pools;
+mod virtual_memory;
+
+pub use allocate::PointerFacts;
+pub use context::{ContextFacts, Limit};
+pub use host::HostFacts;
+
+use crate::config::Config;
+use crate::error::{Answer, Fault};
+use crate::gpu::Gpu;
+use crate::memory::pool::Pool;
+use crate::memory::vmm::Vmm;
+use crate::memory::{Backing, Space};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Everything that the process has, behind one lock.
+pub(crate) struct State {
+    pub(crate) space: Space,
+    pub(crate) contexts: HashMap<u64, context::Context>,
+    pub(crate) primaries: HashMap<u32, context::Primary>,
+    pub(crate) allocations: BTreeMap<u64, allocate::Allocation>,
+    pub(crate) pools: HashMap<u64, Pool>,
+    pub(crate) default_pools: HashMap<u32, u64>,
+    pub(crate) chosen_pools: HashMap<u32, u64>,
+    pub(crate) vmm: Vmm,
+    pub(crate) physical: HashMap<u64, Arc<Backing>>,
+    pub(crate) host: BTreeMap<u64, host::HostRange>,
+}
+
+/// The driver of this process.
+pub struct Driver {
+    config: Config,
+    gpus: Vec<Gpu>,
+    state: Mutex<State>,
+}
+
+static DRIVER: OnceLock<Answer<Driver>> = OnceLock::new();
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+impl Driver {
+    /// Makes the driver, once a process: `cuInit`.
+    ///
+    /// # Errors
+    /// `NotInitialized` in the child of a process that had made it (CUDA does not survive `fork`); `OperatingSystem` where the
+    /// shared files cannot be used.
+    pub fn init() -> Answer<&'static Self> {
+        if FORKED.load(Ordering::Relaxed) {
+            return Err(Fault::NotInitialized);
+        }
+        DRIVER.get_or_init(Self::new).as_ref().map_err(|fault| *fault)
+    }
+
+    /// The driver of this process.
+    ///
+    /// # Errors
+    /// `NotInitialized` before [`Self::init`], and in a forked child.
+    pub fn get() -> Answer<&'static Self> {
+        if FORKED.load(Ordering::Relaxed) {
+            return Err(Fault::NotInitialized);
+        }
+        DRIVER.get().and_then(|d| d.as_ref().ok()).ok_or(Fault::NotInitialized)
+    }
+
+    fn new() -> Answer<Self> {
+        extern "C" fn in_child() {
+            FORKED.store(true, Ordering::Relaxed);
+        }
+        // SAFETY: the handler only stores to an atomic, which is safe in a forked child.
+        unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        let config = Config::from_environment();
+        let gpus =
+            (0..config.devices).map(|ordinal| Gpu::open(&config, ordinal)).collect::<Answer<Vec<_>>>()?;
+        let mut pools = HashMap::new();
+        let mut default_pools = HashMap::new();
+        for device in 0..config.devices {
+            let pool = handle::fresh(handle::Kind::Pool);
+            pools.insert(pool, Pool::new(device));
+            default_pools.insert(device, pool);
+        }
+        let state = State {
+            space: Space::new()?,
+            contexts: HashMap::new(),
+            primaries: HashMap::new(),
+            allocations: BTreeMap::new(),
+            pools,
+            chosen_pools: default_pools.clone(),
+            default_pools,
+            vmm: Vmm::default(),
+            physical: HashMap::new(),
+            host: BTreeMap::new(),
+        };
+        Ok(Self { config, gpus, state: Mutex::new(state) })
+    }
+
+    /// What the environment said.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The device `ordinal`.
+    ///
+    /// # Errors
+    /// `InvalidDevice` where there is none.
+    pub fn gpu(&self, ordinal: i32) -> Answer<&Gpu> {
+        usize::try_from(ordinal).ok().and_then(|i| self.gpus.get(i)).ok_or(Fault::InvalidDevice)
+    }
+
+    /// The stream that a handle of the C interface names.
+    ///
+    /// # Errors
+    /// `InvalidHandle` where it names none.
+    pub fn stream(&self, handle: u64, _per_thread: bool) -> Answer<u64> {
+        if handle <= 2 { Ok(handle) } else { Err(Fault::InvalidHandle) }
+    }
+
+    pub(crate) fn gpu_of(&self, device: u32) -> &Gpu {
+        &self.gpus[device as usize]
+    }
+}

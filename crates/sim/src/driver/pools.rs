@@ -1,0 +1,179 @@
+//! Stream-ordered allocation from pools.
+
+use super::allocate::Keeper;
+use super::handle::{Kind, fresh};
+use super::{Driver, State};
+use crate::error::{Answer, Fault};
+use crate::memory::pool::{Point, Pool};
+
+impl Driver {
+    /// The default pool of `device`.
+    ///
+    /// # Errors
+    /// `InvalidDevice`.
+    pub fn default_pool(&self, device: i32) -> Answer<u64> {
+        let ordinal = self.gpu(device)?.ordinal();
+        Ok(self.state.lock().default_pools[&ordinal])
+    }
+
+    /// The pool that `cuMemAllocAsync` uses on `device`.
+    ///
+    /// # Errors
+    /// `InvalidDevice`.
+    pub fn chosen_pool(&self, device: i32) -> Answer<u64> {
+        let ordinal = self.gpu(device)?.ordinal();
+        Ok(self.state.lock().chosen_pools[&ordinal])
+    }
+
+    /// Chooses the pool that `cuMemAllocAsync` uses on `device`.
+    ///
+    /// # Errors
+    /// `InvalidDevice`; `InvalidValue` where `pool` is none of that device.
+    pub fn choose_pool(&self, device: i32, pool: u64) -> Answer<()> {
+        let ordinal = self.gpu(device)?.ordinal();
+        let mut state = self.state.lock();
+        state.pools.get(&pool).filter(|p| p.device == ordinal).ok_or(Fault::InvalidValue)?;
+        state.chosen_pools.insert(ordinal, pool);
+        Ok(())
+    }
+
+    /// Makes an empty pool on `device`.
+    ///
+    /// # Errors
+    /// `InvalidDevice`.
+    pub fn create_pool(&self, device: i32) -> Answer<u64> {
+        let ordinal = self.gpu(device)?.ordinal();
+        let handle = fresh(Kind::Pool);
+        self.state.lock().pools.insert(handle, Pool::new(ordinal));
+        Ok(handle)
+    }
+
+    /// Destroys a pool. Memory that still lives in it goes with it: the model does not keep it until it is freed.
+    ///
+    /// # Errors
+    /// `InvalidValue` where it is none, or the default pool.
+    pub fn destroy_pool(&self, pool: u64) -> Answer<()> {
+        let mut state = self.state.lock();
+        let device = state.pools.get(&pool).ok_or(Fault::InvalidValue)?.device;
+        if state.default_pools[&device] == pool {
+            return Err(Fault::InvalidValue);
+        }
+        let Some(mut gone) = state.pools.remove(&pool) else { return Err(Fault::InvalidValue) };
+        state.allocations.retain(|_, a| a.keeper != Keeper::Pool(pool));
+        for range in gone.take_all() {
+            Self::give_physical(self.gpu_of(device), &mut state, range);
+        }
+        if state.chosen_pools[&device] == pool {
+            let default = state.default_pools[&device];
+            state.chosen_pools.insert(device, default);
+        }
+        Ok(())
+    }
+
+    /// Allocates `bytes` in stream order from `pool`, 0 for the chosen pool of the current device.
+    ///
+    /// # Errors
+    /// `InvalidContext`, `InvalidHandle` for a stream that is none, `InvalidValue`, `OutOfMemory`.
+    pub fn allocate_in_order(&self, bytes: u64, pool: u64, stream: u64) -> Answer<u64> {
+        let first = self.try_allocate_in_order(bytes, pool, stream);
+        if first != Err(Fault::OutOfMemory) {
+            return first;
+        }
+        // As the driver does before it refuses: wait until freed memory is free indeed, and try once more.
+        self.gpu_of(self.current_device()?).wait_idle()?;
+        self.try_allocate_in_order(bytes, pool, stream)
+    }
+
+    fn try_allocate_in_order(&self, bytes: u64, pool: u64, stream: u64) -> Answer<u64> {
+        self.in_context(|state, context| {
+            let own = state.contexts[&context].device();
+            let pool_handle = if pool == 0 { state.chosen_pools[&own] } else { pool };
+            let mut pool = state.pools.remove(&pool_handle).ok_or(Fault::InvalidValue)?;
+            let gpu = self.gpu_of(pool.device);
+            pool.reach(|point| gpu.is_reached(point));
+            let device = pool.device;
+            let placed = pool.allocate(bytes, stream, |chunk| self.take_physical(state, device, chunk));
+            state.pools.insert(pool_handle, pool);
+            let address = placed?;
+            state.note(address, bytes, context, device, Keeper::Pool(pool_handle));
+            Ok(address)
+        })
+    }
+
+    /// Frees `address` at the present end of `stream`.
+    ///
+    /// # Errors
+    /// `InvalidValue` where it is no stream-ordered allocation; `InvalidContext`.
+    pub fn free_in_order(&self, address: u64, stream: u64) -> Answer<()> {
+        self.in_context(|state, _| {
+            let allocation = state.allocation(address)?;
+            let Keeper::Pool(pool) = allocation.keeper else { return Err(Fault::InvalidValue) };
+            let ticket = self.gpu_of(allocation.device).last_ticket(stream);
+            state.allocations.remove(&address);
+            state.pools.get_mut(&pool).ok_or(Fault::InvalidValue)?.free_at(address, Point { stream, ticket })
+        })
+    }
+
+    /// Runs `work` on a pool whose reached frees are done.
+    ///
+    /// # Errors
+    /// `InvalidValue` where it is none.
+    pub fn with_pool<T>(&self, pool: u64, work: impl FnOnce(&mut Pool) -> T) -> Answer<T> {
+        let mut state = self.state.lock();
+        let pool = state.pools.get_mut(&pool).ok_or(Fault::InvalidValue)?;
+        let gpu = self.gpu_of(pool.device);
+        pool.reach(|point| gpu.is_reached(point));
+        Ok(work(pool))
+    }
+
+    /// Gives unused memory of `pool` back until it holds at most `keep_bytes`.
+    ///
+    /// # Errors
+    /// `InvalidValue` where it is none.
+    pub fn trim_pool(&self, pool: u64, keep_bytes: u64) -> Answer<()> {
+        let mut state = self.state.lock();
+        if state.pools.contains_key(&pool) {
+            self.trim(&mut state, pool, |_| keep_bytes);
+            return Ok(());
+        }
+        Err(Fault::InvalidValue)
+    }
+
+    /// After the host synchronised with `device`: pools give back what is over their threshold.
+    pub fn trim_after_synchronize(&self, device: u32) {
+        let mut state = self.state.lock();
+        for pool in state.pools_of(device) {
+            self.trim(&mut state, pool, |pool| pool.threshold_bytes);
+        }
+    }
+
+    pub(super) fn trim_all_pools(&self, state: &mut State, device: u32) {
+        for pool in state.pools_of(device) {
+            self.trim(state, pool, |_| 0);
+        }
+    }
+
+    pub(super) fn free_in_pool_now(state: &mut State, pool: u64, address: u64) {
+        if let Some(pool) = state.pools.get_mut(&pool) {
+            // The caller has waited for the device, so every point of it is reached.
+            let _ = pool.free_at(address, Point { stream: 0, ticket: 0 });
+            pool.reach(|_| true);
+        }
+    }
+
+    fn trim(&self, state: &mut State, handle: u64, keep_bytes: impl FnOnce(&Pool) -> u64) {
+        let Some(pool) = state.pools.get_mut(&handle) else { return };
+        let gpu = self.gpu_of(pool.device);
+        pool.reach(|point| gpu.is_reached(point));
+        let keep_bytes = keep_bytes(pool);
+        for range in pool.trim(keep_bytes) {
+            Self::give_physical(gpu, state, range);
+        }
+    }
+}
+
+impl State {
+    fn pools_of(&self, device: u32) -> Vec<u64> {
+        self.pools.iter().filter(|(_, p)| p.device == device).map(|(&handle, _)| handle).collect()
+    }
+}

@@ -1,0 +1,11 @@
+//! Device memory: where it lies, who asked for it, and when its physical bytes come and go.
+
+mod backing;
+pub mod blocks;
+mod gaps;
+pub mod pool;
+mod space;
+pub mod vmm;
+
+pub use backing::{Access, Backing};
+pub use space::{Space, Span};

@@ -1,0 +1,8 @@
+//! What the processes of one modelled device share: a mapped file with each process's memory and the turns.
+
+mod file;
+mod ledger;
+mod liveness;
+
+pub use file::SharedDevice;
+pub use ledger::{Charge, Ledger, ProcessUse};

@@ -7,6 +7,12 @@ fn guest(name: &str) -> Guest {
     Guest::managed(name).driver(build::fake_driver())
 }
 
+/// A guest that is held to something: the environment names a directory, so there must be a policy. There is none in it, so
+/// nothing is granted, and these guests ask for nothing.
+fn managed(name: &str) -> Guest {
+    guest(name).variable("CUOTA_DIR", build::scratch().join("no-policy"))
+}
+
 /// The guest that is linked with -lcuda.
 pub(crate) fn linked() -> std::path::PathBuf {
     let folder = format!("-L{}", build::fake_driver().display());
@@ -97,7 +103,7 @@ fn second_lookup_through_rtld_next_is_not_null() {
 fn deepbind_plugin_does_not_see_the_driver_in_front_of_us() {
     let folder = format!("-L{}", build::fake_driver().display());
     let plugin = build::library("plugin.c", "plugin.so", &[folder.as_ref(), "-lcuda".as_ref()]);
-    guest("deepbind").argument(plugin).must_print(
+    managed("deepbind").argument(plugin).must_print(
         "plugin bound: libcuota.so\n\
          plugin dlsym: libcuota.so\n\
          plugin default: libcuota.so\n\
@@ -107,7 +113,7 @@ fn deepbind_plugin_does_not_see_the_driver_in_front_of_us() {
 
 #[test]
 fn driver_opened_in_a_namespace_of_its_own_is_the_one_of_the_base() {
-    guest("namespace").must_print(
+    managed("namespace").must_print(
         "namespace 0, the same driver 1\n\
          hooked: libcuota.so\n\
          libm has its own namespace 1\n",

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::clock::Clock;
 use crate::gpu::DeviceInfo;
 use crate::system::Proof;
 use crate::worker::Effort;
@@ -38,6 +39,8 @@ pub struct Environment {
     pub kernel: String,
     /// What CLOCK_MONOTONIC is read from.
     pub clock_source: String,
+    /// What one reading of the clock costs, subtracted from calls that are timed singly, in ns.
+    pub clock_cost_ns: u64,
     /// The memory limit in bytes.
     pub limit_bytes: u64,
     /// How much work.
@@ -76,6 +79,7 @@ impl Environment {
             cpu: cpu_model(),
             kernel: line("/proc/sys/kernel/osrelease"),
             clock_source: line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+            clock_cost_ns: Clock::calibrate().cost_ns(),
             ..Self::default()
         }
     }

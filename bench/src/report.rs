@@ -76,8 +76,8 @@ fn environment(results: &Results) -> String {
         writeln!(text, "- Date: {}; memory limit: {}", environment.date, bytes_text(environment.limit_bytes));
     let _ = writeln!(
         text,
-        "- Machine: {}, Linux {}, clock {}",
-        environment.cpu, environment.kernel, environment.clock_source
+        "- Machine: {}, Linux {}, clock {} ({} ns a reading)",
+        environment.cpu, environment.kernel, environment.clock_source, environment.clock_cost_ns
     );
     let _ = writeln!(text, "- Command: `{}`", environment.command.join(" "));
     for name in order(results) {
@@ -131,38 +131,40 @@ fn headline_cell(system: &SystemResult) -> String {
 
 fn section(metric: &MetricResult, systems: &[&str]) -> String {
     let mut text = format!("\n## {} {}\n\n{}.\n\n", metric.id, metric.name, metric.method);
-    let against = match metric.comparison {
-        Comparison::AddedToNative => "added to native",
-        Comparison::Limit => "against the limit",
-    };
     let simulated = label(metric.simulated);
-    let _ = writeln!(
-        text,
-        "| series | system | median [95 %]{simulated} | p99{simulated} | {against}{simulated} | verdict | processes |"
-    );
-    text.push_str("|---|---|---|---|---|---|---|\n");
-    let names: BTreeSet<&String> = metric.systems.values().flat_map(|system| system.series.keys()).collect();
+    let added = match metric.comparison {
+        Comparison::AddedToNative => format!(" added to native{simulated} | verdict |"),
+        Comparison::Limit => String::new(),
+    };
+    let _ =
+        writeln!(text, "| series | system | median [95 %]{simulated} | p99{simulated} | processes |{added}");
+    text.push_str("|---|---|---|---|---|");
+    text.push_str(if added.is_empty() { "\n" } else { "---|---|\n" });
+    let mut names: Vec<&String> = metric.systems.values().flat_map(|system| system.series.keys()).collect();
+    names.sort_by_key(|name| (**name != metric.headline, *name));
+    names.dedup();
     for name in names {
         for system in systems {
             let Some(series) = metric.systems.get(*system).and_then(|system| system.series.get(name)) else {
                 continue;
             };
-            let _ = writeln!(text, "| {name} | {system} | {} |", row(series));
+            let _ = writeln!(text, "| {name} | {system} | {} |", row(series, metric.comparison));
         }
     }
     text
 }
 
-fn row(series: &SeriesResult) -> String {
+fn row(series: &SeriesResult, comparison: Comparison) -> String {
     let p99 = series.p99.map_or(String::new(), value_text);
-    let added = series.added.as_ref().map_or(String::new(), signed);
-    let verdict = series.verdict.map_or("", |verdict| verdict.text());
-    format!(
-        "{} {} | {p99} | {added} | {verdict} | {}",
-        interval(&series.value),
-        series.unit,
-        series.samples.len()
-    )
+    let value = interval(&series.value);
+    let own = format!("{value} {} | {p99} | {}", series.unit, series.samples.len());
+    match comparison {
+        Comparison::Limit => own,
+        Comparison::AddedToNative => {
+            let added = series.added.as_ref().map_or(String::new(), signed);
+            format!("{own} | {added} | {}", series.verdict.map_or("", |verdict| verdict.text()))
+        }
+    }
 }
 
 fn interval(interval: &Interval) -> String {

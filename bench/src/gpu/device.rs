@@ -133,14 +133,6 @@ impl Gpu {
         // SAFETY: a context is current since `self` exists.
         Ok(check("cuCtxSynchronize", unsafe { sys::cuCtxSynchronize() })?)
     }
-
-    /// Free and total bytes as the tenant is told them.
-    pub fn memory_info(&self) -> Result<(u64, u64)> {
-        let (mut free, mut total) = (0_usize, 0_usize);
-        // SAFETY: both are writable and a context is current since `self` exists.
-        check("cuMemGetInfo_v2", unsafe { sys::cuMemGetInfo_v2(&raw mut free, &raw mut total) })?;
-        Ok((u64::try_from(free)?, u64::try_from(total)?))
-    }
 }
 
 #[cfg(test)]

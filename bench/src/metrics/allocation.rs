@@ -97,7 +97,7 @@ impl Timed<'_> {
             }
         }
         for (kind, values_ns) in [("alloc", alloc_ns), ("free", free_ns)] {
-            if let Some(measure) = Measure::of_calls_us(&values_ns) {
+            if let Some(measure) = Measure::of_short_calls_us(&values_ns) {
                 self.work.series.insert(format!("{kind}/{name}"), measure);
             }
         }

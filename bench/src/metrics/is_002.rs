@@ -17,7 +17,7 @@ static INFO: Info = Info {
     name: "Limit enforcement time",
     unit: "µs",
     direction: Direction::Lower,
-    headline: "full, one block more: p50",
+    headline: "full, one block more: typical",
     comparison: Comparison::Limit,
     method: "each refused cuMemAlloc timed, clock cost subtracted, while the device has room: one block of 2 MiB more in a full tenant, and limit + 2 MiB at once in an empty one; the first refusal of a process apart",
 };
@@ -53,18 +53,18 @@ impl Metric for RefusalLatency {
 }
 
 impl RefusalLatency {
-    /// Records p50 and p99 of refusals of `bytes`.
+    /// Records the typical time and the 99th percentile of refusals of `bytes`.
     fn state(&self, tenant: &Tenant<'_>, name: &str, bytes: u64, work: &mut Work) -> Result<()> {
         let calls = tenant.request.effort.calls(CALLS);
         let values_ns = (0..calls)
             .map(|_| refused_ns(tenant, bytes))
             .collect::<Result<Vec<f64>>>()
             .context(name.to_owned())?;
-        for (text, q) in [("p50", 0.5), ("p99", 0.99)] {
-            let value = stats::quantile(&values_ns, q).unwrap_or(f64::NAN) / 1e3;
-            let measure = Measure { value, unit: "µs".to_owned(), p99: None, calls };
-            work.series.insert(format!("{name}: {text}"), measure);
-        }
+        let p99 = stats::quantile(&values_ns, 0.99).map(|p99| p99 / 1e3);
+        let typical = Measure::of_short_calls_us(&values_ns);
+        work.series.extend(typical.map(|measure| (format!("{name}: typical"), measure)));
+        work.series
+            .extend(p99.map(|p99| (format!("{name}: p99"), Measure { calls, ..Measure::single(p99, "µs") })));
         Ok(())
     }
 }

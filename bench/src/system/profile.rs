@@ -53,7 +53,7 @@ pub struct Profile {
     /// Variables of the tenant.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
-    /// The end of a file name that a process under this system has mapped.
+    /// The file that a process under this system has mapped; that of the given library where one is given.
     pub loaded: Option<String>,
 }
 
@@ -78,8 +78,11 @@ impl Profile {
         for text in profile.texts() {
             template::check(text)?;
         }
-        if profile.limits_memory && profile.loaded.is_none() {
-            bail!("a profile with `limits_memory` needs `loaded`, the file that proves it is in the process");
+        let is_recognised = profile.loaded.is_some() || profile.library == LibraryNeed::Required;
+        if profile.limits_memory && !is_recognised {
+            bail!(
+                "a profile with `limits_memory` and its own library needs `loaded`, the file that shows it in a process"
+            );
         }
         Ok(profile)
     }

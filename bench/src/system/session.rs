@@ -140,7 +140,11 @@ impl Launcher<'_> {
         Ok((reply.pid, work))
     }
 
+    /// The file name that shows the system in a process: that of the given library, else the profile's.
     fn loaded_file(&self) -> Result<Option<String>> {
+        if let Some(file) = self.system.library_file() {
+            return Ok(Some(file.to_owned()));
+        }
         let values = self.session.values(self.system);
         self.system.profile.loaded.as_ref().map(|text| values.expand(text)).transpose()
     }

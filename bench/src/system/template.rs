@@ -9,7 +9,7 @@ use crate::units::MIB;
 
 /// What the placeholders of a profile stand for in one run.
 pub struct Values<'a> {
-    /// `{library}` and `{library_file}`: the library's path and its file name.
+    /// `{library}`: the library's path.
     pub library: Option<&'a Path>,
     /// `{memory_bytes}` and `{memory_mib}`: the limit.
     pub memory_bytes: u64,
@@ -37,7 +37,6 @@ impl Values<'_> {
         }
         Ok(match name {
             "library" => library()?.display().to_string(),
-            "library_file" => library()?.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             "memory_bytes" => self.memory_bytes.to_string(),
             "memory_mib" => (self.memory_bytes / MIB).to_string(),
             "scratch" => self.scratch.display().to_string(),
@@ -48,7 +47,7 @@ impl Values<'_> {
 
 /// Fails on a placeholder that has no meaning.
 pub(super) fn check(text: &str) -> Result<()> {
-    const KNOWN: [&str; 5] = ["library", "library_file", "memory_bytes", "memory_mib", "scratch"];
+    const KNOWN: [&str; 4] = ["library", "memory_bytes", "memory_mib", "scratch"];
     for part in parts(text)? {
         match part {
             Part::Placeholder(name) if !KNOWN.contains(&name) && !name.starts_with("tool:") => {
@@ -102,8 +101,8 @@ mod tests {
             memory_bytes: 3 * MIB,
             scratch: Path::new("/s"),
         };
-        let text = "a{memory_mib}m {memory_bytes} {library} {library_file} {scratch}/c";
-        assert_eq!(values.expand(text).unwrap(), "a3m 3145728 /opt/lib/libx.so libx.so /s/c");
+        let text = "a{memory_mib}m {memory_bytes} {library} {scratch}/c";
+        assert_eq!(values.expand(text).unwrap(), "a3m 3145728 /opt/lib/libx.so /s/c");
         assert!(values.expand("{open").is_err());
     }
 

@@ -1,4 +1,4 @@
-//! What a test needs built: `libcuota.so` in release, and C guests.
+//! What a test needs built: `libcuota.so` in release, the command, the software GPU, and C guests.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -32,26 +32,59 @@ pub fn scratch() -> PathBuf {
 /// Release, because that is what is shipped: a debug build has other imports and another size.
 pub fn libcuota() -> &'static Path {
     static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
-        env::var_os("CUOTA_LIB").map_or_else(|| cargo_build("cuota-shim", "libcuota.so"), PathBuf::from)
+        env::var_os("CUOTA_LIB").map_or_else(
+            || {
+                cargo(&["build", "--release", "--package", "cuota-shim"]);
+                TARGET.join("release/libcuota.so")
+            },
+            PathBuf::from,
+        )
     });
     &LIBRARY
 }
 
-/// Builds a package of the workspace in release and returns the artifact's path.
-fn cargo_build(package: &str, artifact: &str) -> PathBuf {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+/// The command `cuota`.
+pub fn command() -> &'static Path {
+    static COMMAND: LazyLock<PathBuf> = LazyLock::new(|| {
+        cargo(&["build", "--package", "cuota"]);
+        TARGET.join("debug/cuota")
+    });
+    &COMMAND
+}
+
+/// The folder of the software GPU, with the names that programs open and link: the one that `CUOTA_SIM_LIB` names, or one
+/// that is built here, once.
+pub fn software_gpu() -> &'static Path {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        if let Some(folder) = env::var_os("CUOTA_SIM_LIB") {
+            return folder.into();
+        }
+        cargo(&["build", "--package", "cuota-sim-cuda", "--package", "cuota-sim-nvml"]);
+        let folder = scratch().join("software-gpu");
+        fs::create_dir_all(&folder).expect("the target folder is writable");
+        for (library, name) in [
+            ("libcuota_sim_cuda.so", "libcuda.so.1"),
+            ("libcuota_sim_cuda.so", "libcuda.so"),
+            ("libcuota_sim_nvml.so", "libnvidia-ml.so.1"),
+        ] {
+            link(&TARGET.join("debug").join(library), &folder.join(name));
+        }
+        folder
+    });
+    &FOLDER
+}
+
+/// Runs cargo on the workspace, with the target directory of the running test.
+fn cargo(arguments: &[&str]) {
+    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--release", "--package", package, "--target-dir"])
+        .args(arguments)
+        .arg("--target-dir")
         .arg(&*TARGET)
         .output()
         .expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "cargo build of {package} failed:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    TARGET.join("release").join(artifact)
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cargo {} failed:\n{complaint}", arguments.join(" "));
 }
 
 /// Compiles `guests/<source>` with the given flags into `<scratch>/<hash>/<name>` and returns the path.

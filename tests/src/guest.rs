@@ -44,6 +44,23 @@ impl Guest {
         Self::new(build::program(name)).preload(build::libcuota())
     }
 
+    /// A program on a software GPU of its own, as a tenant with this quota (as `cuota run --memory` takes it). The GPU's and
+    /// the tenant's files lie in `home`; `preload` is what LD_PRELOAD names, `libcuota.so` among them.
+    pub fn tenant(home: &Path, quota: &str, preload: &[&Path], program: &Path) -> Self {
+        let mut variable = OsString::from("LD_PRELOAD=");
+        variable.push(joined(preload.iter().copied()));
+        Self::new(build::command())
+            .arguments(["run", "--sim", "--memory", quota, "--lib"])
+            .argument(build::libcuota())
+            // The command puts libcuota.so first; `env` sets the order that the test is about.
+            .arguments(["--", "env"])
+            .argument(variable)
+            .argument(program)
+            .variable("CUOTA_SIM_LIB", build::software_gpu())
+            .variable("CUOTA_SIM_DIR", home.join("gpu"))
+            .variable("CUOTA_DIR", home.join("region"))
+    }
+
     /// Adds an argument.
     #[must_use]
     pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
@@ -88,7 +105,7 @@ impl Guest {
         // A locale of its own would change messages of the tools that are compared.
         command.env("LC_ALL", "C").envs(self.environment.iter().map(|(name, value)| (name, value)));
         if !self.preload.is_empty() {
-            command.env("LD_PRELOAD", joined(&self.preload));
+            command.env("LD_PRELOAD", joined(self.preload.iter().map(PathBuf::as_path)));
         }
         if let Some(folder) = &self.library_path {
             command.env("LD_LIBRARY_PATH", folder);
@@ -115,6 +132,7 @@ impl Guest {
     }
 }
 
-fn joined(libraries: &[PathBuf]) -> OsString {
-    libraries.iter().map(|library| Path::new(library).as_os_str()).collect::<Vec<_>>().join(OsStr::new(":"))
+/// A list for LD_PRELOAD.
+fn joined<'a>(libraries: impl IntoIterator<Item = &'a Path>) -> OsString {
+    libraries.into_iter().map(Path::as_os_str).collect::<Vec<_>>().join(OsStr::new(":"))
 }

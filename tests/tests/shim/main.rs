@@ -4,3 +4,4 @@ mod golden;
 mod hosts;
 mod lookup;
 mod others;
+mod quota;

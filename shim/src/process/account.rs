@@ -223,8 +223,7 @@ impl Account {
     }
 
     fn update_pool(&self, pool: &Pool) -> bool {
-        let reserved = driver::outside_captures(|| pool.reserved());
-        reserved.is_some_and(|reserved| self.apply(pool.update(reserved)))
+        pool.reserved().is_some_and(|reserved| self.apply(pool.update(reserved)))
     }
 
     /// Books a pool's change. `true`: it shrank.

@@ -95,15 +95,20 @@ impl Pool {
     /// Bytes that the pool holds and bytes of it in use, as the driver says.
     #[inline]
     pub(crate) fn reserved_and_used(&self) -> Option<(u64, u64)> {
-        let read = |attribute| driver::pool_bytes(self.handle(), attribute);
-        read(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)
-            .zip(read(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT))
+        driver::outside_captures(|| {
+            let reserved = self.ask(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+            Some((reserved, self.ask(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?))
+        })
     }
 
     /// Bytes that the pool holds, as the driver says.
     #[inline]
     pub(crate) fn reserved(&self) -> Option<u64> {
-        driver::pool_bytes(self.handle(), CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)
+        driver::outside_captures(|| self.ask(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT))
+    }
+
+    fn ask(&self, attribute: CUmemPool_attribute) -> Option<u64> {
+        driver::pool_bytes(self.handle(), attribute)
     }
 
     /// Brings the books up to `reserved` bytes; by how much they were wrong. Threads that do so at once share the

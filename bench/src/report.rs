@@ -106,7 +106,10 @@ fn warnings(results: &Results) -> Vec<String> {
             if system.status != Status::NotApplicable {
                 lines.extend(system.reason.iter().map(|reason| format!("{} {name}: {reason}", metric.id)));
             }
-            lines.extend(system.voids.iter().map(|void| format!("{} {name}: void: {void}", metric.id)));
+            // A failure's reason has named the first void already.
+            if system.status == Status::Measured {
+                lines.extend(system.voids.iter().map(|void| format!("{} {name}: void: {void}", metric.id)));
+            }
         }
     }
     let mut seen = BTreeSet::new();

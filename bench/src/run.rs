@@ -279,11 +279,11 @@ fn prove(session: &Session, systems: &[System], environment: &mut Environment) -
         }
     }
     for system in systems {
-        let proof = match system.profile.limits_memory {
-            false => Proof::NoLimit,
+        let (proof, mapped) = match system.profile.limits_memory {
+            false => (Proof::NoLimit, None),
             true => match report(system) {
-                Ok(report) => system::judge(&report, session.limit_bytes),
-                Err(error) => Proof::Failed(format!("{error:#}")),
+                Ok(report) => (system::judge(&report, session.limit_bytes), report.library),
+                Err(error) => (Proof::Failed(format!("{error:#}")), None),
             },
         };
         match &proof {
@@ -294,6 +294,11 @@ fn prove(session: &Session, systems: &[System], environment: &mut Environment) -
         }
         if let Some(record) = environment.systems.get_mut(&system.label) {
             record.proof = Some(proof);
+            // What was found in the process is the truth, also where the system chose its library itself.
+            if let Some(library) = mapped {
+                record.library_sha256 = Some(sha256(Path::new(&library))?);
+                record.library = Some(library);
+            }
         }
     }
     Ok(())

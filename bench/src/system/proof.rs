@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gpu::{Gpu, Plain, fill};
 use crate::units::{BLOCK_BYTES, bytes_text};
-use crate::worker::{Request, Work, has_mapped};
+use crate::worker::{Request, Work, mapped_file};
 
 /// What a proof found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +30,8 @@ type ReportFields = BTreeMap<String, String>;
 /// What the tenant side saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProofReport {
-    /// The system's library is mapped, or needs not be.
-    pub loaded: bool,
+    /// The path of the system's library in the tenant's process, if it is there.
+    pub library: Option<String>,
     /// One request just over the limit was granted.
     pub single_granted: bool,
     /// The sum of small requests that were granted, up to a quarter over the limit, in bytes.
@@ -40,18 +40,19 @@ pub struct ProofReport {
 
 impl ProofReport {
     fn to_fields(&self) -> ReportFields {
-        BTreeMap::from([
-            ("loaded".to_owned(), self.loaded.to_string()),
+        let mut fields = BTreeMap::from([
             ("single_granted".to_owned(), self.single_granted.to_string()),
             ("granted_bytes".to_owned(), self.granted_bytes.to_string()),
-        ])
+        ]);
+        fields.extend(self.library.clone().map(|library| ("library".to_owned(), library)));
+        fields
     }
 
     /// Reads the fields back.
     pub fn from_fields(fields: &ReportFields) -> Result<Self> {
         let field = |name: &str| fields.get(name).with_context(|| format!("the proof lacks `{name}`"));
         Ok(Self {
-            loaded: field("loaded")?.parse()?,
+            library: fields.get("library").cloned(),
             single_granted: field("single_granted")?.parse()?,
             granted_bytes: field("granted_bytes")?.parse()?,
         })
@@ -75,7 +76,7 @@ pub fn work(request: &Request) -> Result<Work> {
     let filled = fill(request.limit_bytes, ceiling_bytes, |bytes| plain.take(bytes))
         .context("many allocations up to the limit")?;
     let report = ProofReport {
-        loaded: request.loaded.as_deref().is_none_or(has_mapped),
+        library: request.loaded.as_deref().and_then(mapped_file),
         single_granted,
         granted_bytes: filled.granted_bytes,
     };
@@ -90,7 +91,7 @@ pub fn ceiling_bytes(limit_bytes: u64) -> u64 {
 /// What the tenant's report says about a limit of `limit_bytes`.
 pub fn judge(report: &ProofReport, limit_bytes: u64) -> Proof {
     let limit = bytes_text(limit_bytes);
-    if !report.loaded {
+    if report.library.is_none() {
         return Proof::NotEnforced("its library is not mapped in the tenant's process".to_owned());
     }
     if report.single_granted {
@@ -116,7 +117,7 @@ mod tests {
     use crate::units::GIB;
 
     fn report(loaded: bool, single_granted: bool, granted_bytes: u64) -> ProofReport {
-        ProofReport { loaded, single_granted, granted_bytes }
+        ProofReport { library: loaded.then(|| "/lib/libcuota.so".to_owned()), single_granted, granted_bytes }
     }
 
     #[test]

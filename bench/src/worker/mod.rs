@@ -51,13 +51,13 @@ pub struct Tenant<'a> {
     pub clock: Clock,
 }
 
-/// True when this process has mapped a file whose name ends with `file_name`.
-pub fn has_mapped(file_name: &str) -> bool {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    maps.lines().any(|line| {
-        let path = Path::new(line.split_whitespace().last().unwrap_or_default());
-        path.file_name().is_some_and(|name| name.to_string_lossy() == file_name)
-    })
+/// The path of the file named `file_name` that this process has mapped, if it has.
+pub fn mapped_file(file_name: &str) -> Option<String> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    // The path is the sixth field and goes to the end of the line (proc_pid_maps(5)); it begins with the first slash.
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|start| &line[start..]));
+    let mut found = paths.filter(|path| Path::new(path).file_name().is_some_and(|name| name == file_name));
+    found.next().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -66,8 +66,8 @@ mod tests {
 
     #[test]
     fn a_mapped_library_is_recognised_by_its_whole_file_name() {
-        assert!(has_mapped("libc.so.6"));
-        assert!(!has_mapped("c.so.6"));
-        assert!(!has_mapped("libvgpu.so"));
+        assert!(mapped_file("libc.so.6").is_some_and(|path| Path::new(&path).is_file()));
+        assert_eq!(mapped_file("c.so.6"), None);
+        assert_eq!(mapped_file("libvgpu.so"), None);
     }
 }

@@ -26,6 +26,51 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a program as a tenant of the GPU.
     Run(Run),
+    /// Show what is here, who could lift a limit, and the proof that a quota holds.
+    Doctor(Doctor),
+    /// List the tenants: what each may have, what it has, what it was refused.
+    Ps(Ps),
+    /// Tell what a program sees under the shim; `doctor` runs it.
+    #[command(hide = true)]
+    Probe(Probe),
+}
+
+/// `cuota doctor`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status: 0 if quotas are enforced, 1 if there is a problem, 2 for wrong usage, 3 if there is no GPU or driver.")]
+pub(crate) struct Doctor {
+    /// Look at the software GPU, and prove on it.
+    #[arg(long)]
+    pub(crate) sim: bool,
+
+    /// Print JSON (schema cuota.doctor/1).
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// The GPU to prove on; the first that is visible if left out.
+    #[arg(long, short, value_name = "INDEX|UUID", value_parser = parse_device)]
+    pub(crate) device: Option<Device>,
+
+    /// The library to preload, where it is not beside this command or installed.
+    #[arg(long, visible_alias = "library", value_name = "PATH")]
+    pub(crate) lib: Option<PathBuf>,
+}
+
+/// `cuota ps`
+#[derive(Args, Debug)]
+pub(crate) struct Ps {
+    /// Print JSON (schema cuota.ps/1).
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `cuota probe`
+#[derive(Args, Debug)]
+pub(crate) struct Probe {
+    /// The quota that the probe runs under, bytes.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) quota: u64,
 }
 
 /// `cuota run`
@@ -111,7 +156,7 @@ mod tests {
     fn the_programs_options_are_its_own() {
         let cli = Cli::try_parse_from(["cuota", "run", "--memory", "8g", "prog", "--memory", "x", "--help"])
             .unwrap();
-        let Command::Run(run) = cli.command;
+        let Command::Run(run) = cli.command else { panic!() };
         assert_eq!(run.memory, Some(MemoryLimit::Bytes(8 << 30)));
         assert_eq!(run.command, ["prog", "--memory", "x", "--help"]);
     }

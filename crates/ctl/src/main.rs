@@ -1,9 +1,12 @@
 //! The command: run a program as a tenant of the GPU, and show that its quota holds.
 
 mod cli;
+mod doctor;
 mod home;
 mod lease;
 mod locate;
+mod probe;
+mod ps;
 mod run;
 mod size;
 mod status;
@@ -35,5 +38,8 @@ fn main() -> ExitCode {
     };
     ExitCode::from(match cli.command {
         Command::Run(asked) => run::run(&home, &asked),
+        Command::Doctor(asked) => doctor::doctor(&home, &asked),
+        Command::Ps(asked) => ps::ps(&home, asked.json),
+        Command::Probe(asked) => probe::probe(asked.quota),
     })
 }

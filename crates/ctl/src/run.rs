@@ -101,7 +101,7 @@ fn is_anothers(home: &Home, trouble: &Trouble) -> bool {
 }
 
 /// The tenant that the environment names, as the shim itself would take it.
-fn assigned_tenant() -> anyhow::Result<TenantName> {
+pub(crate) fn assigned_tenant() -> anyhow::Result<TenantName> {
     match std::env::var_os(TENANT_VARIABLE).filter(|name| !name.is_empty()) {
         Some(name) => TenantName::parse(name.as_bytes()).map_err(|bad| {
             anyhow::anyhow!("{TENANT_VARIABLE}={}: {bad}\n  unset it, or name a tenant", name.display())

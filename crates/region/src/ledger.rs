@@ -229,6 +229,8 @@ fn usage<'a>(lines: impl Iterator<Item = &'a Line>) -> Usage {
 /// A process of a tenant as a reader sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProcessUsage {
+    /// Its place in the tenant's file: the byte of the live file that it holds locked while it lives.
+    pub place: usize,
     /// Its id in its own PID namespace.
     pub pid: u32,
     /// What it has booked.
@@ -245,8 +247,9 @@ impl crate::tenant::Tenant {
     /// What each process of the tenant has booked on `gpu`.
     pub fn processes(&self, gpu: GpuIndex) -> impl Iterator<Item = ProcessUsage> + '_ {
         let book = self.0.books.get(gpu.0).into_iter().flatten();
-        let lines = book.zip(self.0.places.iter()).filter(|(line, _)| counts(line));
-        lines.map(|(line, place)| ProcessUsage {
+        let lines = book.zip(self.0.places.iter()).enumerate().filter(|(_, (line, _))| counts(line));
+        lines.map(|(number, (line, place))| ProcessUsage {
+            place: number,
             pid: place.pid.load(Ordering::Relaxed),
             usage: usage(core::iter::once(line)),
         })

@@ -1,0 +1,170 @@
+//! The size of the GPU that the tenant sees: that of its quota.
+
+use core::ffi::c_uint;
+
+use cuota_abi::cuda::{
+    CUdevice, CUresult, PFN_cuDeviceTotalMem_v2000, PFN_cuDeviceTotalMem_v3020, PFN_cuMemGetInfo_v2000,
+    PFN_cuMemGetInfo_v3020,
+};
+use cuota_abi::nvml::{
+    PFN_nvmlDeviceGetMemoryInfo, PFN_nvmlDeviceGetMemoryInfo_v2, nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t,
+    nvmlReturn_t,
+};
+use cuota_governor::quota::UNLIMITED;
+use cuota_region::policy::{Found, MemoryLimit};
+
+use crate::process::account::{self, Booking};
+use crate::process::settings::Settings;
+use crate::process::{self, Standing, nvml};
+
+const OK: CUresult = CUresult::CUDA_SUCCESS;
+
+fn narrow(bytes: u64) -> c_uint {
+    c_uint::try_from(bytes).unwrap_or(c_uint::MAX)
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// The free and total bytes to show for a device that really has these.
+fn shown(free: u64, total: u64) -> (u64, u64) {
+    match account::on_current_device() {
+        Booking::On(account) => account.shown(free, total),
+        Booking::No => (free, total),
+        Booking::Refuse => (0, total),
+    }
+}
+
+/// `cuMemGetInfo_v2`.
+///
+/// # Safety
+/// The program's arguments; so for each hook below.
+pub(crate) unsafe fn mem_get_info(
+    real: PFN_cuMemGetInfo_v3020,
+    free: *mut usize,
+    total: *mut usize,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(free, total) };
+    if status == OK && !free.is_null() && !total.is_null() {
+        // SAFETY: not null, and written by the driver.
+        let (free, total) = unsafe { (&mut *free, &mut *total) };
+        let (left, quota) = shown(*free as u64, *total as u64);
+        (*free, *total) = (size(left), size(quota));
+    }
+    status
+}
+
+/// `cuMemGetInfo`, the 32-bit form.
+pub(crate) unsafe fn mem_get_info_v1(
+    real: PFN_cuMemGetInfo_v2000,
+    free: *mut c_uint,
+    total: *mut c_uint,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(free, total) };
+    if status == OK && !free.is_null() && !total.is_null() {
+        // SAFETY: not null, and written by the driver.
+        let (free, total) = unsafe { (&mut *free, &mut *total) };
+        let (left, quota) = shown(u64::from(*free), u64::from(*total));
+        (*free, *total) = (narrow(left), narrow(quota));
+    }
+    status
+}
+
+fn quota_of(device: CUdevice) -> u64 {
+    match account::on_device(device) {
+        Booking::On(account) => account.quota(),
+        Booking::No | Booking::Refuse => UNLIMITED,
+    }
+}
+
+/// `cuDeviceTotalMem_v2`.
+pub(crate) unsafe fn total_mem(
+    real: PFN_cuDeviceTotalMem_v3020,
+    bytes: *mut usize,
+    device: CUdevice,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(bytes, device) };
+    if status == OK && !bytes.is_null() {
+        // SAFETY: not null, and written by the driver.
+        let bytes = unsafe { &mut *bytes };
+        *bytes = size(quota_of(device).min(*bytes as u64));
+    }
+    status
+}
+
+/// `cuDeviceTotalMem`, the 32-bit form.
+pub(crate) unsafe fn total_mem_v1(
+    real: PFN_cuDeviceTotalMem_v2000,
+    bytes: *mut c_uint,
+    device: CUdevice,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(bytes, device) };
+    if status == OK && !bytes.is_null() {
+        // SAFETY: not null, and written by the driver.
+        let bytes = unsafe { &mut *bytes };
+        *bytes = narrow(quota_of(device).min(u64::from(*bytes)));
+    }
+    status
+}
+
+/// The quota and the tenant's booked bytes on an NVML device that has `total` bytes; `None`: show the device as it is.
+fn tenant_on(device: nvmlDevice_t, total: u64) -> Option<(u64, u64)> {
+    let Standing::Managed(process) = process::standing() else { return None };
+    let gpu = nvml::gpu_of(device)?;
+    let Found::Limits(limits) = process.policy().look_up(&Settings::get().tenant(), gpu) else { return None };
+    let tenant = process.member().tenant();
+    let index = tenant.gpu_index(gpu)?;
+    // A share is a share of the memory as CUDA counts it, which is a little less than NVML's figure.
+    let known = tenant.total(index);
+    let quota = match limits.memory {
+        MemoryLimit::Unlimited => return None,
+        limit => limit.in_bytes(if known == 0 { total } else { known }),
+    };
+    Some((quota, tenant.usage(index).booked))
+}
+
+/// `nvmlDeviceGetMemoryInfo`.
+pub(crate) unsafe fn nvml_memory(
+    real: PFN_nvmlDeviceGetMemoryInfo,
+    device: nvmlDevice_t,
+    memory: *mut nvmlMemory_t,
+) -> nvmlReturn_t {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(device, memory) };
+    if status == nvmlReturn_t::NVML_SUCCESS
+        // SAFETY: the driver has written it.
+        && let Some(memory) = unsafe { memory.as_mut() }
+        && let Some((quota, booked)) = tenant_on(device, memory.total)
+    {
+        memory.total = quota;
+        memory.used = booked.min(quota);
+        memory.free = quota - memory.used;
+    }
+    status
+}
+
+/// `nvmlDeviceGetMemoryInfo_v2`: what the driver keeps for itself is not the tenant's.
+pub(crate) unsafe fn nvml_memory_v2(
+    real: PFN_nvmlDeviceGetMemoryInfo_v2,
+    device: nvmlDevice_t,
+    memory: *mut nvmlMemory_v2_t,
+) -> nvmlReturn_t {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(device, memory) };
+    if status == nvmlReturn_t::NVML_SUCCESS
+        // SAFETY: the driver has written it.
+        && let Some(memory) = unsafe { memory.as_mut() }
+        && let Some((quota, booked)) = tenant_on(device, memory.total)
+    {
+        memory.total = quota;
+        memory.reserved = 0;
+        memory.used = booked.min(quota);
+        memory.free = quota - memory.used;
+    }
+    status
+}

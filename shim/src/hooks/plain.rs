@@ -1,0 +1,180 @@
+//! Plain memory: `cuMemAlloc`, `cuMemAllocPitch`, `cuMemAllocManaged` and `cuMemFree`, in their 32- and 64-bit forms.
+
+use core::ffi::c_uint;
+
+use cuota_abi::cuda::{
+    CUdeviceptr, CUdeviceptr_v1, CUresult, PFN_cuMemAlloc_v2000, PFN_cuMemAlloc_v3020,
+    PFN_cuMemAllocManaged_v6000, PFN_cuMemAllocPitch_v2000, PFN_cuMemAllocPitch_v3020, PFN_cuMemFree_v2000,
+    PFN_cuMemFree_v3020,
+};
+use cuota_governor::physical::{self, BLOCK_BYTES};
+
+use super::REFUSED;
+use crate::hooks_table::cuMemFree_v2;
+use crate::process::account::{self, Account, Booking};
+use crate::process::blocks::Extent;
+use crate::process::{self, Standing};
+
+/// The pitch that the driver chooses is a multiple of this (measured; `doctor` checks what the driver takes).
+const PITCH_ALIGNMENT: u64 = 512;
+
+const OK: CUresult = CUresult::CUDA_SUCCESS;
+
+/// Makes an allocation of at most `asked` bytes: `call` asks the driver, `made` says where the memory is and how many
+/// bytes it has.
+///
+/// # Safety
+/// `call` passes the program's arguments to the driver; `made` is called only after it succeeded.
+#[inline]
+unsafe fn allocate(
+    asked: u64,
+    call: impl FnOnce() -> CUresult,
+    made: impl FnOnce() -> (u64, u64),
+) -> CUresult {
+    let account = match account::on_current_device() {
+        Booking::On(account) if asked != 0 => account,
+        Booking::Refuse => return REFUSED,
+        // Nothing is asked for: the driver says what it thinks of that.
+        Booking::On(_) | Booking::No => return call(),
+    };
+    let Some(worst) = physical::worst_case(asked) else { return REFUSED };
+    let reservation = match account.reserve(worst) {
+        Ok(reservation) => reservation,
+        Err(error) => return error,
+    };
+    let status = call();
+    if status != OK {
+        account.cancel(reservation);
+        return status;
+    }
+    let (address, bytes) = made();
+    let context = account.process.contexts.current();
+    let blocks = account.process.blocks.add(address, bytes, context);
+    let taken = blocks.map_or(worst, |blocks| blocks * BLOCK_BYTES);
+    if account.commit(reservation, taken) && blocks.is_ok() {
+        return OK;
+    }
+    // More than any rule allows for, and over the quota, or an address that no table covers: not granted.
+    undo(&account, address, blocks.is_err().then_some(taken));
+    REFUSED
+}
+
+/// Frees an allocation that was not granted after all. `taken`: bytes booked for an address that the table lacks.
+#[cold]
+fn undo(account: &Account, address: u64, taken: Option<u64>) {
+    if let Some(free) = cuMemFree_v2::REAL.get() {
+        // SAFETY: the driver has just returned this address, and nobody else has seen it.
+        unsafe { release(address, || free(address)) };
+    }
+    account.release(taken.unwrap_or(0));
+}
+
+/// Frees the allocation at `address`: `call` asks the driver.
+///
+/// # Safety
+/// `call` passes the program's arguments to the driver.
+#[inline]
+pub(super) unsafe fn release(address: u64, call: impl FnOnce() -> CUresult) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call() };
+    let Some(extent) = process.blocks.take(address) else { return call() };
+    let status = call();
+    if status == OK {
+        give_back(process, extent);
+    } else {
+        process.blocks.put_back(address, extent);
+    }
+    status
+}
+
+#[inline]
+fn give_back(process: &'static process::Process, extent: Extent) {
+    let blocks = process.blocks.remove(extent);
+    if blocks != 0
+        && let Booking::On(account) = account::on_current_device()
+    {
+        account.release(blocks * BLOCK_BYTES);
+    }
+}
+
+/// `cuMemAlloc_v2`.
+///
+/// # Safety
+/// The program's arguments; so for each hook below.
+pub(crate) unsafe fn alloc(real: PFN_cuMemAlloc_v3020, pointer: *mut CUdeviceptr, bytes: usize) -> CUresult {
+    // SAFETY: the program's arguments; after success the driver has written the address.
+    unsafe { allocate(bytes as u64, || real(pointer, bytes), || (*pointer, bytes as u64)) }
+}
+
+/// `cuMemAlloc`, the 32-bit form.
+pub(crate) unsafe fn alloc_v1(
+    real: PFN_cuMemAlloc_v2000,
+    pointer: *mut CUdeviceptr_v1,
+    bytes: c_uint,
+) -> CUresult {
+    // SAFETY: as in `alloc`.
+    unsafe { allocate(u64::from(bytes), || real(pointer, bytes), || (u64::from(*pointer), u64::from(bytes))) }
+}
+
+/// `cuMemAllocManaged`: booked as if it were all on the device, where it can be at any time.
+pub(crate) unsafe fn alloc_managed(
+    real: PFN_cuMemAllocManaged_v6000,
+    pointer: *mut CUdeviceptr,
+    bytes: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: as in `alloc`.
+    unsafe { allocate(bytes as u64, || real(pointer, bytes, flags), || (*pointer, bytes as u64)) }
+}
+
+fn pitched(width: u64, height: u64) -> u64 {
+    let pitch = width.checked_next_multiple_of(PITCH_ALIGNMENT);
+    pitch.and_then(|pitch| pitch.checked_mul(height)).unwrap_or(u64::MAX)
+}
+
+/// `cuMemAllocPitch_v2`.
+pub(crate) unsafe fn alloc_pitch(
+    real: PFN_cuMemAllocPitch_v3020,
+    pointer: *mut CUdeviceptr,
+    pitch: *mut usize,
+    width: usize,
+    height: usize,
+    element: c_uint,
+) -> CUresult {
+    let asked = pitched(width as u64, height as u64);
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(pointer, pitch, width, height, element) }
+    };
+    // SAFETY: as in `alloc`; the driver has written the pitch too.
+    unsafe { allocate(asked, call, || (*pointer, (*pitch as u64).saturating_mul(height as u64))) }
+}
+
+/// `cuMemAllocPitch`, the 32-bit form.
+pub(crate) unsafe fn alloc_pitch_v1(
+    real: PFN_cuMemAllocPitch_v2000,
+    pointer: *mut CUdeviceptr_v1,
+    pitch: *mut c_uint,
+    width: c_uint,
+    height: c_uint,
+    element: c_uint,
+) -> CUresult {
+    let asked = pitched(u64::from(width), u64::from(height));
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(pointer, pitch, width, height, element) }
+    };
+    // SAFETY: as in `alloc_pitch`.
+    unsafe { allocate(asked, call, || (u64::from(*pointer), u64::from(*pitch) * u64::from(height))) }
+}
+
+/// `cuMemFree_v2`.
+pub(crate) unsafe fn free(real: PFN_cuMemFree_v3020, pointer: CUdeviceptr) -> CUresult {
+    // SAFETY: the program's argument.
+    unsafe { release(pointer, || real(pointer)) }
+}
+
+/// `cuMemFree`, the 32-bit form.
+pub(crate) unsafe fn free_v1(real: PFN_cuMemFree_v2000, pointer: CUdeviceptr_v1) -> CUresult {
+    // SAFETY: the program's argument.
+    unsafe { release(u64::from(pointer), || real(pointer)) }
+}

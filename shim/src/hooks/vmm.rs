@@ -1,0 +1,167 @@
+//! Virtual memory management: physical memory by handle, charged until its last handle and last mapping are gone.
+
+use core::ffi::{c_ulonglong, c_void};
+
+use cuota_abi::cuda::{
+    CUdeviceptr, CUmemAllocationProp, CUmemGenericAllocationHandle, CUresult, PFN_cuMemCreate_v10020,
+    PFN_cuMemMap_v10020, PFN_cuMemRelease_v10020, PFN_cuMemRetainAllocationHandle_v11000,
+    PFN_cuMemUnmap_v10020,
+};
+use cuota_governor::physical;
+
+use super::{REFUSED, device_at};
+use crate::hooks_table::cuMemRelease;
+use crate::process::account::{self, Booking};
+use crate::process::handles::Last;
+use crate::process::{self, Process, Standing};
+
+const OK: CUresult = CUresult::CUDA_SUCCESS;
+
+fn give_back(last: Last) {
+    if let Booking::On(account) = account::on_device(last.device.cast_signed()) {
+        account.release(last.bytes);
+    }
+}
+
+/// The device that physical memory of these properties lies on; `None`: the host's memory, or properties that the driver
+/// will refuse.
+///
+/// # Safety
+/// `properties` is null or the program's.
+unsafe fn device_of(properties: *const CUmemAllocationProp) -> Option<i32> {
+    // SAFETY: the caller's contract.
+    unsafe { properties.as_ref() }.and_then(|properties| device_at(properties.location))
+}
+
+/// `cuMemCreate`.
+///
+/// # Safety
+/// The program's arguments; so for each hook below.
+pub(crate) unsafe fn create(
+    real: PFN_cuMemCreate_v10020,
+    handle: *mut CUmemGenericAllocationHandle,
+    bytes: usize,
+    properties: *const CUmemAllocationProp,
+    flags: c_ulonglong,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(handle, bytes, properties, flags) }
+    };
+    // SAFETY: the program's argument.
+    let Some(device) = (unsafe { device_of(properties) }) else { return call() };
+    let account = match account::on_device(device) {
+        Booking::On(account) => account,
+        Booking::No => return call(),
+        Booking::Refuse => return REFUSED,
+    };
+    let Some(taken) = physical::worst_case(bytes as u64) else { return REFUSED };
+    let reservation = match account.reserve(taken) {
+        Ok(reservation) => reservation,
+        Err(error) => return error,
+    };
+    let status = call();
+    if status != OK {
+        account.cancel(reservation);
+        return status;
+    }
+    account.commit(reservation, taken);
+    // SAFETY: the driver has written the handle.
+    let made = unsafe { *handle };
+    if account.process.handles.add(made, taken, account.ordinal()) {
+        return OK;
+    }
+    // A handle that cannot be followed would stay charged for ever: not granted.
+    if let Some(release) = cuMemRelease::REAL.get() {
+        // SAFETY: the driver has just returned this handle, and nobody else has seen it.
+        unsafe { release(made) };
+    }
+    account.release(taken);
+    REFUSED
+}
+
+/// Runs `call`, which drops one reference on the memory behind `handle`.
+fn dropping(handle: CUmemGenericAllocationHandle, call: impl FnOnce() -> CUresult) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call() };
+    let Some(place) = process.handles.find(handle) else { return call() };
+    let last = process.handles.release(place);
+    let status = call();
+    match (status, last) {
+        (OK, Some(last)) => give_back(last),
+        (OK, None) => {}
+        // The driver kept it: so do we.
+        (_, Some(last)) => {
+            process.handles.add(handle, last.bytes, last.device);
+        }
+        (_, None) => process.handles.retain(place),
+    }
+    status
+}
+
+/// `cuMemRelease`.
+pub(crate) unsafe fn release(
+    real: PFN_cuMemRelease_v10020,
+    handle: CUmemGenericAllocationHandle,
+) -> CUresult {
+    // SAFETY: the program's argument.
+    dropping(handle, || unsafe { real(handle) })
+}
+
+/// `cuMemMap`: the mapping keeps the memory.
+pub(crate) unsafe fn map(
+    real: PFN_cuMemMap_v10020,
+    address: CUdeviceptr,
+    bytes: usize,
+    offset: usize,
+    handle: CUmemGenericAllocationHandle,
+    flags: c_ulonglong,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(address, bytes, offset, handle, flags) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+        && let Some(place) = process.handles.find(handle)
+        && process.blocks.add_mapping(address, place).is_ok()
+    {
+        process.handles.retain(place);
+    }
+    status
+}
+
+/// `cuMemUnmap`: may end several mappings at once.
+pub(crate) unsafe fn unmap(real: PFN_cuMemUnmap_v10020, address: CUdeviceptr, bytes: usize) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(address, bytes) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+    {
+        unmapped(process, address, bytes as u64);
+    }
+    status
+}
+
+fn unmapped(process: &'static Process, address: u64, bytes: u64) {
+    process.blocks.take_mappings(address, bytes, |place| {
+        if let Some(last) = process.handles.release(place) {
+            give_back(last);
+        }
+    });
+}
+
+/// `cuMemRetainAllocationHandle`: one more handle on the memory that is mapped at `address`.
+pub(crate) unsafe fn retain(
+    real: PFN_cuMemRetainAllocationHandle_v11000,
+    handle: *mut CUmemGenericAllocationHandle,
+    address: *mut c_void,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(handle, address) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+        // SAFETY: the driver has written the handle.
+        && let Some(place) = process.handles.find(unsafe { *handle })
+    {
+        process.handles.retain(place);
+    }
+    status
+}

@@ -15,6 +15,11 @@ static TARGET: LazyLock<PathBuf> = LazyLock::new(|| {
     test.ancestors().nth(3).expect("a test binary lies in <target>/<profile>/deps").to_path_buf()
 });
 
+/// Cargo's target directory.
+pub fn target() -> &'static Path {
+    &TARGET
+}
+
 /// The folder of the guests' sources.
 pub fn guests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("guests")

@@ -1,5 +1,6 @@
 //! `libcuota.so` as it is shipped: what it is made of, how calls reach it, and the hosts it has to survive.
 
+mod cudart;
 mod golden;
 mod hosts;
 mod lookup;

@@ -46,7 +46,7 @@ impl Query {
         }
         // SAFETY: a C string; a byte is read only after the one before it was not NUL.
         unsafe {
-            let byte = |index: usize| self.name.add(index).read().cast_unsigned();
+            let byte = |index: usize| self.name.cast::<u8>().add(index).read();
             match byte(0) {
                 b'c' => byte(1) == b'u',
                 b'd' => byte(1) == b'l',

@@ -95,11 +95,15 @@ fn errno_survives_lookups_and_allocations_that_succeed() {
     );
 }
 
-/// Runs a tool of the system with and without us; every byte and the exit status must be the same.
+/// Runs a tool of the system with and without us, held to nothing and held to something; every byte and the exit status
+/// must be the same.
 #[track_caller]
 fn is_unchanged(tool: &str, arguments: &[&str]) {
-    let plain = Guest::new(tool).arguments(arguments);
-    assert_eq!(plain.clone().preload(build::libcuota()).run(), plain.run(), "{tool} {arguments:?}");
+    let free = Guest::new(tool).arguments(arguments);
+    let held = free.clone().variable("CUOTA_DIR", build::scratch().join("no-policy"));
+    for plain in [free, held] {
+        assert_eq!(plain.clone().preload(build::libcuota()).run(), plain.run(), "{tool} {arguments:?}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::home::Home;
 use crate::size::{show_bytes, show_limit};
-use crate::status;
+use crate::{lease, status};
 
 /// The JSON's version, by the same rule as `doctor`'s.
 const SCHEMA: &str = "cuota.ps/1";
@@ -84,6 +84,12 @@ type Lives<'a> = &'a dyn Fn(&Home, &TenantName, usize) -> bool;
 /// Tenants by name: those with a policy entry, and those without one that have a file.
 fn rows(home: &Home, lives: Lives<'_>) -> anyhow::Result<Vec<Row>> {
     let policy = home.policy()?;
+    // What is over is not listed. Where the directory is another's, its owner sweeps it.
+    if policy.is_some()
+        && let Ok(operator) = home.operate()
+    {
+        lease::sweep(home, &operator);
+    }
     let mut names: BTreeMap<String, TenantName> = BTreeMap::new();
     let listed = policy.iter().flat_map(|policy| policy.rows().map(|row| row.tenant));
     for name in listed.chain(with_files(&home.tenants_path())) {

@@ -24,7 +24,7 @@ use crate::home::Home;
 use crate::probe::Fact;
 use crate::run::assigned_tenant;
 use crate::size::show_bytes;
-use crate::{locate, status};
+use crate::{lease, locate, status};
 use gpus::Gpu;
 use proof::{Outcome, Terms};
 use report::{Check, Mark, Report, SCHEMA, Verdict};
@@ -148,6 +148,10 @@ fn prove(home: &Home, asked: &Doctor, library: &Path, gpus: &[Gpu]) -> (Vec<Fact
     };
     let terms = Terms { home: home.path(), library, sim: asked.sim, device, set_quota, quota_bytes };
     let Outcome { facts, trouble } = proof::run(&terms);
+    // What doctor made, doctor takes away.
+    if set_quota && let Ok(operator) = home.operate() {
+        lease::sweep(home, &operator);
+    }
     let free_bytes = gpu.and_then(|gpu| gpu.free_bytes);
     let mut checks = verdict::judge(&facts, &Circumstances { quota_bytes, free_bytes });
     checks.extend(trouble.map(|text| {

@@ -46,7 +46,10 @@ pub(crate) fn judge(facts: &[Fact], at: &Circumstances) -> Vec<Check> {
             Fact::Views(views) => checks.push(size_shown(views, at)),
             Fact::Blocks { rows } => checks.push(blocks(rows)),
             Fact::Fill { granted_bytes, refused, own_before_bytes, own_full_bytes, again } => {
-                checks.push(granted(*granted_bytes, *own_before_bytes, at));
+                // Over the quota, it is the refusal that failed.
+                if *granted_bytes <= at.quota_bytes {
+                    checks.push(granted(*granted_bytes, *own_before_bytes, at));
+                }
                 checks.push(refusal(*granted_bytes, *refused, at));
                 checks.push(given_back(*again));
                 checks.extend(own_full_bytes.map(|full| never_over(full, at)));
@@ -76,13 +79,15 @@ fn driver(path: Option<&str>, version: i32) -> Check {
 
 /// No way may lead around; and the ways that programs use must lead to the hooks, not merely to nothing.
 fn look_ups(lookups: &[&Lookup]) -> Check {
-    let around: Vec<String> = lookups
-        .iter()
-        .filter(|lookup| !lookup.around.is_empty())
-        .map(|lookup| format!("{} ({})", lookup.way, lookup.around.join(", ")))
-        .collect();
+    let around: Vec<String> =
+        lookups.iter().filter(|lookup| !lookup.around.is_empty()).map(|l| way_around(l)).collect();
     if !around.is_empty() {
-        return problem("look_ups", format!("these lead around the shim: {}", around.join("; ")), REPORT);
+        let found = format!("these lead around the shim: {}", around.join("; "));
+        return problem(
+            "look_ups",
+            found,
+            format!("make sure that the library is cuota's own, of this version; if it is, {REPORT}"),
+        );
     }
     let empty = lookups.iter().filter(|l| l.hooked == 0 && !l.way.contains("dlvsym")).map(|l| l.way.as_str());
     let empty: Vec<&str> = empty.collect();
@@ -95,6 +100,15 @@ fn look_ups(lookups: &[&Lookup]) -> Check {
         "look_ups",
         format!("{} ways to look functions up, {hooked} look-ups: each leads to the hook", lookups.len()),
     )
+}
+
+/// A way with one example; the JSON has them all.
+fn way_around(lookup: &Lookup) -> String {
+    let first = lookup.around.first().map_or("", String::as_str);
+    match lookup.around.len() {
+        0 | 1 => format!("{} ({first})", lookup.way),
+        more => format!("{} ({first}, and {} more)", lookup.way, more - 1),
+    }
 }
 
 fn size_shown(views: &Views, at: &Circumstances) -> Check {

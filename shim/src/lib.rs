@@ -37,6 +37,5 @@ ctor::declarative::ctor! {
     #[ctor(unsafe)]
     fn on_load() {
         process::settings::Settings::get();
-        interpose::on_load();
     }
 }

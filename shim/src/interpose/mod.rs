@@ -19,10 +19,3 @@ mod lookup;
 pub(crate) mod proc_address;
 pub(crate) mod table;
 pub(crate) mod trampoline;
-
-/// What is cheaper or safer to do before the program runs: a program that is linked with the driver has it already, and
-/// the first CUDA call then finds everything in place.
-pub(crate) fn on_load() {
-    driver::Library::Cuda.attach();
-    driver::Library::Nvml.attach();
-}

@@ -183,7 +183,9 @@ impl Account {
     #[inline]
     pub(crate) fn commit(&self, reservation: Reservation, taken: u64) -> bool {
         let reserved = reservation.bytes();
-        self.device.held.fetch_add(taken, Ordering::Relaxed);
+        if taken != 0 {
+            self.device.held.fetch_add(taken, Ordering::Relaxed);
+        }
         self.books.commit(reservation, taken);
         taken <= reserved || self.fits_after_growth(taken - reserved)
     }

@@ -84,9 +84,11 @@ static PROCESS: AtomicPtr<Process> = AtomicPtr::new(null_mut());
 #[inline]
 pub(crate) fn standing() -> Standing {
     // SAFETY: the pointer is null or leads to a mapping that `Process::shared` made for good.
-    match unsafe { PROCESS.load(Ordering::Acquire).as_ref() } {
-        Some(process) if process.standing.load(Ordering::Acquire) == MANAGED => Standing::Managed(process),
-        process => find_standing(process),
+    let process = unsafe { PROCESS.load(Ordering::Acquire).as_ref() };
+    match process.map(|process| (process, process.standing.load(Ordering::Acquire))) {
+        Some((process, MANAGED)) => Standing::Managed(process),
+        Some((_, UNMANAGED)) => Standing::Unmanaged,
+        _ => find_standing(process),
     }
 }
 

@@ -42,9 +42,8 @@ const LIVES: usize = 64;
 
 /// What is known of this process.
 pub(crate) struct Process {
+    /// One of the constants below; while a thread joins, JOINING with its id.
     standing: AtomicU32,
-    /// The thread that is joining at this moment.
-    joining: AtomicU32,
     policy: UnsafeCell<MaybeUninit<Policy>>,
     members: [UnsafeCell<MaybeUninit<Member>>; LIVES],
     /// How many of `members` there are; the last is the one in force.
@@ -62,10 +61,12 @@ pub(crate) struct Process {
 unsafe impl Sync for Process {}
 
 const UNKNOWN: u32 = 0;
-const JOINING: u32 = 1;
-const MANAGED: u32 = 2;
-const UNMANAGED: u32 = 3;
-const CLOSED: u32 = 4;
+const MANAGED: u32 = 1;
+const UNMANAGED: u32 = 2;
+const CLOSED: u32 = 3;
+/// A bit that no thread id has (Linux: PID_MAX_LIMIT is 2^22). One word says both that somebody joins and who, so that a
+/// signal handler never takes another thread's joining for its own.
+const JOINING: u32 = 1 << 31;
 
 /// What a hook is to do in this process.
 #[derive(Clone, Copy)]
@@ -102,8 +103,8 @@ fn find_standing(process: Option<&'static Process>) -> Standing {
             UNMANAGED => return Standing::Unmanaged,
             CLOSED => return Standing::Closed,
             // A signal handler that allocates while its own thread joins cannot wait for itself.
-            JOINING if process.joining.load(Ordering::Relaxed) == me => return Standing::Closed,
-            JOINING => sys::yield_now(),
+            joining if joining == JOINING | me => return Standing::Closed,
+            joining if joining & JOINING != 0 => sys::yield_now(),
             _ => {
                 process.join(UNKNOWN, me);
             }
@@ -144,12 +145,9 @@ impl Process {
 
     /// Joins the tenant, if this thread is the first to try from standing `from`.
     fn join(&'static self, from: u32, me: u32) {
-        // `joining` is set first: a signal handler that comes between the two sees either an old standing or us.
-        self.joining.store(me, Ordering::Relaxed);
-        if self.standing.compare_exchange(from, JOINING, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if self.standing.compare_exchange(from, JOINING | me, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return;
         }
-        self.joining.store(me, Ordering::Relaxed);
         self.standing.store(self.find_tenant(), Ordering::Release);
     }
 
@@ -197,22 +195,18 @@ impl Process {
     #[cold]
     pub(crate) fn rejoin(&'static self) -> bool {
         let me = sys::thread_id();
-        if self.joining.load(Ordering::Relaxed) == me && self.standing.load(Ordering::Acquire) == JOINING {
-            return false;
-        }
-        self.joining.store(me, Ordering::Relaxed);
-        match self.standing.compare_exchange(MANAGED, JOINING, Ordering::AcqRel, Ordering::Relaxed) {
+        match self.standing.compare_exchange(MANAGED, JOINING | me, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {}
-            Err(JOINING) => {
+            Err(joining) if joining & JOINING != 0 && joining != JOINING | me => {
                 // Another thread is at it.
-                while self.standing.load(Ordering::Acquire) == JOINING {
+                while self.standing.load(Ordering::Acquire) & JOINING != 0 {
                     sys::yield_now();
                 }
                 return self.standing.load(Ordering::Acquire) == MANAGED;
             }
+            // Our own, below in the stack; or nothing to come back to.
             Err(_) => return false,
         }
-        self.joining.store(me, Ordering::Relaxed);
         let done = self.member().has_its_place() || self.take_new_place();
         self.standing.store(if done { MANAGED } else { CLOSED }, Ordering::Release);
         done

@@ -13,11 +13,17 @@ pub const EVENTS: usize = 1024;
 /// One place in the ring.
 #[repr(C, align(64))]
 pub(crate) struct Record {
-    /// The event's number plus one; 0 while it is being written.
+    /// The event's number plus one; 0 while it is being written. Load it (acquire), read the rest (relaxed), fence
+    /// (acquire), load it again (relaxed): only if it is the same is the rest whole.
     number: AtomicU64,
+    /// When, CLOCK_MONOTONIC ns.
     time_ns: AtomicU64,
+    /// 1 refused (a asked, b booked, c quota), 2 grew inside a call (a), 3 a dead process's books closed (a pid,
+    /// b booked), 4 rejoined (a booked), 5 NVML could not be asked (a its error). Amounts in bytes.
     what: AtomicU32,
+    /// The process that it happened to, in its own PID namespace.
     pid: AtomicU32,
+    /// See `what`; so are the next two.
     a: AtomicU64,
     b: AtomicU64,
     c: AtomicU64,
@@ -27,10 +33,18 @@ pub(crate) struct Record {
 /// The ring.
 #[repr(C, align(64))]
 pub struct Events {
+    /// How many events there ever were; the last of them are in the ring, number `n` at `n` modulo its length.
     next: AtomicU64,
     reserved: [AtomicU64; 7],
     pub(crate) ring: [Record; EVENTS],
 }
+
+/// See [`crate::abi`].
+#[doc(hidden)]
+pub const LAYOUTS: &[crate::abi::Layout] = &[
+    crate::abi::layout!(Record as "cuota_event": number, time_ns, what, pid, a, b, c, reserved),
+    crate::abi::layout!(Events as "cuota_events": next, reserved, ring),
+];
 
 /// What happened. The numbers are part of the layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

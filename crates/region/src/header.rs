@@ -25,15 +25,26 @@ pub struct Kind {
 /// The header of a file. All fields are written once, before the file gets its name, except `epoch`.
 #[repr(C, align(64))]
 pub struct Header {
+    /// The first eight bytes of the file say what it is. Stored last (release): load it first (acquire).
     magic: AtomicU64,
+    /// The layout's major version.
     major: AtomicU32,
+    /// This header's size, bytes.
     header_bytes: AtomicU32,
+    /// A hash over sizes and offsets: another value is another layout, whatever the version says.
     layout_hash: AtomicU64,
+    /// The file's length, bytes.
     file_bytes: AtomicU64,
     /// Raised by each change of the content; processes may sleep on it (futex).
     pub epoch: AtomicU32,
     reserved: [AtomicU32; 7],
 }
+
+/// See [`crate::abi`].
+#[doc(hidden)]
+pub const LAYOUTS: &[crate::abi::Layout] = &[crate::abi::layout!(
+    Header as "cuota_header": magic, major, header_bytes, layout_hash, file_bytes, epoch, reserved
+)];
 
 /// Why a file cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

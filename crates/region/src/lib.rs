@@ -14,6 +14,8 @@
 
 #![cfg_attr(not(test), no_std)]
 
+#[doc(hidden)]
+pub mod abi;
 pub mod event;
 pub mod header;
 pub mod ledger;

@@ -28,8 +28,12 @@ const GENERATION: u64 = 4;
 /// Whose limits an entry holds, and which copy of them is in use.
 #[repr(C, align(64))]
 struct Key {
+    /// The tenant's name: up to 31 ASCII characters, then NUL.
     tenant: [AtomicU64; 4],
+    /// The GPU's UUID as two numbers, its first byte the highest of the first; both 0: any GPU.
     gpu: [AtomicU64; 2],
+    /// Bit 0: the copy in use. Bit 1: there is an entry. The rest: a generation. Load it (acquire), read name, GPU and
+    /// that copy (relaxed), fence (acquire), load it again (relaxed): only if it is the same was all of one moment.
     select: AtomicU64,
     reserved: AtomicU64,
 }
@@ -37,22 +41,31 @@ struct Key {
 /// One copy of an entry's limits.
 #[repr(C, align(64))]
 struct Copy {
+    /// The memory quota, bytes; all ones: none. It counts while `memory_ppm` is 0.
     memory_bytes: AtomicU64,
+    /// The memory quota in parts per million of the GPU's memory; 0: it is in `memory_bytes`.
     memory_ppm: AtomicU32,
+    /// Never more than this share of the GPU's time, parts per million.
     compute_cap_ppm: AtomicU32,
+    /// Never less, parts per million.
     guarantee_ppm: AtomicU32,
+    /// The share of what is left over, by weight.
     weight: AtomicU32,
+    /// Higher goes first.
     priority: AtomicU32,
+    /// Bit 0: made for one program, to be removed when nothing of it runs.
     flags: AtomicU32,
     reserved: [AtomicU64; 4],
 }
 
+/// Whose limits, and the limits in two copies.
 #[repr(C, align(64))]
 struct Entry {
     key: Key,
     copies: [Copy; 2],
 }
 
+/// `policy.v1`. Written by the operator alone, one writer at a time; tenants map it read-only.
 #[repr(C, align(64))]
 struct File {
     header: Header,
@@ -77,6 +90,18 @@ pub const KIND: Kind = Kind {
     ]),
     bytes: size_of::<File>(),
 };
+
+/// See [`crate::abi`].
+#[doc(hidden)]
+pub const LAYOUTS: &[crate::abi::Layout] = &[
+    crate::abi::layout!(Key as "cuota_policy_key": tenant, gpu, select, reserved),
+    crate::abi::layout!(
+        Copy as "cuota_policy_limits":
+            memory_bytes, memory_ppm, compute_cap_ppm, guarantee_ppm, weight, priority, flags, reserved
+    ),
+    crate::abi::layout!(Entry as "cuota_policy_entry": key, copies),
+    crate::abi::layout!(File as "cuota_policy_file": header, entries),
+];
 
 /// A memory quota as the operator asked for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

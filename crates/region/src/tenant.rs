@@ -23,6 +23,7 @@ pub const GPUS: usize = 16;
 /// Facts about the tenant as a whole, hints all: nothing depends on them for being right.
 #[repr(C, align(64))]
 pub(crate) struct Summary {
+    /// The tenant's name: up to 31 ASCII characters, then NUL.
     pub(crate) name: [AtomicU64; 4],
     /// One more than the highest place ever taken: a sum looks no further.
     pub(crate) high_water: AtomicU32,
@@ -35,6 +36,7 @@ pub(crate) struct Summary {
 /// A GPU that the tenant uses; its place in the table is its index in the books.
 #[repr(C, align(64))]
 pub(crate) struct Gpu {
+    /// Its UUID as two numbers, its first byte the highest of the first; the first is 0 while the entry is free.
     uuid: [AtomicU64; 2],
     /// The most that a process's context, modules and local memory were seen to take, bytes.
     pub(crate) overhead_bytes: AtomicU64,
@@ -48,8 +50,11 @@ pub(crate) struct Gpu {
 pub(crate) struct Place {
     /// A generation, with bit 0 set while a process lives here. Never the same twice.
     pub(crate) life: AtomicU64,
+    /// Its id in its own PID namespace. For people: whether it lives is told by the lock of its byte in the live file.
     pub(crate) pid: AtomicU32,
+    /// Its effective user id.
     pub(crate) uid: AtomicU32,
+    /// When it joined, CLOCK_MONOTONIC ns.
     pub(crate) joined_ns: AtomicU64,
     reserved: [AtomicU64; 5],
 }
@@ -57,7 +62,7 @@ pub(crate) struct Place {
 /// What one process has booked on one GPU.
 #[repr(C, align(64))]
 pub(crate) struct Line {
-    /// The [`Place::life`] that the line belongs to; it counts while bit 0 is set.
+    /// The `life` of the place that the line belongs to; it counts while bit 0 is set.
     pub(crate) life: AtomicU64,
     /// Bytes booked, what is pending included. Written by the process itself and by nobody else.
     pub(crate) booked: AtomicU64,
@@ -70,15 +75,31 @@ pub(crate) struct Line {
     reserved: [AtomicU64; 3],
 }
 
+/// `tenant/NAME.v1`. Written by the tenant's processes, each its own lines: for everybody else it is hostile input.
 #[repr(C, align(64))]
 pub(crate) struct File {
     header: Header,
     pub(crate) summary: Summary,
     pub(crate) gpus: [Gpu; GPUS],
     pub(crate) places: [Place; PROCESSES],
+    /// By GPU, then by the process's place. A tenant's usage is the sum over the lines that count.
     pub(crate) books: [[Line; PROCESSES]; GPUS],
     pub(crate) events: Events,
 }
+
+/// See [`crate::abi`].
+#[doc(hidden)]
+pub const LAYOUTS: &[crate::abi::Layout] = &[
+    crate::abi::layout!(
+        Summary as "cuota_tenant_summary": name, high_water, reserved, swept_ns, reserved_too
+    ),
+    crate::abi::layout!(Gpu as "cuota_tenant_gpu": uuid, overhead_bytes, total_bytes, reserved),
+    crate::abi::layout!(Place as "cuota_tenant_place": life, pid, uid, joined_ns, reserved),
+    crate::abi::layout!(
+        Line as "cuota_tenant_line": life, booked, pending, overhead, refused, reserved
+    ),
+    crate::abi::layout!(File as "cuota_tenant_file": header, summary, gpus, places, books, events),
+];
 
 /// What a tenant file is.
 pub const KIND: Kind = Kind {

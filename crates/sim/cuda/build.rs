@@ -42,11 +42,12 @@ fn main() {
 fn read_functions(folder: &Path) -> BTreeMap<String, String> {
     println!("cargo:rerun-if-changed={}", folder.display());
     let mut all = BTreeMap::new();
-    for entry in fs::read_dir(folder).expect("crates/abi/functions is there").flatten() {
-        if !entry.file_name().to_string_lossy().starts_with("cuda-") {
-            continue;
-        }
-        let text = fs::read_to_string(entry.path()).expect("a function list is text");
+    let files =
+        fs::read_dir(folder).expect("crates/abi/functions is there").flatten().map(|entry| entry.path());
+    let mut files: Vec<_> = files.filter(|path| path.to_string_lossy().contains("/cuda-")).collect();
+    files.sort();
+    for file in files {
+        let text = fs::read_to_string(file).expect("a function list is text");
         for line in text.lines() {
             let (symbol, pfn) = line.split_once('\t').expect("a line is symbol, tab, type");
             all.insert(symbol.to_owned(), pfn.to_owned());

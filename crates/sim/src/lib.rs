@@ -10,10 +10,12 @@
 pub mod clock;
 pub mod config;
 pub mod driver;
+pub mod engine;
 pub mod error;
 pub mod gpu;
 pub mod log;
 pub mod memory;
+pub mod ptx;
 pub mod shared;
 pub mod slice;
 pub mod units;

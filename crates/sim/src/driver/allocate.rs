@@ -52,18 +52,20 @@ impl Driver {
     /// # Errors
     /// `InvalidContext`, `InvalidValue` for zero bytes, `OutOfMemory` where the device has no room.
     pub fn allocate(&self, bytes: u64) -> Answer<u64> {
-        self.in_context(|state, context| {
-            let device = state.contexts[&context].device();
-            let mut blocks =
-                std::mem::take(&mut state.contexts.get_mut(&context).ok_or(Fault::InvalidContext)?.blocks);
-            let placed = blocks.allocate(bytes, |physical| self.take_physical(state, device, physical));
-            if let Some(context) = state.contexts.get_mut(&context) {
-                context.blocks = blocks;
-            }
-            let address = placed?;
-            state.note(address, bytes, context, device, Keeper::Blocks);
-            Ok(address)
-        })
+        self.in_context(|state, context| self.allocate_in(state, context, bytes))
+    }
+
+    pub(super) fn allocate_in(&self, state: &mut State, context: u64, bytes: u64) -> Answer<u64> {
+        let found = state.contexts.get_mut(&context).ok_or(Fault::InvalidContext)?;
+        let device = found.device();
+        let mut blocks = std::mem::take(&mut found.blocks);
+        let placed = blocks.allocate(bytes, |physical| self.take_physical(state, device, physical));
+        if let Some(context) = state.contexts.get_mut(&context) {
+            context.blocks = blocks;
+        }
+        let address = placed?;
+        state.note(address, bytes, context, device, Keeper::Blocks);
+        Ok(address)
     }
 
     /// Allocates managed memory: the host may use it at the same address; its bytes count as the device's.
@@ -168,7 +170,7 @@ impl Driver {
         gpu.give(Charge::Memory, range.bytes);
     }
 
-    fn end_allocation(&self, state: &mut State, address: u64, allocation: Allocation) {
+    pub(super) fn end_allocation(&self, state: &mut State, address: u64, allocation: Allocation) {
         let gpu = self.gpu_of(allocation.device);
         match allocation.keeper {
             Keeper::Managed => {

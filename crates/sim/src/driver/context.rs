@@ -1,17 +1,20 @@
 //! Contexts, and what they take of the device: `CUOTA_SIM_CONTEXT_MIB` at once, 20 MiB at the first launch, 2 MiB a module.
 
 use super::handle::{Kind, fresh};
+use super::streams::StreamRef;
 use super::{Driver, State};
+use crate::engine::Order;
 use crate::error::{Answer, Fault};
+use crate::gpu::Awaited;
 use crate::memory::blocks::Blocks;
 use crate::shared::Charge;
 use crate::units::MIB;
 use std::collections::BTreeMap;
 
 /// What the first launch adds to a context.
-pub const FIRST_LAUNCH_BYTES: u64 = 20 * MIB;
+pub(super) const FIRST_LAUNCH_BYTES: u64 = 20 * MIB;
 /// What a loaded module takes.
-pub const MODULE_BYTES: u64 = 2 * MIB;
+pub(super) const MODULE_BYTES: u64 = 2 * MIB;
 
 /// A limit of a context, as `CUlimit` numbers it.
 pub type Limit = u32;
@@ -25,6 +28,7 @@ pub(crate) struct Context {
     charged_bytes: u64,
     launched: bool,
     limits: BTreeMap<Limit, u64>,
+    pub(super) legacy: StreamRef,
 }
 
 impl Context {
@@ -66,11 +70,15 @@ impl Driver {
     /// # Errors
     /// `InvalidContext` where it is none, or a primary one.
     pub fn destroy_context(&self, context: u64) -> Answer<()> {
+        let device = {
+            let state = self.state.lock();
+            let found =
+                state.contexts.get(&context).filter(|c| !c.is_primary).ok_or(Fault::InvalidContext)?;
+            found.device
+        };
+        // A context that a fault has ended has nothing to wait for.
+        let _ = self.gpu_of(device).wait(Awaited::Context(context));
         let mut state = self.state.lock();
-        let found = state.contexts.get(&context).ok_or(Fault::InvalidContext)?;
-        if found.is_primary {
-            return Err(Fault::InvalidContext);
-        }
         self.end_context(&mut state, context);
         Self::forget_current(context);
         Ok(())
@@ -200,6 +208,7 @@ impl Driver {
         gpu.take(Charge::Context, charged_bytes)?;
         let handle = fresh(Kind::Context);
         let device = gpu.ordinal();
+        Self::get()?.gpu_of(device).start();
         let context = Context {
             device,
             flags,
@@ -208,15 +217,23 @@ impl Driver {
             charged_bytes,
             launched: false,
             limits: BTreeMap::new(),
+            legacy: self.new_stream(device, handle, Order::Legacy, 0, 0),
         };
         state.contexts.insert(handle, context);
         Ok(handle)
     }
 
     fn end_context(&self, state: &mut State, handle: u64) {
+        let Some(gpu) = state.contexts.get(&handle).map(|c| self.gpu_of(c.device)) else { return };
+        Self::end_streams(gpu, state, handle);
+        state.events.retain(|_, e| e.context != handle);
+        self.end_modules_of(state, handle);
         self.free_all_of(state, handle);
         if let Some(context) = state.contexts.remove(&handle) {
-            self.gpu_of(context.device).give(Charge::Context, context.charged_bytes);
+            gpu.give(Charge::Context, context.charged_bytes);
+            if state.contexts.values().all(|c| c.device != context.device) {
+                gpu.clear_fault();
+            }
         }
     }
 }

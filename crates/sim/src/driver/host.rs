@@ -24,6 +24,12 @@ pub struct HostFacts {
     pub flags: u32,
 }
 
+impl HostRange {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Driver {
     /// Allocates pinned host memory.
     ///

@@ -4,14 +4,24 @@
 mod allocate;
 mod context;
 mod current;
+mod event;
+mod graph;
 mod handle;
 mod host;
+mod launch;
+mod modules;
 mod pools;
+mod streams;
+mod transfer;
 mod virtual_memory;
 
 pub use allocate::PointerFacts;
 pub use context::{ContextFacts, Limit};
+pub use graph::Node;
 pub use host::HostFacts;
+pub use launch::Shape;
+pub use streams::{GREATEST_PRIORITY, StreamRef};
+pub use transfer::Promise;
 
 use crate::config::Config;
 use crate::error::{Answer, Fault};
@@ -36,6 +46,11 @@ pub(crate) struct State {
     pub(crate) vmm: Vmm,
     pub(crate) physical: HashMap<u64, Arc<Backing>>,
     pub(crate) host: BTreeMap<u64, host::HostRange>,
+    pub(crate) streams: HashMap<u64, streams::StreamRef>,
+    pub(crate) events: HashMap<u64, event::EventRef>,
+    pub(crate) modules: HashMap<u64, modules::Module>,
+    pub(crate) libraries: HashMap<u64, modules::Library>,
+    pub(crate) functions: HashMap<u64, modules::Function>,
 }
 
 /// The driver of this process.
@@ -99,6 +114,11 @@ impl Driver {
             vmm: Vmm::default(),
             physical: HashMap::new(),
             host: BTreeMap::new(),
+            streams: HashMap::new(),
+            events: HashMap::new(),
+            modules: HashMap::new(),
+            libraries: HashMap::new(),
+            functions: HashMap::new(),
         };
         Ok(Self { config, gpus, state: Mutex::new(state) })
     }
@@ -115,14 +135,6 @@ impl Driver {
     /// `InvalidDevice` where there is none.
     pub fn gpu(&self, ordinal: i32) -> Answer<&Gpu> {
         usize::try_from(ordinal).ok().and_then(|i| self.gpus.get(i)).ok_or(Fault::InvalidDevice)
-    }
-
-    /// The stream that a handle of the C interface names.
-    ///
-    /// # Errors
-    /// `InvalidHandle` where it names none.
-    pub fn stream(&self, handle: u64, _per_thread: bool) -> Answer<u64> {
-        if handle <= 2 { Ok(handle) } else { Err(Fault::InvalidHandle) }
     }
 
     pub(crate) fn gpu_of(&self, device: u32) -> &Gpu {

@@ -4,8 +4,8 @@ use super::{get, put, put_text};
 use cuota_abi::cuda::{CUdevice, CUdevice_attribute, CUuuid};
 use cuota_sim::config::{Config, DEVICE_NAME};
 use cuota_sim::driver::Driver;
+use cuota_sim::engine::SMS;
 use cuota_sim::error::{Answer, Fault};
-use cuota_sim::gpu::SMS;
 use std::ffi::{CStr, c_char, c_int, c_uint};
 
 /// Attribute number and value, in the order of `CUdevice_attribute`. What is not listed is 0: "no such ability".

@@ -41,19 +41,29 @@ macro_rules! twin_api {
 mod context;
 mod device;
 mod error;
+mod event;
+mod launch;
 mod memory;
+mod module;
 mod pointer;
 mod pool;
 mod proc_address;
+mod stream;
+mod transfer;
 mod vmm;
 
 pub(crate) use context::*;
 pub(crate) use device::*;
 pub(crate) use error::*;
+pub(crate) use event::*;
+pub(crate) use launch::*;
 pub(crate) use memory::*;
+pub(crate) use module::*;
 pub(crate) use pointer::*;
 pub(crate) use pool::*;
 pub(crate) use proc_address::*;
+pub(crate) use stream::*;
+pub(crate) use transfer::*;
 pub(crate) use vmm::*;
 
 fn to_result(answer: Answer<()>) -> CUresult {

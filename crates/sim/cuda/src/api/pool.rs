@@ -24,7 +24,7 @@ unsafe fn allocate(
     }
     let driver = Driver::get()?;
     let stream = driver.stream(stream as u64, per_thread)?;
-    let address = driver.allocate_in_order(bytes as u64, pool as u64, stream)?;
+    let address = driver.allocate_in_order(bytes as u64, pool as u64, stream.id)?;
     // SAFETY: not null, so valid by the caller's word.
     unsafe { put(dptr, address) }
 }
@@ -122,7 +122,7 @@ twin_api! {
     fn cuMemFreeAsync | cuMemFreeAsync_ptsz(per_thread; dptr: CUdeviceptr, hStream: CUstream) {
         let driver = Driver::get()?;
         let stream = driver.stream(hStream as u64, per_thread)?;
-        driver.free_in_order(dptr, stream)
+        driver.free_in_order(dptr, stream.id)
     }
 }
 

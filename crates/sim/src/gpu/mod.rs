@@ -1,19 +1,39 @@
-//! One device as one process sees it.
+//! One device as one process sees it: its share of the device's memory, and its work, which a thread of the process carries
+//! on. The thread sleeps; time passes by itself.
+
+mod host_calls;
+mod pump;
+mod wait;
+mod worker;
+mod world;
+
+pub use wait::Awaited;
+pub use world::CARRIED;
 
 use crate::config::Config;
+use crate::engine::{Engine, HostCall};
 use crate::error::{Answer, Fault};
 use crate::memory::pool::Point;
 use crate::shared::{Charge, SharedDevice};
+use parking_lot::{Condvar, Mutex};
 use std::sync::OnceLock;
-
-/// The multiprocessors of a device: an H100's.
-pub const SMS: u32 = 132;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::mpsc::Sender;
 
 /// One device.
 pub struct Gpu {
     ordinal: u32,
     shared: SharedDevice,
     slot: OnceLock<Answer<usize>>,
+    engine: Mutex<Engine>,
+    /// Signalled when units were done while somebody waits.
+    progress: Condvar,
+    waiters: AtomicU32,
+    /// Until when the worker sleeps; `u64::MAX`: until it is woken.
+    sleeps_until_ns: AtomicU64,
+    /// The `CUresult` that every call gives after a fault; 0 for none.
+    fault: AtomicU32,
+    host_calls: OnceLock<Sender<(u64, HostCall)>>,
 }
 
 impl Gpu {
@@ -22,7 +42,17 @@ impl Gpu {
     /// # Errors
     /// `OperatingSystem` where its shared files cannot be used.
     pub fn open(config: &Config, ordinal: u32) -> Answer<Self> {
-        Ok(Self { ordinal, shared: SharedDevice::open(config, ordinal)?, slot: OnceLock::new() })
+        Ok(Self {
+            ordinal,
+            shared: SharedDevice::open(config, ordinal)?,
+            slot: OnceLock::new(),
+            engine: Mutex::new(Engine::default()),
+            progress: Condvar::new(),
+            waiters: AtomicU32::new(0),
+            sleeps_until_ns: AtomicU64::new(u64::MAX),
+            fault: AtomicU32::new(0),
+            host_calls: OnceLock::new(),
+        })
     }
 
     /// Its number.
@@ -67,19 +97,18 @@ impl Gpu {
         }
     }
 
-    pub(crate) fn check_fault(&self) -> Answer<()> {
-        Ok(())
+    /// Runs `work` on the engine, brought up to now where something was due.
+    pub fn with_engine<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
+        let mut engine = self.engine.lock();
+        self.pump_if_due(&mut engine);
+        work(&mut engine)
     }
 
-    pub(crate) fn wait_idle(&self) -> Answer<()> {
-        Ok(())
+    pub(crate) fn is_reached(&self, point: Point) -> bool {
+        self.with_engine(|engine| engine.is_done(point.stream, point.ticket))
     }
 
-    pub(crate) fn is_reached(&self, _point: Point) -> bool {
-        true
-    }
-
-    pub(crate) fn last_ticket(&self, _stream: u64) -> u64 {
-        0
+    pub(crate) fn last_ticket(&self, stream: u64) -> u64 {
+        self.with_engine(|engine| engine.last_ticket(stream))
     }
 }

@@ -1,0 +1,207 @@
+//! Copies and fills of memory.
+
+use cuota_abi::cuda::{CUcontext, CUdeviceptr, CUstream};
+use cuota_sim::driver::{Driver, Promise};
+use cuota_sim::error::Answer;
+use std::ffi::{c_uchar, c_uint, c_ushort, c_void};
+
+fn copy(
+    to: u64,
+    from: u64,
+    bytes: usize,
+    stream: CUstream,
+    per_thread: bool,
+    promise: Promise,
+) -> Answer<()> {
+    let driver = Driver::get()?;
+    driver.copy(to, from, bytes as u64, driver.stream(stream as u64, per_thread)?, promise)
+}
+
+/// A copy that returns when it is done, in the default stream.
+fn copy_now(to: u64, from: u64, bytes: usize, per_thread: bool) -> Answer<()> {
+    copy(to, from, bytes, std::ptr::null_mut(), per_thread, Promise::Synchronous)
+}
+
+fn fill(to: u64, pattern: &[u8], count: usize, stream: CUstream, per_thread: bool) -> Answer<()> {
+    let driver = Driver::get()?;
+    let bytes = (pattern.len() as u64).saturating_mul(count as u64);
+    driver.fill(to, pattern, bytes, driver.stream(stream as u64, per_thread)?)
+}
+
+/// Fills rows of `width` patterns, `pitch` bytes apart.
+fn fill_rows(
+    to: u64,
+    pitch: usize,
+    pattern: &[u8],
+    size: (usize, usize),
+    stream: CUstream,
+    per_thread: bool,
+) -> Answer<()> {
+    (0..size.1 as u64).try_for_each(|row| {
+        fill(to.saturating_add(row.saturating_mul(pitch as u64)), pattern, size.0, stream, per_thread)
+    })
+}
+
+const DEFAULT: CUstream = std::ptr::null_mut();
+
+twin_api! {
+    fn cuMemcpy | cuMemcpy_ptds(per_thread; dst: CUdeviceptr, src: CUdeviceptr, ByteCount: usize) {
+        copy_now(dst, src, ByteCount, per_thread)
+    }
+
+    fn cuMemcpyHtoD_v2 | cuMemcpyHtoD_v2_ptds(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        srcHost: *const c_void,
+        ByteCount: usize,
+    ) {
+        copy_now(dstDevice, srcHost as u64, ByteCount, per_thread)
+    }
+
+    fn cuMemcpyDtoH_v2 | cuMemcpyDtoH_v2_ptds(
+        per_thread;
+        dstHost: *mut c_void,
+        srcDevice: CUdeviceptr,
+        ByteCount: usize,
+    ) {
+        copy_now(dstHost as u64, srcDevice, ByteCount, per_thread)
+    }
+
+    fn cuMemcpyDtoD_v2 | cuMemcpyDtoD_v2_ptds(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        srcDevice: CUdeviceptr,
+        ByteCount: usize,
+    ) {
+        // Between two places of the device the call does not wait, as in CUDA.
+        copy(dstDevice, srcDevice, ByteCount, DEFAULT, per_thread, Promise::Asynchronous)
+    }
+
+    fn cuMemcpyPeer | cuMemcpyPeer_ptds(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        _dstContext: CUcontext,
+        srcDevice: CUdeviceptr,
+        _srcContext: CUcontext,
+        ByteCount: usize,
+    ) {
+        copy(dstDevice, srcDevice, ByteCount, DEFAULT, per_thread, Promise::Asynchronous)
+    }
+
+    fn cuMemcpyAsync | cuMemcpyAsync_ptsz(
+        per_thread;
+        dst: CUdeviceptr,
+        src: CUdeviceptr,
+        ByteCount: usize,
+        hStream: CUstream,
+    ) {
+        copy(dst, src, ByteCount, hStream, per_thread, Promise::Asynchronous)
+    }
+
+    fn cuMemcpyHtoDAsync_v2 | cuMemcpyHtoDAsync_v2_ptsz(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        srcHost: *const c_void,
+        ByteCount: usize,
+        hStream: CUstream,
+    ) {
+        copy(dstDevice, srcHost as u64, ByteCount, hStream, per_thread, Promise::Asynchronous)
+    }
+
+    fn cuMemcpyDtoHAsync_v2 | cuMemcpyDtoHAsync_v2_ptsz(
+        per_thread;
+        dstHost: *mut c_void,
+        srcDevice: CUdeviceptr,
+        ByteCount: usize,
+        hStream: CUstream,
+    ) {
+        copy(dstHost as u64, srcDevice, ByteCount, hStream, per_thread, Promise::Asynchronous)
+    }
+
+    fn cuMemcpyDtoDAsync_v2 | cuMemcpyDtoDAsync_v2_ptsz(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        srcDevice: CUdeviceptr,
+        ByteCount: usize,
+        hStream: CUstream,
+    ) {
+        copy(dstDevice, srcDevice, ByteCount, hStream, per_thread, Promise::Asynchronous)
+    }
+
+    fn cuMemcpyPeerAsync | cuMemcpyPeerAsync_ptsz(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        _dstContext: CUcontext,
+        srcDevice: CUdeviceptr,
+        _srcContext: CUcontext,
+        ByteCount: usize,
+        hStream: CUstream,
+    ) {
+        copy(dstDevice, srcDevice, ByteCount, hStream, per_thread, Promise::Asynchronous)
+    }
+
+    fn cuMemsetD8_v2 | cuMemsetD8_v2_ptds(per_thread; dstDevice: CUdeviceptr, uc: c_uchar, N: usize) {
+        fill(dstDevice, &[uc], N, DEFAULT, per_thread)
+    }
+
+    fn cuMemsetD16_v2 | cuMemsetD16_v2_ptds(per_thread; dstDevice: CUdeviceptr, us: c_ushort, N: usize) {
+        fill(dstDevice, &us.to_ne_bytes(), N, DEFAULT, per_thread)
+    }
+
+    fn cuMemsetD32_v2 | cuMemsetD32_v2_ptds(per_thread; dstDevice: CUdeviceptr, ui: c_uint, N: usize) {
+        fill(dstDevice, &ui.to_ne_bytes(), N, DEFAULT, per_thread)
+    }
+
+    fn cuMemsetD8Async | cuMemsetD8Async_ptsz(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        uc: c_uchar,
+        N: usize,
+        hStream: CUstream,
+    ) {
+        fill(dstDevice, &[uc], N, hStream, per_thread)
+    }
+
+    fn cuMemsetD16Async | cuMemsetD16Async_ptsz(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        us: c_ushort,
+        N: usize,
+        hStream: CUstream,
+    ) {
+        fill(dstDevice, &us.to_ne_bytes(), N, hStream, per_thread)
+    }
+
+    fn cuMemsetD32Async | cuMemsetD32Async_ptsz(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        ui: c_uint,
+        N: usize,
+        hStream: CUstream,
+    ) {
+        fill(dstDevice, &ui.to_ne_bytes(), N, hStream, per_thread)
+    }
+
+    fn cuMemsetD2D8_v2 | cuMemsetD2D8_v2_ptds(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        dstPitch: usize,
+        uc: c_uchar,
+        Width: usize,
+        Height: usize,
+    ) {
+        fill_rows(dstDevice, dstPitch, &[uc], (Width, Height), DEFAULT, per_thread)
+    }
+
+    fn cuMemsetD2D8Async | cuMemsetD2D8Async_ptsz(
+        per_thread;
+        dstDevice: CUdeviceptr,
+        dstPitch: usize,
+        uc: c_uchar,
+        Width: usize,
+        Height: usize,
+        hStream: CUstream,
+    ) {
+        fill_rows(dstDevice, dstPitch, &[uc], (Width, Height), hStream, per_thread)
+    }
+}

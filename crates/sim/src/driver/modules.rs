@@ -1,0 +1,228 @@
+//! Modules and libraries: what a program can launch.
+
+use super::handle::{Kind, fresh};
+use super::{Driver, State, context};
+use crate::error::{Answer, Fault};
+use crate::ptx::{self, Kernel, Program};
+use crate::shared::Charge;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A loaded module.
+#[derive(Debug)]
+pub(crate) struct Module {
+    context: u64,
+    device: u32,
+    program: Arc<Program>,
+    variables: HashMap<String, (u64, u64)>,
+}
+
+/// A library: a program that becomes a module in each context that uses it.
+#[derive(Debug)]
+pub(crate) struct Library {
+    program: Arc<Program>,
+    modules: HashMap<u64, u64>,
+}
+
+/// A function of a module, or a kernel of a library.
+#[derive(Debug, Clone)]
+pub(crate) struct Function {
+    owner: u64,
+    pub(super) kernel: Arc<Kernel>,
+}
+
+impl Driver {
+    /// Loads PTX into the current context.
+    ///
+    /// # Errors
+    /// `InvalidImage` where it is no PTX: the model runs no machine code; `OutOfMemory`; `InvalidContext`.
+    pub fn load_module(&self, image: &[u8]) -> Answer<u64> {
+        let program = Arc::new(read_program(image)?);
+        self.in_context(|state, context| self.instantiate(state, context, program))
+    }
+
+    /// Unloads a module.
+    ///
+    /// # Errors
+    /// `InvalidHandle` where it is none.
+    pub fn unload_module(&self, module: u64) -> Answer<()> {
+        let device = self.state.lock().modules.get(&module).ok_or(Fault::InvalidHandle)?.device;
+        self.gpu_of(device).wait_idle()?;
+        self.end_module(&mut self.state.lock(), module);
+        Ok(())
+    }
+
+    /// The function `name` of a module.
+    ///
+    /// # Errors
+    /// `InvalidHandle` where it is no module; `NotFound` where it has no such function.
+    pub fn function(&self, module: u64, name: &str) -> Answer<u64> {
+        let mut state = self.state.lock();
+        let program = state.modules.get(&module).ok_or(Fault::InvalidHandle)?.program.clone();
+        state.add_function(Kind::Function, module, &program, name)
+    }
+
+    /// Address and size of a variable of a module.
+    ///
+    /// # Errors
+    /// `InvalidHandle` where it is no module; `NotFound` where it has no such variable.
+    pub fn variable(&self, module: u64, name: &str) -> Answer<(u64, u64)> {
+        let state = self.state.lock();
+        let found = state.modules.get(&module).ok_or(Fault::InvalidHandle)?;
+        found.variables.get(name).copied().ok_or(Fault::NotFound)
+    }
+
+    /// Loads PTX as a library. It takes memory where it is used.
+    ///
+    /// # Errors
+    /// `InvalidImage` where it is no PTX.
+    pub fn load_library(&self, image: &[u8]) -> Answer<u64> {
+        let library = Library { program: Arc::new(read_program(image)?), modules: HashMap::new() };
+        let handle = fresh(Kind::Library);
+        self.state.lock().libraries.insert(handle, library);
+        Ok(handle)
+    }
+
+    /// Unloads a library with its modules.
+    ///
+    /// # Errors
+    /// `InvalidHandle` where it is none.
+    pub fn unload_library(&self, library: u64) -> Answer<()> {
+        self.wait_for_all()?;
+        let mut state = self.state.lock();
+        let gone = state.libraries.remove(&library).ok_or(Fault::InvalidHandle)?;
+        state.functions.retain(|_, f| f.owner != library);
+        gone.modules.values().for_each(|module| self.end_module(&mut state, *module));
+        Ok(())
+    }
+
+    /// The kernel `name` of a library. Its handle is a function's too.
+    ///
+    /// # Errors
+    /// `InvalidHandle` where it is no library; `NotFound` where it has no such kernel.
+    pub fn library_kernel(&self, library: u64, name: &str) -> Answer<u64> {
+        let mut state = self.state.lock();
+        let program = state.libraries.get(&library).ok_or(Fault::InvalidHandle)?.program.clone();
+        state.add_function(Kind::Kernel, library, &program, name)
+    }
+
+    /// The module of a library in the current context, loaded where it is not.
+    ///
+    /// # Errors
+    /// `InvalidHandle`; `OutOfMemory`; `InvalidContext`.
+    pub fn library_module(&self, library: u64) -> Answer<u64> {
+        self.in_context(|state, context| self.library_module_in(state, context, library))
+    }
+
+    /// The function of a library's kernel in the current context: the same handle, once its module is loaded.
+    ///
+    /// # Errors
+    /// `InvalidHandle`; `OutOfMemory`; `InvalidContext`.
+    pub fn kernel_function(&self, kernel: u64) -> Answer<u64> {
+        self.in_context(|state, context| {
+            self.ready_function(state, context, kernel)?;
+            Ok(kernel)
+        })
+    }
+
+    /// The kernel behind a function's handle, its module loaded in `context`.
+    pub(super) fn ready_function(
+        &self,
+        state: &mut State,
+        context: u64,
+        function: u64,
+    ) -> Answer<Arc<Kernel>> {
+        let found = state.functions.get(&function).cloned().ok_or(Fault::InvalidHandle)?;
+        if state.libraries.contains_key(&found.owner) {
+            self.library_module_in(state, context, found.owner)?;
+        }
+        Ok(found.kernel)
+    }
+
+    /// The kernel behind a function's handle.
+    ///
+    /// # Errors
+    /// `InvalidHandle` where it names none.
+    pub fn kernel(&self, function: u64) -> Answer<Arc<Kernel>> {
+        Ok(self.state.lock().functions.get(&function).ok_or(Fault::InvalidHandle)?.kernel.clone())
+    }
+
+    pub(super) fn end_modules_of(&self, state: &mut State, context: u64) {
+        let all: Vec<u64> =
+            state.modules.iter().filter(|(_, m)| m.context == context).map(|(&m, _)| m).collect();
+        all.into_iter().for_each(|module| self.end_module(state, module));
+    }
+
+    fn library_module_in(&self, state: &mut State, context: u64, library: u64) -> Answer<u64> {
+        let found = state.libraries.get(&library).ok_or(Fault::InvalidHandle)?;
+        if let Some(module) = found.modules.get(&context) {
+            return Ok(*module);
+        }
+        let module = self.instantiate(state, context, found.program.clone())?;
+        if let Some(found) = state.libraries.get_mut(&library) {
+            found.modules.insert(context, module);
+        }
+        Ok(module)
+    }
+
+    fn instantiate(&self, state: &mut State, context: u64, program: Arc<Program>) -> Answer<u64> {
+        let device = state.contexts.get(&context).ok_or(Fault::InvalidContext)?.device();
+        self.gpu_of(device).take(Charge::Module, context::MODULE_BYTES)?;
+        let mut variables = HashMap::new();
+        for variable in program.variables.iter().filter(|v| v.bytes > 0) {
+            // The module's own memory holds its variables; where they are larger, they take blocks like any allocation.
+            match self.allocate_in(state, context, variable.bytes) {
+                Ok(address) => variables.insert(variable.name.clone(), (address, variable.bytes)),
+                Err(fault) => {
+                    self.free_variables(state, &variables);
+                    self.gpu_of(device).give(Charge::Module, context::MODULE_BYTES);
+                    return Err(fault);
+                }
+            };
+        }
+        let handle = fresh(Kind::Module);
+        state.modules.insert(handle, Module { context, device, program, variables });
+        Ok(handle)
+    }
+
+    fn end_module(&self, state: &mut State, module: u64) {
+        let Some(gone) = state.modules.remove(&module) else { return };
+        state.functions.retain(|_, f| f.owner != module);
+        for library in state.libraries.values_mut() {
+            library.modules.retain(|_, m| *m != module);
+        }
+        self.free_variables(state, &gone.variables);
+        self.gpu_of(gone.device).give(Charge::Module, context::MODULE_BYTES);
+    }
+
+    fn free_variables(&self, state: &mut State, variables: &HashMap<String, (u64, u64)>) {
+        for (address, _) in variables.values() {
+            if let Some(allocation) = state.allocations.remove(address) {
+                self.end_allocation(state, *address, allocation);
+            }
+        }
+    }
+}
+
+impl State {
+    fn add_function(&mut self, kind: Kind, owner: u64, program: &Program, name: &str) -> Answer<u64> {
+        let known = self.functions.iter().find(|(_, f)| f.owner == owner && f.kernel.name == name);
+        if let Some((handle, _)) = known {
+            return Ok(*handle);
+        }
+        let kernel = program.kernels.iter().find(|k| k.name == name).ok_or(Fault::NotFound)?;
+        let handle = fresh(kind);
+        self.functions.insert(handle, Function { owner, kernel: Arc::new(kernel.clone()) });
+        Ok(handle)
+    }
+}
+
+fn read_program(image: &[u8]) -> Answer<Program> {
+    let text = std::str::from_utf8(image).ok().and_then(ptx::parse);
+    text.ok_or_else(|| {
+        crate::log::once(
+            "a module's image is no PTX text: the model runs no machine code (cubin, fatbin), INVALID_IMAGE",
+        );
+        Fault::InvalidImage
+    })
+}

@@ -1,0 +1,202 @@
+// cuota's shared memory, for readers in other languages. Written by scripts/regenerate-header from crates/region; do
+// not edit.
+//
+// Three kinds of file lie below $CUOTA_DIR (default /dev/shm/cuota). The number in their names is the layout's major
+// version; a reader also checks the magic number, the layout hash and the length before it believes anything.
+//
+//   policy.v1             struct cuota_policy_file   written by the operator
+//   tenant/NAME.v1        struct cuota_tenant_file   written by that tenant's processes
+//   tenant/NAME.v1.live   no content                 the process at place n holds a POSIX record lock on byte n
+//
+// Every field is an atomic of its size, in the machine's byte order (little-endian): load each with one access of that
+// width, relaxed where nothing else is said. There is no lock to take. Map the files read-only; a tenant's file is
+// hostile input for everybody else, so bound every index by the constants here, not by what the file says. A tenant's
+// usage on a GPU is the sum of `booked` over the lines of that GPU whose `life` has bit 0 set and whose place's byte of
+// the live file is locked (fcntl F_GETLK: the lock's type tells, never its pid). Fields named `reserved` are 0.
+
+#ifndef CUOTA_H
+#define CUOTA_H
+
+#include <stdint.h>
+
+#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 202311L
+#define CUOTA_ALIGNED(n) alignas(n)
+#elif defined(__GNUC__)
+#define CUOTA_ALIGNED(n) __attribute__((aligned(n)))
+#else
+#error "cuota.h needs a compiler that can align a structure"
+#endif
+
+// "cuotaPOL" as it stands in the file.
+#define CUOTA_POLICY_MAGIC UINT64_C(0x4c4f5061746f7563)
+#define CUOTA_POLICY_LAYOUT_HASH UINT64_C(0x5f715882580ce7fe)
+
+// "cuotaTEN" as it stands in the file.
+#define CUOTA_TENANT_MAGIC UINT64_C(0x4e455461746f7563)
+#define CUOTA_TENANT_LAYOUT_HASH UINT64_C(0xa90db7381c0df187)
+
+// The layout's major version. It is part of the file's name too, so two versions can live side by side.
+#define CUOTA_LAYOUT_MAJOR 1
+
+// How many entries the file has room for.
+#define CUOTA_POLICY_ENTRIES 1024
+
+// The header of a file. All fields are written once, before the file gets its name, except `epoch`.
+struct CUOTA_ALIGNED(64) cuota_header {
+  // The first eight bytes of the file say what it is. Stored last (release): load it first (acquire).
+  uint64_t magic;
+  // The layout's major version.
+  uint32_t major;
+  // This header's size, bytes.
+  uint32_t header_bytes;
+  // A hash over sizes and offsets: another value is another layout, whatever the version says.
+  uint64_t layout_hash;
+  // The file's length, bytes.
+  uint64_t file_bytes;
+  // Raised by each change of the content; processes may sleep on it (futex).
+  uint32_t epoch;
+  uint32_t reserved[7];
+};
+
+// Whose limits an entry holds, and which copy of them is in use.
+struct CUOTA_ALIGNED(64) cuota_policy_key {
+  // The tenant's name: up to 31 ASCII characters, then NUL.
+  uint64_t tenant[4];
+  // The GPU's UUID as two numbers, its first byte the highest of the first; both 0: any GPU.
+  uint64_t gpu[2];
+  // Bit 0: the copy in use. Bit 1: there is an entry. The rest: a generation. Load it (acquire), read name, GPU and
+  // that copy (relaxed), fence (acquire), load it again (relaxed): only if it is the same was all of one moment.
+  uint64_t select;
+  uint64_t reserved;
+};
+
+// One copy of an entry's limits.
+struct CUOTA_ALIGNED(64) cuota_policy_limits {
+  // The memory quota, bytes; all ones: none. It counts while `memory_ppm` is 0.
+  uint64_t memory_bytes;
+  // The memory quota in parts per million of the GPU's memory; 0: it is in `memory_bytes`.
+  uint32_t memory_ppm;
+  // Never more than this share of the GPU's time, parts per million.
+  uint32_t compute_cap_ppm;
+  // Never less, parts per million.
+  uint32_t guarantee_ppm;
+  // The share of what is left over, by weight.
+  uint32_t weight;
+  // Higher goes first.
+  uint32_t priority;
+  // Bit 0: made for one program, to be removed when nothing of it runs.
+  uint32_t flags;
+  uint64_t reserved[4];
+};
+
+// Whose limits, and the limits in two copies.
+struct CUOTA_ALIGNED(64) cuota_policy_entry {
+  struct cuota_policy_key key;
+  struct cuota_policy_limits copies[2];
+};
+
+// `policy.v1`. Written by the operator alone, one writer at a time; tenants map it read-only.
+struct CUOTA_ALIGNED(64) cuota_policy_file {
+  struct cuota_header header;
+  struct cuota_policy_entry entries[CUOTA_POLICY_ENTRIES];
+};
+
+// How many processes a tenant can have at a time.
+#define CUOTA_TENANT_PROCESSES 1024
+
+// How many GPUs a tenant can use.
+#define CUOTA_TENANT_GPUS 16
+
+// How many events are kept.
+#define CUOTA_EVENTS 1024
+
+// Facts about the tenant as a whole, hints all: nothing depends on them for being right.
+struct CUOTA_ALIGNED(64) cuota_tenant_summary {
+  // The tenant's name: up to 31 ASCII characters, then NUL.
+  uint64_t name[4];
+  // One more than the highest place ever taken: a sum looks no further.
+  uint32_t high_water;
+  uint32_t reserved;
+  // When the last sweep for dead processes began, CLOCK_MONOTONIC ns.
+  uint64_t swept_ns;
+  uint64_t reserved_too[2];
+};
+
+// A GPU that the tenant uses; its place in the table is its index in the books.
+struct CUOTA_ALIGNED(64) cuota_tenant_gpu {
+  // Its UUID as two numbers, its first byte the highest of the first; the first is 0 while the entry is free.
+  uint64_t uuid[2];
+  // The most that a process's context, modules and local memory were seen to take, bytes.
+  uint64_t overhead_bytes;
+  // The device's memory as CUDA counts it, bytes; 0 until a process has looked.
+  uint64_t total_bytes;
+  uint64_t reserved[4];
+};
+
+// A place for a process.
+struct CUOTA_ALIGNED(64) cuota_tenant_place {
+  // A generation, with bit 0 set while a process lives here. Never the same twice.
+  uint64_t life;
+  // Its id in its own PID namespace. For people: whether it lives is told by the lock of its byte in the live file.
+  uint32_t pid;
+  // Its effective user id.
+  uint32_t uid;
+  // When it joined, CLOCK_MONOTONIC ns.
+  uint64_t joined_ns;
+  uint64_t reserved[5];
+};
+
+// What one process has booked on one GPU.
+struct CUOTA_ALIGNED(64) cuota_tenant_line {
+  // The `life` of the place that the line belongs to; it counts while bit 0 is set.
+  uint64_t life;
+  // Bytes booked, what is pending included. Written by the process itself and by nobody else.
+  uint64_t booked;
+  // Of these, bytes that may still be taken back.
+  uint64_t pending;
+  // Of what is booked, bytes for contexts, modules and local memory.
+  uint64_t overhead;
+  // Allocations refused.
+  uint64_t refused;
+  uint64_t reserved[3];
+};
+
+// One place in the ring.
+struct CUOTA_ALIGNED(64) cuota_event {
+  // The event's number plus one; 0 while it is being written. Load it (acquire), read the rest (relaxed), fence
+  // (acquire), load it again (relaxed): only if it is the same is the rest whole.
+  uint64_t number;
+  // When, CLOCK_MONOTONIC ns.
+  uint64_t time_ns;
+  // 1 refused (a asked, b booked, c quota), 2 grew inside a call (a), 3 a dead process's books closed (a pid,
+  // b booked), 4 rejoined (a booked), 5 NVML could not be asked (a its error). Amounts in bytes.
+  uint32_t what;
+  // The process that it happened to, in its own PID namespace.
+  uint32_t pid;
+  // See `what`; so are the next two.
+  uint64_t a;
+  uint64_t b;
+  uint64_t c;
+  uint64_t reserved[2];
+};
+
+// The ring.
+struct CUOTA_ALIGNED(64) cuota_events {
+  // How many events there ever were; the last of them are in the ring, number `n` at `n` modulo its length.
+  uint64_t next;
+  uint64_t reserved[7];
+  struct cuota_event ring[CUOTA_EVENTS];
+};
+
+// `tenant/NAME.v1`. Written by the tenant's processes, each its own lines: for everybody else it is hostile input.
+struct CUOTA_ALIGNED(64) cuota_tenant_file {
+  struct cuota_header header;
+  struct cuota_tenant_summary summary;
+  struct cuota_tenant_gpu gpus[CUOTA_TENANT_GPUS];
+  struct cuota_tenant_place places[CUOTA_TENANT_PROCESSES];
+  // By GPU, then by the process's place. A tenant's usage is the sum over the lines that count.
+  struct cuota_tenant_line books[CUOTA_TENANT_GPUS][CUOTA_TENANT_PROCESSES];
+  struct cuota_events events;
+};
+
+#endif // CUOTA_H

@@ -12,6 +12,7 @@ use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
 use cuota_region::policy::{Policy, PolicyWriter};
 use cuota_region::sys;
+use cuota_region::tenant::Tenant;
 
 /// The directory.
 pub(crate) struct Home {
@@ -172,6 +173,19 @@ impl Home {
         Ok(Operator { writer, _lock: lock })
     }
 
+    /// Makes a tenant's files, so that they can be given to the user who is to be that tenant.
+    ///
+    /// # Errors
+    /// Why they cannot be made, or used.
+    pub(crate) fn make_tenant(&self, name: &TenantName) -> Result<(), Trouble> {
+        let unusable = |why| Trouble::Unusable { path: self.tenants_path().join(format!("{name}.v1")), why };
+        Tenant::open_or_create(&self.files, name).map_err(unusable)?;
+        let live = self.files.live(name).map_err(unusable)?;
+        sys::open(live.as_c_str(), libc::O_RDWR | libc::O_CREAT, 0o600)
+            .map_err(|errno| unusable(errno.into()))?;
+        Ok(())
+    }
+
     fn make(&self) -> Result<(), Trouble> {
         for path in [self.path.clone(), self.tenants_path()] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
@@ -201,6 +215,19 @@ mod tests {
             assert_eq!(std::fs::metadata(path).unwrap().mode() & 0o777, 0o700);
         }
         assert!(home.policy().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_tenants_files_are_made_for_its_user_to_be_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path()).unwrap();
+        drop(home.operate().unwrap());
+        let name = TenantName::parse(b"alice").unwrap();
+        home.make_tenant(&name).unwrap();
+        home.make_tenant(&name).unwrap();
+        for file in ["alice.v1", "alice.v1.live"] {
+            assert_eq!(std::fs::metadata(home.tenants_path().join(file)).unwrap().mode() & 0o777, 0o600);
+        }
     }
 
     #[test]

@@ -78,6 +78,7 @@ fn take_place(home: &Home, asked: &Run) -> anyhow::Result<Place> {
     match asked.tenant {
         Some(tenant) => {
             set_named(&operator, &tenant, asked.memory)?;
+            home.make_tenant(&tenant)?;
             Ok(Place { tenant, lease: None })
         }
         None => {

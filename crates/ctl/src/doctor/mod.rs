@@ -27,6 +27,7 @@ use crate::size::show_bytes;
 use crate::{lease, locate, status};
 use gpus::Gpu;
 use proof::{Outcome, Terms};
+use protection::{Level, Protection};
 use report::{Check, Mark, Report, SCHEMA, Verdict};
 use verdict::Circumstances;
 
@@ -38,7 +39,7 @@ pub(crate) fn doctor(home: &Home, asked: &Doctor) -> u8 {
     let (system, mut checks) = system::look();
     let library = locate::library(asked.lib.as_deref());
     let sim = asked.sim.then(locate::sim).transpose();
-    let (protection, directory_checks) = protection::look(home, &system);
+    let (mut protection, directory_checks) = protection::look(home, &system);
     checks.push(library_check(&library));
     checks.extend(directory_checks);
     let (sim, sim_error) = match sim {
@@ -54,12 +55,15 @@ pub(crate) fn doctor(home: &Home, asked: &Doctor) -> u8 {
             checks.extend(gpu_checks);
             checks.extend(mps::look());
             if let Ok(library) = &library {
-                let (told, proof_checks) = prove(home, asked, library, &gpus);
+                let proof = Proof { home, asked, library, sim: sim.as_deref(), gpus: &gpus };
+                let (told, proof_checks) = proof.make(&mut protection);
                 facts = told;
                 checks.extend(proof_checks);
             }
         }
     }
+    // Said last, and after what was tried out.
+    checks.push(protection.check());
     let verdict = Verdict::of(&checks, has_gpu(&gpus, &facts));
     let version = env!("CARGO_PKG_VERSION");
     let simulated = asked.sim;
@@ -134,36 +138,63 @@ fn choose<'a>(asked: &Doctor, gpus: &'a [Gpu]) -> (Option<&'a Gpu>, Option<Strin
     (gpu, pass_on)
 }
 
-fn prove(home: &Home, asked: &Doctor, library: &Path, gpus: &[Gpu]) -> (Vec<Fact>, Vec<Check>) {
-    let (gpu, device) = choose(asked, gpus);
-    let (set_quota, quota_bytes) = match home.operate() {
-        Ok(_) => {
-            (true, gpu.and_then(|gpu| gpu.total_bytes).map_or(PROOF_BYTES, |total| PROOF_BYTES.min(total)))
+/// What the proof is made with.
+struct Proof<'a> {
+    home: &'a Home,
+    asked: &'a Doctor,
+    library: &'a Path,
+    sim: Option<&'a Path>,
+    gpus: &'a [Gpu],
+}
+
+impl Proof<'_> {
+    /// Runs the probe, and returns what it told and what that proves.
+    fn make(&self, protection: &mut Protection) -> (Vec<Fact>, Vec<Check>) {
+        let (gpu, device) = choose(self.asked, self.gpus);
+        let (set_quota, quota_bytes) = match self.quota(gpu) {
+            Ok((_, UNLIMITED)) => return (Vec::new(), vec![nothing_to_prove()]),
+            Ok(quota) => quota,
+            Err(error) => return (Vec::new(), vec![missing("proof", "directory", &error.to_string())]),
+        };
+        let sim = self.sim.is_some();
+        let terms =
+            Terms { home: self.home.path(), library: self.library, sim, device, set_quota, quota_bytes };
+        let Outcome { facts, trouble } = proof::run(&terms);
+        // What doctor made, doctor takes away.
+        if set_quota && let Ok(operator) = self.home.operate() {
+            lease::sweep(self.home, &operator);
         }
-        Err(trouble) => match assigned_quota(home, gpu) {
-            Ok(UNLIMITED) => return (Vec::new(), vec![nothing_to_prove()]),
-            Ok(bytes) => (false, bytes),
-            Err(_) => return (Vec::new(), vec![missing("proof", "directory", &trouble.to_string())]),
-        },
-    };
-    let terms = Terms { home: home.path(), library, sim: asked.sim, device, set_quota, quota_bytes };
-    let Outcome { facts, trouble } = proof::run(&terms);
-    // What doctor made, doctor takes away.
-    if set_quota && let Ok(operator) = home.operate() {
-        lease::sweep(home, &operator);
+        // Only where nothing else is open: it takes as long as the proof.
+        if protection.level == Level::Protected {
+            match proof::attempt_with_own_directory(&terms, self.sim) {
+                Ok(Some(shown)) if shown > quota_bytes => {
+                    protection.found_open("a program can name a directory of its own with CUOTA_DIR");
+                }
+                _ => {}
+            }
+        }
+        let free_bytes = gpu.and_then(|gpu| gpu.free_bytes);
+        let mut checks = verdict::judge(&facts, &Circumstances { quota_bytes, free_bytes });
+        checks.extend(trouble.map(|text| {
+            Check::not_ok(Mark::Problem, "proof", "probe", text, "see whether `cuota run -- true` works")
+        }));
+        (facts, checks)
     }
-    let free_bytes = gpu.and_then(|gpu| gpu.free_bytes);
-    let mut checks = verdict::judge(&facts, &Circumstances { quota_bytes, free_bytes });
-    checks.extend(trouble.map(|text| {
-        Check::not_ok(
-            Mark::Problem,
-            "proof",
-            "probe",
-            text,
-            "see whether the program `cuota run -- true` works",
-        )
-    }));
-    (facts, checks)
+
+    /// Whether the quota is to be set for the probe, and the quota in bytes. Where the directory is another's, it is
+    /// what that one has set.
+    fn quota(&self, gpu: Option<&Gpu>) -> anyhow::Result<(bool, u64)> {
+        match self.home.operate() {
+            Ok(_) => {
+                let total = gpu.and_then(|gpu| gpu.total_bytes).unwrap_or(UNLIMITED);
+                Ok((true, PROOF_BYTES.min(total)))
+            }
+            Err(trouble) => match assigned_quota(self.home, gpu) {
+                Ok(bytes) => Ok((false, bytes)),
+                Err(_) => Err(trouble.into()),
+            },
+        }
+    }
 }
 
 fn nothing_to_prove() -> Check {

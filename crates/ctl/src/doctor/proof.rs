@@ -6,6 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use cuota_region::{DIR_VARIABLE, TENANT_VARIABLE};
+
+use crate::home::Home;
 use crate::probe::Fact;
 
 /// After this the probe is ended. `cuInit` alone can take tens of seconds on a machine with many GPUs and no
@@ -41,6 +44,29 @@ pub(crate) fn run(terms: &Terms<'_>) -> Outcome {
             Outcome { facts: Vec::new(), trouble: Some(format!("the probe did not start: {error}")) }
         }
     }
+}
+
+/// Runs the probe as a program that wants to get out would run itself: not through `cuota run`, and with a directory of
+/// its own whose policy limits nothing. Returns how large the GPU looks to it, bytes; `None` where it gets nowhere.
+pub(crate) fn attempt_with_own_directory(
+    terms: &Terms<'_>,
+    sim: Option<&Path>,
+) -> std::io::Result<Option<u64>> {
+    let own = std::env::temp_dir().join(format!("cuota-doctor-{}", std::process::id()));
+    if let Ok(home) = Home::at(&own) {
+        drop(home.operate());
+    }
+    let mut command = Command::new(std::env::current_exe()?);
+    command.env_remove("LD_PRELOAD").env_remove(TENANT_VARIABLE).env(DIR_VARIABLE, &own);
+    if let Some(folder) = sim {
+        command.env("LD_LIBRARY_PATH", folder);
+    }
+    command.arg("probe").arg("--quota").arg(terms.quota_bytes.to_string());
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let outcome = child.map(|child| collect(child, PATIENCE));
+    let _ = std::fs::remove_dir_all(own);
+    let views = |fact: &Fact| if let Fact::Views(views) = fact { Some(views.info_total_bytes) } else { None };
+    Ok(outcome?.facts.iter().find_map(views))
 }
 
 fn start(terms: &Terms<'_>) -> std::io::Result<Child> {

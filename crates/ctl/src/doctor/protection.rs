@@ -16,9 +16,9 @@ const SECTION: &str = "cuota";
 #[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Level {
-    /// It can, if it sets out to: limits hold for programs that do not.
+    /// It can, if it sets out to. Limits hold for programs that do not.
     Advisory,
-    /// It cannot, as the user that `doctor` runs as.
+    /// The user that `doctor` runs as cannot change them.
     Protected,
 }
 
@@ -48,7 +48,25 @@ fn is_read_only_mount(path: &Path) -> bool {
     statvfs(path).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Looks.
+impl Protection {
+    /// Adds a way out that was tried and found open.
+    pub(crate) fn found_open(&mut self, way: &str) {
+        self.level = Level::Advisory;
+        self.because.push(way.to_owned());
+    }
+
+    /// The line of the table.
+    pub(crate) fn check(&self) -> Check {
+        let found = match self.level {
+            Level::Protected => "protected: this user cannot change its limits (docs/threat-model.md says what no library can stop)".to_owned(),
+            // No warning: on one's own machine it is what one expects.
+            Level::Advisory => format!("advisory: {}", self.because.join("; ")),
+        };
+        Check::ok("protection", "level", found)
+    }
+}
+
+/// Looks. What must be tried out is not yet in it.
 pub(crate) fn look(home: &Home, system: &System) -> (Protection, Vec<Check>) {
     let about = std::fs::metadata(home.path()).ok();
     let policy = home.policy();
@@ -67,7 +85,6 @@ pub(crate) fn look(home: &Home, system: &System) -> (Protection, Vec<Check>) {
         let (found, advice) = text.split_once("\n  ").unwrap_or((&text, "name another with --dir"));
         checks.push(Check::not_ok(Mark::Problem, SECTION, "policy", found, advice));
     }
-    checks.push(level_check(&protection));
     (protection, checks)
 }
 
@@ -87,6 +104,10 @@ fn ways_out(home: &Home, system: &System, has_policy: bool) -> Vec<String> {
         } else if is_writable(&policy) || is_writable(directory) {
             ways.push("this user can write the policy or its directory".to_owned());
         }
+    }
+    // Where it can make a tenant's file, it can be as many tenants as it likes, each with the default entry's quota.
+    if ways.is_empty() && is_writable(&home.tenants_path()) {
+        ways.push("this user can make tenants of its own, since it can write the folder tenant/".to_owned());
     }
     if system.preloaded.is_none() {
         ways.push("the library is loaded by LD_PRELOAD, which a program can unset".to_owned());
@@ -122,20 +143,6 @@ fn directory_check(found: &Protection) -> Check {
         );
     }
     Check::ok(SECTION, "directory", text)
-}
-
-fn level_check(protection: &Protection) -> Check {
-    match protection.level {
-        Level::Protected => Check::ok(
-            SECTION,
-            "protection",
-            "protected: a tenant with this user's rights cannot lift its limits",
-        ),
-        // No warning: it is what one's own machine is.
-        Level::Advisory => {
-            Check::ok(SECTION, "protection", format!("advisory: {}", protection.because.join("; ")))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -116,7 +116,8 @@ pub(crate) fn table(report: &Report) -> String {
     for check in &report.checks {
         if check.section != section {
             section = check.section;
-            let simulated = if report.simulated && section != "system" { " (simulated)" } else { "" };
+            let simulated =
+                if report.simulated && matches!(section, "gpu" | "proof") { " (simulated)" } else { "" };
             let _ = writeln!(text, "{}{section}{simulated}", if text.is_empty() { "" } else { "\n" });
         }
         let mark = match check.mark {

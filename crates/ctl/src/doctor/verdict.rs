@@ -73,7 +73,7 @@ fn mapped(path: Option<&str>) -> Check {
 }
 
 fn driver(path: Option<&str>, version: i32) -> Check {
-    let path = path.unwrap_or("a libcuda of another name");
+    let path = path.unwrap_or("a file that cannot be told");
     Check::ok(SECTION, "libcuda", format!("{path}, CUDA {}.{}", version / 1000, version % 1000 / 10))
 }
 

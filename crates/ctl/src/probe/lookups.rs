@@ -106,7 +106,8 @@ fn sort(way: String, found: impl Iterator<Item = (String, Found)>) -> Lookup {
     for (name, address) in found {
         match address.map(|address| maps.file_at(address.as_ptr() as usize).unwrap_or("no file")) {
             None => lookup.absent += 1,
-            Some(file) if file_name(file) == LIBRARY => lookup.hooked += 1,
+            // The map shows the file behind a link: libcuota.so.0.1.0.
+            Some(file) if file_name(file).starts_with(LIBRARY) => lookup.hooked += 1,
             Some(file) => {
                 let entry = format!("{name} in {file}");
                 if !lookup.around.contains(&entry) {

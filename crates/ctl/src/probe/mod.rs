@@ -19,7 +19,7 @@ pub(crate) use fact::{Ask, Fact, Lookup, Taken, Views};
 
 use crate::status;
 use driver::{Driver, Failure};
-use library::Library;
+use library::{Library, Way};
 use maps::Maps;
 use nvml::Nvml;
 
@@ -54,7 +54,10 @@ pub(crate) fn probe(quota_bytes: u64) -> u8 {
 fn report(driver: Driver, quota_bytes: u64) -> Result<(), Failure> {
     let nvml = Nvml::open();
     let version = driver.version()?;
-    tell(&Fact::Driver { libcuda: Maps::read().path_of("libcuda.so"), version });
+    // By a function that is not hooked, since the file may have another name than its link.
+    let inside = driver.0.look_up(Way::Handle, c"cuDriverGetVersion");
+    let libcuda = inside.and_then(|at| Maps::read().file_at(at.as_ptr() as usize).map(str::to_owned));
+    tell(&Fact::Driver { libcuda, version });
     driver.init()?;
     for lookup in lookups::all(&driver.0, nvml.as_ref().map(|nvml| &nvml.0), version) {
         tell(&Fact::Lookups(lookup));

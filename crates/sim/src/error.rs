@@ -15,6 +15,7 @@ pub enum Fault {
     FileNotFound = 301,
     OperatingSystem = 304,
     InvalidHandle = 400,
+    IllegalState = 401,
     NotFound = 500,
     NotReady = 600,
     IllegalAddress = 700,

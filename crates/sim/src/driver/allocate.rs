@@ -52,6 +52,7 @@ impl Driver {
     /// # Errors
     /// `InvalidContext`, `InvalidValue` for zero bytes, `OutOfMemory` where the device has no room.
     pub fn allocate(&self, bytes: u64) -> Answer<u64> {
+        self.check_unsafe_call()?;
         self.in_context(|state, context| self.allocate_in(state, context, bytes))
     }
 
@@ -73,6 +74,7 @@ impl Driver {
     /// # Errors
     /// As [`Self::allocate`].
     pub fn allocate_managed(&self, bytes: u64) -> Answer<u64> {
+        self.check_unsafe_call()?;
         self.in_context(|state, context| {
             if bytes == 0 {
                 return Err(Fault::InvalidValue);
@@ -99,6 +101,7 @@ impl Driver {
         if address == 0 {
             return self.in_context(|_, _| Ok(()));
         }
+        self.check_unsafe_call()?;
         let allocation = self.in_context(|state, _| state.allocation(address))?;
         self.gpu_of(allocation.device).wait_idle()?;
         self.in_context(|state, _| {

@@ -64,6 +64,9 @@ impl Driver {
         }
         let gpu = self.gpu_of(stream.device);
         gpu.check_fault()?;
+        if self.capture_record(event, stream)? {
+            return Ok(());
+        }
         let cost_ns = if found.has_timing { TIMING_COST_NS } else { 0 };
         let generation = gpu.with_engine(|engine| engine.events.submit(event))?;
         gpu.submit(stream.id, Work::Record { event, generation, cost_ns });
@@ -76,6 +79,11 @@ impl Driver {
     /// `InvalidHandle` where it is none; the sticky error.
     pub fn wait_event(&self, stream: StreamRef, event: u64) -> Answer<()> {
         let found = self.event(event)?;
+        let is_recorded =
+            self.gpu_of(found.device).with_engine(|engine| engine.events.get(event))?.submitted > 0;
+        if self.capture_wait(stream, event, is_recorded)? {
+            return Ok(());
+        }
         if found.device != stream.device {
             // Between devices the model lets the host wait: devices have engines of their own.
             return self.gpu_of(found.device).wait(Awaited::Event(event));
@@ -93,6 +101,8 @@ impl Driver {
     /// `NotReady` where it is not; `InvalidHandle`; the sticky error.
     pub fn query_event(&self, event: u64) -> Answer<()> {
         let found = self.event(event)?;
+        self.check_unsafe_call()?;
+        self.check_not_captured(event)?;
         let done = self.gpu_of(found.device).is_done(Awaited::Event(event))?;
         if done { Ok(()) } else { Err(Fault::NotReady) }
     }
@@ -103,6 +113,8 @@ impl Driver {
     /// `InvalidHandle`; the sticky error.
     pub fn synchronize_event(&self, event: u64) -> Answer<()> {
         let found = self.event(event)?;
+        self.check_unsafe_call()?;
+        self.check_not_captured(event)?;
         self.gpu_of(found.device).wait(Awaited::Event(event))?;
         self.trim_after_synchronize(found.device);
         Ok(())

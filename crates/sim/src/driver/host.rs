@@ -36,6 +36,7 @@ impl Driver {
     /// # Errors
     /// `InvalidContext`, `InvalidValue` for zero bytes, `OutOfMemory`.
     pub fn allocate_host(&self, bytes: u64, flags: u32) -> Answer<u64> {
+        self.check_unsafe_call()?;
         self.in_context(|state, _| {
             if bytes == 0 {
                 return Err(Fault::InvalidValue);
@@ -52,6 +53,7 @@ impl Driver {
     /// # Errors
     /// `InvalidValue` where none begins at `address`.
     pub fn free_host(&self, address: u64) -> Answer<()> {
+        self.check_unsafe_call()?;
         self.wait_for_all()?;
         let mut state = self.state.lock();
         state.host.get(&address).filter(|h| h.own.is_some()).ok_or(Fault::InvalidValue)?;

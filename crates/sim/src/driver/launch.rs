@@ -1,7 +1,7 @@
 //! Launching kernels.
 
 use super::Driver;
-use super::graph::Node;
+use super::graph::{Node, NodeKind};
 use super::streams::StreamRef;
 use crate::engine::{Effect, Lane, SMS, Word};
 use crate::error::{Answer, Fault};
@@ -80,6 +80,6 @@ impl Driver {
         };
         let effect = set.map_or(Effect::None, |word| Effect::Store { word, value: 1 });
         let faults = kernel.said.get("fault").is_some_and(|&f| f != 0);
-        Ok(Node::Timed { cost_ns, lane, effect, faults })
+        Ok(Node::Timed { cost_ns, lane, effect, faults, kind: NodeKind::Kernel })
     }
 }

@@ -2,6 +2,7 @@
 //! pointers into numbers and answers into `CUresult`.
 
 mod allocate;
+mod capture;
 mod context;
 mod current;
 mod event;
@@ -16,12 +17,13 @@ mod transfer;
 mod virtual_memory;
 
 pub use allocate::PointerFacts;
+pub use capture::{CaptureStatus, Mode};
 pub use context::{ContextFacts, Limit};
-pub use graph::Node;
+pub use graph::{Node, NodeKind};
 pub use host::HostFacts;
 pub use launch::Shape;
 pub use streams::{GREATEST_PRIORITY, StreamRef};
-pub use transfer::Promise;
+pub use transfer::{Direction, Promise};
 
 use crate::config::Config;
 use crate::error::{Answer, Fault};
@@ -51,6 +53,9 @@ pub(crate) struct State {
     pub(crate) modules: HashMap<u64, modules::Module>,
     pub(crate) libraries: HashMap<u64, modules::Library>,
     pub(crate) functions: HashMap<u64, modules::Function>,
+    pub(crate) graphs: HashMap<u64, graph::Graph>,
+    pub(crate) executables: HashMap<u64, graph::Graph>,
+    pub(crate) captures: capture::Captures,
 }
 
 /// The driver of this process.
@@ -119,6 +124,9 @@ impl Driver {
             modules: HashMap::new(),
             libraries: HashMap::new(),
             functions: HashMap::new(),
+            graphs: HashMap::new(),
+            executables: HashMap::new(),
+            captures: capture::Captures::default(),
         };
         Ok(Self { config, gpus, state: Mutex::new(state) })
     }

@@ -131,6 +131,7 @@ impl Driver {
     /// # Errors
     /// `InvalidValue` where it is none.
     pub fn trim_pool(&self, pool: u64, keep_bytes: u64) -> Answer<()> {
+        self.check_unsafe_call()?;
         let mut state = self.state.lock();
         if state.pools.contains_key(&pool) {
             self.trim(&mut state, pool, |_| keep_bytes);

@@ -83,7 +83,10 @@ impl Driver {
         let stream = self.state.lock().streams.get(&handle).copied().ok_or(Fault::InvalidHandle)?;
         let gpu = self.gpu_of(stream.device);
         gpu.wait(Awaited::Stream(stream.id))?;
-        self.state.lock().streams.remove(&handle);
+        let mut state = self.state.lock();
+        state.drop_capture_of(stream.id);
+        state.streams.remove(&handle);
+        drop(state);
         gpu.with_engine(|engine| engine.remove_stream(stream.id));
         Ok(())
     }
@@ -93,6 +96,9 @@ impl Driver {
     /// # Errors
     /// The sticky error.
     pub fn synchronize_stream(&self, stream: StreamRef) -> Answer<()> {
+        self.check_not_capturing(stream)?;
+        self.check_unsafe_call()?;
+        self.check_legacy(stream)?;
         let gpu = self.gpu_of(stream.device);
         gpu.wait(Self::awaited(stream))?;
         self.trim_after_synchronize(stream.device);
@@ -104,6 +110,9 @@ impl Driver {
     /// # Errors
     /// `NotReady` where it is not; the sticky error.
     pub fn query_stream(&self, stream: StreamRef) -> Answer<()> {
+        self.check_not_capturing(stream)?;
+        self.check_unsafe_call()?;
+        self.check_legacy(stream)?;
         let done = self.gpu_of(stream.device).is_done(Self::awaited(stream))?;
         if done { Ok(()) } else { Err(Fault::NotReady) }
     }
@@ -114,6 +123,7 @@ impl Driver {
     /// `InvalidContext`; the sticky error.
     pub fn synchronize_context(&self, context: u64) -> Answer<()> {
         let device = self.context_facts(context)?.device;
+        self.check_unsafe_call()?;
         let context = if context == 0 { self.current() } else { context };
         self.gpu_of(device).wait(Awaited::Context(context))?;
         self.trim_after_synchronize(device);
@@ -125,6 +135,8 @@ impl Driver {
     /// # Errors
     /// The sticky error.
     pub fn call_host(&self, stream: StreamRef, call: crate::engine::HostCall) -> Answer<()> {
+        self.check_not_capturing(stream)?;
+        self.check_legacy(stream)?;
         self.gpu_of(stream.device).check_fault()?;
         self.gpu_of(stream.device).submit(stream.id, crate::engine::Work::Host(call));
         Ok(())

@@ -1,6 +1,6 @@
 //! Copies and fills.
 
-use super::graph::Node;
+use super::graph::{Node, NodeKind};
 use super::streams::StreamRef;
 use super::{Driver, State};
 use crate::engine::{Comparison, Effect, Lane, Word, Work};
@@ -34,6 +34,31 @@ impl Side {
     }
 }
 
+/// Which addresses of a copy must be memory that the device knows: its own, or pinned host memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// None: the addresses say where they are.
+    Any,
+    /// The destination.
+    ToDevice,
+    /// The source.
+    FromDevice,
+    /// Both.
+    OnDevice,
+}
+
+impl Direction {
+    fn allows(self, to: &Side, from: &Side) -> bool {
+        let is_known = |side: &Side| !matches!(side, Side::Pageable(_));
+        match self {
+            Self::Any => true,
+            Self::ToDevice => is_known(to),
+            Self::FromDevice => is_known(from),
+            Self::OnDevice => is_known(to) && is_known(from),
+        }
+    }
+}
+
 /// What a copy promises its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Promise {
@@ -44,11 +69,23 @@ pub enum Promise {
 }
 
 impl Driver {
-    /// Copies `bytes` from one address to another; each may be on the device or on the host.
+    /// Copies `bytes` from one address to another; each may be on the device or on the host, as far as `direction` allows.
     ///
     /// # Errors
-    /// `InvalidValue` where an address is null or device memory ends too soon; the sticky error.
-    pub fn copy(&self, to: u64, from: u64, bytes: u64, stream: StreamRef, promise: Promise) -> Answer<()> {
+    /// `InvalidValue` where an address is null, device memory ends too soon, or an address that must be the device's is
+    /// not; the sticky error.
+    pub fn copy(
+        &self,
+        direction: Direction,
+        to: u64,
+        from: u64,
+        bytes: u64,
+        stream: StreamRef,
+        promise: Promise,
+    ) -> Answer<()> {
+        if promise == Promise::Synchronous {
+            self.check_unsafe_call()?;
+        }
         if bytes == 0 {
             return Ok(());
         }
@@ -56,6 +93,9 @@ impl Driver {
             let state = self.state.lock();
             (state.side(to, bytes)?, state.side(from, bytes)?)
         };
+        if !direction.allows(&to, &from) {
+            return Err(Fault::InvalidValue);
+        }
         let (lane, rate) = match (&to, &from) {
             (Side::Device(_), Side::Device(_)) => (Lane::Sms(16), DEVICE_BYTES_PER_NS),
             (Side::Device(_), _) => (Lane::HostToDevice, LINK_BYTES_PER_NS),
@@ -72,7 +112,7 @@ impl Driver {
             _ => Effect::Copy { from: from.spans().to_vec(), to: to.spans().to_vec() },
         };
         let cost_ns = (bytes / rate).max(LEAST_NS);
-        self.enqueue(stream, Node::Timed { cost_ns, lane, effect, faults: false })?;
+        self.enqueue(stream, Node::Timed { cost_ns, lane, effect, faults: false, kind: NodeKind::Copy })?;
         let must_wait =
             promise == Promise::Synchronous || (touches_pageable && matches!(to, Side::Pageable(_)));
         if must_wait && !is_captured {
@@ -98,7 +138,8 @@ impl Driver {
         };
         let effect = Effect::Fill { pattern: pattern.to_vec(), to };
         let cost_ns = (bytes / (2 * DEVICE_BYTES_PER_NS)).max(LEAST_NS);
-        self.enqueue(stream, Node::Timed { cost_ns, lane: Lane::Sms(16), effect, faults: false })
+        let (lane, kind) = (Lane::Sms(16), NodeKind::Fill);
+        self.enqueue(stream, Node::Timed { cost_ns, lane, effect, faults: false, kind })
     }
 
     /// Has a stream write a word.
@@ -108,7 +149,8 @@ impl Driver {
     pub fn write_value(&self, stream: StreamRef, address: u64, value: u64, is_wide: bool) -> Answer<()> {
         let word = self.word(address, is_wide)?;
         let effect = Effect::Store { word, value };
-        self.enqueue(stream, Node::Timed { cost_ns: WRITE_VALUE_NS, lane: Lane::Free, effect, faults: false })
+        let (lane, kind) = (Lane::Free, NodeKind::Batch);
+        self.enqueue(stream, Node::Timed { cost_ns: WRITE_VALUE_NS, lane, effect, faults: false, kind })
     }
 
     /// Has a stream wait until a word compares.
@@ -124,6 +166,8 @@ impl Driver {
         is_wide: bool,
     ) -> Answer<()> {
         let word = self.word(address, is_wide)?;
+        self.check_not_capturing(stream)?;
+        self.check_legacy(stream)?;
         let gpu = self.gpu_of(stream.device);
         gpu.check_fault()?;
         gpu.submit(stream.id, Work::WaitValue { word, wanted, comparison });

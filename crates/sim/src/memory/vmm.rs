@@ -27,6 +27,9 @@ pub struct Mapping {
     pub access: u32,
 }
 
+/// What an unmapping ends: the mappings' addresses, and the physical memory that is gone with them, by handle.
+pub type Unmapped = (Vec<u64>, Vec<(u64, Physical)>);
+
 /// The handles, reservations and mappings of one process.
 #[derive(Debug, Default)]
 pub struct Vmm {
@@ -108,7 +111,7 @@ impl Vmm {
     ///
     /// # Errors
     /// `InvalidValue` where whole mappings do not fill the range.
-    pub fn unmap(&mut self, address: u64, bytes: u64) -> Answer<(Vec<u64>, Vec<(u64, Physical)>)> {
+    pub fn unmap(&mut self, address: u64, bytes: u64) -> Answer<Unmapped> {
         let starts = self.whole_mappings(address, bytes)?;
         let mut gone = Vec::new();
         for start in &starts {

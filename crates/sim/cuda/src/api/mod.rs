@@ -10,7 +10,7 @@ macro_rules! driver_api {
         pub(crate) unsafe extern "C" fn $name($($argument: $type),*) -> cuota_abi::cuda::CUresult {
             #[allow(unused_unsafe, reason = "some functions take no pointers")]
             // SAFETY: the caller keeps the contract of CUDA's documentation: pointers are null or valid for their use.
-            crate::api::to_result((|| unsafe { $body })())
+            crate::api::to_result(|| unsafe { $body })
         }
     )* };
 }
@@ -25,7 +25,7 @@ macro_rules! twin_api {
             let $per_thread = false;
             #[allow(unused_unsafe, reason = "some functions take no pointers")]
             // SAFETY: as in `driver_api`.
-            crate::api::to_result((|| unsafe { $body })())
+            crate::api::to_result(|| unsafe { $body })
         }
         #[unsafe(no_mangle)]
         pub(crate) unsafe extern "C" fn $twin($($argument: $type),*) -> cuota_abi::cuda::CUresult {
@@ -33,7 +33,7 @@ macro_rules! twin_api {
             let $per_thread = true;
             #[allow(unused_unsafe, reason = "some functions take no pointers")]
             // SAFETY: as in `driver_api`.
-            crate::api::to_result((|| unsafe { $body })())
+            crate::api::to_result(|| unsafe { $body })
         }
     )* };
 }
@@ -42,6 +42,7 @@ mod context;
 mod device;
 mod error;
 mod event;
+mod graph;
 mod launch;
 mod memory;
 mod module;
@@ -56,6 +57,7 @@ pub(crate) use context::*;
 pub(crate) use device::*;
 pub(crate) use error::*;
 pub(crate) use event::*;
+pub(crate) use graph::*;
 pub(crate) use launch::*;
 pub(crate) use memory::*;
 pub(crate) use module::*;
@@ -66,8 +68,8 @@ pub(crate) use stream::*;
 pub(crate) use transfer::*;
 pub(crate) use vmm::*;
 
-fn to_result(answer: Answer<()>) -> CUresult {
-    match answer {
+fn to_result(body: impl FnOnce() -> Answer<()>) -> CUresult {
+    match body() {
         Ok(()) => CUresult::CUDA_SUCCESS,
         Err(fault) => CUresult(fault.code()),
     }

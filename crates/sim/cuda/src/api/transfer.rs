@@ -1,25 +1,32 @@
 //! Copies and fills of memory.
 
 use cuota_abi::cuda::{CUcontext, CUdeviceptr, CUstream};
-use cuota_sim::driver::{Driver, Promise};
+use cuota_sim::driver::{Direction, Driver, Promise};
 use cuota_sim::error::Answer;
 use std::ffi::{c_uchar, c_uint, c_ushort, c_void};
 
-fn copy(
-    to: u64,
-    from: u64,
+/// A copy of a number of bytes, and the default stream of whose thread it means by 0.
+struct Copy {
+    direction: Direction,
     bytes: usize,
-    stream: CUstream,
     per_thread: bool,
-    promise: Promise,
-) -> Answer<()> {
-    let driver = Driver::get()?;
-    driver.copy(to, from, bytes as u64, driver.stream(stream as u64, per_thread)?, promise)
 }
 
-/// A copy that returns when it is done, in the default stream.
-fn copy_now(to: u64, from: u64, bytes: usize, per_thread: bool) -> Answer<()> {
-    copy(to, from, bytes, std::ptr::null_mut(), per_thread, Promise::Synchronous)
+impl Copy {
+    fn in_stream(self, to: u64, from: u64, stream: CUstream, promise: Promise) -> Answer<()> {
+        let driver = Driver::get()?;
+        let stream = driver.stream(stream as u64, self.per_thread)?;
+        driver.copy(self.direction, to, from, self.bytes as u64, stream, promise)
+    }
+
+    /// Returns when the copy is done.
+    fn now(self, to: u64, from: u64) -> Answer<()> {
+        self.in_stream(to, from, DEFAULT, Promise::Synchronous)
+    }
+
+    fn later(self, to: u64, from: u64, stream: CUstream) -> Answer<()> {
+        self.in_stream(to, from, stream, Promise::Asynchronous)
+    }
 }
 
 fn fill(to: u64, pattern: &[u8], count: usize, stream: CUstream, per_thread: bool) -> Answer<()> {
@@ -46,7 +53,7 @@ const DEFAULT: CUstream = std::ptr::null_mut();
 
 twin_api! {
     fn cuMemcpy | cuMemcpy_ptds(per_thread; dst: CUdeviceptr, src: CUdeviceptr, ByteCount: usize) {
-        copy_now(dst, src, ByteCount, per_thread)
+        Copy { direction: Direction::Any, bytes: ByteCount, per_thread }.now(dst, src)
     }
 
     fn cuMemcpyHtoD_v2 | cuMemcpyHtoD_v2_ptds(
@@ -55,7 +62,7 @@ twin_api! {
         srcHost: *const c_void,
         ByteCount: usize,
     ) {
-        copy_now(dstDevice, srcHost as u64, ByteCount, per_thread)
+        Copy { direction: Direction::ToDevice, bytes: ByteCount, per_thread }.now(dstDevice, srcHost as u64)
     }
 
     fn cuMemcpyDtoH_v2 | cuMemcpyDtoH_v2_ptds(
@@ -64,7 +71,7 @@ twin_api! {
         srcDevice: CUdeviceptr,
         ByteCount: usize,
     ) {
-        copy_now(dstHost as u64, srcDevice, ByteCount, per_thread)
+        Copy { direction: Direction::FromDevice, bytes: ByteCount, per_thread }.now(dstHost as u64, srcDevice)
     }
 
     fn cuMemcpyDtoD_v2 | cuMemcpyDtoD_v2_ptds(
@@ -74,7 +81,7 @@ twin_api! {
         ByteCount: usize,
     ) {
         // Between two places of the device the call does not wait, as in CUDA.
-        copy(dstDevice, srcDevice, ByteCount, DEFAULT, per_thread, Promise::Asynchronous)
+        Copy { direction: Direction::OnDevice, bytes: ByteCount, per_thread }.later(dstDevice, srcDevice, DEFAULT)
     }
 
     fn cuMemcpyPeer | cuMemcpyPeer_ptds(
@@ -85,7 +92,7 @@ twin_api! {
         _srcContext: CUcontext,
         ByteCount: usize,
     ) {
-        copy(dstDevice, srcDevice, ByteCount, DEFAULT, per_thread, Promise::Asynchronous)
+        Copy { direction: Direction::OnDevice, bytes: ByteCount, per_thread }.later(dstDevice, srcDevice, DEFAULT)
     }
 
     fn cuMemcpyAsync | cuMemcpyAsync_ptsz(
@@ -95,7 +102,7 @@ twin_api! {
         ByteCount: usize,
         hStream: CUstream,
     ) {
-        copy(dst, src, ByteCount, hStream, per_thread, Promise::Asynchronous)
+        Copy { direction: Direction::Any, bytes: ByteCount, per_thread }.later(dst, src, hStream)
     }
 
     fn cuMemcpyHtoDAsync_v2 | cuMemcpyHtoDAsync_v2_ptsz(
@@ -105,7 +112,7 @@ twin_api! {
         ByteCount: usize,
         hStream: CUstream,
     ) {
-        copy(dstDevice, srcHost as u64, ByteCount, hStream, per_thread, Promise::Asynchronous)
+        Copy { direction: Direction::ToDevice, bytes: ByteCount, per_thread }.later(dstDevice, srcHost as u64, hStream)
     }
 
     fn cuMemcpyDtoHAsync_v2 | cuMemcpyDtoHAsync_v2_ptsz(
@@ -115,7 +122,7 @@ twin_api! {
         ByteCount: usize,
         hStream: CUstream,
     ) {
-        copy(dstHost as u64, srcDevice, ByteCount, hStream, per_thread, Promise::Asynchronous)
+        Copy { direction: Direction::FromDevice, bytes: ByteCount, per_thread }.later(dstHost as u64, srcDevice, hStream)
     }
 
     fn cuMemcpyDtoDAsync_v2 | cuMemcpyDtoDAsync_v2_ptsz(
@@ -125,7 +132,7 @@ twin_api! {
         ByteCount: usize,
         hStream: CUstream,
     ) {
-        copy(dstDevice, srcDevice, ByteCount, hStream, per_thread, Promise::Asynchronous)
+        Copy { direction: Direction::OnDevice, bytes: ByteCount, per_thread }.later(dstDevice, srcDevice, hStream)
     }
 
     fn cuMemcpyPeerAsync | cuMemcpyPeerAsync_ptsz(
@@ -137,7 +144,7 @@ twin_api! {
         ByteCount: usize,
         hStream: CUstream,
     ) {
-        copy(dstDevice, srcDevice, ByteCount, hStream, per_thread, Promise::Asynchronous)
+        Copy { direction: Direction::OnDevice, bytes: ByteCount, per_thread }.later(dstDevice, srcDevice, hStream)
     }
 
     fn cuMemsetD8_v2 | cuMemsetD8_v2_ptds(per_thread; dstDevice: CUdeviceptr, uc: c_uchar, N: usize) {

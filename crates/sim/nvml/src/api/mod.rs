@@ -11,7 +11,7 @@ macro_rules! nvml_api {
         pub(crate) unsafe extern "C" fn $name($($argument: $type),*) -> cuota_abi::nvml::nvmlReturn_t {
             #[allow(unused_unsafe, reason = "some functions take no pointers")]
             // SAFETY: the caller keeps the contract of NVML's documentation: pointers are null or valid for their use.
-            crate::api::to_result((|| unsafe { $body })())
+            crate::api::to_result(|| unsafe { $body })
         }
     )* };
 }
@@ -26,8 +26,8 @@ pub(crate) use memory::*;
 pub(crate) use sensors::*;
 pub(crate) use system::*;
 
-fn to_result(answer: Answer<()>) -> nvmlReturn_t {
-    answer.err().unwrap_or(nvmlReturn_t::NVML_SUCCESS)
+fn to_result(body: impl FnOnce() -> Answer<()>) -> nvmlReturn_t {
+    body().err().unwrap_or(nvmlReturn_t::NVML_SUCCESS)
 }
 
 /// Writes an answer to the caller's pointer.

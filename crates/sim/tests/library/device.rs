@@ -1,0 +1,119 @@
+//! Look-ups, devices, and what is not modelled.
+
+use crate::program::{Library, Program, call, in_child};
+use cuota_abi::cuda::*;
+use cuota_abi::nvml::*;
+use std::ffi::{CString, c_void};
+
+fn look_up(cuda: &Library, name: &str, version: i32, flags: u64) -> (u32, *mut c_void) {
+    let name = CString::new(name).expect("no zeros");
+    let mut address = std::ptr::null_mut();
+    let mut status = CUdriverProcAddressQueryResult::CU_GET_PROC_ADDRESS_SUCCESS;
+    let result = call!(
+        cuda,
+        cuGetProcAddress_v2: PFN_cuGetProcAddress_v12000(name.as_ptr(), &raw mut address, version, flags, &raw mut status)
+    );
+    (result, address)
+}
+
+#[test]
+fn a_look_up_gives_the_exported_symbol_of_the_version_asked_for() {
+    in_child("device::a_look_up_gives_the_exported_symbol_of_the_version_asked_for", || {
+        let cuda = Library::cuda();
+        assert_eq!(look_up(&cuda, "cuMemAlloc", 12000, 0), (0, cuda.address("cuMemAlloc_v2")));
+        assert_eq!(look_up(&cuda, "cuMemAlloc", 2000, 0), (0, cuda.address("cuMemAlloc")));
+        assert_eq!(look_up(&cuda, "cuMemAllocAsync", 12000, 0), (0, cuda.address("cuMemAllocAsync")));
+        assert_eq!(look_up(&cuda, "cuMemAllocAsync", 12000, 2), (0, cuda.address("cuMemAllocAsync_ptsz")));
+        assert_eq!(look_up(&cuda, "cuCtxCreate", 13000, 2), (0, cuda.address("cuCtxCreate_v4")));
+        assert_eq!(look_up(&cuda, "cuMemAllocAsync", 11010, 0), (500, std::ptr::null_mut()));
+        assert_eq!(look_up(&cuda, "cuNoSuchFunction", 13000, 0), (500, std::ptr::null_mut()));
+    });
+}
+
+#[test]
+fn a_function_that_is_not_modelled_says_so_and_is_logged_once() {
+    in_child("device::a_function_that_is_not_modelled_says_so_and_is_logged_once", || {
+        let cuda = Library::cuda();
+        for _ in 0..2 {
+            let none = std::ptr::null_mut();
+            assert_eq!(call!(cuda, cuTexRefCreate: PFN_cuTexRefCreate_v2000(none)), 801);
+        }
+        let log = std::env::var("CUOTA_SIM_LOG").expect("the test sets it");
+        let text = std::fs::read_to_string(log).expect("the log is written");
+        assert_eq!(text.matches("cuTexRefCreate").count(), 1, "{text}");
+    });
+}
+
+#[test]
+fn nothing_works_before_init() {
+    in_child("device::nothing_works_before_init", || {
+        let cuda = Library::cuda();
+        let mut count = 0;
+        assert_eq!(call!(cuda, cuDeviceGetCount: PFN_cuDeviceGetCount_v2000(&raw mut count)), 3);
+        assert_eq!(call!(cuda, cuInit: PFN_cuInit_v2000(0)), 0);
+        assert_eq!(call!(cuda, cuDeviceGetCount: PFN_cuDeviceGetCount_v2000(&raw mut count)), 0);
+        assert_eq!(count, 1);
+    });
+}
+
+#[test]
+fn cuda_does_not_survive_fork() {
+    in_child("device::cuda_does_not_survive_fork", || {
+        let program = Program::start();
+        // SAFETY: the child calls the library, which answers without locks, and ends by `_exit`.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let refused =
+                call!(program.cuda, cuInit: PFN_cuInit_v2000(0)) == 3 && program.allocate(512) == Err(3);
+            // SAFETY: ends the forked child without running the parent's exit handlers.
+            unsafe { libc::_exit(i32::from(!refused)) };
+        }
+        let mut status = -1;
+        // SAFETY: `child` is a child of this process.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        assert!(program.allocate(512).is_ok(), "the parent goes on");
+    });
+}
+
+#[test]
+fn nvml_shows_what_the_process_holds() {
+    in_child("device::nvml_shows_what_the_process_holds", || {
+        let program = Program::start();
+        program.allocate(5 << 20).expect("room");
+        let nvml = Library::nvml();
+        assert_eq!(call!(nvml, nvmlInit_v2: PFN_nvmlInit_v2()), 0);
+        let mut device = std::ptr::null_mut();
+        assert_eq!(
+            call!(nvml, nvmlDeviceGetHandleByIndex_v2: PFN_nvmlDeviceGetHandleByIndex_v2(0, &raw mut device)),
+            0
+        );
+        let (mut count, mut list) = (0, [const { nobody() }; 4]);
+        let few = call!(
+            nvml,
+            nvmlDeviceGetComputeRunningProcesses_v3:
+                PFN_nvmlDeviceGetComputeRunningProcesses_v3(device, &raw mut count, list.as_mut_ptr())
+        );
+        assert_eq!((few, count), (7, 1), "an array that is too short learns the number");
+        count = 4;
+        let all = call!(
+            nvml,
+            nvmlDeviceGetComputeRunningProcesses_v3:
+                PFN_nvmlDeviceGetComputeRunningProcesses_v3(device, &raw mut count, list.as_mut_ptr())
+        );
+        assert_eq!((all, count, list[0].pid), (0, 1, std::process::id()));
+        // Context 500, module 2, its variable's block 2, and 6 for 5 MiB.
+        assert_eq!(list[0].usedGpuMemory >> 20, 510);
+        let mut memory = nvmlMemory_t { total: 0, free: 0, used: 0 };
+        assert_eq!(
+            call!(nvml, nvmlDeviceGetMemoryInfo: PFN_nvmlDeviceGetMemoryInfo(device, &raw mut memory)),
+            0
+        );
+        assert_eq!((memory.used >> 20, memory.total >> 30), (510, 8));
+        assert_eq!(memory.free, program.free_bytes());
+    });
+}
+
+const fn nobody() -> nvmlProcessInfo_t {
+    nvmlProcessInfo_t { pid: 0, usedGpuMemory: 0, gpuInstanceId: 0, computeInstanceId: 0 }
+}

@@ -1,0 +1,7 @@
+//! The two libraries as a program sees them: each test loads them in a process of its own, with a machine of its own.
+
+mod capture;
+mod device;
+mod execution;
+mod memory;
+mod program;

@@ -35,7 +35,7 @@ fn reserve(account: &Account, pool: &Pool, bytes: u64) -> Result<Reservation, CU
         reserved.saturating_sub(used)
     });
     let worst = physical::pool_worst_case(bytes).ok_or(REFUSED)?;
-    if let Some(reservation) = account.try_reserve(worst) {
+    if let Ok(reservation) = account.reserve_as_it_is(worst) {
         return Ok(reservation);
     }
     // Near the quota: what should do, if the room that the pool has is in one piece. If it is not, the pool grows by more

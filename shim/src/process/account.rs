@@ -103,21 +103,21 @@ impl Account {
     /// books closed.
     #[inline]
     pub(crate) fn reserve(&self, bytes: u64) -> Result<Reservation, CUresult> {
-        let quota = self.quota();
-        match self.books.reserve(bytes, quota) {
-            Ok(reservation) if self.is_near(&reservation, quota) && self.may_ask() => {
-                self.books.cancel(reservation);
-                self.ask_overhead();
-                self.books.reserve(bytes, quota).or_else(|refusal| self.make_room(bytes, refusal))
-            }
-            Ok(reservation) => Ok(reservation),
-            Err(refusal) => self.make_room(bytes, refusal),
-        }
+        self.reserve_as_it_is(bytes).or_else(|refusal| self.make_room(bytes, refusal))
     }
 
     /// Reserves `bytes` if they fit as things are: nothing is trimmed, nothing is written to the log.
-    pub(crate) fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
-        self.books.reserve(bytes, self.quota()).ok()
+    #[inline]
+    pub(crate) fn reserve_as_it_is(&self, bytes: u64) -> Result<Reservation, Refusal> {
+        let quota = self.quota();
+        let reservation = self.books.reserve(bytes, quota)?;
+        if self.is_near(&reservation, quota) && self.may_ask() {
+            // What contexts and code take matters now: book it before this is granted.
+            self.books.cancel(reservation);
+            self.ask_overhead();
+            return self.books.reserve(bytes, quota);
+        }
+        Ok(reservation)
     }
 
     #[inline]

@@ -112,6 +112,14 @@ impl Turns {
 
     /// Ends each turn that was over before `now_ns` and begins the next.
     pub fn settle(&mut self, now_ns: u64) {
+        if self.owner_slot().is_none() {
+            // Nobody has the GPU though somebody wants it: a process was killed in the middle of a change.
+            let last = usize::try_from(self.last_owner).unwrap_or(0);
+            let next = self.next_after(last).or_else(|| Some(last).filter(|&slot| self.wants(slot)));
+            if let Some(next) = next {
+                self.grant(next, now_ns);
+            }
+        }
         while let Some(owner) = self.owner_slot() {
             if self.end_ns > now_ns {
                 break;
@@ -262,6 +270,16 @@ mod tests {
         turns.want(1, 0);
         turns.remove(0, MS);
         turns.settle(100 * MS);
+        assert_eq!(turns.owner_slot(), Some(1));
+    }
+
+    #[test]
+    fn a_change_that_was_cut_short_is_put_right() {
+        let mut turns = Turns::default();
+        turns.want(0, 0);
+        turns.want(1, 0);
+        turns.owner = NOBODY;
+        turns.settle(MS);
         assert_eq!(turns.owner_slot(), Some(1));
     }
 

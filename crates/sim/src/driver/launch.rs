@@ -36,7 +36,7 @@ impl Driver {
     ///
     /// # Errors
     /// `InvalidHandle` for a function that is none; `InvalidValue` for an impossible shape or a missing argument;
-    /// `OutOfMemory` where the context's growth does not fit; the sticky error.
+    /// `OutOfMemory` where the context's growth does not fit; `InvalidContext`; the sticky error.
     pub fn launch(
         &self,
         function: u64,
@@ -44,6 +44,7 @@ impl Driver {
         stream: StreamRef,
         argument: impl Fn(&Kernel, u64) -> Answer<u64>,
     ) -> Answer<()> {
+        self.current_device()?;
         let node = self.kernel_node(function, shape, stream.context, argument)?;
         self.enqueue(stream, node)
     }

@@ -31,14 +31,24 @@ impl Gpu {
         let mut wants = engine.wants_gpu(&mut world);
         let mut grants = self.shared.with(|d| {
             // A turn that the process has is run before the turns are moved on: it may have given it back long ago.
+            if d.turns.owner_slot() != Some(slot) {
+                d.turns.settle(now);
+                d.pass_over_stale(now);
+            }
             if wants && !d.turns.wants(slot) {
                 d.turns.want(slot, now);
             }
             d.turns.grants(slot, engine.now_ns(), now)
         });
-        while run(engine, &grants, now, &mut world) {
+        loop {
+            let progressed = run(engine, &grants, now, &mut world);
             wants = engine.wants_gpu(&mut world);
-            grants = self.exchange(slot, wants, engine, now);
+            let after = self.exchange(slot, wants, engine, now);
+            let is_settled = !progressed && after == grants;
+            grants = after;
+            if is_settled {
+                break;
+            }
         }
         if let Some(fault) = engine.fault() {
             self.fault.store(fault.code(), Ordering::Release);
@@ -76,14 +86,13 @@ impl Gpu {
             wake = now + POLL_NS;
         }
         if wants {
-            // While another process has the GPU, its turn's end is the next thing that can happen.
-            let turn =
-                grants.present.map_or(grants.turn_ends_ns, |present| present.start_ns.max(present.end_ns));
-            let end = if grants.present.is_some() { engine.next_end_ns() } else { None };
-            wake = wake.min(turn).min(end.map_or(u64::MAX, |end| end.max(now + late)));
-            if grants.present.is_none_or(|present| present.start_ns > now) {
-                wake = wake.min(grants.present.map_or(u64::MAX, |present| present.start_ns + late));
-            }
+            let next = match grants.present {
+                Some(turn) if turn.start_ns > now => turn.start_ns,
+                Some(turn) => turn.end_ns.min(engine.next_end_ns().unwrap_or(now).max(now + late)),
+                // While another process has the GPU, its turn's end is the next thing that can happen.
+                None => grants.turn_ends_ns,
+            };
+            wake = wake.min(next);
         }
         wake
     }
@@ -100,16 +109,16 @@ impl Gpu {
     }
 }
 
-/// Runs the engine over the process's turns up to `now`. False where there was nothing to run.
+/// Runs the engine over the process's turns up to `now`. False where that changed nothing.
 fn run(engine: &mut Engine, grants: &Grants, now: u64, world: &mut RealWorld<'_>) -> bool {
-    let mut ran = false;
+    let before = (engine.now_ns(), engine.finished(), engine.next_end_ns());
     for Interval { start_ns, end_ns } in grants.past.iter().copied().chain(grants.present) {
         let end = end_ns.min(now);
-        if end > engine.now_ns() && end > start_ns {
+        // A turn that begins just now has no length yet, but what may start in it must start.
+        if end >= engine.now_ns() && end >= start_ns {
             engine.skip_to(start_ns.max(engine.now_ns()));
             engine.run_to(end, world);
-            ran = true;
         }
     }
-    ran
+    before != (engine.now_ns(), engine.finished(), engine.next_end_ns())
 }

@@ -136,6 +136,53 @@ fn saturate() {
 }
 
 #[test]
+fn work_runs_without_anybody_who_waits_for_it() {
+    in_child("execution::work_runs_without_anybody_who_waits_for_it", || {
+        let program = Program::start();
+        let word = pinned_word(&program);
+        assert_eq!(program.launch("setter", word as u64, program.stream(1)), 0);
+        // SAFETY: the word is pinned memory; only the device writes it.
+        while unsafe { word.read_volatile() } == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+#[test]
+fn a_killed_process_gives_its_turns_up() {
+    let name = "execution::a_killed_process_gives_its_turns_up";
+    match part().as_deref() {
+        None => {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let mut hog = start(name, "hog", folder.path());
+            let mut line = [0; 1];
+            let mut output = hog.stdout.take().expect("a pipe");
+            while line[0] != b'!' {
+                output.read_exact(&mut line).expect("the hog goes on");
+            }
+            hog.kill().expect("it runs");
+            hog.wait().expect("it is a child");
+            assert!(start(name, "heir", folder.path()).wait().expect("runs").success());
+        }
+        Some("hog") => {
+            let program = Program::start();
+            let stream = program.stream(1);
+            assert_eq!(program.launch("spin", 3_600_000_000_000, stream), 0);
+            println!("!");
+            assert_eq!(program.synchronize(stream), 0, "an hour later");
+        }
+        _ => {
+            let program = Program::start();
+            let stream = program.stream(1);
+            for _ in 0..200 {
+                assert_eq!(program.launch("spin", 1_000_000, stream), 0);
+            }
+            assert_eq!(program.synchronize(stream), 0);
+        }
+    }
+}
+
+#[test]
 fn two_processes_take_turns() {
     let name = "execution::two_processes_take_turns";
     if part().is_some() {

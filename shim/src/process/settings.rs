@@ -7,8 +7,10 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use cuota_region::header::Unusable;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
+use cuota_region::sys::{self, Errno};
 use cuota_region::{DEFAULT_DIR, DIR_VARIABLE, TENANT_VARIABLE};
 
 /// A value of an environment variable, copied.
@@ -78,13 +80,20 @@ impl Settings {
         Settings(full.then(|| unsafe { &*CELL.values.get() }))
     }
 
-    /// The directory of the region, and whether the environment names it or the tenant: then there must be a policy.
-    /// `None` for one that cannot be used.
+    /// The directory of the region, and whether there must be a policy in it: because the environment names the directory or
+    /// the tenant, or because the operator has put one there. `None` for one that cannot be used.
+    ///
+    /// A policy in the default directory that this user cannot change is the operator's last word: `CUOTA_DIR` must not
+    /// lead around it.
     pub(crate) fn directory(self) -> Option<(Directory, bool)> {
         let values = self.0?;
-        let named = values.directory.get();
-        let directory = Directory::at(named.unwrap_or(DEFAULT_DIR.as_bytes())).ok()?;
-        Some((directory, named.is_some() || values.tenant.get().is_some()))
+        let default = Directory::at(DEFAULT_DIR.as_bytes()).ok()?;
+        let named = match values.directory.get() {
+            Some(_) if is_protected(&default) => return Some((default, true)),
+            Some(named) => Directory::at(named).ok()?,
+            None => return Some((default, values.tenant.get().is_some())),
+        };
+        Some((named, true))
     }
 
     /// The tenant that this process belongs to. A name that is none belongs to the default tenant: it must not be a
@@ -93,6 +102,13 @@ impl Settings {
         let name = self.0.and_then(|values| values.tenant.get());
         name.and_then(|name| TenantName::parse(name).ok()).unwrap_or(TenantName::DEFAULT)
     }
+}
+
+/// Whether `directory` holds a policy that this process can read and not write.
+fn is_protected(directory: &Directory) -> bool {
+    let open = |flags| directory.policy().and_then(|path| Ok(sys::open(path.as_c_str(), flags, 0)?));
+    let refused = [libc::EACCES, libc::EPERM, libc::EROFS].map(|errno| Some(Unusable::System(Errno(errno))));
+    open(libc::O_RDONLY).is_ok() && refused.contains(&open(libc::O_RDWR).err())
 }
 
 /// Copies our variables out of an environment, the first of each name.

@@ -131,7 +131,7 @@ impl SharedDevice {
     /// `OutOfMemory` where all slots are taken by living processes.
     pub fn join(&self) -> Answer<usize> {
         let pid = std::process::id();
-        let started = liveness::start_time(pid).unwrap_or(0);
+        let started = liveness::own_start_time().unwrap_or(0);
         let slot = self.with(|d| {
             d.reap();
             d.ledger.join(pid, started)

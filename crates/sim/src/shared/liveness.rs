@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 
 /// The start time of `pid` in clock ticks since boot, field 22 of `/proc/<pid>/stat`; `None` if there is no such process.
 pub(super) fn start_time(pid: u32) -> Option<u64> {
@@ -16,6 +17,12 @@ pub(super) fn start_time(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// The start time of this process, read once: it is asked for at every look at the free memory.
+pub(super) fn own_start_time() -> Option<u64> {
+    static OWN: OnceLock<Option<u64>> = OnceLock::new();
+    *OWN.get_or_init(|| start_time(std::process::id()))
+}
+
 /// Locks the byte of `slot` for as long as this process lives.
 pub(super) fn claim(live: &File, slot: usize) {
     let mut lock = byte(slot);
@@ -26,7 +33,8 @@ pub(super) fn claim(live: &File, slot: usize) {
 
 /// Whether the process `pid`, started at `started`, still holds `slot`.
 pub(super) fn holds(live: &File, slot: usize, pid: u32, started: u64) -> bool {
-    if start_time(pid) == Some(started) {
+    let now_started = if pid == std::process::id() { own_start_time() } else { start_time(pid) };
+    if now_started == Some(started) {
         return true;
     }
     let mut lock = byte(slot);

@@ -3,7 +3,7 @@
 //! is not: `docs/software-gpu.md`.
 //!
 //! - [`config`]: what the environment says; [`log`]: what the model was asked and does not know.
-//! - [`shared`]: what the processes share: each one's memory, and the turns of [`slice`].
+//! - [`shared`]: what the processes share: each one's memory, and the turns of [`mod@slice`].
 //! - [`memory`]: blocks, pools, mappings, and the host memory behind them.
 //! - [`gpu`]: one device as one process sees it; [`driver`]: all that one process has.
 

@@ -2,6 +2,11 @@
 //!
 //! - [`build`]: the libraries under test and the guests, built once.
 //! - [`guest`]: runs a guest and says what it printed.
+//! - [`console`]: a guest that makes the calls it is told to, one by one; [`driver`]: these calls by name.
+//! - [`machine`]: a GPU, software or real, and the tenants on it: where consoles start, and what the books say.
 
 pub mod build;
+pub mod console;
+pub mod driver;
 pub mod guest;
+pub mod machine;

@@ -1,0 +1,169 @@
+/* Makes the calls that it is told to on its standard input, one a line, and answers each with a line: the status and what
+ * the call wrote, in hexadecimal. So a test says what a guest does, and looks at the books between two calls.
+ *
+ *   call NAME ARGUMENT...          a function of the driver or of NVML; an argument is a number,
+ *                                  b:HEX a pointer to these bytes, z:N a pointer to N zeros, t:TEXT a text
+ *   repeat COUNT NAME ARGUMENT...  the same up to COUNT times, while it succeeds; writes how often it did (8 bytes)
+ *   at NS                          waits for a time of CLOCK_MONOTONIC
+ *   fork                           a child takes over until `end`; then its wait status is the answer
+ *   exec                           the program executes itself; no answer
+ *   closefrom FD | openas FD       closes descriptors from FD on | opens /dev/null as FD
+ *   setenv NAME VALUE | putenv NAME=VALUE | clearenv
+ *   pid                            its process id (8 bytes)
+ *   end                            ends, as the end of the input does
+ */
+#include "guest.h"
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+enum { ARGUMENTS = 12, LINE = 1 << 16 };
+
+typedef int (*any_fn)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
+                      uint64_t, uint64_t);
+
+struct argument {
+    uint64_t value;
+    unsigned char *bytes; /* where the value points to, or NULL */
+    size_t count;
+};
+
+/* Byte by byte, so that nothing is left in a buffer that a child, or the program after exec, would miss. */
+static int read_line(char *line) {
+    for (size_t i = 0; i < LINE; i++) {
+        if (read(0, line + i, 1) != 1) return 0;
+        if (line[i] == '\n') {
+            line[i] = 0;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void answer_bytes(long status, const void *bytes, size_t count) {
+    printf("%ld ", status);
+    for (size_t i = 0; i < count; i++) printf("%02x", ((const unsigned char *)bytes)[i]);
+    printf("\n");
+    fflush(stdout);
+}
+
+static void answer(long status) {
+    answer_bytes(status, NULL, 0);
+}
+
+static any_fn find(const char *name) {
+    const char *library = strncmp(name, "nvml", 4) == 0 ? "libnvidia-ml.so.1" : "libcuda.so.1";
+    void *driver = dlopen(library, RTLD_NOW | RTLD_GLOBAL);
+    any_fn found = driver ? (any_fn)dlsym(driver, name) : NULL;
+    if (!found) {
+        printf("cannot find %s: %s\n", name, dlerror());
+        exit(9);
+    }
+    return found;
+}
+
+static struct argument parse(char *text) {
+    struct argument argument = {0};
+    if (text[1] != ':') {
+        argument.value = strtoull(text, NULL, 0);
+        return argument;
+    }
+    if (text[0] == 't') {
+        argument.value = (uintptr_t)(text + 2);
+        return argument;
+    }
+    argument.count = text[0] == 'z' ? strtoul(text + 2, NULL, 0) : strlen(text + 2) / 2;
+    argument.bytes = calloc(1, argument.count + 1);
+    for (size_t i = 0; text[0] == 'b' && i < argument.count; i++) sscanf(text + 2 + 2 * i, "%2hhx", argument.bytes + i);
+    argument.value = (uintptr_t)argument.bytes;
+    return argument;
+}
+
+static int call(any_fn function, const struct argument *a) {
+    return function(a[0].value, a[1].value, a[2].value, a[3].value, a[4].value, a[5].value, a[6].value, a[7].value,
+                    a[8].value, a[9].value, a[10].value, a[11].value);
+}
+
+static void call_and_answer(char *name, char *rest, const char *times) {
+    struct argument arguments[ARGUMENTS] = {0};
+    int count = 0;
+    for (char *word = strtok(rest, " "); word && count < ARGUMENTS; word = strtok(NULL, " ")) arguments[count++] = parse(word);
+    any_fn function = find(name);
+    int status = 0;
+    if (times) {
+        uint64_t done = 0, limit = strtoull(times, NULL, 0);
+        while (done < limit && (status = call(function, arguments)) == 0) done++;
+        answer_bytes(status, &done, sizeof done);
+    } else {
+        printf("%d", call(function, arguments));
+        for (int i = 0; i < count; i++) {
+            if (!arguments[i].bytes) continue;
+            printf(" ");
+            for (size_t b = 0; b < arguments[i].count; b++) printf("%02x", arguments[i].bytes[b]);
+        }
+        printf("\n");
+        fflush(stdout);
+    }
+    for (int i = 0; i < count; i++) free(arguments[i].bytes);
+}
+
+static void wait_until(uint64_t ns) {
+    struct timespec time = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL) != 0) {}
+}
+
+/* In the child: returns. In the parent: waits for the child and answers with its status. */
+static void fork_and_wait(void) {
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        answer(0);
+        return;
+    }
+    waitpid(child, &status, 0);
+    answer(status);
+}
+
+static void open_as(int number) {
+    int fd = open("/dev/null", O_RDWR);
+    if (fd != number) {
+        dup2(fd, number);
+        close(fd);
+    }
+}
+
+int main(int count, char **arguments) {
+    static char line[LINE];
+    (void)count;
+    while (read_line(line)) {
+        char *word = strtok(line, " "), *rest = strtok(NULL, "");
+        if (!word || strcmp(word, "end") == 0) break;
+        if (strcmp(word, "call") == 0 || strcmp(word, "repeat") == 0) {
+            char *first = strtok(rest, " "), *second = NULL;
+            if (word[0] == 'r') second = strtok(NULL, " ");
+            rest = strtok(NULL, "");
+            call_and_answer(second ? second : first, rest, second ? first : NULL);
+            continue;
+        }
+        if (strcmp(word, "exec") == 0) {
+            execv("/proc/self/exe", arguments);
+            return 9;
+        }
+        if (strcmp(word, "fork") == 0) {
+            fork_and_wait();
+            continue;
+        }
+        if (strcmp(word, "at") == 0) wait_until(strtoull(rest, NULL, 0));
+        if (strcmp(word, "closefrom") == 0) syscall(SYS_close_range, atoi(rest), ~0U, 0);
+        if (strcmp(word, "openas") == 0) open_as(atoi(rest));
+        if (strcmp(word, "setenv") == 0) {
+            char *name = strtok(rest, " ");
+            setenv(name, strtok(NULL, " "), 1);
+        }
+        if (strcmp(word, "putenv") == 0) putenv(strdup(rest));
+        if (strcmp(word, "clearenv") == 0) clearenv();
+        uint64_t pid = getpid();
+        answer_bytes(0, &pid, sizeof pid);
+    }
+    return 0;
+}

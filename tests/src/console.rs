@@ -1,0 +1,206 @@
+//! A guest that makes the driver's calls as it is told to, one by one, so that a test can look at the books in between.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// An argument of a call.
+#[derive(Clone, Copy, Debug)]
+pub enum Arg<'a> {
+    /// A number, or a handle or an address that an earlier call gave.
+    Is(u64),
+    /// A pointer to as many zeros, bytes, for the call to write to.
+    Out(usize),
+    /// A pointer to these bytes, which the call may change.
+    At(&'a [u8]),
+    /// A pointer to a text without spaces.
+    Text(&'a str),
+}
+
+/// What a call answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// What it returned.
+    pub status: i64,
+    /// What stood behind each pointer afterwards.
+    pub wrote: Vec<Vec<u8>>,
+}
+
+impl Answer {
+    /// The number behind the pointer with this place among the pointers: its first eight bytes, or fewer where it has
+    /// fewer.
+    pub fn number(&self, place: usize) -> u64 {
+        let mut eight = [0; 8];
+        eight.iter_mut().zip(&self.wrote[place]).for_each(|(to, from)| *to = *from);
+        u64::from_le_bytes(eight)
+    }
+
+    /// The answer of a call that must succeed.
+    ///
+    /// # Panics
+    /// If it did not.
+    #[must_use]
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.status, 0, "the call must succeed");
+        self
+    }
+}
+
+/// The guest `guests/console.c`, running.
+pub struct Console {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Console {
+    /// Starts a command that is, or becomes, the console.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+        let (input, output) = (child.stdin.take(), child.stdout.take().expect("its output is a pipe"));
+        Self { child, input, output: BufReader::new(output) }
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Tells it something without waiting for the answer.
+    ///
+    /// # Panics
+    /// If it is gone.
+    #[track_caller]
+    pub fn tell(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("it was not finished");
+        if let Err(error) = input.write_all(format!("{line}\n").as_bytes()) {
+            panic!("it no longer listens ({error}) at `{line}`: {}", self.last_words());
+        }
+    }
+
+    /// Waits for the answer to what it was told.
+    ///
+    /// # Panics
+    /// If it ends instead.
+    #[track_caller]
+    pub fn hear(&mut self) -> Answer {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("its output is text");
+        let mut words = line.split_whitespace();
+        let Some(status) = words.next().and_then(|word| word.parse().ok()) else {
+            panic!("no answer but `{}`: {}", line.trim_end(), self.last_words());
+        };
+        Answer { status, wrote: words.map(bytes_of).collect() }
+    }
+
+    /// Tells it something and waits for the answer.
+    #[track_caller]
+    pub fn ask(&mut self, line: &str) -> Answer {
+        self.tell(line);
+        self.hear()
+    }
+
+    /// Lets it call a function of the driver or of NVML.
+    #[track_caller]
+    pub fn call(&mut self, name: &str, arguments: &[Arg<'_>]) -> Answer {
+        self.ask(&format!("call {name}{}", written(arguments)))
+    }
+
+    /// Lets it call a function up to `count` times, while it succeeds: the last status, and how often it did.
+    #[track_caller]
+    pub fn repeat(&mut self, count: u64, name: &str, arguments: &[Arg<'_>]) -> (i64, u64) {
+        self.start_repeating(count, name, arguments);
+        let answer = self.hear();
+        (answer.status, answer.number(0))
+    }
+
+    /// As [`Self::repeat`], without waiting; [`Self::hear`] has the answer.
+    #[track_caller]
+    pub fn start_repeating(&mut self, count: u64, name: &str, arguments: &[Arg<'_>]) {
+        self.tell(&format!("repeat {count} {name}{}", written(arguments)));
+    }
+
+    /// Lets a child of it take over, until [`Self::end_child`].
+    #[track_caller]
+    pub fn fork(&mut self) {
+        assert_eq!(self.ask("fork").status, 0);
+    }
+
+    /// Lets it execute itself.
+    #[track_caller]
+    pub fn exec(&mut self) {
+        self.tell("exec");
+        let _ = self.ask("pid");
+    }
+
+    /// Ends the child that took over. It must end well.
+    #[track_caller]
+    pub fn end_child(&mut self) {
+        assert_eq!(self.ask("end").status, 0, "the child's wait status");
+    }
+
+    /// Kills it, and waits until it is gone.
+    ///
+    /// # Panics
+    /// If there is nothing to kill.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it still runs");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Lets it end. It must end well, and have said nothing on standard error.
+    ///
+    /// # Panics
+    /// If it did not.
+    #[track_caller]
+    pub fn finish(mut self) {
+        drop(self.input.take());
+        let words = self.last_words();
+        assert_eq!(words, "ended with exit status: 0, and said ``");
+    }
+
+    fn last_words(&mut self) -> String {
+        drop(self.input.take());
+        let (mut said, mut status) = (String::new(), String::from("unknown"));
+        if let Some(mut errors) = self.child.stderr.take() {
+            let _ = errors.read_to_string(&mut said);
+        }
+        if let Ok(ended) = self.child.wait() {
+            status = ended.to_string();
+        }
+        format!("ended with {status}, and said `{said}`")
+    }
+}
+
+/// A console that a failing test leaves behind ends with its input; it is not left a zombie either.
+impl Drop for Console {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.child.wait();
+    }
+}
+
+fn written(arguments: &[Arg<'_>]) -> String {
+    arguments.iter().fold(String::new(), |mut line, argument| {
+        let _ = match argument {
+            Arg::Is(number) => write!(line, " {number:#x}"),
+            Arg::Out(bytes) => write!(line, " z:{bytes}"),
+            Arg::Text(text) => write!(line, " t:{text}"),
+            Arg::At(bytes) => {
+                line.push_str(" b:");
+                bytes.iter().try_for_each(|byte| write!(line, "{byte:02x}"))
+            }
+        };
+        line
+    })
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
+    digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap_or(0)).collect()
+}

@@ -1,0 +1,224 @@
+//! A machine with a GPU, and what runs on it as which tenant.
+//!
+//! The GPU is a software GPU of the test's own, or, with `CUOTA_TEST_GPU=1`, the real one of this machine: the same tests
+//! run on both. So they take sizes relative to the quota and assume no size of a context.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cuota_region::ledger::{ProcessUsage, Usage};
+use cuota_region::name::{GpuId, TenantName};
+use cuota_region::path::Directory;
+use cuota_region::policy::{Limits, MemoryLimit, PolicyWriter};
+use cuota_region::sys::Fd;
+use cuota_region::tenant::{GpuIndex, Tenant};
+use tempfile::TempDir;
+
+use crate::build;
+use crate::console::Console;
+
+/// 1 MiB in bytes.
+pub const MIB: u64 = 1 << 20;
+
+/// 1 GiB in bytes.
+pub const GIB: u64 = 1 << 30;
+
+/// Whether the tests are to run on this machine's own GPU.
+pub fn has_real_gpu() -> bool {
+    env::var_os("CUOTA_TEST_GPU").is_some_and(|value| value == "1")
+}
+
+/// Says that the running test is skipped, and why, past the capture of the tests' output: a run's skips can be counted.
+pub fn skip(why: &str) {
+    let thread = std::thread::current();
+    // With one test thread the tests run in the main thread, which has no test's name.
+    let _ = writeln!(std::io::stdout(), "skipped: {} ({why})", thread.name().unwrap_or("a test"));
+}
+
+/// A GPU and a directory with a policy and tenants.
+pub struct Machine {
+    home: TempDir,
+}
+
+/// A program to be started.
+pub struct Program {
+    command: Command,
+}
+
+impl Machine {
+    /// A machine on which nothing runs yet.
+    ///
+    /// # Panics
+    /// If there is no room for its files.
+    pub fn new() -> Self {
+        let home = tempfile::tempdir().expect("the system has a folder for temporary files");
+        // Other users may start programs too.
+        for (folder, mode) in [("", 0o755), ("gpu", 0o777), ("region", 0o755)] {
+            let path = home.path().join(folder);
+            fs::create_dir_all(&path).expect("the folder is ours");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the folder is ours");
+        }
+        Self { home }
+    }
+
+    /// The directory of the region.
+    pub fn region(&self) -> PathBuf {
+        self.home.path().join("region")
+    }
+
+    /// The policy's file.
+    pub fn policy(&self) -> PathBuf {
+        self.region().join("policy.v1")
+    }
+
+    fn prepared(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        for variable in ["LD_PRELOAD", "CUOTA_DIR", "CUOTA_TENANT", "CUOTA_LIB"] {
+            command.env_remove(variable);
+        }
+        command.env("CUOTA_SIM_DIR", self.home.path().join("gpu"));
+        command
+    }
+
+    /// A console that nothing is preloaded into.
+    pub fn native(&self) -> Program {
+        let mut command = self.prepared(&build::program("console"));
+        if !has_real_gpu() {
+            command.env("LD_LIBRARY_PATH", build::software_gpu());
+        }
+        Program { command }
+    }
+
+    /// A console with `libcuota.so` preloaded that nobody has made a tenant.
+    pub fn preloaded(&self) -> Program {
+        self.native().with("LD_PRELOAD", build::libcuota())
+    }
+
+    /// A console as `cuota run` starts it, in this tenant. The quota is as `--memory` takes it.
+    pub fn tenant(&self, name: &str, quota: Option<&str>) -> Program {
+        let mut command = self.prepared(build::command());
+        command.env("CUOTA_DIR", self.region()).args(["run", "--tenant", name]);
+        if let Some(quota) = quota {
+            command.args(["--memory", quota]);
+        }
+        if !has_real_gpu() {
+            command.arg("--sim").env("CUOTA_SIM_LIB", build::software_gpu());
+        }
+        command.arg("--lib").arg(build::libcuota()).arg("--").arg(build::program("console"));
+        Program { command }
+    }
+
+    /// Starts a console as [`Self::tenant`], with a context that is current.
+    #[track_caller]
+    pub fn start(&self, name: &str, quota: &str) -> Console {
+        self.tenant(name, Some(quota)).start_with_context()
+    }
+
+    /// The policy, for writing. The test is the operator.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn operate(&self) -> PolicyWriter {
+        let options =
+            fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.policy());
+        let file = options.expect("the folder is ours");
+        let fd = Fd::from_owned(std::os::fd::IntoRawFd::into_raw_fd(file));
+        PolicyWriter::on(&fd).expect("the policy can be written")
+    }
+
+    /// Changes a tenant's quota on every GPU, bytes.
+    ///
+    /// # Panics
+    /// If the policy has no room.
+    pub fn set_quota(&self, name: &str, bytes: u64) {
+        let limits = Limits { memory: MemoryLimit::Bytes(bytes), ephemeral: false };
+        self.operate().set(&tenant_name(name), GpuId::ANY, limits).expect("the policy has room");
+    }
+
+    fn file(&self, name: &str) -> Option<(Tenant, GpuIndex)> {
+        let directory = Directory::at(OsStr::as_bytes(self.region().as_os_str())).expect("a short path");
+        let path = directory.tenant(&tenant_name(name)).expect("a short path");
+        let tenant = Tenant::open(&path).ok()?;
+        let (index, _) = tenant.gpus().next()?;
+        Some((tenant, index))
+    }
+
+    /// What a tenant has booked on the GPU; nothing where it never used one.
+    pub fn books(&self, name: &str) -> Usage {
+        self.file(name).map_or(Usage::default(), |(tenant, index)| tenant.usage(index))
+    }
+
+    /// What a tenant has booked for allocations: all but contexts and code, bytes.
+    pub fn held(&self, name: &str) -> u64 {
+        let books = self.books(name);
+        books.booked - books.overhead
+    }
+
+    /// What each process of a tenant has booked on the GPU.
+    pub fn processes(&self, name: &str) -> Vec<ProcessUsage> {
+        self.file(name).map_or(Vec::new(), |(tenant, index)| tenant.processes(index).collect())
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Program {
+    /// Sets a variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Lets it find no default directory, whatever this machine has there: a `/dev/shm` of its own where that can be
+    /// mounted. `None` where it cannot, and the directory exists.
+    pub fn without_default_directory(self) -> Option<Self> {
+        const OWN_SHM: [&str; 5] =
+            ["--mount", "--", "sh", "-c", "mount -t tmpfs tmpfs /dev/shm && exec \"$@\""];
+        let tried = Command::new("unshare").args(OWN_SHM).args(["sh", "true"]).output();
+        if !tried.is_ok_and(|output| output.status.success()) {
+            return (!Path::new(cuota_region::DEFAULT_DIR).exists()).then_some(self);
+        }
+        let mut command = Command::new("unshare");
+        command.args(OWN_SHM).arg("sh").arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Some(Self { command })
+    }
+
+    /// The command, to be changed further.
+    pub fn command(&mut self) -> &mut Command {
+        &mut self.command
+    }
+
+    /// Starts it.
+    pub fn start(mut self) -> Console {
+        Console::start(&mut self.command)
+    }
+
+    /// Starts it and makes the first device's primary context current.
+    #[track_caller]
+    pub fn start_with_context(self) -> Console {
+        let mut console = self.start();
+        console.use_primary_context();
+        console
+    }
+}
+
+fn tenant_name(name: &str) -> TenantName {
+    TenantName::parse(name.as_bytes()).expect("a tenant's name")
+}

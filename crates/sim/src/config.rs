@@ -17,6 +17,8 @@ pub struct Config {
     pub devices: u32,
     /// `CUOTA_SIM_CONTEXT_MIB`: what a new context takes, in bytes here. Default: 500 MiB.
     pub context_bytes: u64,
+    /// `CUDA_VISIBLE_DEVICES`, read as [`crate::visible`] says: the devices that CUDA shows, in its order. NVML shows all.
+    pub visible: Vec<u32>,
     /// `CUOTA_SIM_DRIVER_VERSION`: what `cuDriverGetVersion` answers. Default: 13000.
     pub driver_version: i32,
 }
@@ -25,6 +27,8 @@ impl Config {
     /// Reads the environment. A value that cannot be read is named in the log and its default is used.
     #[must_use]
     pub fn from_environment() -> Self {
+        let devices = read("CUOTA_SIM_DEVICES", 1, |t| t.parse().ok().filter(|n| (1..=16).contains(n)));
+        let visible = std::env::var_os("CUDA_VISIBLE_DEVICES");
         Self {
             folder: std::env::var_os("CUOTA_SIM_DIR").filter(|v| !v.is_empty()).map_or_else(
                 || {
@@ -36,7 +40,11 @@ impl Config {
             ),
             memory_bytes: read("CUOTA_SIM_MEMORY", 16 * GIB, |t| parse_bytes(t).filter(|&b| b > 0)),
             is_memory_set: std::env::var_os("CUOTA_SIM_MEMORY").is_some_and(|v| !v.is_empty()),
-            devices: read("CUOTA_SIM_DEVICES", 1, |t| t.parse().ok().filter(|n| (1..=16).contains(n))),
+            devices,
+            visible: crate::visible::devices(
+                visible.as_ref().map(|v| v.to_string_lossy()).as_deref(),
+                devices,
+            ),
             context_bytes: read("CUOTA_SIM_CONTEXT_MIB", 500 * MIB, |t| {
                 t.parse::<u64>().ok()?.checked_mul(MIB)
             }),

@@ -19,3 +19,4 @@ pub mod ptx;
 pub mod shared;
 pub mod slice;
 pub mod units;
+pub mod visible;

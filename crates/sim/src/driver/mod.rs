@@ -72,8 +72,8 @@ impl Driver {
     /// Makes the driver, once a process: `cuInit`.
     ///
     /// # Errors
-    /// `NotInitialized` in the child of a process that had made it (CUDA does not survive `fork`); `OperatingSystem` where the
-    /// shared files cannot be used.
+    /// `NotInitialized` in the child of a process that had made it (CUDA does not survive `fork`); `NoDevice` where
+    /// `CUDA_VISIBLE_DEVICES` shows none; `OperatingSystem` where the shared files cannot be used.
     pub fn init() -> Answer<&'static Self> {
         if FORKED.load(Ordering::Relaxed) {
             return Err(Fault::NotInitialized);
@@ -99,11 +99,14 @@ impl Driver {
         // SAFETY: the handler only stores to an atomic, which is safe in a forked child.
         unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         let config = Config::from_environment();
-        let gpus =
-            (0..config.devices).map(|ordinal| Gpu::open(&config, ordinal)).collect::<Answer<Vec<_>>>()?;
+        if config.visible.is_empty() {
+            return Err(Fault::NoDevice);
+        }
+        let open = |(ordinal, &machine_ordinal)| Gpu::open(&config, ordinal, machine_ordinal);
+        let gpus = (0..).zip(&config.visible).map(open).collect::<Answer<Vec<_>>>()?;
         let mut pools = HashMap::new();
         let mut default_pools = HashMap::new();
-        for device in 0..config.devices {
+        for device in gpus.iter().map(Gpu::ordinal) {
             let pool = handle::fresh(handle::Kind::Pool);
             pools.insert(pool, Pool::new(device));
             default_pools.insert(device, pool);
@@ -135,6 +138,12 @@ impl Driver {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The devices that the process sees, in its order.
+    #[must_use]
+    pub fn gpus(&self) -> &[Gpu] {
+        &self.gpus
     }
 
     /// The device `ordinal`.

@@ -23,6 +23,7 @@ use std::sync::mpsc::Sender;
 /// One device.
 pub struct Gpu {
     ordinal: u32,
+    machine_ordinal: u32,
     shared: SharedDevice,
     slot: OnceLock<Answer<usize>>,
     engine: Mutex<Engine>,
@@ -37,14 +38,15 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// Opens device `ordinal`.
+    /// Opens the machine's device `machine_ordinal` as the process's device `ordinal`.
     ///
     /// # Errors
     /// `OperatingSystem` where its shared files cannot be used.
-    pub fn open(config: &Config, ordinal: u32) -> Answer<Self> {
+    pub fn open(config: &Config, ordinal: u32, machine_ordinal: u32) -> Answer<Self> {
         Ok(Self {
             ordinal,
-            shared: SharedDevice::open(config, ordinal)?,
+            machine_ordinal,
+            shared: SharedDevice::open(config, machine_ordinal)?,
             slot: OnceLock::new(),
             engine: Mutex::new(Engine::default()),
             progress: Condvar::new(),
@@ -55,7 +57,13 @@ impl Gpu {
         })
     }
 
-    /// Its number.
+    /// Its number in the machine, of which its UUID and its PCI address speak.
+    #[must_use]
+    pub fn machine_ordinal(&self) -> u32 {
+        self.machine_ordinal
+    }
+
+    /// Its number in this process.
     #[must_use]
     pub fn ordinal(&self) -> u32 {
         self.ordinal

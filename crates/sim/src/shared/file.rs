@@ -290,6 +290,7 @@ mod tests {
             is_memory_set: true,
             devices: 1,
             context_bytes: 0,
+            visible: vec![0],
             driver_version: 13000,
         }
     }

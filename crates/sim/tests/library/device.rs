@@ -1,6 +1,6 @@
 //! Look-ups, devices, and what is not modelled.
 
-use crate::program::{Library, Program, call, in_child};
+use crate::program::{Library, Program, call, command, in_child, part};
 use cuota_abi::cuda::*;
 use cuota_abi::nvml::*;
 use std::ffi::{CString, c_void};
@@ -112,6 +112,49 @@ fn nvml_shows_what_the_process_holds() {
         assert_eq!((memory.used >> 20, memory.total >> 30), (510, 8));
         assert_eq!(memory.free, program.free_bytes());
     });
+}
+
+/// The last byte of the UUIDs that CUDA shows, in order; the number of devices that NVML shows.
+fn shown() -> (Vec<u8>, u32) {
+    let (cuda, nvml) = (Library::cuda(), Library::nvml());
+    assert_eq!(call!(nvml, nvmlInit_v2: PFN_nvmlInit_v2()), 0);
+    let (mut count, mut all) = (0, 0);
+    assert_eq!(call!(nvml, nvmlDeviceGetCount_v2: PFN_nvmlDeviceGetCount_v2(&raw mut all)), 0);
+    match call!(cuda, cuInit: PFN_cuInit_v2000(0)) {
+        0 => {}
+        refused => {
+            assert_eq!(refused, 100, "without a device");
+            return (Vec::new(), all);
+        }
+    }
+    assert_eq!(call!(cuda, cuDeviceGetCount: PFN_cuDeviceGetCount_v2000(&raw mut count)), 0);
+    let uuid = |device| {
+        let mut uuid = CUuuid { bytes: [0; 16] };
+        assert_eq!(call!(cuda, cuDeviceGetUuid: PFN_cuDeviceGetUuid_v9020(&raw mut uuid, device)), 0);
+        uuid.bytes[15].cast_unsigned()
+    };
+    ((0..count).map(uuid).collect(), all)
+}
+
+#[test]
+fn cuda_shows_the_visible_devices_in_their_order_and_nvml_all() {
+    let name = "device::cuda_shows_the_visible_devices_in_their_order_and_nvml_all";
+    if let Some(expected) = part() {
+        let (devices, all) = shown();
+        let devices: Vec<String> = devices.iter().map(ToString::to_string).collect();
+        assert_eq!((devices.join(","), all), (expected, 3));
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let one = "GPU-63756f74-612d-7369-6d2d-6770752d0001";
+    for (variable, expected) in
+        [("0,1,2", "0,1,2"), ("2,0", "2,0"), (one, "1"), ("1,7,0", "1"), ("", ""), ("1,1", "")]
+    {
+        let mut child = command(name, expected, folder.path());
+        child.env("CUOTA_SIM_DEVICES", "3").env("CUDA_VISIBLE_DEVICES", variable);
+        let status = child.status().expect("the child runs");
+        assert!(status.success(), "CUDA_VISIBLE_DEVICES={variable}: {status}");
+    }
 }
 
 const fn nobody() -> nvmlProcessInfo_t {

@@ -40,11 +40,17 @@ pub(crate) fn part() -> Option<String> {
 
 /// Starts the test `name` again as `part`, on the machine in `folder`.
 pub(crate) fn start(name: &str, part: &str, folder: &Path) -> Child {
+    command(name, part, folder).spawn().expect("the test can be started")
+}
+
+/// The test `name` as `part`, on the machine in `folder`, to be started.
+pub(crate) fn command(name: &str, part: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("the test has a path"));
     command.args([name, "--exact", "--nocapture", "--test-threads=1"]);
     command.env(CHILD, part).env("CUOTA_SIM_DIR", folder).env("CUOTA_SIM_MEMORY", "8GiB");
     command.env("CUOTA_SIM_LOG", folder.join("log"));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the test can be started")
+    command.env_remove("CUDA_VISIBLE_DEVICES").stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
 }
 
 fn library(file: &str) -> PathBuf {

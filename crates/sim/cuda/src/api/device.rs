@@ -6,6 +6,7 @@ use cuota_sim::config::{Config, DEVICE_NAME};
 use cuota_sim::driver::Driver;
 use cuota_sim::engine::SMS;
 use cuota_sim::error::{Answer, Fault};
+use cuota_sim::gpu::Gpu;
 use std::ffi::{CStr, c_char, c_int, c_uint};
 
 /// Attribute number and value, in the order of `CUdevice_attribute`. What is not listed is 0: "no such ability".
@@ -86,8 +87,7 @@ driver_api! {
     }
 
     fn cuDeviceGetCount(count: *mut c_int) {
-        let devices = Driver::get()?.config().devices;
-        put(count, devices as c_int)
+        put(count, Driver::get()?.gpus().len() as c_int)
     }
 
     fn cuDeviceGet(device: *mut CUdevice, ordinal: c_int) {
@@ -101,12 +101,12 @@ driver_api! {
     }
 
     fn cuDeviceGetUuid(uuid: *mut CUuuid, dev: CUdevice) {
-        let ordinal = Driver::get()?.gpu(dev)?.ordinal();
+        let ordinal = Driver::get()?.gpu(dev)?.machine_ordinal();
         put(uuid, CUuuid { bytes: Config::uuid(ordinal).map(|b| b as c_char) })
     }
 
     fn cuDeviceGetUuid_v2(uuid: *mut CUuuid, dev: CUdevice) {
-        let ordinal = Driver::get()?.gpu(dev)?.ordinal();
+        let ordinal = Driver::get()?.gpu(dev)?.machine_ordinal();
         put(uuid, CUuuid { bytes: Config::uuid(ordinal).map(|b| b as c_char) })
     }
 
@@ -130,7 +130,7 @@ driver_api! {
     }
 
     fn cuDeviceGetAttribute(pi: *mut c_int, attrib: CUdevice_attribute, dev: CUdevice) {
-        let ordinal = Driver::get()?.gpu(dev)?.ordinal();
+        let ordinal = Driver::get()?.gpu(dev)?.machine_ordinal();
         put(pi, attribute(ordinal, attrib.0)?)
     }
 
@@ -141,16 +141,16 @@ driver_api! {
     }
 
     fn cuDeviceGetPCIBusId(pciBusId: *mut c_char, len: c_int, dev: CUdevice) {
-        let ordinal = Driver::get()?.gpu(dev)?.ordinal();
+        let ordinal = Driver::get()?.gpu(dev)?.machine_ordinal();
         put_text(pciBusId, len, &Config::pci_bus_id(ordinal))
     }
 
     fn cuDeviceGetByPCIBusId(dev: *mut CUdevice, pciBusId: *const c_char) {
         get(pciBusId)?;
         let asked = CStr::from_ptr(pciBusId).to_string_lossy();
-        let mut all = 0..Driver::get()?.config().devices;
-        let found = all.find(|&o| Config::pci_bus_id(o).eq_ignore_ascii_case(&asked)).ok_or(Fault::InvalidDevice)?;
-        put(dev, found as c_int)
+        let mut all = Driver::get()?.gpus().iter();
+        let is_asked = |gpu: &&Gpu| Config::pci_bus_id(gpu.machine_ordinal()).eq_ignore_ascii_case(&asked);
+        put(dev, all.find(is_asked).ok_or(Fault::InvalidDevice)?.ordinal() as c_int)
     }
 
     fn cuDeviceCanAccessPeer(canAccessPeer: *mut c_int, dev: CUdevice, peerDev: CUdevice) {

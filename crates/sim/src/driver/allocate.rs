@@ -1,9 +1,10 @@
 //! Plain and managed allocations, and what can be asked of an address.
 
+use super::context::Context;
 use super::{Driver, State};
 use crate::error::{Answer, Fault};
 use crate::gpu::Gpu;
-use crate::memory::blocks::Range;
+use crate::memory::blocks::{Blocks, Range};
 use crate::memory::{Access, Backing};
 use crate::shared::Charge;
 use crate::units::{BLOCK, round_up};
@@ -13,6 +14,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keeper {
     Blocks,
+    /// Blocks too, for a variable of a module, which no program may free.
+    Module,
     Managed,
     Pool(u64),
 }
@@ -53,20 +56,53 @@ impl Driver {
     /// `InvalidContext`, `InvalidValue` for zero bytes, `OutOfMemory` where the device has no room.
     pub fn allocate(&self, bytes: u64) -> Answer<u64> {
         self.check_unsafe_call()?;
-        self.in_context(|state, context| self.allocate_in(state, context, bytes))
+        self.in_context(|state, context| self.allocate_in(state, context, bytes, Keeper::Blocks))
     }
 
-    pub(super) fn allocate_in(&self, state: &mut State, context: u64, bytes: u64) -> Answer<u64> {
+    pub(super) fn allocate_in(
+        &self,
+        state: &mut State,
+        context: u64,
+        bytes: u64,
+        keeper: Keeper,
+    ) -> Answer<u64> {
+        let address = self.place_in(state, context, bytes, |c| &mut c.blocks)?;
+        let device = state.contexts[&context].device();
+        state.note(address, bytes, context, device, keeper);
+        Ok(address)
+    }
+
+    /// Places `bytes` in those blocks of `context` that `pick` names.
+    pub(super) fn place_in(
+        &self,
+        state: &mut State,
+        context: u64,
+        bytes: u64,
+        pick: impl Fn(&mut Context) -> &mut Blocks,
+    ) -> Answer<u64> {
         let found = state.contexts.get_mut(&context).ok_or(Fault::InvalidContext)?;
         let device = found.device();
-        let mut blocks = std::mem::take(&mut found.blocks);
+        let mut blocks = std::mem::take(pick(found));
         let placed = blocks.allocate(bytes, |physical| self.take_physical(state, device, physical));
         if let Some(context) = state.contexts.get_mut(&context) {
-            context.blocks = blocks;
+            *pick(context) = blocks;
         }
-        let address = placed?;
-        state.note(address, bytes, context, device, Keeper::Blocks);
-        Ok(address)
+        placed
+    }
+
+    /// Gives back what [`Self::place_in`] placed.
+    pub(super) fn unplace_in(
+        &self,
+        state: &mut State,
+        context: u64,
+        place: u64,
+        pick: impl Fn(&mut Context) -> &mut Blocks,
+    ) {
+        let Some(found) = state.contexts.get_mut(&context) else { return };
+        let gpu = self.gpu_of(found.device());
+        if let Ok(Some(range)) = pick(found).free(place) {
+            Self::give_physical(gpu, state, range);
+        }
     }
 
     /// Allocates managed memory: the host may use it at the same address; its bytes count as the device's.
@@ -103,6 +139,9 @@ impl Driver {
         }
         self.check_unsafe_call()?;
         let allocation = self.in_context(|state, _| state.allocation(address))?;
+        if allocation.keeper == Keeper::Module {
+            return Err(Fault::InvalidValue);
+        }
         self.gpu_of(allocation.device).wait_idle()?;
         self.in_context(|state, _| {
             let allocation = state.allocations.remove(&address).ok_or(Fault::InvalidValue)?;
@@ -180,11 +219,8 @@ impl Driver {
                 state.space.detach(address);
                 gpu.give(Charge::Memory, allocation.bytes.next_multiple_of(BLOCK));
             }
-            Keeper::Blocks => {
-                let blocks = state.contexts.get_mut(&allocation.context).map(|c| &mut c.blocks);
-                if let Some(Ok(Some(range))) = blocks.map(|b| b.free(address)) {
-                    Self::give_physical(gpu, state, range);
-                }
+            Keeper::Blocks | Keeper::Module => {
+                self.unplace_in(state, allocation.context, address, |c| &mut c.blocks);
             }
             Keeper::Pool(pool) => Self::free_in_pool_now(state, pool, address),
         }

@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Graph = 0x500a,
     GraphNode = 0x500b,
     GraphExec = 0x500c,
+    Array = 0x500d,
+    Mipmap = 0x500e,
 }
 
 /// A handle of `kind` that was never given out before in this process.

@@ -2,6 +2,7 @@
 //! pointers into numbers and answers into `CUresult`.
 
 mod allocate;
+mod arrays;
 mod capture;
 mod context;
 mod current;
@@ -42,6 +43,7 @@ pub(crate) struct State {
     pub(crate) contexts: HashMap<u64, context::Context>,
     pub(crate) primaries: HashMap<u32, context::Primary>,
     pub(crate) allocations: BTreeMap<u64, allocate::Allocation>,
+    pub(crate) arrays: HashMap<u64, arrays::Array>,
     pub(crate) pools: HashMap<u64, Pool>,
     pub(crate) default_pools: HashMap<u32, u64>,
     pub(crate) chosen_pools: HashMap<u32, u64>,
@@ -116,6 +118,7 @@ impl Driver {
             contexts: HashMap::new(),
             primaries: HashMap::new(),
             allocations: BTreeMap::new(),
+            arrays: HashMap::new(),
             pools,
             chosen_pools: default_pools.clone(),
             default_pools,

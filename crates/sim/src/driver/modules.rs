@@ -1,5 +1,6 @@
 //! Modules and libraries: what a program can launch.
 
+use super::allocate::Keeper;
 use super::handle::{Kind, fresh};
 use super::{Driver, State, context};
 use crate::error::{Answer, Fault};
@@ -170,8 +171,8 @@ impl Driver {
         self.gpu_of(device).take(Charge::Module, context::MODULE_BYTES)?;
         let mut variables = HashMap::new();
         for variable in program.variables.iter().filter(|v| v.bytes > 0) {
-            // The module's own memory holds its variables; where they are larger, they take blocks like any allocation.
-            match self.allocate_in(state, context, variable.bytes) {
+            // A variable takes blocks like any allocation: one of 256 MiB took 256 MiB on an H100.
+            match self.allocate_in(state, context, variable.bytes, Keeper::Module) {
                 Ok(address) => variables.insert(variable.name.clone(), (address, variable.bytes)),
                 Err(fault) => {
                     self.free_variables(state, &variables);

@@ -1,5 +1,6 @@
 //! Device memory: where it lies, who asked for it, and when its physical bytes come and go.
 
+pub mod array;
 mod backing;
 pub mod blocks;
 mod gaps;

@@ -120,3 +120,47 @@ fn a_side_stream_that_is_not_joined_ruins_the_capture() {
         assert_eq!(program.synchronize(side), 0);
     });
 }
+
+#[test]
+fn a_global_capture_allows_what_only_reads_and_is_ruined_by_what_a_pool_is_asked() {
+    in_child(
+        "capture::a_global_capture_allows_what_only_reads_and_is_ruined_by_what_a_pool_is_asked",
+        || {
+            let program = Program::start();
+            let (cuda, stream) = (&program.cuda, program.stream(1));
+            let (mut pool, mut device, mut figure) = (std::ptr::null_mut(), 0, 0_u64);
+            let (mut flags, mut active) = (0, 0);
+            begin(&program, stream, GLOBAL);
+            assert_eq!(call!(cuda, cuDeviceGetMemPool: PFN_cuDeviceGetMemPool_v11020(&raw mut pool, 0)), 0);
+            assert_eq!(call!(cuda, cuCtxGetDevice: PFN_cuCtxGetDevice_v2000(&raw mut device)), 0);
+            assert!(program.free_bytes() > 0);
+            let state = call!(
+                cuda,
+                cuDevicePrimaryCtxGetState:
+                    PFN_cuDevicePrimaryCtxGetState_v7000(0, &raw mut flags, &raw mut active)
+            );
+            assert_eq!(state, 0);
+            let reserved = CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT;
+            let mut ask = || {
+                call!(
+                    cuda,
+                    cuMemPoolGetAttribute:
+                        PFN_cuMemPoolGetAttribute_v11020(pool, reserved, (&raw mut figure).cast())
+                )
+            };
+            let mut mode = RELAXED;
+            let exchange: PFN_cuThreadExchangeStreamCaptureMode_v10010 =
+                cuda.get("cuThreadExchangeStreamCaptureMode");
+            // SAFETY: the mode is a valid place to write.
+            assert_eq!(unsafe { exchange(&raw mut mode) }.0, 0);
+            assert_eq!(ask(), 0, "relaxed");
+            // SAFETY: as above.
+            assert_eq!(unsafe { exchange(&raw mut mode) }.0, 0);
+            assert_eq!(end(&program, stream).0, 0);
+            begin(&program, stream, GLOBAL);
+            assert_eq!((ask(), end(&program, stream).0), (900, 901));
+            begin(&program, stream, GLOBAL);
+            assert_eq!((program.allocate(512), end(&program, stream).0), (Err(900), 901));
+        },
+    );
+}

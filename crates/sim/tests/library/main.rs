@@ -1,6 +1,8 @@
 //! The two libraries as a program sees them: each test loads them in a process of its own, with a machine of its own.
 
+mod arrays;
 mod capture;
+mod contexts;
 mod device;
 mod execution;
 mod memory;

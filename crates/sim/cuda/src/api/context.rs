@@ -129,8 +129,7 @@ driver_api! {
     }
 
     fn cuCtxSetLimit(limit: CUlimit, value: usize) {
-        default_limit(limit.0)?;
-        Driver::get()?.set_limit(limit.0, value as u64)
+        Driver::get()?.set_limit(limit.0, value as u64, default_limit(limit.0)?)
     }
 
     fn cuCtxGetStreamPriorityRange(leastPriority: *mut c_int, greatestPriority: *mut c_int) {

@@ -38,6 +38,7 @@ macro_rules! twin_api {
     )* };
 }
 
+mod array;
 mod context;
 mod device;
 mod error;
@@ -53,6 +54,7 @@ mod stream;
 mod transfer;
 mod vmm;
 
+pub(crate) use array::*;
 pub(crate) use context::*;
 pub(crate) use device::*;
 pub(crate) use error::*;

@@ -62,6 +62,7 @@ driver_api! {
 
     fn cuMemPoolGetAttribute(pool: CUmemoryPool, attr: CUmemPool_attribute, value: *mut c_void) {
         let driver = Driver::get()?;
+        driver.check_unsafe_call()?;
         if REUSE.contains(&attr.0) {
             driver.with_pool(pool as u64, |_| ())?;
             return put(value.cast::<c_int>(), 1);

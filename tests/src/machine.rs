@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cuota_region::ledger::{ProcessUsage, Usage};
 use cuota_region::name::{GpuId, TenantName};
@@ -44,6 +45,8 @@ pub fn skip(why: &str) {
 /// A GPU and a directory with a policy and tenants.
 pub struct Machine {
     home: TempDir,
+    /// A real GPU is one for all tests, and what one takes another one sees: one test at a time.
+    _alone: Option<MutexGuard<'static, ()>>,
 }
 
 /// A program to be started.
@@ -57,6 +60,8 @@ impl Machine {
     /// # Panics
     /// If there is no room for its files.
     pub fn new() -> Self {
+        static GPU: Mutex<()> = Mutex::new(());
+        let alone = has_real_gpu().then(|| GPU.lock().unwrap_or_else(PoisonError::into_inner));
         let home = tempfile::tempdir().expect("the system has a folder for temporary files");
         // Other users may start programs too.
         for (folder, mode) in [("", 0o755), ("gpu", 0o777), ("region", 0o755)] {
@@ -64,7 +69,7 @@ impl Machine {
             fs::create_dir_all(&path).expect("the folder is ours");
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the folder is ours");
         }
-        Self { home }
+        Self { home, _alone: alone }
     }
 
     /// The directory of the region.

@@ -227,6 +227,21 @@ fn process_that_closed_every_descriptor_takes_nobody_for_dead() {
     other.finish();
 }
 
+#[test]
+fn process_that_closed_every_descriptor_is_granted_the_room_of_the_dead() {
+    let machine = Machine::new();
+    let (mut victim, mut heir) = (machine.start("t", SHARED), machine.start("t", SHARED));
+    let own = heir.alloc(64 * MIB).expect("there is room");
+    let held = victim.fill(64 * MIB).len() as u64 * 64 * MIB;
+    let _ = heir.ask("closefrom 3");
+    victim.kill();
+    eventually("the killed process's memory is granted", || heir.alloc(held).is_ok());
+    assert_eq!(machine.held("t"), held + 64 * MIB);
+    assert_eq!(heir.free(own), 0);
+    assert_eq!(machine.held("t"), held);
+    heir.finish();
+}
+
 fn monotonic_ns() -> u64 {
     cuota_region::sys::monotonic_ns()
 }

@@ -1,5 +1,6 @@
 //! The tenant sees a GPU of the size of its quota.
 
+use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{MIB, Machine};
 
 use crate::{QUOTA, QUOTA_BYTES};
@@ -26,6 +27,8 @@ fn tenant_sees_a_gpu_of_the_size_of_its_quota() {
 fn what_is_shown_as_free_is_granted() {
     let machine = Machine::new();
     let mut console = machine.start("t", QUOTA);
+    // A refusal has the context booked at its true size.
+    assert_eq!(console.alloc(QUOTA_BYTES), Err(OUT_OF_MEMORY));
     let (free, _) = console.memory();
     assert!(console.alloc(free - free % (2 * MIB)).is_ok(), "{free} bytes were free");
     let (free, _) = console.memory();

@@ -3,7 +3,7 @@
 use cuota_tests::console::Arg::{At, Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::driver::{OUT_OF_MEMORY, on_device};
-use cuota_tests::machine::{MIB, Machine};
+use cuota_tests::machine::{MIB, Machine, has_real_gpu};
 
 use crate::{Moment, QUOTA, QUOTA_BYTES};
 
@@ -128,7 +128,10 @@ fn calls_that_the_driver_refuses_change_no_books() {
     assert_eq!(bench.console.map(bench.at, SIZE, handle), 0);
     assert_ne!(bench.console.map(bench.at, SIZE, handle), 0, "mapped there already");
     assert_ne!(bench.console.unmap(bench.at + SIZE, SIZE), 0, "nothing is mapped there");
-    assert_ne!(bench.console.release(handle ^ 0x5a5a_0000), 0, "no handle");
+    if !has_real_gpu() {
+        // NVIDIA's driver takes a handle for an address of its own, without a look.
+        assert_ne!(bench.console.release(handle ^ 0x5a5a_0000), 0, "no handle");
+    }
     bench.holds(1);
     assert_eq!(bench.console.release(handle), 0);
     bench.holds(1);

@@ -138,12 +138,21 @@ fn tenant_file_that_is_damaged_grants_nothing() {
 }
 
 #[test]
-fn policy_that_cannot_be_read_grants_nothing() {
+fn policy_that_cannot_be_read_grants_nothing_until_it_can() {
     let machine = machine();
-    fs::set_permissions(machine.policy(), fs::Permissions::from_mode(0o600)).expect("the file is ours");
+    let folder = machine.region().join("tenant");
+    fs::create_dir(&folder).expect("the folder is ours");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("the folder is ours");
+    fs::set_permissions(machine.policy(), fs::Permissions::from_mode(0o000)).expect("the file is ours");
     let mut program = as_tenant(&machine);
     if as_nobody(&mut program) {
         is_granted_nothing(program);
+        fs::set_permissions(machine.policy(), fs::Permissions::from_mode(0o444)).expect("the file is ours");
+        let mut program = as_tenant(&machine);
+        let _ = as_nobody(&mut program);
+        let mut console = program.start_with_context();
+        assert!(console.alloc(MIB).is_ok());
+        console.finish();
     }
 }
 

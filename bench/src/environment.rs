@@ -45,6 +45,9 @@ pub struct Environment {
     pub limit_bytes: u64,
     /// How much work.
     pub effort: Option<Effort>,
+    /// The CPU that the processes of each turn kept to, in the order of turns; empty where they could not be kept to one.
+    #[serde(default)]
+    pub cpu_of_turns: Vec<usize>,
     /// What was done to start each system, by name.
     pub systems: BTreeMap<String, SystemRecord>,
     /// What a reader of the figures must know.

@@ -3,6 +3,7 @@
 //! A run goes [`cli`] → [`run`] → [`runner`] (turns) → [`metrics`] (one file each) → [`system`] (a tenant is started)
 //! → [`worker`] (what the tenant does, through [`gpu`]) and back through [`stats`] into [`results`] and [`report`].
 
+pub mod affinity;
 pub mod cli;
 pub mod clock;
 pub mod environment;
@@ -15,6 +16,7 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod runner;
+pub mod spawn;
 pub mod stats;
 pub mod system;
 pub mod units;

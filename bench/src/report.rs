@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::metrics::Comparison;
-use crate::results::{MetricResult, Results, SeriesResult, Status, SystemResult};
-use crate::stats::{Direction, Interval};
+use crate::metrics::{self, Comparison, Metric};
+use crate::results::{AddedBy, MetricResult, Results, SeriesResult, Status, SystemResult};
+use crate::stats::{Direction, Interval, Verdict};
 use crate::system::Proof;
 use crate::units::{bytes_text, value_text};
 
@@ -39,12 +39,36 @@ pub fn summary(results: &Results) -> String {
             let _ = write!(text, " {cell} |");
         }
         text.push('\n');
+        text.push_str(&more_rows(metric, &systems));
     }
     text.push('\n');
     for warning in warnings(results) {
         let _ = writeln!(text, "- {warning}");
     }
     text
+}
+
+/// A row for each further series of what a system adds, measured in process.
+fn more_rows(metric: &MetricResult, systems: &[&str]) -> String {
+    let mut text = String::new();
+    let info = metrics::find(&metric.id).map(Metric::info);
+    for name in info.into_iter().flat_map(|info| info.in_process.iter().skip(1)) {
+        let cell = |system: &&str| {
+            let series = metric.systems.get(*system)?.series.get(*name)?;
+            let unit = format!(" {}", series.unit);
+            Some(added_text(series.added_by?, &series.added?, &unit, series.verdict))
+        };
+        let cells: Vec<String> =
+            systems.iter().map(|system| cell(system).unwrap_or("—".to_owned())).collect();
+        let _ = writeln!(text, "| {} {name} | {} |", metric.id, cells.join(" | "));
+    }
+    text
+}
+
+/// An added amount with the way it was found; `unit` with the space before it.
+fn added_text(by: AddedBy, added: &Interval, unit: &str, verdict: Option<Verdict>) -> String {
+    let verdict = verdict.map_or(String::new(), |verdict| format!(": {}", verdict.text()));
+    format!("added ({}) {}{unit}{verdict}", by.text(), signed(added))
 }
 
 /// What follows the head of every column of figures that no real GPU gave.
@@ -121,8 +145,13 @@ fn headline_cell(system: &SystemResult) -> String {
     match (system.status, system.value, system.ci95) {
         (Status::Measured, Some(value), Some(ci95)) => {
             let mut text = interval(&Interval { value, ci95 });
-            if let (Some(added), Some(verdict)) = (&system.added, system.verdict) {
-                let _ = write!(text, "; {}: {}", verdict.text(), signed(added));
+            for (by, added, verdict) in [
+                (AddedBy::InProcess, &system.added_in_process, system.verdict_in_process),
+                (AddedBy::ProcessAgainstProcess, &system.added, system.verdict),
+            ] {
+                if let Some(added) = added {
+                    let _ = write!(text, "; {}", added_text(by, added, "", verdict));
+                }
             }
             text
         }
@@ -136,13 +165,13 @@ fn section(metric: &MetricResult, systems: &[&str]) -> String {
     let mut text = format!("\n## {} {}\n\n{}.\n\n", metric.id, metric.name, metric.method);
     let simulated = label(metric.simulated);
     let added = match metric.comparison {
-        Comparison::AddedToNative => format!(" added to native{simulated} | verdict |"),
+        Comparison::AddedToNative => format!(" added{simulated} | how | verdict |"),
         Comparison::Limit => String::new(),
     };
     let _ =
         writeln!(text, "| series | system | median [95 %]{simulated} | p99{simulated} | processes |{added}");
     text.push_str("|---|---|---|---|---|");
-    text.push_str(if added.is_empty() { "\n" } else { "---|---|\n" });
+    text.push_str(if added.is_empty() { "\n" } else { "---|---|---|\n" });
     let mut names: Vec<&String> = metric.systems.values().flat_map(|system| system.series.keys()).collect();
     names.sort_by_key(|name| (**name != metric.headline, *name));
     names.dedup();
@@ -165,7 +194,8 @@ fn row(series: &SeriesResult, comparison: Comparison) -> String {
         Comparison::Limit => own,
         Comparison::AddedToNative => {
             let added = series.added.as_ref().map_or(String::new(), signed);
-            format!("{own} | {added} | {}", series.verdict.map_or("", |verdict| verdict.text()))
+            let by = series.added_by.map_or("", AddedBy::text);
+            format!("{own} | {added} | {by} | {}", series.verdict.map_or("", Verdict::text))
         }
     }
 }
@@ -186,7 +216,6 @@ mod tests {
     use super::*;
     use crate::environment::{Environment, SystemRecord};
     use crate::results::SCHEMA;
-    use crate::stats::Verdict;
 
     fn results(simulated: bool) -> Results {
         let mut environment = Environment { simulated, ..Environment::default() };
@@ -201,6 +230,8 @@ mod tests {
         cuota.ci95 = Some([1.0, 1.04]);
         cuota.added = Some(Interval { value: 0.08, ci95: [-0.01, 0.1] });
         cuota.verdict = Some(Verdict::Tie);
+        cuota.added_in_process = Some(Interval { value: 0.052, ci95: [0.051, 0.053] });
+        cuota.verdict_in_process = Some(Verdict::Worse);
         metric.systems.insert("cuota".to_owned(), cuota);
         let hami = SystemResult::without_value(Status::NotEnforced, "it granted 9 GiB");
         metric.systems.insert("hami".to_owned(), hami);
@@ -220,8 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_shown_with_its_interval_and_verdict() {
-        assert!(summary(&results(false)).contains("1.020 [1.000, 1.040]; tie: +0.080 [-0.010, +0.100]"));
+    fn an_added_amount_is_shown_with_its_interval_its_verdict_and_how_it_was_found() {
+        let text = summary(&results(false));
+        let cell = "1.020 [1.000, 1.040]; added (in process) +0.052 [+0.051, +0.053]: worse; \
+                    added (process against process) +0.080 [-0.010, +0.100]: tie";
+        assert!(text.contains(cell), "{text}");
     }
 
     #[test]

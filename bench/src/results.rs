@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Serializer;
+use serde_json::ser::PrettyFormatter;
 
 use crate::environment::Environment;
 use crate::metrics::{Comparison, Info};
@@ -82,6 +84,12 @@ pub struct SystemResult {
     /// What the difference says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// What the system adds by measurements within its own processes, where the metric has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_in_process: Option<Interval>,
+    /// What that says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict_in_process: Option<Verdict>,
     /// All series, the headline included.
     pub series: BTreeMap<String, SeriesResult>,
     /// Samples that are void, and why.
@@ -103,12 +111,35 @@ pub struct SeriesResult {
     pub p99: Option<f64>,
     /// Calls in all processes together.
     pub calls: usize,
-    /// The paired difference to native.
+    /// What the system adds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub added: Option<Interval>,
+    /// How that was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_by: Option<AddedBy>,
     /// What the difference says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+}
+
+/// How an added amount was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddedBy {
+    /// Within the system's own processes: the series is the difference.
+    InProcess,
+    /// The differences of processes of the same turn, the system's and native's.
+    ProcessAgainstProcess,
+}
+
+impl AddedBy {
+    /// The words for it in a report.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::InProcess => "in process",
+            Self::ProcessAgainstProcess => "process against process",
+        }
+    }
 }
 
 impl MetricResult {
@@ -139,6 +170,8 @@ impl SystemResult {
             samples: Vec::new(),
             added: None,
             verdict: None,
+            added_in_process: None,
+            verdict_in_process: None,
             series: BTreeMap::new(),
             voids: Vec::new(),
         }
@@ -149,8 +182,12 @@ impl Results {
     /// Writes the file whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
         let partial = path.with_extension("json.partial");
-        let text = serde_json::to_string_pretty(self)?;
-        fs::write(&partial, text + "\n")
+        let mut text = Vec::new();
+        // One space a level: most lines are numbers deep inside.
+        let formatter = PrettyFormatter::with_indent(b" ");
+        self.serialize(&mut Serializer::with_formatter(&mut text, formatter))?;
+        text.push(b'\n');
+        fs::write(&partial, text)
             .and_then(|()| fs::rename(&partial, path))
             .with_context(|| format!("the results cannot be written to {}", path.display()))
     }
@@ -176,6 +213,7 @@ mod tests {
                 p99: None,
                 calls: 300,
                 added: None,
+                added_by: None,
                 verdict: None,
             },
         );

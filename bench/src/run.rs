@@ -38,6 +38,8 @@ pub fn main(arguments: &RunArguments) -> Result<ExitCode> {
     let mut environment = Environment::of_machine(env::args().collect());
     environment.effort = Some(arguments.effort());
     let mut session = open_session(arguments, simulator, &systems[0], &mut environment)?;
+    environment.cpu_of_turns =
+        (0..session.effort.processes()).filter_map(|turn| session.cpu_of_turn(turn)).collect();
     session.limit_bytes = limit_on(arguments, &environment.device)?;
     environment.limit_bytes = session.limit_bytes;
     record_systems(&session, &systems, &mut environment)?;
@@ -62,6 +64,7 @@ impl Run {
     fn all(mut self, metrics: &[&'static dyn Metric]) -> Result<ExitCode> {
         for metric in metrics {
             self.measure(*metric);
+            self.record_unpinned();
             // After each metric, so that a run that is broken off has what it had.
             self.results.write(&self.folder.join("results.json"))?;
         }
@@ -88,6 +91,19 @@ impl Run {
         let mut result = runner::result_of(metric, &labels, &excused, samples);
         result.simulated = self.session.simulator.is_some();
         self.results.metrics.push(result);
+    }
+
+    /// A worker that could not keep to its CPU makes pairs of processes less alike.
+    fn record_unpinned(&mut self) {
+        let environment = &mut self.results.environment;
+        if self.session.has_unpinned() && !environment.cpu_of_turns.is_empty() {
+            environment.cpu_of_turns.clear();
+            environment.warnings.push(
+                "processes could not be kept to one CPU (sched_setaffinity was refused), so those of a turn may have \
+                 run on different ones"
+                    .to_owned(),
+            );
+        }
     }
 
     /// The systems that get no samples of `metric`, and why.
@@ -124,7 +140,10 @@ impl Run {
         let collected = runner::collect(
             active.len(),
             turns,
-            |place| metric.sample(&self.session.launcher(&self.systems[active[place]])),
+            |turn, place| {
+                let launcher = self.session.launcher(&self.systems[active[place]]);
+                metric.sample(&launcher.on_cpu(self.session.cpu_of_turn(turn)))
+            },
             |_, sample| eprint!("{}", if sample.is_ok() { '.' } else { '!' }),
         );
         eprintln!();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 
 use crate::metrics::{Comparison, Fault, Metric};
-use crate::results::{MetricResult, SeriesResult, Status, SystemResult};
+use crate::results::{AddedBy, MetricResult, SeriesResult, Status, SystemResult};
 use crate::stats::{self, FEWEST_PAIRS, Interval, Verdict};
 use crate::worker::Series;
 
@@ -19,26 +19,26 @@ pub fn interleaved(systems: usize, turns: usize) -> impl Iterator<Item = (usize,
     })
 }
 
-/// Takes `turns` samples of each of `systems` systems, interleaved, after one of each that is thrown away (it fills the
+/// Takes `turns` samples of each of `systems` systems by `sample(turn, system)`, interleaved, after one of each that is thrown away (it fills the
 /// driver's and the file system's caches). A system whose first three samples are all void is not asked again.
 pub fn collect(
     systems: usize,
     turns: usize,
-    mut sample: impl FnMut(usize) -> Result<Series>,
+    mut sample: impl FnMut(usize, usize) -> Result<Series>,
     mut progress: impl FnMut(usize, &Result<Series, String>),
 ) -> Vec<Samples> {
     const HOPELESS: usize = 3;
     for system in 0..systems {
-        let _warm_up = sample(system);
+        let _warm_up = sample(0, system);
     }
     let mut collected: Vec<Samples> = vec![Vec::with_capacity(turns); systems];
-    for (_, system) in interleaved(systems, turns) {
+    for (turn, system) in interleaved(systems, turns) {
         let so_far = &collected[system];
         let hopeless = so_far.len() >= HOPELESS && so_far.iter().all(Result::is_err);
         let result = if hopeless {
             Err(format!("not tried again after {HOPELESS} failures"))
         } else {
-            sample(system).map_err(|error| format!("{error:#}"))
+            sample(turn, system).map_err(|error| format!("{error:#}"))
         };
         progress(system, &result);
         collected[system].push(result);
@@ -73,6 +73,10 @@ pub fn summarise(metric: &dyn Metric, samples: &Samples, native: &Samples, is_na
     result.samples = headline.samples.clone();
     result.added = headline.added;
     result.verdict = headline.verdict;
+    if let Some(series) = info.in_process.first().and_then(|name| result.series.get(*name)) {
+        result.added_in_process = series.added;
+        result.verdict_in_process = series.verdict;
+    }
     apply_fault(metric, &mine, &mut result);
     result
 }
@@ -88,6 +92,8 @@ fn apply_fault(metric: &dyn Metric, samples: &[Option<Series>], result: &mut Sys
             result.ci95 = None;
             result.added = None;
             result.verdict = None;
+            result.added_in_process = None;
+            result.verdict_in_process = None;
             result.reason = Some(why.clone());
         }
         Some(Fault::Exceeded(why)) => result.reason = Some(format!("the limit was exceeded: {why}")),
@@ -114,23 +120,36 @@ fn all_series(
         .into_iter()
         .filter_map(|name| {
             let measures: Vec<_> = mine.iter().flatten().filter_map(|series| series.get(name)).collect();
-            let samples: Vec<f64> = measures.iter().map(|measure| measure.value).collect();
+            let samples: Vec<f64> = measures.iter().map(|measure| rounded(measure.value)).collect();
+            let value = stats::median_interval(&samples)?;
             let tails: Vec<f64> = measures.iter().filter_map(|measure| measure.p99).collect();
-            let added = natives.and_then(|natives| added(name, mine, natives));
+            // A difference that was measured within the process is held against zero, natively too: a control.
+            let in_process = measures.first()?.is_difference;
+            let added = match in_process {
+                true => Some(value).filter(|_| samples.len() >= FEWEST_PAIRS),
+                false => natives.and_then(|natives| added(name, mine, natives)),
+            };
+            let by = if in_process { AddedBy::InProcess } else { AddedBy::ProcessAgainstProcess };
             Some((
                 name.clone(),
                 SeriesResult {
                     unit: measures.first()?.unit.clone(),
-                    value: stats::median_interval(&samples)?,
+                    value,
                     samples,
                     p99: stats::median(&tails),
                     calls: measures.iter().map(|measure| measure.calls).sum(),
                     added,
+                    added_by: added.map(|_| by),
                     verdict: added.map(|added| Verdict::of(&added, metric.info().direction)),
                 },
             ))
         })
         .collect()
+}
+
+/// `value` to six significant digits: more are noise, and make the results file large.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
 }
 
 /// The paired difference over the turns in which both sides are good.
@@ -170,7 +189,7 @@ mod tests {
     use crate::metrics::find;
     use crate::worker::Measure;
 
-    const HEADLINE: &str = "plain 64 KiB, none live";
+    const HEADLINE: &str = "plain 64 KiB, block in use";
 
     fn sample(us: f64) -> Series {
         Series::from([(format!("alloc/{HEADLINE}"), Measure::single(us, "µs"))])
@@ -192,7 +211,7 @@ mod tests {
         let collected = collect(
             2,
             2,
-            |system| {
+            |_, system| {
                 calls.push(system);
                 Ok(sample(1.0))
             },
@@ -208,7 +227,7 @@ mod tests {
         let collected = collect(
             2,
             8,
-            |system| {
+            |_, system| {
                 time += 1.0;
                 Ok(sample(100.0 + time + if system == 1 { 50.0 } else { 0.0 }))
             },
@@ -218,6 +237,33 @@ mod tests {
         let added = result.added.unwrap();
         assert!((added.value - 50.0).abs() <= 1.0, "{added:?}");
         assert_eq!(result.verdict, Some(Verdict::Worse));
+    }
+
+    #[test]
+    fn a_difference_measured_in_process_is_held_against_zero_and_natively_it_is_a_control() {
+        let name = metric().info().in_process[0];
+        let with = |added_us: f64| {
+            let difference = Measure::difference(added_us, "µs");
+            Series::from([(format!("alloc/{name}"), difference)]).into_iter().chain(sample(1.0)).collect()
+        };
+        let mine: Samples = (0..8).map(|number| Ok(with(0.050 + 0.001 * f64::from(number)))).collect();
+        let native: Samples = (0..8).map(|number| Ok(with(0.001 * f64::from(number) - 0.0035))).collect();
+        let result = summarise(metric(), &mine, &native, false);
+        assert!((result.added_in_process.unwrap().value - 0.0535).abs() < 1e-9);
+        assert_eq!(result.verdict_in_process, Some(Verdict::Worse));
+        assert_eq!(result.verdict, Some(Verdict::Tie));
+        let added_by: Vec<_> = result.series.values().map(|series| series.added_by.unwrap()).collect();
+        assert_eq!(added_by, [AddedBy::ProcessAgainstProcess, AddedBy::InProcess]);
+        let control = summarise(metric(), &native, &native, true);
+        assert_eq!(control.verdict_in_process, Some(Verdict::Tie));
+    }
+
+    #[test]
+    fn values_are_kept_to_six_significant_digits() {
+        assert_eq!(rounded(0.123_456_789), 0.123_457);
+        assert_eq!(rounded(-190_432.71), -190_433.0);
+        assert_eq!(rounded(0.0), 0.0);
+        assert!(rounded(f64::NAN).is_nan());
     }
 
     #[test]
@@ -255,7 +301,7 @@ mod tests {
         let collected = collect(
             1,
             10,
-            |_| {
+            |_, _| {
                 calls += 1;
                 bail!("no")
             },

@@ -19,6 +19,7 @@ fn fake() -> &'static Path {
             ("nothing", &[][..]),
             ("quota", &["-DSYMBOL=fake_quota"]),
             ("slow", &["-DSYMBOL=fake_quota", "-DSYMBOL2=fake_slow_alloc"]),
+            ("hook", &["-DSYMBOL=fake_quota", "-DHOOK"]),
             ("hang", &["-DSYMBOL=fake_hang"]),
             ("crash", &["-DSYMBOL=fake_crash"]),
             ("error", &["-DSYMBOL=fake_alloc_error"]),
@@ -142,6 +143,63 @@ fn twenty_added_microseconds_are_found() {
     let slow = ran.system("OH-002", "hami");
     assert_eq!(slow["verdict"], "worse", "{slow} {}", ran.stderr());
     assert!(slow["added"]["value"].as_f64().unwrap() > 15.0, "{slow}");
+}
+
+/// Of the functions that are compared in process one is found through the preloaded library, the other is the driver's own.
+#[test]
+fn twenty_microseconds_in_a_hook_are_found_in_process() {
+    let ran = bench(&["--metrics", "OH-002,OH-003", "--system", &hami("hook")]);
+    let added = |metric: &str, system: &str, path: &str| {
+        let found = ran.system(metric, system);
+        let series = &found["series"][format!("{path}: added by the hook, in process")];
+        assert_eq!(series["added_by"], "in_process", "{metric} {system} {path}: {found} {}", ran.stderr());
+        series["added"]["value"].as_f64().unwrap()
+    };
+    for path in ["plain 64 KiB", "plain 2 MiB"] {
+        let hooked = added("OH-002", "hami", path);
+        assert!(hooked > 15.0, "{path}: {hooked}");
+        // What is hooked in one path is not found in the others, nor natively.
+        for (metric, system, path) in
+            [("OH-003", "hami", path), ("OH-002", "native", path), ("OH-002", "hami", "pool 64 KiB")]
+        {
+            let control = added(metric, system, path);
+            assert!(control < hooked / 2.0, "{metric} {system} {path}: {control}");
+        }
+    }
+    let system = ran.system("OH-002", "hami");
+    assert_eq!(system["verdict_in_process"], "worse");
+    assert!(system["added_in_process"]["value"].as_f64().unwrap() > 15.0);
+    assert_eq!(ran.results()["environment"]["cpu_of_turns"].as_array().unwrap().len(), 6);
+    assert!(ran.stdout().contains("added (in process)"), "{}", ran.stdout());
+    assert!(ran.stdout().contains("added (process against process)"), "{}", ran.stdout());
+}
+
+#[test]
+fn the_start_is_measured_by_parts_and_true_spawn_beside_spawn() {
+    let ran = bench(&["--metrics", "OH-004", "--system", &hami("quota")]);
+    let system = ran.system("OH-004", "hami");
+    assert_eq!(system["status"], "measured", "{system} {}", ran.stderr());
+    let series = |name: &str| {
+        let found = &system["series"][name];
+        assert_eq!(found["added_by"], "in_process", "{name}: {system}");
+        assert!(found["value"].is_number());
+    };
+    let names = [
+        "part: exec to main",
+        "part: open the driver, look functions up",
+        "part: first cuInit",
+        "part: first call, which joins",
+        "part: first booking",
+        "part: cuCtxCreate",
+    ];
+    for name in names {
+        series(name);
+    }
+    assert!(system["added_in_process"]["value"].is_number());
+    let of_true = &system["series"]["`true`: added, spawn beside spawn"];
+    assert_eq!(of_true["calls"], 6 * 150);
+    series("`true`: added to an empty library");
+    assert!(ran.stdout().contains("| OH-004 `true`: added, spawn beside spawn |"), "{}", ran.stdout());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Opening the driver, a device and its primary context.
 
-use std::ffi::CStr;
-use std::ptr;
+use std::ffi::{CStr, c_void};
+use std::ptr::{self, NonNull};
 
 use anyhow::{Result, bail};
 use cudarc::driver::sys;
@@ -30,11 +30,11 @@ pub struct DeviceInfo {
 }
 
 /// Opens libcuda.so.1, with an error in words where it is absent (cudarc would abort the process).
-fn open_driver() -> Result<()> {
+pub(super) fn open_driver() -> Result<NonNull<c_void>> {
     // SAFETY: the name is a NUL-terminated literal; libcuda's constructors are those that every CUDA program runs.
     let handle = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW) };
-    if !handle.is_null() {
-        return Ok(()); // Never closed: cudarc's functions live in it.
+    if let Some(handle) = NonNull::new(handle) {
+        return Ok(handle); // Never closed: cudarc's functions live in it.
     }
     // SAFETY: dlerror returns NULL or a string that is valid until this thread's next dl* call.
     let reason = unsafe {

@@ -46,6 +46,13 @@ pub struct Taken {
     pub(super) handle: u64,
 }
 
+impl Taken {
+    /// The block of 2 MiB of the address space that it begins in.
+    pub fn block(&self) -> u64 {
+        self.address / BLOCK_BYTES
+    }
+}
+
 /// `cuMemAlloc` and `cuMemFree`.
 pub struct Plain;
 
@@ -105,6 +112,11 @@ impl Pool {
         check("cuMemFreeAsync", unsafe { sys::cuMemFreeAsync(taken.address, self.stream) })
     }
 
+    /// Its stream.
+    pub fn stream(&self) -> sys::CUstream {
+        self.stream
+    }
+
     /// Waits until the stream is empty and returns what the pool holds to the device.
     pub fn settle(&mut self) -> Result<(), CudaError> {
         // SAFETY: stream and pool live as long as the process.
@@ -135,6 +147,16 @@ impl Vmm {
         // SAFETY: `range` is writable; the size is a multiple of the granularity, 2 MiB.
         check("cuMemAddressReserve", unsafe { sys::cuMemAddressReserve(&raw mut range, bytes, 0, 0, 0) })?;
         Ok(Self { properties, range, used_bytes: 0 })
+    }
+
+    /// What its physical memory is to be.
+    pub fn properties(&self) -> &sys::CUmemAllocationProp {
+        &self.properties
+    }
+
+    /// The first address of its range that nothing is mapped to.
+    pub fn end(&self) -> CUdeviceptr {
+        self.range + self.used_bytes
     }
 
     /// Creates `bytes` of physical memory and maps them at the end of what is mapped.

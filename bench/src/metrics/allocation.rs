@@ -1,8 +1,9 @@
-//! What OH-002 and OH-003 measure together: each call of pairs of an allocation and its free, by path and size, with no
-//! other allocations alive and with 10,000.
+//! What OH-002 and OH-003 measure together: each call of pairs of an allocation and its free, by path and size, with one
+//! other allocation alive in the same block of the driver, with none, and with 10,000; and what the hooks add.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
+use super::hooked_paths;
 use crate::clock::now_ns;
 use crate::gpu::{CudaError, Gpu, Plain, Pool, Taken, Vmm};
 use crate::units::{BLOCK_BYTES, GIB, MIB, bytes_text};
@@ -19,10 +20,12 @@ const LIVE_BYTES: usize = 64 << 10;
 /// Live blocks that are freed again, here and there: so that the timed small allocations find room in blocks that the
 /// driver holds already, with many live allocations as with none.
 const HOLES: usize = 16;
+/// Allocations that are tried until one lands in a block that another has made the driver's.
+const NEIGHBOURS: usize = 64;
 /// Calls that are not counted, at the start of each series.
 const WARM_UP: usize = 16;
 /// A series ends at its number of calls, or at this time once it has [`FEWEST`].
-const SERIES_NS: u64 = 60_000_000;
+const SERIES_NS: u64 = 40_000_000;
 const CALLS: usize = 2_000;
 const FEWEST: usize = 100;
 
@@ -30,6 +33,8 @@ const FEWEST: usize = 100;
 pub(super) fn work(tenant: &Tenant<'_>) -> Result<Work> {
     let gpu = Gpu::open(tenant.request.device)?;
     let mut timed = Timed { tenant, work: Work::default() };
+    timed.block_in_use()?;
+    hooked_paths::work(tenant, &gpu, &mut timed.work)?;
     timed.all_paths(&gpu, "none live")?;
     let live = live_allocations().context("making the live allocations")?;
     timed.all_paths(&gpu, "10000 live")?;
@@ -49,12 +54,41 @@ fn live_allocations() -> Result<Vec<Taken>, CudaError> {
     Ok(live)
 }
 
+/// Live allocations of `bytes` such that the next one lands in a block of one of them: the driver then neither takes a
+/// block from the device nor gives one back, and the call alone is timed.
+fn neighbours(bytes: usize) -> Result<Vec<Taken>> {
+    let mut live: Vec<Taken> = Vec::new();
+    for _ in 0..NEIGHBOURS {
+        let next = Plain.take(bytes)?;
+        if live.iter().any(|taken| taken.block() == next.block()) {
+            Plain.give(next)?;
+            return Ok(live);
+        }
+        live.push(next);
+    }
+    bail!("of {NEIGHBOURS} allocations of {bytes} bytes no two landed in one block of 2 MiB")
+}
+
 struct Timed<'a> {
     tenant: &'a Tenant<'a>,
     work: Work,
 }
 
 impl Timed<'_> {
+    /// The sizes that share blocks, beside a live allocation in the same one.
+    fn block_in_use(&mut self) -> Result<()> {
+        for bytes in PLAIN_SIZES.into_iter().filter(|bytes| *bytes < BLOCK_BYTES) {
+            let name = format!("plain {}, block in use", bytes_text(bytes));
+            let size = usize::try_from(bytes)?;
+            let live = neighbours(size).with_context(|| name.clone())?;
+            self.pairs(&name, &mut Plain, |plain| plain.take(size), Plain::give)?;
+            for taken in live {
+                Plain.give(taken)?;
+            }
+        }
+        Ok(())
+    }
+
     fn all_paths(&mut self, gpu: &Gpu, live: &str) -> Result<()> {
         for bytes in PLAIN_SIZES {
             let name = format!("plain {}, {live}", bytes_text(bytes));

@@ -23,6 +23,7 @@ static INFO: Info = Info {
     unit: "%",
     direction: Direction::Higher,
     headline: "plain: granted",
+    in_process: &[],
     comparison: Comparison::Limit,
     method: "a fresh process for each path takes all it can, to one block of 2 MiB: granted / (limit - what NVML shows before the first allocation); and NVML's maximum for the process in 10 ms samples / limit, which must not exceed 100",
 };

@@ -18,6 +18,7 @@ static INFO: Info = Info {
     unit: "µs",
     direction: Direction::Lower,
     headline: "full, one block more: typical",
+    in_process: &[],
     comparison: Comparison::Limit,
     method: "each refused cuMemAlloc timed, clock cost subtracted, while the device has room: one block of 2 MiB more in a full tenant, and limit + 2 MiB at once in an empty one; the first refusal of a process apart",
 };

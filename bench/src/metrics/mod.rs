@@ -2,12 +2,16 @@
 //! make one sample.
 
 mod allocation;
+mod hooked_paths;
+mod in_process;
 mod is_001;
 mod is_002;
 mod oh_002;
 mod oh_003;
 mod oh_004;
 mod oh_005;
+mod start_parts;
+mod start_programs;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -29,6 +33,9 @@ pub struct Info {
     pub direction: Direction,
     /// The series that stands for it.
     pub headline: &'static str,
+    /// Series of what the system adds, measured within a process, that reports show at the top: the first beside the
+    /// headline, others in rows of their own.
+    pub in_process: &'static [&'static str],
     /// What a system's value is held against.
     pub comparison: Comparison,
     /// How it is measured, in one sentence.

@@ -14,9 +14,10 @@ static INFO: Info = Info {
     name: "Free latency",
     unit: "µs",
     direction: Direction::Lower,
-    headline: "plain 64 KiB, none live",
+    headline: "plain 64 KiB, block in use",
+    in_process: &["plain 64 KiB: added by the hook, in process"],
     comparison: Comparison::AddedToNative,
-    method: "each free of alloc/free pairs timed, clock cost subtracted; a process counts by the median of means of 16 calls; by path and size, with 0 and 10,000 live allocations",
+    method: "each free of alloc/free pairs timed, clock cost subtracted; a process counts by the median of means of 16 calls; by path and size, with another live allocation in the same block, none, and 10,000; added by the hook: the function as found and the driver's own in alternating blocks of 20 calls (4 of 2 MiB), median over quads of blocks",
 };
 
 impl Metric for FreeLatency {

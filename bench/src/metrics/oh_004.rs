@@ -1,22 +1,22 @@
 //! OH-004: what starting a process costs. One process under the system, which does not touch CUDA itself, starts fresh
-//! programs as any tenant does: so the system's own launching command, which is run once a tenant, is not in the figure.
+//! programs as a container's shell does, in turns with the system's variables and without: the system's own launching
+//! command, which is run once a tenant, is not in the figure.
 
-use std::env;
-use std::fs;
-use std::process::{Command, Stdio};
-use std::ptr;
+use anyhow::Result;
 
-use anyhow::{Context, Result, bail};
-use cudarc::driver::sys;
-
+use super::start_parts::{self, PART_NAMES};
+use super::start_programs::{Starter, TRUE_ADDED};
 use super::{Comparison, Info, Metric};
 use crate::clock::now_ns;
-use crate::gpu::{Device, Gpu, Touch, check};
-use crate::stats::Direction;
-use crate::worker::{Measure, Reply, Request, Tenant, Work};
+use crate::gpu::{Device, Gpu, Touch};
+use crate::stats::{self, Direction};
+use crate::worker::{Measure, Request, Series, Tenant, Window, Work};
 
 /// Time from exec to the first finished kernel, and its parts.
 pub(super) struct ProcessStart;
+
+/// The sum of what the parts add.
+const BY_PARTS: &str = "added to the start, by parts";
 
 static INFO: Info = Info {
     id: "OH-004",
@@ -24,19 +24,22 @@ static INFO: Info = Info {
     unit: "µs",
     direction: Direction::Lower,
     headline: "exec to first kernel done",
+    in_process: &[BY_PARTS, TRUE_ADDED],
     comparison: Comparison::AddedToNative,
-    method: "fresh processes started by a tenant: exec to main, cuInit, primary context, exec to first kernel done, cuCtxCreate; and exec to exit of `true`, which never touches CUDA",
+    method: "fresh programs started by a tenant: exec to first kernel done, and its parts; added by parts: the sum of what the system adds to exec to main, to opening the driver, to the first cuInit, to the first call that joins, to the first booking, and to cuCtxCreate, each measured in one process or spawn beside spawn; `true`, which never touches CUDA, spawned with the system and without it by turns",
 };
 
-/// CUDA programs that one sample starts; their median is the sample.
-const CUDA_STARTS: usize = 4;
-/// Starts of `true` in one sample.
-const TRUE_STARTS: usize = 400;
+/// CUDA programs that one sample starts from beginning to end.
+const WHOLE_STARTS: usize = 2;
+/// Processes that one sample asks what their first calls cost.
+const FIRST_CALLS: usize = 2;
 
 /// A started program that uses the primary context up to its first kernel.
-const PRIMARY: &str = "primary";
-/// A started program that creates a context of its own.
-const CREATE: &str = "create";
+const WHOLE: &str = "whole";
+/// Started programs that measure parts.
+const OPEN: &str = "open";
+const FIRST: &str = "first";
+const CONTEXT: &str = "context";
 
 impl Metric for ProcessStart {
     fn info(&self) -> &'static Info {
@@ -45,71 +48,46 @@ impl Metric for ProcessStart {
 
     fn work(&self, tenant: &Tenant<'_>) -> Result<Work> {
         match tenant.request.variant.as_str() {
-            PRIMARY => first_kernel(tenant.request),
-            CREATE => own_context(tenant),
-            _ => start_programs(tenant.request),
+            WHOLE => first_kernel(tenant.request),
+            OPEN => start_parts::open(),
+            FIRST => start_parts::first_calls(tenant),
+            CONTEXT => start_parts::context(tenant),
+            _ => start_programs(tenant),
         }
     }
 }
 
 /// The tenant that starts the others.
-fn start_programs(request: &Request) -> Result<Work> {
-    let mut work = Work::default();
-    let mut true_ns = Vec::new();
-    let calls = request.effort.calls(TRUE_STARTS);
-    for _ in 0..calls {
-        true_ns.push(start_true()?);
-    }
-    work.series
-        .extend(Measure::of_calls_us(&true_ns).map(|measure| ("exec to exit of `true`".to_owned(), measure)));
-    let starts = request.effort.calls(CUDA_STARTS).max(2);
-    for variant in [PRIMARY, CREATE] {
-        let replies = (0..starts).map(|_| start_worker(request, variant)).collect::<Result<Vec<_>>>()?;
-        let names: Vec<String> = replies[0].series.keys().cloned().collect();
-        for name in names {
-            let values_ns: Vec<f64> =
-                replies.iter().filter_map(|reply| reply.series.get(&name)).map(|m| m.value * 1e3).collect();
-            work.series.extend(Measure::of_calls_us(&values_ns).map(|measure| (name.clone(), measure)));
+fn start_programs(tenant: &Tenant<'_>) -> Result<Work> {
+    let request = tenant.request;
+    let starter = Starter::new(request)?;
+    starter.prove()?;
+    let mut series = starter.true_by_turns()?;
+    series.extend(starter.workers_by_turns(OPEN)?);
+    for (variant, starts) in [(WHOLE, request.effort.calls(WHOLE_STARTS)), (FIRST, FIRST_CALLS), (CONTEXT, 1)]
+    {
+        let replies = (0..starts).map(|_| starter.worker(variant)).collect::<Result<Vec<_>>>()?;
+        for (name, measure) in medians(&replies) {
+            // What was measured by turns stands.
+            series.entry(name).or_insert(measure);
         }
     }
-    Ok(work)
+    let parts: Vec<f64> = PART_NAMES.iter().filter_map(|name| Some(series.get(*name)?.value)).collect();
+    if parts.len() == PART_NAMES.len() {
+        series.insert(BY_PARTS.to_owned(), Measure::difference(parts.iter().sum(), "µs"));
+    }
+    Ok(Work { series, ..Work::default() })
 }
 
-/// Nanoseconds from starting `true` to having waited for it.
-fn start_true() -> Result<f64> {
-    let mut command = Command::new("/bin/true");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let from_ns = now_ns();
-    let status = command.status().context("`/bin/true` could not be started")?;
-    let took_ns = now_ns() - from_ns;
-    if !status.success() {
-        bail!("`/bin/true` ended with {status}");
-    }
-    Ok(took_ns as f64)
-}
-
-/// Starts this binary again, for `variant`, and adds the time from exec to the start of its `main`.
-fn start_worker(request: &Request, variant: &str) -> Result<Work> {
-    let reply = request.reply.with_extension("started");
-    let inner = Request { variant: variant.to_owned(), reply: reply.clone(), ..request.clone() };
-    let mut command = Command::new(env::current_exe()?);
-    command.arg("worker").arg(serde_json::to_string(&inner)?);
-    let from_ns = now_ns();
-    let output = command.output().context("the started program")?;
-    let text = fs::read(&reply).with_context(|| {
-        let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        format!("the started program ended with {} and no reply; its last words: {words}", output.status)
-    })?;
-    fs::remove_file(&reply)?;
-    let reply: Reply = serde_json::from_slice(&text)?;
-    let mut work = reply.outcome.map_err(anyhow::Error::msg)?;
-    let since_us = |at_ns: u64| at_ns.saturating_sub(from_ns) as f64 / 1e3;
-    if variant == PRIMARY {
-        work.series.insert("exec to main".to_owned(), Measure::single(since_us(reply.started_ns), "µs"));
-        let done = work.windows.first().context("the started program did not say when it was done")?;
-        work.series.insert(INFO.headline.to_owned(), Measure::single(since_us(done.to_ns), "µs"));
-    }
-    Ok(work)
+/// The median of each series of several processes.
+fn medians(replies: &[Series]) -> Series {
+    let of = |(name, first): (&String, &Measure)| {
+        let measures: Vec<&Measure> = replies.iter().filter_map(|series| series.get(name)).collect();
+        let values: Vec<f64> = measures.iter().map(|measure| measure.value).collect();
+        let calls = measures.iter().map(|measure| measure.calls).sum();
+        Some((name.clone(), Measure { value: stats::median(&values)?, calls, ..first.clone() }))
+    };
+    replies.first().into_iter().flatten().filter_map(of).collect()
 }
 
 /// The started program: the driver, the primary context, a module, one kernel.
@@ -135,20 +113,19 @@ fn first_kernel(request: &Request) -> Result<Work> {
     ] {
         work.series.insert(name.to_owned(), Measure::single(span_ns as f64 / 1e3, "µs"));
     }
-    work.windows.push(crate::worker::Window { name: "cuda".to_owned(), from_ns, to_ns: done_ns });
+    work.windows.push(Window { name: INFO.headline.to_owned(), from_ns, to_ns: done_ns });
     Ok(work)
 }
 
-/// The started program: a context of its own.
-fn own_context(tenant: &Tenant<'_>) -> Result<Work> {
-    let device = Device::open(tenant.request.device)?;
-    let mut context = ptr::null_mut();
-    let (took_ns, created) = tenant.clock.time(|| {
-        // SAFETY: `context` is writable and the driver is initialised.
-        check("cuCtxCreate_v2", unsafe { sys::cuCtxCreate_v2(&raw mut context, 0, device.handle) })
-    });
-    created?;
-    let mut work = Work::default();
-    work.series.insert("cuCtxCreate".to_owned(), Measure::single(took_ns / 1e3, "µs"));
-    Ok(work)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_processes_count_by_the_median_of_each_series() {
+        let one = |value: f64| Series::from([("part".to_owned(), Measure::difference(value, "µs"))]);
+        let all = medians(&[one(1.0), one(9.0), one(2.0)]);
+        assert!((all["part"].value - 2.0).abs() < 1e-9);
+        assert_eq!((all["part"].calls, all["part"].is_difference), (3, true));
+    }
 }

@@ -5,7 +5,8 @@ use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 
 use super::System;
 use super::template::Values;
+use crate::affinity;
 use crate::nvml::{MemorySample, Monitor};
 use crate::process::{self, Ending};
 use crate::worker::{Effort, Reply, Request, Work};
@@ -33,6 +35,11 @@ pub struct Session {
     pub monitor: Option<Monitor>,
     scratch: TempDir,
     workers: AtomicU32,
+    /// The CPUs that turns are given, one each, in rotation.
+    cpus: Vec<usize>,
+    /// A worker could not keep to its CPU.
+    unpinned: AtomicBool,
+    empty_library: OnceLock<Option<PathBuf>>,
 }
 
 /// How a system starts a tenant.
@@ -65,12 +72,43 @@ impl Session {
             monitor: None,
             scratch,
             workers: AtomicU32::new(0),
+            cpus: affinity::allowed(),
+            unpinned: AtomicBool::new(false),
+            empty_library: OnceLock::new(),
         })
     }
 
     /// Starts tenants under `system`.
     pub fn launcher<'a>(&'a self, system: &'a System) -> Launcher<'a> {
-        Launcher { session: self, system }
+        Launcher { session: self, system, cpu: None }
+    }
+
+    /// The CPU of a turn: the same for all systems, another for the next turn. `None` where they are not known.
+    pub fn cpu_of_turn(&self, turn: usize) -> Option<usize> {
+        self.cpus.get(turn.checked_rem(self.cpus.len())?).copied()
+    }
+
+    /// True when a worker was given a CPU and could not keep to it.
+    pub fn has_unpinned(&self) -> bool {
+        self.unpinned.load(Ordering::Relaxed)
+    }
+
+    /// A shared library that does nothing, built with `cc` where there is one: what any preloading costs.
+    fn empty_library(&self) -> Option<PathBuf> {
+        let build = || {
+            let path = self.scratch.path().join("libempty.so");
+            let words = ["-shared", "-fPIC", "-x", "c", "/dev/null", "-o"];
+            let built = Command::new("cc").args(words).arg(&path).output();
+            built.is_ok_and(|output| output.status.success()).then_some(path)
+        };
+        self.empty_library.get_or_init(build).clone()
+    }
+
+    /// Names of the variables that a native tenant has.
+    fn native_variables(&self) -> Vec<String> {
+        let own = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let more = self.simulator.iter().map(|_| "LD_LIBRARY_PATH").chain(["CUDA_DEVICE_ORDER"]);
+        own.chain(more.map(str::to_owned)).collect()
     }
 
     fn values<'a>(&'a self, system: &'a System) -> Values<'a> {
@@ -88,9 +126,15 @@ pub struct Launcher<'a> {
     pub session: &'a Session,
     /// The system.
     pub system: &'a System,
+    cpu: Option<usize>,
 }
 
 impl Launcher<'_> {
+    /// The same, its workers kept to `cpu`.
+    pub fn on_cpu(self, cpu: Option<usize>) -> Self {
+        Self { cpu, ..self }
+    }
+
     /// What the system adds to the tenant's command and variables: for the record and for use.
     pub fn start(&self) -> Result<Start> {
         let values = self.session.values(self.system);
@@ -128,6 +172,9 @@ impl Launcher<'_> {
             effort: self.session.effort,
             simulated: self.session.simulator.is_some(),
             loaded: self.loaded_file()?,
+            cpu: self.cpu,
+            native_variables: self.session.native_variables(),
+            empty_library: self.session.empty_library(),
             reply: reply.clone(),
         };
         let mut command = self.command(&request)?;
@@ -136,6 +183,9 @@ impl Launcher<'_> {
         let result = read_reply(&reply, &log, &ending, self.session.deadline);
         let _ = (fs::remove_file(&reply), fs::remove_file(&log)); // The scratch directory goes with the run anyway.
         let reply = result?;
+        if reply.cpu != self.cpu {
+            self.session.unpinned.store(true, Ordering::Relaxed);
+        }
         let work = reply.outcome.map_err(anyhow::Error::msg)?;
         Ok((reply.pid, work))
     }

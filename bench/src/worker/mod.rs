@@ -9,6 +9,7 @@ use std::{fs, process};
 
 use anyhow::{Context, Result};
 
+use crate::affinity;
 use crate::clock::{Clock, now_ns};
 use crate::metrics;
 use crate::system;
@@ -23,8 +24,9 @@ pub const DEVICE: &str = "device";
 pub fn main(request: &str) -> Result<()> {
     let started_ns = now_ns();
     let request: Request = serde_json::from_str(request).context("the request of the worker")?;
+    let cpu = request.cpu.filter(|cpu| affinity::keep_to(*cpu).is_ok());
     let outcome = answer(&request).map_err(|error| format!("{error:#}"));
-    let reply = Reply { pid: process::id(), started_ns, outcome };
+    let reply = Reply { pid: process::id(), cpu, started_ns, outcome };
     // Renamed into place, so that a worker that dies while writing leaves no half reply.
     let partial = request.reply.with_extension("partial");
     fs::write(&partial, serde_json::to_vec(&reply)?)

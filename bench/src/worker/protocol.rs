@@ -56,6 +56,12 @@ pub struct Request {
     pub simulated: bool,
     /// The file name that shows the system's library in this process, where there is one.
     pub loaded: Option<String>,
+    /// The CPU to run on, where one was chosen.
+    pub cpu: Option<usize>,
+    /// Names of the variables that a native tenant has: others are the system's.
+    pub native_variables: Vec<String>,
+    /// A shared library that does nothing, where one could be built.
+    pub empty_library: Option<PathBuf>,
     /// Where the reply goes.
     pub reply: PathBuf,
 }
@@ -65,6 +71,8 @@ pub struct Request {
 pub struct Reply {
     /// Its process, as NVML lists it.
     pub pid: u32,
+    /// The CPU that it kept to, if it could.
+    pub cpu: Option<usize>,
     /// When its `main` began, CLOCK_MONOTONIC.
     pub started_ns: u64,
     /// The measured series, or what went wrong.
@@ -100,12 +108,21 @@ pub struct Measure {
     pub p99: Option<f64>,
     /// Calls that the value rests on.
     pub calls: usize,
+    /// True when the value is itself what the system adds, measured within the process: it is held against zero and not
+    /// against native's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_difference: bool,
 }
 
 impl Measure {
+    /// A single value that is a difference.
+    pub fn difference(value: f64, unit: &str) -> Self {
+        Self { is_difference: true, ..Self::single(value, unit) }
+    }
+
     /// A single value.
     pub fn single(value: f64, unit: &str) -> Self {
-        Self { value, unit: unit.to_owned(), p99: None, calls: 1 }
+        Self { value, unit: unit.to_owned(), p99: None, calls: 1, is_difference: false }
     }
 
     /// Calls of about a microsecond, timed singly in nanoseconds: the median of the means of [`GROUP`] neighbours, in
@@ -126,6 +143,7 @@ impl Measure {
             unit: "µs".to_owned(),
             p99: p99.map(|value| value / 1_000.0),
             calls: values_ns.len(),
+            is_difference: false,
         })
     }
 }
@@ -150,11 +168,11 @@ mod tests {
         let mut work = Work::default();
         work.series.insert("alloc".to_owned(), Measure::single(0.94, "µs"));
         work.windows.push(Window { name: "full".to_owned(), from_ns: 1, to_ns: 2 });
-        let reply = Reply { pid: 7, started_ns: 9, outcome: Ok(work) };
+        let reply = Reply { pid: 7, cpu: None, started_ns: 9, outcome: Ok(work) };
         let text = serde_json::to_string(&reply).unwrap();
         let back: Reply = serde_json::from_str(&text).unwrap();
         assert_eq!(back.outcome.unwrap().series["alloc"], Measure::single(0.94, "µs"));
-        let failed = Reply { pid: 7, started_ns: 9, outcome: Err("why".to_owned()) };
+        let failed = Reply { pid: 7, cpu: None, started_ns: 9, outcome: Err("why".to_owned()) };
         let back: Reply = serde_json::from_str(&serde_json::to_string(&failed).unwrap()).unwrap();
         assert_eq!(back.outcome.unwrap_err(), "why");
     }

@@ -18,6 +18,7 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500 };
 #define DEVICE_BYTES (16ULL << 30)
 #define CONTEXT_BYTES (500ULL << 20)
 #define SLOTS 16384
+#define FIRST_ADDRESS (1ULL << 40)
 
 typedef uint64_t ptr;
 
@@ -54,12 +55,12 @@ static int take(uint64_t bytes, uint64_t *out) {
     sizes[slot] = bytes;
     used_bytes += bytes;
     if (bytes >= 64u << 20) publish();
-    *out = (uint64_t)(slot + 1) << 32;
+    *out = FIRST_ADDRESS + ((uint64_t)slot << 16); /* 32 a block of 2 MiB, whatever their size */
     return SUCCESS;
 }
 
 static int give(uint64_t address) {
-    uint64_t slot = (address >> 32) - 1;
+    uint64_t slot = (address - FIRST_ADDRESS) >> 16;
     if (slot >= SLOTS || !sizes[slot]) return INVALID_VALUE;
     used_bytes -= sizes[slot];
     sizes[slot] = 0;
@@ -91,6 +92,7 @@ int cuDeviceGetUuid_v2(unsigned char *u, int d) { (void)d; memset(u, 0x11, 16); 
 int cuDeviceTotalMem_v2(size_t *b, int d) { (void)d; *b = DEVICE_BYTES; return SUCCESS; }
 int cuDevicePrimaryCtxRetain(void **c, int d) { (void)d; *c = &used_bytes; return context(); }
 int cuCtxCreate_v2(void **c, unsigned f, int d) { (void)f; (void)d; *c = &used_bytes; return context(); }
+int cuCtxDestroy_v2(void *c) { (void)c; return SUCCESS; }
 int cuCtxSetCurrent(void *c) { (void)c; return SUCCESS; }
 int cuCtxSynchronize(void) { return SUCCESS; }
 int cuCtxGetDevice(int *d) { *d = 0; return SUCCESS; }

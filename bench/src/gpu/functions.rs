@@ -1,0 +1,195 @@
+//! Driver functions as plain pointers, twice: as a program finds them, so hooked where a system hooks, and the driver's own
+//! whatever is interposed. Called side by side in one process they show what a hook adds, without the noise between
+//! processes.
+
+use std::ffi::{CStr, CString, c_char, c_uint, c_ulonglong, c_void};
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use cudarc::driver::sys::{
+    CUcontext, CUdevice, CUdeviceptr, CUdriverProcAddressQueryResult, CUmemAllocationProp,
+    CUmemGenericAllocationHandle, CUresult, CUstream,
+};
+use object::elf::STT_FUNC;
+use object::read::elf::ElfFile64;
+use object::{Endianness, Object, ObjectSymbol, ReadCache, SymbolFlags};
+
+use super::device::open_driver;
+
+macro_rules! functions {
+    ($($name:ident($($argument:ty),*);)*) => {
+        /// One set of the functions that are compared.
+        #[expect(non_snake_case, reason = "the driver's own names")]
+        pub struct Functions {
+            $(
+                #[doc = concat!("`", stringify!($name), "`.")]
+                pub $name: unsafe extern "C" fn($($argument),*) -> CUresult,
+            )*
+        }
+
+        impl Functions {
+            const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+            fn from_addresses(mut address: impl FnMut(&str) -> Result<*mut c_void>) -> Result<Self> {
+                Ok(Self {
+                    $(
+                        // SAFETY: the address is that of the driver's function of this name, or of a hook in its
+                        // place; the signature is that of the CUDA driver API.
+                        $name: unsafe {
+                            std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> CUresult>(
+                                address(stringify!($name))?,
+                            )
+                        },
+                    )*
+                })
+            }
+        }
+    };
+}
+
+functions! {
+    cuInit(c_uint);
+    cuDeviceGet(*mut CUdevice, i32);
+    cuDeviceTotalMem_v2(*mut usize, CUdevice);
+    cuDevicePrimaryCtxRetain(*mut CUcontext, CUdevice);
+    cuCtxCreate_v2(*mut CUcontext, c_uint, CUdevice);
+    cuCtxDestroy_v2(CUcontext);
+    cuCtxGetDevice(*mut CUdevice);
+    cuGetProcAddress_v2(*const c_char, *mut *mut c_void, i32, u64, *mut CUdriverProcAddressQueryResult);
+    cuMemGetInfo_v2(*mut usize, *mut usize);
+    cuMemAlloc_v2(*mut CUdeviceptr, usize);
+    cuMemFree_v2(CUdeviceptr);
+    cuMemAllocAsync(*mut CUdeviceptr, usize, CUstream);
+    cuMemFreeAsync(CUdeviceptr, CUstream);
+    cuMemCreate(*mut CUmemGenericAllocationHandle, usize, *const CUmemAllocationProp, c_ulonglong);
+    cuMemMap(CUdeviceptr, usize, usize, CUmemGenericAllocationHandle, c_ulonglong);
+    cuMemUnmap(CUdeviceptr, usize);
+    cuMemRelease(CUmemGenericAllocationHandle);
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// What `dlsym` gives.
+    Hooked,
+    /// What the driver's file has under the name.
+    Own,
+}
+
+/// Both sets.
+pub struct Both {
+    hooked: Functions,
+    own: Functions,
+}
+
+impl Both {
+    /// Finds both, opening the driver where it is not open.
+    ///
+    /// # Errors
+    /// In words, when a function is missing or the driver's file cannot be read.
+    pub fn find() -> Result<Self> {
+        Ok(Self { hooked: as_a_program_finds_them()?, own: drivers_own()? })
+    }
+
+    /// The functions of one side.
+    #[inline(always)]
+    pub fn of(&self, side: Side) -> &Functions {
+        match side {
+            Side::Hooked => &self.hooked,
+            Side::Own => &self.own,
+        }
+    }
+}
+
+/// Through `dlopen` and `dlsym`, so through whatever is interposed.
+pub fn as_a_program_finds_them() -> Result<Functions> {
+    let handle = open_driver()?;
+    Functions::from_addresses(|name| {
+        let symbol = CString::new(name)?;
+        // SAFETY: the handle is open and never closed; the name ends with NUL.
+        let address = unsafe { libc::dlsym(handle.as_ptr(), symbol.as_ptr()) };
+        if address.is_null() {
+            bail!("the driver has no {name}");
+        }
+        Ok(address)
+    })
+}
+
+/// By the driver's file: where it is mapped, and the values in its dynamic symbol table. No look-up that could be
+/// interposed takes part.
+fn drivers_own() -> Result<Functions> {
+    let mapped = mapped_driver().context("libcuda.so.1 is open and is not among the loaded objects")?;
+    let values = symbol_values(&mapped.path)
+        .with_context(|| format!("the symbols of the driver, {}", mapped.path.to_string_lossy()))?;
+    Functions::from_addresses(|name| {
+        let position = Functions::NAMES.iter().position(|known| *known == name);
+        let value = position.and_then(|position| values[position]);
+        let value = value.with_context(|| format!("the driver's file has no function {name}"))?;
+        Ok(std::ptr::with_exposed_provenance_mut(usize::try_from(mapped.base + value)?))
+    })
+}
+
+/// A loaded object.
+struct Mapped {
+    /// What is added to each address in its file.
+    base: u64,
+    path: CString,
+}
+
+/// The loaded object whose file is the driver, by glibc's list.
+fn mapped_driver() -> Option<Mapped> {
+    unsafe extern "C" fn visit(
+        object: *mut libc::dl_phdr_info,
+        _size: libc::size_t,
+        found: *mut c_void,
+    ) -> libc::c_int {
+        // SAFETY: glibc passes a valid object with a NUL-terminated name, and `found` as it was given below.
+        let (object, found) = unsafe { (&*object, &mut *found.cast::<Option<Mapped>>()) };
+        // SAFETY: as above.
+        let name = unsafe { CStr::from_ptr(object.dlpi_name) };
+        let file = name.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        if file.starts_with(b"libcuda.so") {
+            *found = Some(Mapped { base: object.dlpi_addr, path: name.to_owned() });
+        }
+        libc::c_int::from(found.is_some())
+    }
+    let mut found: Option<Mapped> = None;
+    // SAFETY: `visit` keeps to the callback's contract and does not outlive the call, as `found` does not.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut found).cast()) };
+    found
+}
+
+/// The values of [`Functions::NAMES`] in the dynamic symbol table of the ELF file at `path`. The file is read in parts:
+/// NVIDIA's has 90 MB.
+fn symbol_values(path: &CStr) -> Result<Vec<Option<u64>>> {
+    let file = File::open(Path::new(path.to_str()?))?;
+    let cache = ReadCache::new(file);
+    let elf = ElfFile64::<Endianness, _>::parse(&cache)?;
+    let mut values = vec![None; Functions::NAMES.len()];
+    for symbol in elf.dynamic_symbols().filter(ObjectSymbol::is_definition) {
+        let is_function =
+            matches!(symbol.flags(), SymbolFlags::Elf { st_info, .. } if st_info & 0xf == STT_FUNC);
+        let name = symbol.name()?;
+        if let Some(position) = Functions::NAMES.iter().position(|known| is_function && *known == name) {
+            values[position] = Some(symbol.address());
+        }
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_defines_is_found_and_what_it_does_not_is_not() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let libc =
+            maps.lines().find_map(|line| line.find('/').map(|at| &line[at..]).filter(|p| p.contains("libc")));
+        let values = symbol_values(&CString::new(libc.unwrap()).unwrap()).unwrap();
+        assert_eq!(values.len(), Functions::NAMES.len());
+        assert!(values.iter().all(Option::is_none));
+        assert!(symbol_values(c"/no/such/file").is_err());
+    }
+}

@@ -33,7 +33,7 @@
 
 // "cuotaTEN" as it stands in the file.
 #define CUOTA_TENANT_MAGIC UINT64_C(0x4e455461746f7563)
-#define CUOTA_TENANT_LAYOUT_HASH UINT64_C(0xa90db7381c0df187)
+#define CUOTA_TENANT_LAYOUT_HASH UINT64_C(0x4a86ee8b9e19a347)
 
 // The layout's major version. It is part of the file's name too, so two versions can live side by side.
 #define CUOTA_LAYOUT_MAJOR 1
@@ -150,15 +150,15 @@ struct CUOTA_ALIGNED(64) cuota_tenant_place {
 struct CUOTA_ALIGNED(64) cuota_tenant_line {
   // The `life` of the place that the line belongs to; it counts while bit 0 is set.
   uint64_t life;
-  // Bytes booked, what is pending included. Written by the process itself and by nobody else.
+  // In units of 64 KiB: booked, what is pending included, in the high 32 bits, and of it, what may still be taken
+  // back, in the low 32. One word, so that one instruction changes both. Written by the process itself and by nobody
+  // else.
   uint64_t booked;
-  // Of these, bytes that may still be taken back.
-  uint64_t pending;
   // Of what is booked, bytes for contexts, modules and local memory.
   uint64_t overhead;
   // Allocations refused.
   uint64_t refused;
-  uint64_t reserved[3];
+  uint64_t reserved[4];
 };
 
 // One place in the ring.

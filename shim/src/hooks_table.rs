@@ -6,7 +6,7 @@ use core::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use cuota_abi::cuda::*;
 use cuota_abi::nvml::*;
 
-use crate::hooks::{context, info, plain, pool, vmm};
+use crate::hooks::{array, context, graph, info, module, plain, pool, vmm};
 use crate::interpose::proc_address;
 use crate::interpose::table::{calls, hooks};
 
@@ -64,6 +64,50 @@ hooks! {
         cuMemRetainAllocationHandle: PFN_cuMemRetainAllocationHandle_v11000
             fn(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) = vmm::retain;
 
+        // Arrays.
+        cuArrayCreate: PFN_cuArrayCreate_v2000
+            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR_v1) = array::create_2d_v1;
+        cuArrayCreate_v2: PFN_cuArrayCreate_v3020
+            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR_v2) = array::create_2d;
+        cuArray3DCreate: PFN_cuArray3DCreate_v2000
+            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR_v1) = array::create_3d_v1;
+        cuArray3DCreate_v2: PFN_cuArray3DCreate_v3020
+            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR_v2) = array::create_3d;
+        cuArrayDestroy: PFN_cuArrayDestroy_v2000
+            fn(hArray: CUarray) = array::destroy;
+        cuMipmappedArrayCreate: PFN_cuMipmappedArrayCreate_v5000
+            fn(pHandle: *mut CUmipmappedArray, pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR_v2, numMipmapLevels: c_uint) = array::create_mipmapped;
+        cuMipmappedArrayDestroy: PFN_cuMipmappedArrayDestroy_v5000
+            fn(hMipmappedArray: CUmipmappedArray) = array::destroy_mipmapped;
+
+        // Graphs that allocate.
+        cuGraphInstantiate: PFN_cuGraphInstantiate_v10000, cuGraphInstantiate_v2: PFN_cuGraphInstantiate_v11000
+            fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, phErrorNode: *mut CUgraphNode, logBuffer: *mut c_char, bufferSize: usize) = graph::instantiate_v1;
+        cuGraphInstantiateWithFlags: PFN_cuGraphInstantiateWithFlags_v11040
+            fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, flags: c_ulonglong) = graph::instantiate_with_flags;
+        cuGraphInstantiateWithParams: PFN_cuGraphInstantiateWithParams_v12000, cuGraphInstantiateWithParams_ptsz: PFN_cuGraphInstantiateWithParams_v12000_ptsz
+            fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS) = graph::instantiate_with_params;
+        cuGraphLaunch: PFN_cuGraphLaunch_v10000, cuGraphLaunch_ptsz: PFN_cuGraphLaunch_v10000_ptsz
+            fn(hGraphExec: CUgraphExec, hStream: CUstream) = graph::launch;
+        cuGraphUpload: PFN_cuGraphUpload_v11010, cuGraphUpload_ptsz: PFN_cuGraphUpload_v11010_ptsz
+            fn(hGraphExec: CUgraphExec, hStream: CUstream) = graph::launch;
+        cuGraphExecDestroy: PFN_cuGraphExecDestroy_v10000
+            fn(hGraphExec: CUgraphExec) = graph::destroy;
+        cuDeviceGraphMemTrim: PFN_cuDeviceGraphMemTrim_v11040
+            fn(device: CUdevice) = graph::trim;
+
+        // Code and global variables.
+        cuModuleLoad: PFN_cuModuleLoad_v2000
+            fn(module: *mut CUmodule, fname: *const c_char) = module::load;
+        cuModuleLoadData: PFN_cuModuleLoadData_v2000, cuModuleLoadFatBinary: PFN_cuModuleLoadFatBinary_v2000
+            fn(module: *mut CUmodule, image: *const c_void) = module::load_data;
+        cuModuleLoadDataEx: PFN_cuModuleLoadDataEx_v2010
+            fn(module: *mut CUmodule, image: *const c_void, numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void) = module::load_data_ex;
+        cuLibraryLoadData: PFN_cuLibraryLoadData_v12000
+            fn(library: *mut CUlibrary, code: *const c_void, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) = module::load_library_data;
+        cuLibraryLoadFromFile: PFN_cuLibraryLoadFromFile_v12000
+            fn(library: *mut CUlibrary, fileName: *const c_char, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) = module::load_library_file;
+
         // Contexts.
         cuCtxCreate: PFN_cuCtxCreate_v2000
             fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) = context::create_v2;
@@ -87,6 +131,8 @@ hooks! {
             fn(dev: CUdevice) = context::release_primary;
         cuDevicePrimaryCtxReset_v2: PFN_cuDevicePrimaryCtxReset_v11000
             fn(dev: CUdevice) = context::release_primary;
+        cuCtxSetLimit: PFN_cuCtxSetLimit_v3010
+            fn(limit: CUlimit, value: usize) = context::set_limit;
 
         // The size of the GPU that the tenant sees.
         cuMemGetInfo: PFN_cuMemGetInfo_v2000
@@ -116,6 +162,17 @@ calls! {
         cuDevicePrimaryCtxGetState: PFN_cuDevicePrimaryCtxGetState_v7000;
         cuMemPoolGetAttribute: PFN_cuMemPoolGetAttribute_v11020;
         cuThreadExchangeStreamCaptureMode: PFN_cuThreadExchangeStreamCaptureMode_v10010;
+        cuDeviceGetAttribute: PFN_cuDeviceGetAttribute_v2000;
+        cuDeviceGetGraphMemAttribute: PFN_cuDeviceGetGraphMemAttribute_v11040;
+        cuArrayGetMemoryRequirements: PFN_cuArrayGetMemoryRequirements_v11060;
+        cuMipmappedArrayGetMemoryRequirements: PFN_cuMipmappedArrayGetMemoryRequirements_v11060;
+        cuGraphGetNodes: PFN_cuGraphGetNodes_v10000;
+        cuGraphNodeGetType: PFN_cuGraphNodeGetType_v10000;
+        cuGraphMemAllocNodeGetParams: PFN_cuGraphMemAllocNodeGetParams_v11040;
+        cuGraphChildGraphNodeGetGraph: PFN_cuGraphChildGraphNodeGetGraph_v10000;
+        cuCtxGetLimit: PFN_cuCtxGetLimit_v3010;
+        cuModuleUnload: PFN_cuModuleUnload_v2000;
+        cuLibraryUnload: PFN_cuLibraryUnload_v12000;
     }
     Nvml {
         nvmlInit_v2: PFN_nvmlInit_v2;

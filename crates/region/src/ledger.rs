@@ -5,7 +5,7 @@
 //! can never both be granted what only one can have, because each adds before it looks (sequentially consistent, so
 //! that at least one of two sees the other). There is no total to repair, so a death at any point costs nothing.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use cuota_governor::quota::{self, Sum, Verdict};
 
@@ -74,10 +74,41 @@ fn counts(line: &Line) -> bool {
     line.life.load(Ordering::Acquire) & 1 != 0
 }
 
-/// Subtracts, stopping at zero: books that another process scribbled over must not wrap to "everything".
-fn subtract(counter: &AtomicU64, bytes: u64) {
-    if counter.fetch_sub(bytes, Ordering::SeqCst) < bytes {
-        counter.store(0, Ordering::SeqCst);
+/// The unit of the books, bytes: what the driver takes is a multiple of it.
+pub const UNIT_BYTES: u64 = 64 << 10;
+
+const PENDING: u64 = u32::MAX as u64;
+
+/// The largest amount that is booked, 4 TiB: 63 threads that ask for it at once stay within half a word.
+const LARGEST_BYTES: u64 = UNIT_BYTES << 26;
+
+/// An amount in units, rounded up, as it stands in the high half of a line's word; as pending, in the low half.
+fn units(bytes: u64) -> u64 {
+    bytes.min(LARGEST_BYTES).div_ceil(UNIT_BYTES)
+}
+
+const fn as_booked(units: u64) -> u64 {
+    units << 32
+}
+
+/// A line's booked and pending bytes.
+fn read(line: &Line) -> (u64, u64) {
+    let word = line.booked.load(Ordering::SeqCst);
+    ((word >> 32) * UNIT_BYTES, (word & PENDING) * UNIT_BYTES)
+}
+
+/// A line's booked bytes.
+pub(crate) fn booked_bytes(line: &Line) -> u64 {
+    read(line).0
+}
+
+/// Subtracts from a line's word. Books that another process scribbled over must not wrap to "everything": they are set to
+/// nothing.
+#[inline]
+fn subtract(line: &Line, booked: u64, pending: u64) {
+    let old = line.booked.fetch_sub(as_booked(booked) + pending, Ordering::SeqCst);
+    if old >> 32 < booked || old & PENDING < pending {
+        line.booked.store(0, Ordering::SeqCst);
     }
 }
 
@@ -89,7 +120,7 @@ impl Books {
         let own = book.get(member.place)?;
         let life = own.life.load(Ordering::Acquire);
         if life != member.life {
-            for counter in [&own.booked, &own.pending, &own.overhead, &own.refused] {
+            for counter in [&own.booked, &own.overhead, &own.refused] {
                 counter.store(0, Ordering::Relaxed);
             }
             own.life.store(member.life, Ordering::Release);
@@ -113,8 +144,10 @@ impl Books {
         let (mut booked, mut pending) = (0_u64, 0_u64);
         for line in self.book.iter().take(self.member.tenant.places_in_use()) {
             if counts(line) {
-                booked = booked.saturating_add(line.booked.load(Ordering::SeqCst));
-                pending = pending.saturating_add(line.pending.load(Ordering::SeqCst));
+                // At most 1,024 lines of 48 bits: no overflow.
+                let (line_booked, line_pending) = read(line);
+                booked += line_booked;
+                pending += line_pending;
             }
         }
         Sum { booked, pending_elsewhere: pending.saturating_sub(mine) }
@@ -126,31 +159,29 @@ impl Books {
     /// [`Refusal`]; then nothing is booked.
     #[inline]
     pub fn reserve(&self, bytes: u64, quota: u64) -> Result<Reservation, Refusal> {
+        if bytes > quota.min(LARGEST_BYTES) {
+            return Err(Refusal::OverQuota { booked: self.sum(0).booked });
+        }
+        let wish = units(bytes);
         let mut attempt = 0;
         loop {
             if !self.is_mine() {
                 return Err(Refusal::Evicted);
             }
-            // Pending first: whoever sees the bytes booked also sees that they may go again.
-            self.own.pending.fetch_add(bytes, Ordering::SeqCst);
-            self.own.booked.fetch_add(bytes, Ordering::SeqCst);
-            let sum = self.sum(bytes);
+            // Whoever sees them booked also sees that they may go again.
+            self.own.booked.fetch_add(as_booked(wish) + wish, Ordering::SeqCst);
+            let sum = self.sum(wish * UNIT_BYTES);
             let verdict = quota::judge(sum, quota);
             if verdict == Verdict::Granted {
                 return Ok(Reservation { bytes, tenant_booked: sum.booked });
             }
-            self.take_back(bytes);
+            subtract(self.own, wish, wish);
             attempt += 1;
             if verdict == Verdict::Refused || attempt == TRIES {
                 return Err(Refusal::OverQuota { booked: sum.booked.saturating_sub(bytes) });
             }
             self.stand_aside(attempt);
         }
-    }
-
-    fn take_back(&self, bytes: u64) {
-        subtract(&self.own.booked, bytes);
-        subtract(&self.own.pending, bytes);
     }
 
     /// Waits a little, the longer the further down the table: so that of several who collide the first gets through.
@@ -169,16 +200,14 @@ impl Books {
     /// the books say what is, not what should be.
     #[inline]
     pub fn commit(&self, reservation: Reservation, taken: u64) {
-        let reserved = reservation.bytes;
         if !self.is_mine() {
             return; // The one who rejoins brings the total.
         }
+        let (reserved, taken) = (units(reservation.bytes), units(taken));
         if taken > reserved {
-            self.own.booked.fetch_add(taken - reserved, Ordering::SeqCst);
-        } else if taken < reserved {
-            subtract(&self.own.booked, reserved - taken);
+            self.own.booked.fetch_add(as_booked(taken - reserved), Ordering::SeqCst);
         }
-        subtract(&self.own.pending, reserved);
+        subtract(self.own, reserved.saturating_sub(taken), reserved);
     }
 
     /// Gives all of a reservation back.
@@ -189,7 +218,7 @@ impl Books {
     /// Books `bytes` whatever the quota says: memory that is taken already.
     pub fn book(&self, bytes: u64) {
         if self.is_mine() {
-            self.own.booked.fetch_add(bytes, Ordering::SeqCst);
+            self.own.booked.fetch_add(as_booked(units(bytes)), Ordering::SeqCst);
         }
     }
 
@@ -197,7 +226,7 @@ impl Books {
     #[inline]
     pub fn release(&self, bytes: u64) {
         if self.is_mine() {
-            subtract(&self.own.booked, bytes);
+            subtract(self.own, units(bytes), 0);
         }
     }
 
@@ -220,7 +249,7 @@ impl Books {
 
 fn usage<'a>(lines: impl Iterator<Item = &'a Line>) -> Usage {
     lines.filter(|line| counts(line)).fold(Usage::default(), |sum, line| Usage {
-        booked: sum.booked.saturating_add(line.booked.load(Ordering::SeqCst)),
+        booked: sum.booked + read(line).0,
         overhead: sum.overhead.saturating_add(line.overhead.load(Ordering::Relaxed)),
         refused: sum.refused.saturating_add(line.refused.load(Ordering::Relaxed)),
     })
@@ -264,6 +293,9 @@ mod tests {
 
     const GPU: GpuId = GpuId::from_words([1, 2]);
 
+    /// Amounts below are in units.
+    const U: u64 = UNIT_BYTES;
+
     /// Several members of one process: each takes the next place by hand, since a process's own locks never collide.
     fn members(bench: &Bench, count: usize) -> Vec<Books> {
         let tenant = bench.tenant();
@@ -275,13 +307,13 @@ mod tests {
     fn a_reservation_counts_at_once_and_what_is_not_taken_comes_back() {
         let bench = Bench::new();
         let [books] = members(&bench, 1)[..] else { panic!() };
-        let reservation = books.reserve(10, 15).unwrap();
-        assert_eq!(books.reserve(6, 15), Err(Refusal::OverQuota { booked: 10 }));
-        books.commit(reservation, 4);
-        assert_eq!(books.tenant_usage().booked, 4);
-        let rest = books.reserve(11, 15).unwrap();
+        let reservation = books.reserve(10 * U, 15 * U).unwrap();
+        assert_eq!(books.reserve(6 * U, 15 * U), Err(Refusal::OverQuota { booked: 10 * U }));
+        books.commit(reservation, 4 * U);
+        assert_eq!(books.tenant_usage().booked, 4 * U);
+        let rest = books.reserve(11 * U, 15 * U).unwrap();
         books.cancel(rest);
-        books.release(4);
+        books.release(4 * U);
         assert_eq!(books.tenant_usage().booked, 0);
     }
 
@@ -289,34 +321,34 @@ mod tests {
     fn what_is_taken_beyond_a_reservation_is_booked_all_the_same() {
         let bench = Bench::new();
         let [books] = members(&bench, 1)[..] else { panic!() };
-        let reservation = books.reserve(10, 10).unwrap();
-        books.commit(reservation, 12);
-        assert_eq!(books.tenant_usage().booked, 12);
+        let reservation = books.reserve(10 * U, 10 * U).unwrap();
+        books.commit(reservation, 12 * U);
+        assert_eq!(books.tenant_usage().booked, 12 * U);
     }
 
     #[test]
     fn the_quota_is_the_tenants_not_the_processs() {
         let bench = Bench::new();
         let [a, b] = members(&bench, 2)[..] else { panic!() };
-        let granted = a.reserve(7, 10).unwrap();
-        a.commit(granted, 7);
-        assert_eq!(b.reserve(4, 10), Err(Refusal::OverQuota { booked: 7 }));
-        assert!(b.reserve(3, 10).is_ok());
+        let granted = a.reserve(7 * U, 10 * U).unwrap();
+        a.commit(granted, 7 * U);
+        assert_eq!(b.reserve(4 * U, 10 * U), Err(Refusal::OverQuota { booked: 7 * U }));
+        assert!(b.reserve(3 * U, 10 * U).is_ok());
     }
 
     #[test]
     fn an_evicted_process_changes_no_books() {
         let bench = Bench::new();
         let [books] = members(&bench, 1)[..] else { panic!() };
-        let granted = books.reserve(5, 10).unwrap();
+        let granted = books.reserve(5 * U, 10 * U).unwrap();
         let next = bench.member_at(bench.tenant(), 0);
         let gpu = bench.tenant().gpu_index(GPU).unwrap();
         let successor = Books::open(next, gpu).unwrap();
         assert!(!books.member().has_its_place());
-        assert_eq!(books.reserve(1, 10), Err(Refusal::Evicted));
-        books.commit(granted, 5);
-        books.release(5);
-        books.book(5);
+        assert_eq!(books.reserve(U, 10 * U), Err(Refusal::Evicted));
+        books.commit(granted, 5 * U);
+        books.release(5 * U);
+        books.book(5 * U);
         assert_eq!(successor.tenant_usage().booked, 0);
     }
 
@@ -325,9 +357,9 @@ mod tests {
         let bench = Bench::new();
         let [a, b] = members(&bench, 2)[..] else { panic!() };
         a.own.booked.store(u64::MAX, Ordering::SeqCst);
-        assert!(matches!(b.reserve(1, 10), Err(Refusal::OverQuota { .. })));
-        a.release(1);
-        subtract(&b.own.booked, 99);
+        assert!(matches!(b.reserve(U, 10 * U), Err(Refusal::OverQuota { .. })));
+        a.release(U);
+        subtract(b.own, 99, 0);
         assert_eq!(b.own.booked.load(Ordering::SeqCst), 0);
     }
 
@@ -344,14 +376,14 @@ mod tests {
                     let start = &start;
                     scope.spawn(move || {
                         start.wait();
-                        books.reserve(1, QUOTA).map(|r| books.commit(r, 1)).is_ok()
+                        books.reserve(U, QUOTA * U).map(|r| books.commit(r, U)).is_ok()
                     })
                 };
                 let racers: Vec<_> = all.iter().copied().map(racer).collect();
                 racers.into_iter().map(|racer| racer.join().unwrap()).collect()
             });
             assert_eq!(granted.iter().filter(|g| **g).count() as u64, QUOTA);
-            all.iter().zip(granted).filter(|(_, granted)| *granted).for_each(|(books, _)| books.release(1));
+            all.iter().zip(granted).filter(|(_, granted)| *granted).for_each(|(books, _)| books.release(U));
             assert_eq!(all[0].tenant_usage().booked, 0);
         }
     }

@@ -149,7 +149,7 @@ fn close_books(tenant: Tenant, place: usize, entry: &Place, life: u64) {
     let mut booked = 0_u64;
     for line in lines {
         if end(line, life) {
-            booked = booked.saturating_add(line.booked.load(Ordering::Relaxed));
+            booked = booked.saturating_add(crate::ledger::booked_bytes(line));
         }
     }
     let pid = entry.pid.load(Ordering::Relaxed);
@@ -182,9 +182,10 @@ mod tests {
     use crate::testing::Bench;
 
     const GPU: GpuId = GpuId::from_words([1, 2]);
+    const MIB: u64 = 1 << 20;
 
-    /// Forks a child that joins, books `bytes` and waits to be killed. Returns its id once it has booked.
-    fn tenant_process(bench: &Bench, bytes: u64) -> i32 {
+    /// Forks a child that joins, books `mib` MiB and waits to be killed. Returns its id once it has booked.
+    fn tenant_process(bench: &Bench, mib: u64) -> i32 {
         let mut pipe = [0; 2];
         // SAFETY: fills the two descriptors of a live array.
         assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
@@ -194,7 +195,7 @@ mod tests {
                 let member = Member::join(&bench.directory, &bench.name).ok();
                 let books = member.and_then(|m| Books::open(m, m.tenant().gpu_index(GPU)?));
                 if let Some(books) = books {
-                    books.book(bytes);
+                    books.book(mib * MIB);
                     let _ = sys::write_all(&Fd::from_owned(pipe[1]), b"!");
                 }
                 loop {
@@ -233,15 +234,15 @@ mod tests {
         let books = Books::open(me, me.tenant().gpu_index(GPU).unwrap()).unwrap();
         let child = tenant_process(&bench, 77);
         let other = tenant_process(&bench, 5);
-        assert_eq!(books.tenant_usage().booked, 82);
+        assert_eq!(books.tenant_usage().booked, 82 * MIB);
         assert_eq!(anyone_lives(&bench.directory, &bench.name), Ok(true));
 
         kill(child);
         sweep_until_one_is_found(&me);
-        assert_eq!(books.tenant_usage().booked, 5);
+        assert_eq!(books.tenant_usage().booked, 5 * MIB);
         assert!(me.has_its_place());
         let reaped = me.tenant().events().entries().last().unwrap().event;
-        assert_eq!(reaped, Event::Reaped { pid: child.cast_unsigned(), booked: 77 });
+        assert_eq!(reaped, Event::Reaped { pid: child.cast_unsigned(), booked: 77 * MIB });
 
         // Not swept: the next one to join finds the dead one's place itself.
         kill(other);
@@ -253,7 +254,7 @@ mod tests {
     }
 
     fn sweep_until(books: &Books, booked: u64) {
-        while books.tenant_usage().booked != booked {
+        while books.tenant_usage().booked != booked * MIB {
             books.member().sweep();
             std::thread::sleep(std::time::Duration::from_millis(1));
         }

@@ -64,15 +64,15 @@ pub(crate) struct Place {
 pub(crate) struct Line {
     /// The `life` of the place that the line belongs to; it counts while bit 0 is set.
     pub(crate) life: AtomicU64,
-    /// Bytes booked, what is pending included. Written by the process itself and by nobody else.
+    /// In units of 64 KiB: booked, what is pending included, in the high 32 bits, and of it, what may still be taken
+    /// back, in the low 32. One word, so that one instruction changes both. Written by the process itself and by nobody
+    /// else.
     pub(crate) booked: AtomicU64,
-    /// Of these, bytes that may still be taken back.
-    pub(crate) pending: AtomicU64,
     /// Of what is booked, bytes for contexts, modules and local memory.
     pub(crate) overhead: AtomicU64,
     /// Allocations refused.
     pub(crate) refused: AtomicU64,
-    reserved: [AtomicU64; 3],
+    reserved: [AtomicU64; 4],
 }
 
 /// `tenant/NAME.v1`. Written by the tenant's processes, each its own lines: for everybody else it is hostile input.
@@ -96,7 +96,7 @@ pub const LAYOUTS: &[crate::abi::Layout] = &[
     crate::abi::layout!(Gpu as "cuota_tenant_gpu": uuid, overhead_bytes, total_bytes, reserved),
     crate::abi::layout!(Place as "cuota_tenant_place": life, pid, uid, joined_ns, reserved),
     crate::abi::layout!(
-        Line as "cuota_tenant_line": life, booked, pending, overhead, refused, reserved
+        Line as "cuota_tenant_line": life, booked, overhead, refused, reserved
     ),
     crate::abi::layout!(File as "cuota_tenant_file": header, summary, gpus, places, books, events),
 ];
@@ -121,7 +121,6 @@ pub const KIND: Kind = Kind {
         offset_of!(Place, uid),
         offset_of!(Place, joined_ns),
         offset_of!(Line, booked),
-        offset_of!(Line, pending),
         offset_of!(Line, overhead),
         offset_of!(Line, refused),
         offset_of!(Events, ring),
@@ -294,10 +293,10 @@ mod tests {
         assert_eq!((offset_of!(File, summary), offset_of!(File, gpus)), (64, 128));
         assert_eq!((offset_of!(File, places), offset_of!(File, books)), (1152, 66_688));
         assert_eq!(offset_of!(File, events), 66_688 + 1024 * 1024);
-        assert_eq!((offset_of!(Line, booked), offset_of!(Line, pending)), (8, 16));
+        assert_eq!((offset_of!(Line, booked), offset_of!(Line, overhead)), (8, 16));
         assert_eq!(KIND.layout_hash, GOLDEN_LAYOUT_HASH, "the layout changed: raise header::MAJOR");
     }
-    const GOLDEN_LAYOUT_HASH: u64 = 12_181_594_018_723_787_143;
+    const GOLDEN_LAYOUT_HASH: u64 = 5_370_241_889_106_240_327;
 
     #[test]
     fn a_gpu_keeps_its_index_and_the_17th_gets_none() {

@@ -3,13 +3,14 @@
 use core::ffi::{c_int, c_uint};
 
 use cuota_abi::cuda::{
-    CUcontext, CUctxCreateParams, CUdevice, CUexecAffinityParam, CUresult, PFN_cuCtxCreate_v2000,
-    PFN_cuCtxCreate_v11040, PFN_cuCtxCreate_v12050, PFN_cuCtxDestroy_v2000,
-    PFN_cuDevicePrimaryCtxRelease_v7000, PFN_cuDevicePrimaryCtxRetain_v7000,
+    CUcontext, CUctxCreateParams, CUdevice, CUdevice_attribute, CUexecAffinityParam, CUlimit, CUresult,
+    PFN_cuCtxCreate_v2000, PFN_cuCtxCreate_v11040, PFN_cuCtxCreate_v12050, PFN_cuCtxDestroy_v2000,
+    PFN_cuCtxSetLimit_v3010, PFN_cuDevicePrimaryCtxRelease_v7000, PFN_cuDevicePrimaryCtxRetain_v7000,
 };
 use cuota_governor::physical::BLOCK_BYTES;
 
-use super::REFUSED;
+use super::{REFUSED, array};
+use crate::hooks_table::real;
 use crate::process::account::{self, Booking};
 use crate::process::contexts::Gone;
 use crate::process::{self, Standing, driver};
@@ -20,11 +21,12 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 ///
 /// # Safety
 /// `call` passes the program's arguments to the driver.
+#[inline(never)]
 unsafe fn create(
     context: *mut CUcontext,
     device: CUdevice,
     primary: bool,
-    call: impl FnOnce() -> CUresult,
+    call: &dyn Fn() -> CUresult,
 ) -> CUresult {
     let account = match account::on_device(device) {
         Booking::On(account) => account,
@@ -47,11 +49,13 @@ unsafe fn create(
 }
 
 /// Gives back what a context that is gone had.
+#[inline(never)]
 fn ended(gone: Option<Gone>) {
     if let Some(gone) = gone
         && let Booking::On(account) = account::on_device(gone.device)
     {
         let blocks = account.process.blocks.remove_context(gone.number);
+        account.process.handles.remove_context(gone.number, |last| array::shrink(&account, last.bytes));
         account.end_context(blocks * BLOCK_BYTES);
     }
 }
@@ -67,7 +71,7 @@ pub(crate) unsafe fn create_v2(
     device: CUdevice,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, || real(context, flags, device)) }
+    unsafe { create(context, device, false, &|| real(context, flags, device)) }
 }
 
 /// `cuCtxCreate_v3`.
@@ -80,7 +84,7 @@ pub(crate) unsafe fn create_v3(
     device: CUdevice,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, || real(context, affinity, affinities, flags, device)) }
+    unsafe { create(context, device, false, &|| real(context, affinity, affinities, flags, device)) }
 }
 
 /// `cuCtxCreate_v4`.
@@ -92,7 +96,7 @@ pub(crate) unsafe fn create_v4(
     device: CUdevice,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, || real(context, parameters, flags, device)) }
+    unsafe { create(context, device, false, &|| real(context, parameters, flags, device)) }
 }
 
 /// `cuCtxDestroy` and `cuCtxDestroy_v2`: the driver frees the context's memory with it.
@@ -121,7 +125,7 @@ pub(crate) unsafe fn retain_primary(
         return call();
     }
     // SAFETY: `call` is the driver's function with the program's arguments.
-    unsafe { create(context, device, true, call) }
+    unsafe { create(context, device, true, &call) }
 }
 
 /// `cuDevicePrimaryCtxRelease` and `cuDevicePrimaryCtxReset`, in both versions: the last release, or a reset, ends the
@@ -139,4 +143,42 @@ pub(crate) unsafe fn release_primary(
         ended(process.contexts.remove_primary(device));
     }
     status
+}
+
+/// `cuCtxSetLimit`: a larger stack is taken at once, for every thread that the device can hold.
+pub(crate) unsafe fn set_limit(real: PFN_cuCtxSetLimit_v3010, limit: CUlimit, value: usize) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(limit, value) }
+    };
+    let account = match account::on_current_device() {
+        Booking::On(account) if limit == CUlimit::CU_LIMIT_STACK_SIZE => account,
+        Booking::Refuse => return REFUSED,
+        Booking::On(_) | Booking::No => return call(),
+    };
+    let Some(growth) = stack_growth(account.ordinal().cast_signed(), value) else { return REFUSED };
+    let reservation = match account.reserve(growth) {
+        Ok(reservation) => reservation,
+        Err(error) => return error,
+    };
+    let status = call();
+    if status == OK {
+        account.commit_overhead(reservation);
+    } else {
+        account.cancel(reservation);
+    }
+    status
+}
+
+/// What a stack of `bytes` a thread takes beyond the present one (measured, H100: the difference × multiprocessors ×
+/// threads). `None`: more than 64 bits.
+fn stack_growth(device: CUdevice, bytes: usize) -> Option<u64> {
+    let mut now = 0;
+    // SAFETY: fills one size.
+    real::cuCtxGetLimit.get().map(|call| unsafe { call(&raw mut now, CUlimit::CU_LIMIT_STACK_SIZE) });
+    let more = (bytes as u64).saturating_sub(now as u64);
+    let attribute = |attribute| driver::device_attribute(device, attribute).unwrap_or(1);
+    let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+    let threads = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR);
+    more.checked_mul(multiprocessors)?.checked_mul(threads)?.checked_next_multiple_of(BLOCK_BYTES)
 }

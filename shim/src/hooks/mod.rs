@@ -4,8 +4,11 @@
 //! `CUDA_ERROR_OUT_OF_MEMORY` what does not fit. *The call* goes to the driver with the program's own arguments. *After
 //! the call* it books what was really taken, or gives the reservation back with the driver's error.
 
+pub(crate) mod array;
 pub(crate) mod context;
+pub(crate) mod graph;
 pub(crate) mod info;
+pub(crate) mod module;
 pub(crate) mod plain;
 pub(crate) mod pool;
 pub(crate) mod vmm;

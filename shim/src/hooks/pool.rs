@@ -48,13 +48,14 @@ fn reserve(account: &Account, pool: &Pool, bytes: u64) -> Result<Reservation, CU
 ///
 /// # Safety
 /// `call` passes the program's arguments to the driver, which writes the address to `pointer`.
+#[inline(never)]
 unsafe fn allocate(
     account: &Account,
     pool: CUmemoryPool,
     pointer: *mut CUdeviceptr,
     bytes: u64,
     stream: CUstream,
-    call: impl FnOnce() -> CUresult,
+    call: &dyn Fn() -> CUresult,
 ) -> CUresult {
     let Some(entry) = account.process.pools.entry(pool, account.ordinal()) else { return REFUSED };
     let reservation = match reserve(account, entry, bytes) {
@@ -101,7 +102,7 @@ pub(crate) unsafe fn alloc_async(
     match account::on_current_device() {
         Booking::On(account) => match current_pool(account.ordinal()) {
             // SAFETY: `call` is the driver's function with the program's arguments.
-            Some(pool) => unsafe { allocate(&account, pool, pointer, bytes as u64, stream, call) },
+            Some(pool) => unsafe { allocate(&account, pool, pointer, bytes as u64, stream, &call) },
             None => call(),
         },
         Booking::No => call(),
@@ -131,7 +132,7 @@ pub(crate) unsafe fn alloc_from_pool_async(
     };
     match booking {
         // SAFETY: as in `alloc_async`.
-        Booking::On(account) => unsafe { allocate(&account, pool, pointer, bytes as u64, stream, call) },
+        Booking::On(account) => unsafe { allocate(&account, pool, pointer, bytes as u64, stream, &call) },
         Booking::No => call(),
         Booking::Refuse => REFUSED,
     }

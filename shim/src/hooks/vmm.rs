@@ -12,13 +12,13 @@ use cuota_governor::physical;
 use super::{REFUSED, device_at};
 use crate::hooks_table::cuMemRelease;
 use crate::process::account::{self, Booking};
-use crate::process::handles::Last;
+use crate::process::handles::{Last, Owner};
 use crate::process::{self, Process, Standing};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
 fn give_back(last: Last) {
-    if let Booking::On(account) = account::on_device(last.device.cast_signed()) {
+    if let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) {
         account.release(last.bytes);
     }
 }
@@ -68,7 +68,7 @@ pub(crate) unsafe fn create(
     account.commit(reservation, taken);
     // SAFETY: the driver has written the handle.
     let made = unsafe { *handle };
-    if account.process.handles.add(made, taken, account.ordinal()) {
+    if account.process.handles.add(made, taken, Owner { device: account.ordinal(), context: 0 }) {
         return OK;
     }
     // A handle that cannot be followed would stay charged for ever: not granted.
@@ -91,7 +91,7 @@ fn dropping(handle: CUmemGenericAllocationHandle, call: impl FnOnce() -> CUresul
         (OK, None) => {}
         // The driver kept it: so do we.
         (_, Some(last)) => {
-            process.handles.add(handle, last.bytes, last.device);
+            process.handles.add(handle, last.bytes, last.owner);
         }
         (_, None) => process.handles.retain(place),
     }

@@ -1,17 +1,20 @@
 //! Booking memory on one GPU, as the hooks do it: reserve, call the driver, commit what was really taken.
+//!
+//! What every hook calls is kept out of line: inlined into some fifty hooks it would double the library's size, and a call
+//! costs a nanosecond.
 
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::CUresult;
 use cuota_governor::quota::{UNLIMITED, free_to_show};
 use cuota_region::event::Event;
-use cuota_region::ledger::{Books, Refusal, Reservation};
+use cuota_region::ledger::{Books, Refusal, Reservation, UNIT_BYTES};
 use cuota_region::sys;
 
 use super::device::Device;
 use super::pools::{Change, Pool};
 use super::{Process, Standing, driver, standing};
-use crate::hooks_table::cuMemPoolTrimTo;
+use crate::hooks_table::{cuDeviceGraphMemTrim, cuMemPoolTrimTo};
 
 /// How near to its quota a tenant is when its contexts' true size begins to matter. Until then the estimate may be wrong
 /// by this much: lazily loaded code was seen to add 350 MiB to a PyTorch process.
@@ -46,7 +49,7 @@ pub(crate) enum Booking {
 }
 
 /// The booking for the calling thread's current device.
-#[inline]
+#[inline(never)]
 pub(crate) fn on_current_device() -> Booking {
     match standing() {
         Standing::Managed(process) => match process.current_device() {
@@ -60,6 +63,7 @@ pub(crate) fn on_current_device() -> Booking {
 }
 
 /// The booking for a device by its ordinal.
+#[inline(never)]
 pub(crate) fn on_device(ordinal: i32) -> Booking {
     match (standing(), u32::try_from(ordinal)) {
         (Standing::Managed(process), Ok(ordinal)) => {
@@ -72,7 +76,7 @@ pub(crate) fn on_device(ordinal: i32) -> Booking {
 }
 
 impl Account {
-    #[inline]
+    #[inline(never)]
     pub(crate) fn open(process: &'static Process, ordinal: u32) -> Option<Self> {
         let device = process.devices.get(ordinal as usize)?;
         let member = process.member();
@@ -101,13 +105,13 @@ impl Account {
     /// # Errors
     /// `CUDA_ERROR_OUT_OF_MEMORY` where they do not fit the quota, also after pools were trimmed and dead processes'
     /// books closed.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn reserve(&self, bytes: u64) -> Result<Reservation, CUresult> {
         self.reserve_as_it_is(bytes).or_else(|refusal| self.make_room(bytes, refusal))
     }
 
     /// Reserves `bytes` if they fit as things are: nothing is trimmed, nothing is written to the log.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn reserve_as_it_is(&self, bytes: u64) -> Result<Reservation, Refusal> {
         let quota = self.quota();
         let reservation = self.books.reserve(bytes, quota)?;
@@ -180,7 +184,7 @@ impl Account {
 
     /// Turns a reservation into the `taken` bytes that the driver took. `false`: that is more than was reserved, and
     /// over the quota; the caller undoes what it did.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn commit(&self, reservation: Reservation, taken: u64) -> bool {
         let reserved = reservation.bytes();
         if taken != 0 {
@@ -197,12 +201,13 @@ impl Account {
     }
 
     /// Gives all of a reservation back: the driver took nothing.
+    #[inline(never)]
     pub(crate) fn cancel(&self, reservation: Reservation) {
         self.books.cancel(reservation);
     }
 
     /// Gives back `bytes` that were committed.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn release(&self, bytes: u64) {
         if bytes != 0 {
             self.device.held.fetch_sub(bytes, Ordering::Relaxed);
@@ -218,10 +223,22 @@ impl Account {
 
     // Pools.
 
-    /// Books what the pools of this device really hold now. `true`: it is less than was booked.
+    /// Books what the pools of this device, and its graphs, really hold now. `true`: it is less than was booked.
+    #[inline(never)]
     pub(crate) fn update_pools(&self) -> bool {
         let pools = &self.process.pools;
-        pools.are_used() && pools.of_device(self.ordinal).any(|pool| self.update_pool(pool))
+        let graphs = self.update_graphs();
+        pools.are_used()
+            && pools.of_device(self.ordinal).fold(graphs, |less, pool| self.update_pool(pool) || less)
+            || graphs
+    }
+
+    /// Books what graphs that allocate really hold now. `true`: it is less than was booked.
+    #[inline(never)]
+    pub(crate) fn update_graphs(&self) -> bool {
+        self.device.uses_graph_memory()
+            && driver::graph_bytes(self.ordinal.cast_signed())
+                .is_some_and(|(reserved, _)| self.apply(self.device.graphs.update(reserved)))
     }
 
     fn update_pool(&self, pool: &Pool) -> bool {
@@ -229,6 +246,7 @@ impl Account {
     }
 
     /// Books a pool's change. `true`: it shrank.
+    #[inline(never)]
     pub(crate) fn apply(&self, change: Change) -> bool {
         match change {
             Change::Grew(bytes) => {
@@ -246,8 +264,15 @@ impl Account {
     /// Lets the pools of this device go of what they hold in reserve. `true`: something came free.
     pub(crate) fn trim_pools(&self) -> bool {
         let pools = &self.process.pools;
-        pools.are_used()
-            && pools.of_device(self.ordinal).fold(false, |freed, pool| {
+        if self.device.uses_graph_memory()
+            && let Some(trim) = cuDeviceGraphMemTrim::REAL.get()
+        {
+            // SAFETY: takes an ordinal; nothing in use is trimmed.
+            driver::outside_captures(|| unsafe { trim(self.ordinal.cast_signed()) });
+        }
+        let graphs = self.update_graphs();
+        graphs | pools.are_used()
+            && pools.of_device(self.ordinal).fold(graphs, |freed, pool| {
                 if let Some(trim) = cuMemPoolTrimTo::REAL.get() {
                     // SAFETY: a live pool of this process; nothing in use is trimmed.
                     driver::outside_captures(|| unsafe { trim(pool.handle(), 0) });
@@ -271,8 +296,13 @@ impl Account {
 
     /// Turns a reservation into the estimate for a context that was made.
     pub(crate) fn commit_context(&self, reservation: Reservation) {
-        let bytes = reservation.bytes();
         self.device.contexts.fetch_add(1, Ordering::Relaxed);
+        self.commit_overhead(reservation);
+    }
+
+    /// Turns a reservation into an estimate of what contexts, modules and local memory took.
+    pub(crate) fn commit_overhead(&self, reservation: Reservation) {
+        let bytes = reservation.bytes();
         let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.books.commit(reservation, bytes);
         self.books.note_overhead(overhead);
@@ -285,7 +315,8 @@ impl Account {
         self.release(block_bytes);
         let before = self.device.contexts.fetch_sub(1, Ordering::Relaxed).max(1);
         let overhead = self.device.overhead.load(Ordering::Relaxed);
-        self.set_overhead(overhead - overhead / u64::from(before));
+        let ended = (overhead / u64::from(before)).next_multiple_of(UNIT_BYTES);
+        self.set_overhead(overhead.saturating_sub(ended));
         self.update_pools();
     }
 
@@ -297,6 +328,16 @@ impl Account {
             self.books.release(old - bytes);
         }
         self.books.note_overhead(bytes);
+    }
+
+    /// Whether this process, after a call that no reservation covers, still fits: NVML is asked now.
+    pub(crate) fn still_fits(&self) -> bool {
+        let quota = self.quota();
+        if quota == UNLIMITED {
+            return true;
+        }
+        self.ask_overhead();
+        self.books.tenant_usage().booked <= quota
     }
 
     /// Asks NVML, if it is time to. `true`: this process takes less than was booked.
@@ -325,7 +366,9 @@ impl Account {
         if device.held.load(Ordering::Relaxed) != held {
             return;
         }
-        let (found, booked) = (used.saturating_sub(held), device.overhead.load(Ordering::Relaxed));
+        // In whole units of the books, so that what is booked for it bit by bit adds up.
+        let found = used.saturating_sub(held).next_multiple_of(UNIT_BYTES);
+        let booked = device.overhead.load(Ordering::Relaxed);
         // A free that the driver has done and we have not yet booked makes the figure too low: it is believed if it
         // comes twice, or if what is booked was never more than an estimate.
         let twice = device.overhead_seen.swap(found, Ordering::Relaxed) == found;

@@ -13,6 +13,7 @@ use cuota_region::tenant::GpuIndex;
 use super::Process;
 use super::driver;
 use super::nvml::Nvml;
+use super::pools::Held;
 use crate::hooks_table::cuDeviceTotalMem_v2;
 
 /// How many devices a process can use.
@@ -38,6 +39,12 @@ pub(crate) struct Device {
     pub(super) asked_ns: AtomicU64,
     /// When a refusal was last written to the event log, ns.
     pub(super) refused_ns: AtomicU64,
+    /// Bytes of arrays below 2 MiB, which share blocks.
+    pub(crate) small_arrays: AtomicU64,
+    /// What is booked for graphs that allocate.
+    pub(crate) graphs: Held,
+    /// Executable graphs that allocate.
+    pub(crate) allocating_graphs: AtomicU32,
     pub(super) nvml: Nvml,
 }
 
@@ -60,6 +67,12 @@ impl Device {
     /// The device's UUID.
     pub(crate) fn gpu(&self) -> GpuId {
         GpuId::from_words([self.uuid[0].load(Ordering::Relaxed), self.uuid[1].load(Ordering::Relaxed)])
+    }
+
+    /// Whether any executable graph of this process allocates, or did.
+    #[inline]
+    pub(crate) fn uses_graph_memory(&self) -> bool {
+        self.allocating_graphs.load(Ordering::Relaxed) != 0
     }
 
     /// The device's memory, bytes.

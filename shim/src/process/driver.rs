@@ -4,7 +4,8 @@ use core::ffi::c_char;
 use core::ptr::null_mut;
 
 use cuota_abi::cuda::{
-    CUcontext, CUdevice, CUmemPool_attribute, CUmemoryPool, CUresult, CUstreamCaptureMode, CUuuid,
+    CUcontext, CUdevice, CUdevice_attribute, CUgraphMem_attribute, CUmemPool_attribute, CUmemoryPool,
+    CUresult, CUstreamCaptureMode, CUuuid,
 };
 use cuota_abi::nvml::{nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
 
@@ -69,6 +70,28 @@ pub(crate) fn pool_bytes(pool: CUmemoryPool, attribute: CUmemPool_attribute) -> 
         real::cuMemPoolGetAttribute.get().map(|call| call(pool, attribute, (&raw mut bytes).cast()))
     })
     .then_some(bytes)
+}
+
+/// Bytes that graphs hold on a device and bytes of it in use, as the driver says; asking ruins no capture.
+pub(crate) fn graph_bytes(device: CUdevice) -> Option<(u64, u64)> {
+    let ask = |attribute| {
+        let mut bytes = 0_u64;
+        let call = real::cuDeviceGetGraphMemAttribute.get();
+        // SAFETY: the attribute is a `cuuint64_t`; it fills one.
+        succeeded(call.map(|call| unsafe { call(device, attribute, (&raw mut bytes).cast()) }))
+            .then_some(bytes)
+    };
+    let reserved = ask(CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT);
+    reserved.zip(ask(CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT))
+}
+
+/// An attribute of a device that is a number.
+pub(crate) fn device_attribute(device: CUdevice, attribute: CUdevice_attribute) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: fills one int.
+    let status =
+        real::cuDeviceGetAttribute.get().map(|call| unsafe { call(&raw mut value, attribute, device) });
+    succeeded(status).then_some(u64::try_from(value).ok()?)
 }
 
 /// Runs `act` with the thread's capture mode relaxed: a call that we make for ourselves while *any* thread captures

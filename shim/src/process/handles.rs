@@ -1,5 +1,5 @@
-//! Physical memory that exists by handle (`cuMemCreate`): each lives until its last handle and its last mapping are
-//! gone.
+//! Memory that exists by handle: physical memory (`cuMemCreate`), which lives until its last handle and its last mapping
+//! are gone, arrays, and executable graphs that allocate.
 //!
 //! A fixed open-addressed table, 24 bytes a place, touched only where it is used.
 
@@ -17,7 +17,36 @@ struct Place {
     handle: AtomicU64,
     bytes: AtomicU64,
     references: AtomicU32,
-    device: AtomicU32,
+    /// The device's ordinal in the low 16 bits, then the context's number.
+    owner: AtomicU32,
+}
+
+/// What a handle's memory belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Owner {
+    /// The device's ordinal.
+    pub(crate) device: u32,
+    /// The context's number; 0: none, the memory outlives contexts.
+    pub(crate) context: u8,
+}
+
+impl Owner {
+    fn pack(self) -> u32 {
+        self.device & 0xffff | u32::from(self.context) << 16
+    }
+
+    fn unpack(word: u32) -> Self {
+        Owner { device: word & 0xffff, context: word.to_le_bytes()[2] }
+    }
+}
+
+impl Place {
+    fn read(&self) -> Last {
+        Last {
+            bytes: self.bytes.load(Ordering::Relaxed),
+            owner: Owner::unpack(self.owner.load(Ordering::Relaxed)),
+        }
+    }
 }
 
 /// The table. All-zero is an empty one.
@@ -27,11 +56,11 @@ pub(crate) struct Handles {
     furthest: AtomicU32,
 }
 
-/// Physical memory whose last reference is gone.
+/// Memory whose last reference is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Last {
     pub(crate) bytes: u64,
-    pub(crate) device: u32,
+    pub(crate) owner: Owner,
 }
 
 fn hash(handle: u64) -> usize {
@@ -45,8 +74,8 @@ impl Handles {
         (index, &self.places[index])
     }
 
-    /// Notes a new handle on `bytes` of `device`. `false`: all 262,144 places are taken.
-    pub(crate) fn add(&self, handle: u64, bytes: u64, device: u32) -> bool {
+    /// Notes a new handle on `bytes`. `false`: all 262,144 places are taken.
+    pub(crate) fn add(&self, handle: u64, bytes: u64, owner: Owner) -> bool {
         for distance in 0..PLACES {
             let (_, place) = self.at(handle, distance);
             let free = place.handle.load(Ordering::Relaxed);
@@ -55,7 +84,7 @@ impl Handles {
             if claimed {
                 place.bytes.store(bytes, Ordering::Relaxed);
                 place.references.store(1, Ordering::Relaxed);
-                place.device.store(device, Ordering::Relaxed);
+                place.owner.store(owner.pack(), Ordering::Relaxed);
                 self.furthest.fetch_max(u32::try_from(distance).unwrap_or(u32::MAX), Ordering::Relaxed);
                 place.handle.store(handle, Ordering::Release);
                 return true;
@@ -98,13 +127,29 @@ impl Handles {
         let place = self.place(place)?;
         let had = place.references.fetch_sub(1, Ordering::AcqRel);
         (had == 1).then(|| {
-            let last = Last {
-                bytes: place.bytes.load(Ordering::Relaxed),
-                device: place.device.load(Ordering::Relaxed),
-            };
+            let last = place.read();
             place.handle.store(REMOVED, Ordering::Release);
             last
         })
+    }
+
+    /// The bytes behind the handle in a place.
+    pub(crate) fn bytes(&self, place: u32) -> u64 {
+        self.place(place).map_or(0, |place| place.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Forgets all that belongs to `context`, which is gone; calls `each` with it.
+    pub(crate) fn remove_context(&self, context: u8, mut each: impl FnMut(Last)) {
+        for place in &self.places {
+            let handle = place.handle.load(Ordering::Acquire);
+            if handle > CLAIMED && place.read().owner.context == context {
+                let removed =
+                    place.handle.compare_exchange(handle, REMOVED, Ordering::AcqRel, Ordering::Relaxed);
+                if removed.is_ok() {
+                    each(place.read());
+                }
+            }
+        }
     }
 }
 
@@ -119,16 +164,29 @@ mod tests {
         unsafe { memory.cast::<Handles>().as_ref() }
     }
 
+    const THREE: Owner = Owner { device: 3, context: 0 };
+
+    #[test]
+    fn a_context_takes_its_arrays_with_it() {
+        let table = handles();
+        table.add(0x5500_0000_1000, 7, Owner { device: 1, context: 2 });
+        table.add(0x5500_0000_2000, 9, THREE);
+        let mut gone = Vec::new();
+        table.remove_context(2, |last| gone.push(last.bytes));
+        assert_eq!(gone, [7]);
+        assert!(table.find(0x5500_0000_1000).is_none() && table.find(0x5500_0000_2000).is_some());
+    }
+
     #[test]
     fn memory_lives_until_its_last_handle_and_mapping_are_gone() {
         let table = handles();
-        assert!(table.add(0x55cf_d5ea_8620, 4 << 20, 3));
+        assert!(table.add(0x55cf_d5ea_8620, 4 << 20, THREE));
         let place = table.find(0x55cf_d5ea_8620).unwrap();
         table.retain(place);
         table.retain(place);
         assert_eq!(table.release(place), None);
         assert_eq!(table.release(place), None);
-        assert_eq!(table.release(place), Some(Last { bytes: 4 << 20, device: 3 }));
+        assert_eq!(table.release(place), Some(Last { bytes: 4 << 20, owner: THREE }));
         assert_eq!(table.find(0x55cf_d5ea_8620), None);
     }
 
@@ -137,10 +195,10 @@ mod tests {
         let table = handles();
         for round in 0..5_u64 {
             let handle = |n: u64| 0x5500_0000_0000 + (round * 50_000 + n) * 32;
-            (0..50_000).for_each(|n| assert!(table.add(handle(n), n, 0)));
+            (0..50_000).for_each(|n| assert!(table.add(handle(n), n, THREE)));
             for n in 0..50_000 {
                 let place = table.find(handle(n)).unwrap();
-                assert_eq!(table.release(place), Some(Last { bytes: n, device: 0 }));
+                assert_eq!(table.release(place), Some(Last { bytes: n, owner: THREE }));
             }
         }
         assert!(table.furthest.load(Ordering::Relaxed) < 1000);

@@ -18,8 +18,20 @@ const POOLS: usize = 256;
 pub(crate) struct Pool {
     handle: AtomicU64,
     device: AtomicU32,
-    /// Bytes booked for it.
-    held: AtomicU64,
+    held: Held,
+}
+
+/// Bytes booked for something whose size the driver tells. All-zero is nothing.
+pub(crate) struct Held(AtomicU64);
+
+impl Held {
+    /// Brings the books up to `reserved` bytes; by how much they were wrong. Threads that do so at once share the
+    /// difference: each gets what it changed.
+    #[inline]
+    pub(crate) fn update(&self, reserved: u64) -> Change {
+        let old = self.0.swap(reserved, Ordering::AcqRel);
+        if reserved >= old { Change::Grew(reserved - old) } else { Change::Shrank(old - reserved) }
+    }
 }
 
 /// The table. All-zero is an empty one.
@@ -80,7 +92,7 @@ impl Pools {
     pub(crate) fn remove(&self, handle: CUmemoryPool) -> Option<(u32, u64)> {
         let key = handle.addr() as u64;
         let pool = self.known().iter().find(|pool| pool.handle.load(Ordering::Acquire) == key)?;
-        let (device, held) = (pool.device.load(Ordering::Relaxed), pool.held.swap(0, Ordering::AcqRel));
+        let (device, held) = (pool.device.load(Ordering::Relaxed), pool.held.0.swap(0, Ordering::AcqRel));
         pool.handle.store(0, Ordering::Release);
         Some((device, held))
     }
@@ -111,12 +123,10 @@ impl Pool {
         driver::pool_bytes(self.handle(), attribute)
     }
 
-    /// Brings the books up to `reserved` bytes; by how much they were wrong. Threads that do so at once share the
-    /// difference: each gets what it changed.
+    /// Brings the books up to `reserved` bytes; see [`Held::update`].
     #[inline]
     pub(crate) fn update(&self, reserved: u64) -> Change {
-        let old = self.held.swap(reserved, Ordering::AcqRel);
-        if reserved >= old { Change::Grew(reserved - old) } else { Change::Shrank(old - reserved) }
+        self.held.update(reserved)
     }
 }
 

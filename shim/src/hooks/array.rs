@@ -1,0 +1,275 @@
+//! Arrays and mipmapped arrays: texture memory, which the driver takes in blocks apart from plain memory.
+//!
+//! How many bytes an array takes depends on its tiling. The driver says so, but only of an array whose memory is still to
+//! be bound; so a twin without memory is made first, asked, and destroyed.
+
+use core::ffi::c_uint;
+use core::sync::atomic::Ordering;
+
+use cuota_abi::cuda::{
+    CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY_DESCRIPTOR_v1, CUDA_ARRAY_MEMORY_REQUIREMENTS,
+    CUDA_ARRAY3D_DEFERRED_MAPPING, CUDA_ARRAY3D_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR_v1, CUDA_ARRAY3D_SPARSE,
+    CUarray, CUdevice, CUmipmappedArray, CUresult, PFN_cuArray3DCreate_v2000, PFN_cuArray3DCreate_v3020,
+    PFN_cuArrayCreate_v2000, PFN_cuArrayCreate_v3020, PFN_cuArrayDestroy_v2000,
+    PFN_cuMipmappedArrayCreate_v5000, PFN_cuMipmappedArrayDestroy_v5000,
+};
+use cuota_governor::physical::{self, BLOCK_BYTES};
+
+use super::REFUSED;
+use crate::hooks_table::{
+    cuArray3DCreate_v2, cuArrayDestroy, cuMipmappedArrayCreate, cuMipmappedArrayDestroy, real,
+};
+use crate::process::account::{self, Account, Booking};
+use crate::process::driver;
+use crate::process::handles::Owner;
+use crate::process::{self, Standing};
+
+const OK: CUresult = CUresult::CUDA_SUCCESS;
+
+/// Flags of arrays that take no memory when they are made.
+const UNBACKED: c_uint = CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING;
+
+/// A texel's size where the format is not a plain one, bytes: the largest there is, four channels of 32 bits.
+const LARGEST_TEXEL_BYTES: u64 = 16;
+
+/// The bytes of an array of `levels` mipmap levels (0: not mipmapped), as the driver says of its twin.
+#[inline(never)]
+fn ask_driver(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, levels: c_uint, device: CUdevice) -> Option<u64> {
+    let twin =
+        CUDA_ARRAY3D_DESCRIPTOR { Flags: descriptor.Flags | CUDA_ARRAY3D_DEFERRED_MAPPING, ..*descriptor };
+    let mut need = CUDA_ARRAY_MEMORY_REQUIREMENTS { size: 0, alignment: 0, reserved: [0; 4] };
+    let status = if levels == 0 {
+        let (create, ask, destroy) = (
+            cuArray3DCreate_v2::REAL.get()?,
+            real::cuArrayGetMemoryRequirements.get()?,
+            cuArrayDestroy::REAL.get()?,
+        );
+        let mut array = core::ptr::null_mut();
+        // SAFETY: a descriptor, and an array that is ours alone and destroyed at once.
+        unsafe {
+            if create(&raw mut array, &raw const twin) != OK {
+                return None;
+            }
+            let status = ask(&raw mut need, array, device);
+            destroy(array);
+            status
+        }
+    } else {
+        let create = cuMipmappedArrayCreate::REAL.get()?;
+        let (ask, destroy) =
+            (real::cuMipmappedArrayGetMemoryRequirements.get()?, cuMipmappedArrayDestroy::REAL.get()?);
+        let mut array = core::ptr::null_mut();
+        // SAFETY: as above.
+        unsafe {
+            if create(&raw mut array, &raw const twin, levels) != OK {
+                return None;
+            }
+            let status = ask(&raw mut need, array, device);
+            destroy(array);
+            status
+        }
+    };
+    (status == OK && need.size != 0).then_some(need.size as u64)
+}
+
+/// An upper bound for what the driver does not say: rows and columns padded to the largest tile, twice for levels.
+fn estimate(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, levels: c_uint) -> Option<u64> {
+    let padded = |length: usize, unit: u64| (length.max(1) as u64).checked_next_multiple_of(unit);
+    let row = padded(descriptor.Width, 1)?.checked_mul(LARGEST_TEXEL_BYTES)?.checked_next_multiple_of(512)?;
+    let bytes = row.checked_mul(padded(descriptor.Height, 8)?)?.checked_mul(padded(descriptor.Depth, 1)?)?;
+    if levels == 0 { Some(bytes) } else { bytes.checked_mul(2) }
+}
+
+/// Makes an array (one copy of the code for all forms, hence `dyn`): `call` asks the driver, `made` says what its handle is.
+#[inline(never)]
+fn create(
+    descriptor: &CUDA_ARRAY3D_DESCRIPTOR,
+    levels: c_uint,
+    call: &dyn Fn() -> CUresult,
+    made: &dyn Fn() -> u64,
+) -> CUresult {
+    let account = match account::on_current_device() {
+        Booking::On(account) if descriptor.Flags & UNBACKED == 0 => account,
+        Booking::Refuse => return REFUSED,
+        Booking::On(_) | Booking::No => return call(),
+    };
+    let device = account.ordinal().cast_signed();
+    let asked = driver::outside_captures(|| ask_driver(descriptor, levels, device));
+    let Some(bytes) = asked.or_else(|| estimate(descriptor, levels)) else { return REFUSED };
+    let Some(worst) = physical::worst_case(bytes) else { return REFUSED };
+    let reservation = match account.reserve(worst) {
+        Ok(reservation) => reservation,
+        Err(error) => return error,
+    };
+    let status = call();
+    if status != OK {
+        account.cancel(reservation);
+        return status;
+    }
+    let taken = grow(&account, bytes);
+    account.commit(reservation, taken);
+    let owner = Owner { device: account.ordinal(), context: account.process.contexts.current() };
+    // Where the table is full, the array stays charged for good: 262,144 others are live.
+    account.process.handles.add(made(), bytes, owner);
+    status
+}
+
+/// Books an array of `bytes`: how many bytes of blocks it adds. A large one has blocks of its own, small ones share.
+fn grow(account: &Account, bytes: u64) -> u64 {
+    if bytes >= BLOCK_BYTES {
+        return physical::worst_case(bytes).unwrap_or(bytes);
+    }
+    let before = account.device.small_arrays.fetch_add(bytes, Ordering::Relaxed);
+    (before + bytes).next_multiple_of(BLOCK_BYTES) - before.next_multiple_of(BLOCK_BYTES)
+}
+
+/// Gives back what an array of `bytes` that is gone had.
+pub(super) fn shrink(account: &Account, bytes: u64) {
+    let freed = if bytes >= BLOCK_BYTES {
+        physical::worst_case(bytes).unwrap_or(bytes)
+    } else {
+        let before = account.device.small_arrays.fetch_sub(bytes, Ordering::Relaxed);
+        before.next_multiple_of(BLOCK_BYTES) - before.saturating_sub(bytes).next_multiple_of(BLOCK_BYTES)
+    };
+    account.release(freed);
+}
+
+/// Runs `call`, which destroys the array with this handle.
+#[inline(never)]
+fn destroying(handle: u64, call: &dyn Fn() -> CUresult) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call() };
+    let Some(place) = process.handles.find(handle) else { return call() };
+    // Forgotten before the driver forgets it: afterwards the handle can be another array's.
+    let last = process.handles.release(place);
+    let status = call();
+    let Some(last) = last else { return status };
+    if status != OK {
+        process.handles.add(handle, last.bytes, last.owner);
+    } else if let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) {
+        shrink(&account, last.bytes);
+    }
+    status
+}
+
+/// `cuArray3DCreate_v2`.
+///
+/// # Safety
+/// The program's arguments; so for each hook below.
+pub(crate) unsafe fn create_3d(
+    real: PFN_cuArray3DCreate_v3020,
+    array: *mut CUarray,
+    descriptor: *const CUDA_ARRAY3D_DESCRIPTOR,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(array, descriptor) }
+    };
+    // SAFETY: the program's argument.
+    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
+    // SAFETY: after success the driver has written the handle.
+    create(asked, 0, &call, &|| unsafe { *array }.addr() as u64)
+}
+
+/// `cuArray3DCreate`, the 32-bit form.
+pub(crate) unsafe fn create_3d_v1(
+    real: PFN_cuArray3DCreate_v2000,
+    array: *mut CUarray,
+    descriptor: *const CUDA_ARRAY3D_DESCRIPTOR_v1,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(array, descriptor) }
+    };
+    // SAFETY: the program's argument.
+    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
+    let asked = CUDA_ARRAY3D_DESCRIPTOR {
+        Width: asked.Width as usize,
+        Height: asked.Height as usize,
+        Depth: asked.Depth as usize,
+        Format: asked.Format,
+        NumChannels: asked.NumChannels,
+        Flags: asked.Flags,
+    };
+    // SAFETY: after success the driver has written the handle.
+    create(&asked, 0, &call, &|| unsafe { *array }.addr() as u64)
+}
+
+/// `cuArrayCreate_v2`.
+pub(crate) unsafe fn create_2d(
+    real: PFN_cuArrayCreate_v3020,
+    array: *mut CUarray,
+    descriptor: *const CUDA_ARRAY_DESCRIPTOR,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(array, descriptor) }
+    };
+    // SAFETY: the program's argument.
+    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
+    let asked = CUDA_ARRAY3D_DESCRIPTOR {
+        Width: asked.Width,
+        Height: asked.Height,
+        Depth: 0,
+        Format: asked.Format,
+        NumChannels: asked.NumChannels,
+        Flags: 0,
+    };
+    // SAFETY: after success the driver has written the handle.
+    create(&asked, 0, &call, &|| unsafe { *array }.addr() as u64)
+}
+
+/// `cuArrayCreate`, the 32-bit form.
+pub(crate) unsafe fn create_2d_v1(
+    real: PFN_cuArrayCreate_v2000,
+    array: *mut CUarray,
+    descriptor: *const CUDA_ARRAY_DESCRIPTOR_v1,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(array, descriptor) }
+    };
+    // SAFETY: the program's argument.
+    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
+    let asked = CUDA_ARRAY3D_DESCRIPTOR {
+        Width: asked.Width as usize,
+        Height: asked.Height as usize,
+        Depth: 0,
+        Format: asked.Format,
+        NumChannels: asked.NumChannels,
+        Flags: 0,
+    };
+    // SAFETY: after success the driver has written the handle.
+    create(&asked, 0, &call, &|| unsafe { *array }.addr() as u64)
+}
+
+/// `cuMipmappedArrayCreate`.
+pub(crate) unsafe fn create_mipmapped(
+    real: PFN_cuMipmappedArrayCreate_v5000,
+    array: *mut CUmipmappedArray,
+    descriptor: *const CUDA_ARRAY3D_DESCRIPTOR,
+    levels: c_uint,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(array, descriptor, levels) }
+    };
+    // SAFETY: the program's argument.
+    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
+    // SAFETY: after success the driver has written the handle.
+    create(asked, levels, &call, &|| unsafe { *array }.addr() as u64)
+}
+
+/// `cuArrayDestroy`.
+pub(crate) unsafe fn destroy(real: PFN_cuArrayDestroy_v2000, array: CUarray) -> CUresult {
+    // SAFETY: the program's argument.
+    destroying(array.addr() as u64, &|| unsafe { real(array) })
+}
+
+/// `cuMipmappedArrayDestroy`.
+pub(crate) unsafe fn destroy_mipmapped(
+    real: PFN_cuMipmappedArrayDestroy_v5000,
+    array: CUmipmappedArray,
+) -> CUresult {
+    // SAFETY: the program's argument.
+    destroying(array.addr() as u64, &|| unsafe { real(array) })
+}

@@ -1,0 +1,235 @@
+//! Graphs that allocate: the driver takes their memory when they are uploaded or launched, from a reserve of its own.
+//!
+//! What a graph can take is read off its nodes when it is made executable; a graph that allocates nothing costs a
+//! launch one load and a branch.
+
+use core::ffi::{c_char, c_ulonglong};
+use core::sync::atomic::Ordering;
+
+use cuota_abi::cuda::{
+    CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_MEM_ALLOC_NODE_PARAMS, CUdevice, CUgraph, CUgraphExec, CUgraphNode,
+    CUgraphNodeType, CUresult, CUstream, PFN_cuDeviceGraphMemTrim_v11040, PFN_cuGraphExecDestroy_v10000,
+    PFN_cuGraphInstantiate_v10000, PFN_cuGraphInstantiateWithFlags_v11040,
+    PFN_cuGraphInstantiateWithParams_v12000, PFN_cuGraphLaunch_v10000,
+};
+use cuota_governor::physical;
+
+use super::REFUSED;
+use crate::hooks_table::real;
+use crate::process::account::{self, Account, Booking};
+use crate::process::driver;
+use crate::process::handles::Owner;
+use crate::process::pools::Change;
+use crate::process::{self, Standing};
+
+const OK: CUresult = CUresult::CUDA_SUCCESS;
+
+/// How many nodes of a graph are looked at in one go: those of a larger one are read into mapped memory.
+const NODES_AT_HAND: usize = 256;
+
+/// How deep graphs can lie in graphs: CUDA allows no allocation below the second level.
+const DEPTH: u32 = 4;
+
+/// The bytes that the allocations of a graph can take, all at once. `None`: it cannot be told.
+#[inline(never)]
+fn allocations(graph: CUgraph, depth: u32) -> Option<u64> {
+    let mut count = 0;
+    // SAFETY: asks for the number of nodes only.
+    let status = real::cuGraphGetNodes
+        .get()
+        .map(|call| unsafe { call(graph, core::ptr::null_mut(), &raw mut count) })?;
+    if status != OK {
+        return None;
+    }
+    if count <= NODES_AT_HAND {
+        return sum(graph, &mut [core::ptr::null_mut(); NODES_AT_HAND], count, depth);
+    }
+    let bytes = count.checked_mul(size_of::<CUgraphNode>())?;
+    let room = cuota_region::sys::map(cuota_region::sys::Mapping::Private, bytes).ok()?;
+    // SAFETY: fresh zeroed memory, long enough and page-aligned, for as many null pointers.
+    let nodes = unsafe { core::slice::from_raw_parts_mut(room.cast::<CUgraphNode>().as_ptr(), count) };
+    let total = sum(graph, nodes, count, depth);
+    // SAFETY: mapped above; the slice is not used again.
+    unsafe { cuota_region::sys::unmap(room, bytes) };
+    total
+}
+
+fn sum(graph: CUgraph, room: &mut [CUgraphNode], mut count: usize, depth: u32) -> Option<u64> {
+    // SAFETY: the driver writes at most `count` nodes, for which there is room.
+    let status =
+        real::cuGraphGetNodes.get().map(|call| unsafe { call(graph, room.as_mut_ptr(), &raw mut count) })?;
+    if status != OK {
+        return None;
+    }
+    room.get(..count)?.iter().try_fold(0_u64, |sum, node| sum.checked_add(allocation(*node, depth)?))
+}
+
+/// What one node allocates, bytes.
+fn allocation(node: CUgraphNode, depth: u32) -> Option<u64> {
+    let mut kind = CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
+    // SAFETY: fills one type.
+    real::cuGraphNodeGetType.get().map(|call| unsafe { call(node, &raw mut kind) })?;
+    match kind {
+        CUgraphNodeType::CU_GRAPH_NODE_TYPE_MEM_ALLOC => {
+            // SAFETY: integers and pointers, for which all-zero is a value.
+            let mut parameters: CUDA_MEM_ALLOC_NODE_PARAMS = unsafe { core::mem::zeroed() };
+            // SAFETY: fills one struct.
+            let status = real::cuGraphMemAllocNodeGetParams
+                .get()
+                .map(|call| unsafe { call(node, &raw mut parameters) })?;
+            (status == OK).then_some(parameters.bytesize as u64)
+        }
+        CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH if depth != 0 => {
+            let mut child = core::ptr::null_mut();
+            // SAFETY: fills one handle.
+            let status = real::cuGraphChildGraphNodeGetGraph
+                .get()
+                .map(|call| unsafe { call(node, &raw mut child) })?;
+            if status == OK { allocations(child, depth - 1) } else { None }
+        }
+        _ => Some(0),
+    }
+}
+
+/// Makes `graph` executable: `call` asks the driver, which writes the result to `executable`.
+///
+/// # Safety
+/// `call` passes the program's arguments to the driver.
+#[inline(never)]
+unsafe fn instantiate(executable: *mut CUgraphExec, graph: CUgraph, call: &dyn Fn() -> CUresult) -> CUresult {
+    let account = match account::on_current_device() {
+        Booking::On(account) => account,
+        Booking::No => return call(),
+        Booking::Refuse => return REFUSED,
+    };
+    let status = call();
+    // A graph whose nodes cannot be told may take what the quota has: it is checked after each launch.
+    if status == OK
+        && let bytes @ 1.. = allocations(graph, DEPTH).unwrap_or(1)
+    {
+        let owner = Owner { device: account.ordinal(), context: 0 };
+        // SAFETY: the driver has written the handle.
+        account.process.handles.add(unsafe { *executable }.addr() as u64, bytes, owner);
+        account.device.allocating_graphs.fetch_add(1, Ordering::Relaxed);
+    }
+    status
+}
+
+/// Runs `call`, which may take the memory of `executable`.
+fn taking(executable: CUgraphExec, call: &dyn Fn() -> CUresult) -> CUresult {
+    let account = match account::on_current_device() {
+        Booking::On(account) if account.device.uses_graph_memory() => account,
+        Booking::On(_) | Booking::No => return call(),
+        Booking::Refuse => return REFUSED,
+    };
+    let handles = &account.process.handles;
+    match handles.find(executable.addr() as u64) {
+        Some(place) => reserved(&account, handles.bytes(place), call),
+        None => call(),
+    }
+}
+
+#[inline(never)]
+fn reserved(account: &Account, bytes: u64, call: &dyn Fn() -> CUresult) -> CUresult {
+    let device = account.ordinal().cast_signed();
+    let room = driver::graph_bytes(device).map_or(0, |(reserved, used)| {
+        account.apply(account.device.graphs.update(reserved));
+        reserved.saturating_sub(used)
+    });
+    let Some(worst) = physical::pool_worst_case(bytes) else { return REFUSED };
+    let least = physical::pool_worst_case(bytes.saturating_sub(room)).unwrap_or(worst);
+    let reservation = match account.reserve_as_it_is(worst).or_else(|_| account.reserve(least)) {
+        Ok(reservation) => reservation,
+        Err(error) => return error,
+    };
+    let status = call();
+    match driver::graph_bytes(device).map(|(reserved, _)| account.device.graphs.update(reserved)) {
+        // A launch cannot be taken back: what it took beyond the reservation is booked, and reported.
+        Some(Change::Grew(taken)) => {
+            account.commit(reservation, taken);
+        }
+        Some(change @ Change::Shrank(_)) => {
+            account.cancel(reservation);
+            account.apply(change);
+        }
+        None => account.cancel(reservation),
+    }
+    status
+}
+
+/// `cuGraphInstantiate` and `cuGraphInstantiate_v2`.
+///
+/// # Safety
+/// The program's arguments; so for each hook below.
+pub(crate) unsafe fn instantiate_v1(
+    real: PFN_cuGraphInstantiate_v10000,
+    executable: *mut CUgraphExec,
+    graph: CUgraph,
+    error_node: *mut CUgraphNode,
+    log: *mut c_char,
+    log_bytes: usize,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    unsafe { instantiate(executable, graph, &|| real(executable, graph, error_node, log, log_bytes)) }
+}
+
+/// `cuGraphInstantiateWithFlags`.
+pub(crate) unsafe fn instantiate_with_flags(
+    real: PFN_cuGraphInstantiateWithFlags_v11040,
+    executable: *mut CUgraphExec,
+    graph: CUgraph,
+    flags: c_ulonglong,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    unsafe { instantiate(executable, graph, &|| real(executable, graph, flags)) }
+}
+
+/// `cuGraphInstantiateWithParams`.
+pub(crate) unsafe fn instantiate_with_params(
+    real: PFN_cuGraphInstantiateWithParams_v12000,
+    executable: *mut CUgraphExec,
+    graph: CUgraph,
+    parameters: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    unsafe { instantiate(executable, graph, &|| real(executable, graph, parameters)) }
+}
+
+/// `cuGraphLaunch` and `cuGraphUpload`.
+pub(crate) unsafe fn launch(
+    real: PFN_cuGraphLaunch_v10000,
+    executable: CUgraphExec,
+    stream: CUstream,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    taking(executable, &|| unsafe { real(executable, stream) })
+}
+
+/// `cuGraphExecDestroy`: its memory stays in the driver's reserve.
+pub(crate) unsafe fn destroy(real: PFN_cuGraphExecDestroy_v10000, executable: CUgraphExec) -> CUresult {
+    let key = executable.addr() as u64;
+    let known = match process::standing() {
+        Standing::Managed(process) => process.handles.find(key).map(|place| (process, place)),
+        Standing::Unmanaged | Standing::Closed => None,
+    };
+    // Forgotten before the driver forgets it: afterwards the handle can be another graph's.
+    let last = known.and_then(|(process, place)| Some((process, process.handles.release(place)?)));
+    // SAFETY: the program's argument.
+    let status = unsafe { real(executable) };
+    if let Some((process, last)) = last
+        && status != OK
+    {
+        process.handles.add(key, last.bytes, last.owner);
+    }
+    status
+}
+
+/// `cuDeviceGraphMemTrim`: what it lets go is given back at once.
+pub(crate) unsafe fn trim(real: PFN_cuDeviceGraphMemTrim_v11040, device: CUdevice) -> CUresult {
+    // SAFETY: the program's argument.
+    let status = unsafe { real(device) };
+    if let Booking::On(account) = account::on_device(device) {
+        account.update_graphs();
+    }
+    status
+}

@@ -1,0 +1,147 @@
+//! Modules and libraries: their code and global variables take memory that no call names beforehand.
+//!
+//! What a load took is seen by the device's free memory; a load that took much is checked against NVML's figure for this
+//! process, and undone where it does not fit the quota.
+
+use core::ffi::{c_char, c_uint, c_void};
+
+use cuota_abi::cuda::{
+    CUjit_option, CUlibrary, CUlibraryOption, CUmodule, CUresult, PFN_cuLibraryLoadData_v12000,
+    PFN_cuLibraryLoadFromFile_v12000, PFN_cuModuleLoad_v2000, PFN_cuModuleLoadData_v2000,
+    PFN_cuModuleLoadDataEx_v2010,
+};
+use cuota_governor::physical::BLOCK_BYTES;
+use cuota_governor::quota::UNLIMITED;
+
+use super::REFUSED;
+use crate::hooks_table::{cuMemGetInfo_v2, real};
+use crate::process::account::{self, Booking};
+
+const OK: CUresult = CUresult::CUDA_SUCCESS;
+
+/// The device's free bytes; `None` without a current context.
+fn device_free() -> Option<usize> {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: fills two sizes.
+    let status = cuMemGetInfo_v2::REAL.get().map(|call| unsafe { call(&raw mut free, &raw mut total) });
+    (status == Some(OK)).then_some(free)
+}
+
+/// Runs `load`, which may take memory; where that does not fit, runs `unload` and refuses.
+#[inline(never)]
+fn checked(load: &dyn Fn() -> CUresult, unload: &dyn Fn()) -> CUresult {
+    let account = match account::on_current_device() {
+        Booking::On(account) if account.quota() != UNLIMITED => account,
+        Booking::On(_) | Booking::No => return load(),
+        Booking::Refuse => return REFUSED,
+    };
+    let before = device_free();
+    let status = load();
+    let took = before.zip(device_free()).map_or(0, |(before, after)| before.saturating_sub(after));
+    if status != OK || (took as u64) < BLOCK_BYTES || account.still_fits() {
+        return status;
+    }
+    unload();
+    account.still_fits();
+    REFUSED
+}
+
+/// # Safety
+/// `module` was written by the driver.
+unsafe fn unload_module(module: *mut CUmodule) {
+    if let Some(unload) = real::cuModuleUnload.get() {
+        // SAFETY: just loaded, and nobody else has seen it.
+        unsafe { unload(*module) };
+    }
+}
+
+/// # Safety
+/// `library` was written by the driver.
+unsafe fn unload_library(library: *mut CUlibrary) {
+    if let Some(unload) = real::cuLibraryUnload.get() {
+        // SAFETY: just loaded, and nobody else has seen it.
+        unsafe { unload(*library) };
+    }
+}
+
+/// `cuModuleLoad`.
+///
+/// # Safety
+/// The program's arguments; so for each hook below.
+pub(crate) unsafe fn load(
+    real: PFN_cuModuleLoad_v2000,
+    module: *mut CUmodule,
+    path: *const c_char,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    checked(&|| unsafe { real(module, path) }, &|| unsafe { unload_module(module) })
+}
+
+/// `cuModuleLoadData` and `cuModuleLoadFatBinary`.
+pub(crate) unsafe fn load_data(
+    real: PFN_cuModuleLoadData_v2000,
+    module: *mut CUmodule,
+    image: *const c_void,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    checked(&|| unsafe { real(module, image) }, &|| unsafe { unload_module(module) })
+}
+
+/// `cuModuleLoadDataEx`.
+pub(crate) unsafe fn load_data_ex(
+    real: PFN_cuModuleLoadDataEx_v2010,
+    module: *mut CUmodule,
+    image: *const c_void,
+    count: c_uint,
+    options: *mut CUjit_option,
+    values: *mut *mut c_void,
+) -> CUresult {
+    let load = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(module, image, count, options, values) }
+    };
+    // SAFETY: called after success only.
+    checked(&load, &|| unsafe { unload_module(module) })
+}
+
+/// `cuLibraryLoadData`.
+#[expect(clippy::too_many_arguments, reason = "the driver's")]
+pub(crate) unsafe fn load_library_data(
+    real: PFN_cuLibraryLoadData_v12000,
+    library: *mut CUlibrary,
+    code: *const c_void,
+    jit_options: *mut CUjit_option,
+    jit_values: *mut *mut c_void,
+    jit_count: c_uint,
+    options: *mut CUlibraryOption,
+    values: *mut *mut c_void,
+    count: c_uint,
+) -> CUresult {
+    let load = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(library, code, jit_options, jit_values, jit_count, options, values, count) }
+    };
+    // SAFETY: called after success only.
+    checked(&load, &|| unsafe { unload_library(library) })
+}
+
+/// `cuLibraryLoadFromFile`.
+#[expect(clippy::too_many_arguments, reason = "the driver's")]
+pub(crate) unsafe fn load_library_file(
+    real: PFN_cuLibraryLoadFromFile_v12000,
+    library: *mut CUlibrary,
+    path: *const c_char,
+    jit_options: *mut CUjit_option,
+    jit_values: *mut *mut c_void,
+    jit_count: c_uint,
+    options: *mut CUlibraryOption,
+    values: *mut *mut c_void,
+    count: c_uint,
+) -> CUresult {
+    let load = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(library, path, jit_options, jit_values, jit_count, options, values, count) }
+    };
+    // SAFETY: called after success only.
+    checked(&load, &|| unsafe { unload_library(library) })
+}

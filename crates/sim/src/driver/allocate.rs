@@ -17,6 +17,8 @@ pub(crate) enum Keeper {
     /// Blocks too, for a variable of a module, which no program may free.
     Module,
     Managed,
+    /// A memory node of a graph.
+    Graph,
     Pool(u64),
 }
 
@@ -222,6 +224,7 @@ impl Driver {
             Keeper::Blocks | Keeper::Module => {
                 self.unplace_in(state, allocation.context, address, |c| &mut c.blocks);
             }
+            Keeper::Graph => self.end_graph_allocation(state, address),
             Keeper::Pool(pool) => Self::free_in_pool_now(state, pool, address),
         }
     }

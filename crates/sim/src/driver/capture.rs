@@ -212,6 +212,7 @@ impl Driver {
         ALIVE.fetch_sub(1, Ordering::AcqRel);
         if let Some(fault) = fault {
             state.graphs.remove(&graph);
+            self.forget_places(&mut state);
             return Err(fault);
         }
         Ok(graph)

@@ -251,6 +251,7 @@ impl Driver {
             gpu.give(Charge::Context, context.charged_bytes);
             if state.contexts.values().all(|c| c.device != context.device) {
                 gpu.clear_fault();
+                self.end_graph_memory(state, context.device);
             }
         }
     }

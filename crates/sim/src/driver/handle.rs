@@ -21,6 +21,7 @@ pub(super) enum Kind {
     GraphExec = 0x500c,
     Array = 0x500d,
     Mipmap = 0x500e,
+    Footprint = 0x500f,
 }
 
 /// A handle of `kind` that was never given out before in this process.

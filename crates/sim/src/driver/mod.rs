@@ -8,6 +8,7 @@ mod context;
 mod current;
 mod event;
 mod graph;
+mod graph_memory;
 mod handle;
 mod host;
 mod launch;
@@ -56,7 +57,8 @@ pub(crate) struct State {
     pub(crate) libraries: HashMap<u64, modules::Library>,
     pub(crate) functions: HashMap<u64, modules::Function>,
     pub(crate) graphs: HashMap<u64, graph::Graph>,
-    pub(crate) executables: HashMap<u64, graph::Graph>,
+    pub(crate) executables: HashMap<u64, graph::Executable>,
+    pub(crate) graph_memory: graph_memory::GraphMemory,
     pub(crate) captures: capture::Captures,
 }
 
@@ -132,6 +134,7 @@ impl Driver {
             functions: HashMap::new(),
             graphs: HashMap::new(),
             executables: HashMap::new(),
+            graph_memory: graph_memory::GraphMemory::default(),
             captures: capture::Captures::default(),
         };
         Ok(Self { config, gpus, state: Mutex::new(state) })

@@ -107,7 +107,14 @@ impl Driver {
     pub fn free_in_order(&self, address: u64, stream: u64) -> Answer<()> {
         self.in_context(|state, _| {
             let allocation = state.allocation(address)?;
-            let Keeper::Pool(pool) = allocation.keeper else { return Err(Fault::InvalidValue) };
+            let pool = match allocation.keeper {
+                Keeper::Pool(pool) => pool,
+                Keeper::Graph => {
+                    self.free_graph_allocation(state, address);
+                    return Ok(());
+                }
+                _ => return Err(Fault::InvalidValue),
+            };
             let ticket = self.gpu_of(allocation.device).last_ticket(stream);
             state.allocations.remove(&address);
             state.pools.get_mut(&pool).ok_or(Fault::InvalidValue)?.free_at(address, Point { stream, ticket })

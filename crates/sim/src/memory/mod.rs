@@ -4,6 +4,7 @@ pub mod array;
 mod backing;
 pub mod blocks;
 mod gaps;
+pub mod graph_pool;
 pub mod pool;
 mod space;
 pub mod vmm;

@@ -49,7 +49,7 @@ pub struct Watermark {
 }
 
 impl Watermark {
-    fn add(&mut self, bytes: u64) {
+    pub(super) fn add(&mut self, bytes: u64) {
         self.current += bytes;
         self.high = self.high.max(self.current);
     }

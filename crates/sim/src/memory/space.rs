@@ -68,9 +68,9 @@ impl Space {
         self.pieces.insert(address, Piece { bytes, device, backing, offset });
     }
 
-    /// Takes the host memory away from the piece that begins at `address`.
-    pub fn detach(&mut self, address: u64) {
-        self.pieces.remove(&address);
+    /// Takes the host memory away from the piece that begins at `address`, and gives it.
+    pub fn detach(&mut self, address: u64) -> Option<Arc<Backing>> {
+        self.pieces.remove(&address).map(|piece| piece.backing)
     }
 
     /// Whether `address` lies in the range kept for device memory, backed or not.

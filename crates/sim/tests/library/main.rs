@@ -5,5 +5,6 @@ mod capture;
 mod contexts;
 mod device;
 mod execution;
+mod graphs;
 mod memory;
 mod program;

@@ -4,9 +4,9 @@ use super::launch::Arguments;
 use super::stream::host_node;
 use super::{get, put, put_if_asked};
 use cuota_abi::cuda::{
-    CUDA_HOST_NODE_PARAMS_v1, CUDA_KERNEL_NODE_PARAMS_v1, CUDA_KERNEL_NODE_PARAMS_v2, CUgraph,
-    CUgraphEdgeData, CUgraphExec, CUgraphNode, CUgraphNodeType, CUstream, CUstreamCaptureMode,
-    CUstreamCaptureStatus, cuuint64_t,
+    CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_HOST_NODE_PARAMS_v1, CUDA_KERNEL_NODE_PARAMS_v1,
+    CUDA_KERNEL_NODE_PARAMS_v2, CUgraph, CUgraphEdgeData, CUgraphExec, CUgraphInstantiateResult, CUgraphNode,
+    CUgraphNodeType, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus, cuuint64_t,
 };
 use cuota_sim::driver::{CaptureStatus, Driver, Mode, Node, Shape};
 use cuota_sim::error::{Answer, Fault};
@@ -55,7 +55,7 @@ unsafe fn put_status(
     Ok(())
 }
 
-unsafe fn add(
+pub(super) unsafe fn add(
     phGraphNode: *mut CUgraphNode,
     graph: CUgraph,
     dependencies: *const CUgraphNode,
@@ -71,7 +71,7 @@ unsafe fn add(
     unsafe { put(phGraphNode, Driver::get()?.add_node(graph as u64, node, &dependencies)? as CUgraphNode) }
 }
 
-unsafe fn kernel(function: u64, shape: Shape, arguments: Arguments) -> Answer<Node> {
+pub(super) unsafe fn kernel(function: u64, shape: Shape, arguments: Arguments) -> Answer<Node> {
     let driver = Driver::get()?;
     let context = driver.current();
     // SAFETY: the arguments are those of this kernel by the caller's word.
@@ -79,9 +79,13 @@ unsafe fn kernel(function: u64, shape: Shape, arguments: Arguments) -> Answer<No
         .kernel_node(function, shape, context, |kernel, number| unsafe { arguments.integer(kernel, number) })
 }
 
-unsafe fn instantiate(phGraphExec: *mut CUgraphExec, graph: CUgraph) -> Answer<()> {
-    // SAFETY: null or valid by the caller's word.
-    unsafe { put(phGraphExec, Driver::get()?.instantiate_graph(graph as u64)? as CUgraphExec) }
+unsafe fn instantiate(phGraphExec: *mut CUgraphExec, graph: CUgraph, frees_at_launch: bool) -> Answer<()> {
+    if phGraphExec.is_null() {
+        return Err(Fault::InvalidValue);
+    }
+    let executable = Driver::get()?.instantiate_graph(graph as u64, frees_at_launch)?;
+    // SAFETY: not null, so valid by the caller's word.
+    unsafe { put(phGraphExec, executable as CUgraphExec) }
 }
 
 unsafe fn instantiate_with_log(
@@ -97,7 +101,7 @@ unsafe fn instantiate_with_log(
         if log_bytes > 0 {
             put_if_asked(log, 0);
         }
-        instantiate(phGraphExec, graph)
+        instantiate(phGraphExec, graph, false)
     }
 }
 
@@ -113,6 +117,19 @@ unsafe fn list(all: &[u64], nodes: *mut CUgraphNode, count: *mut usize) -> Answe
         }
         put(count, all.len().min(room))
     }
+}
+
+/// `CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH`.
+const FREE_AT_LAUNCH: u64 = 1;
+/// `CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD`.
+const UPLOAD: u64 = 2;
+/// `CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY`, which changes nothing here.
+const USE_PRIORITIES: u64 = 8;
+
+/// Launches from the device are not modelled.
+fn check_flags(flags: u64) -> Answer<()> {
+    let unknown = flags & !(FREE_AT_LAUNCH | UPLOAD | USE_PRIORITIES);
+    if unknown == 0 { Ok(()) } else { Err(Fault::NotSupported) }
 }
 
 driver_api! {
@@ -200,11 +217,12 @@ driver_api! {
     }
 
     fn cuGraphInstantiateWithFlags(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, flags: c_ulonglong) {
-        // 1: free memory at launch, 2: upload, 8: use node priorities; 4, launch from the device, is not modelled.
-        if flags & !0b1011 != 0 {
-            return Err(Fault::NotSupported);
+        // An upload needs the stream that only `cuGraphInstantiateWithParams` names.
+        if flags & UPLOAD != 0 {
+            return Err(Fault::InvalidValue);
         }
-        instantiate(phGraphExec, hGraph)
+        check_flags(flags)?;
+        instantiate(phGraphExec, hGraph, flags & FREE_AT_LAUNCH != 0)
     }
 
     fn cuGraphExecDestroy(hGraphExec: CUgraphExec) {
@@ -216,7 +234,7 @@ driver_api! {
     }
 
     fn cuGraphNodeGetType(hNode: CUgraphNode, r#type: *mut CUgraphNodeType) {
-        put(r#type, CUgraphNodeType(Driver::get()?.node_kind(hNode as u64)? as u32))
+        put(r#type, CUgraphNodeType(Driver::get()?.node(hNode as u64)?.kind() as u32))
     }
 }
 
@@ -283,6 +301,30 @@ twin_api! {
         put_status(hStream, per_thread, captureStatus_out, id_out, graph_out)
     }
 
+    fn cuGraphInstantiateWithParams | cuGraphInstantiateWithParams_ptsz(
+        per_thread;
+        phGraphExec: *mut CUgraphExec,
+        hGraph: CUgraph,
+        instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
+    ) {
+        let p = get(instantiateParams)?;
+        check_flags(p.flags)?;
+        instantiate(phGraphExec, hGraph, p.flags & FREE_AT_LAUNCH != 0)?;
+        (*instantiateParams).hErrNode_out = std::ptr::null_mut();
+        (*instantiateParams).result_out = CUgraphInstantiateResult(0);
+        if p.flags & UPLOAD == 0 {
+            return Ok(());
+        }
+        let driver = Driver::get()?;
+        driver.stream(p.hUploadStream as u64, per_thread)?;
+        let executable = phGraphExec.read() as u64;
+        let uploaded = driver.upload_graph(executable);
+        if uploaded.is_err() {
+            driver.destroy_executable(executable)?;
+        }
+        uploaded
+    }
+
     fn cuGraphLaunch | cuGraphLaunch_ptsz(per_thread; hGraph: CUgraphExec, hStream: CUstream) {
         let driver = Driver::get()?;
         driver.launch_graph(hGraph as u64, driver.stream(hStream as u64, per_thread)?)
@@ -291,7 +333,7 @@ twin_api! {
     fn cuGraphUpload | cuGraphUpload_ptsz(per_thread; hGraph: CUgraphExec, hStream: CUstream) {
         let driver = Driver::get()?;
         driver.stream(hStream as u64, per_thread)?;
-        driver.check_executable(hGraph as u64)
+        driver.upload_graph(hGraph as u64)
     }
 }
 

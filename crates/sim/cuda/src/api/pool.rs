@@ -4,7 +4,7 @@ use super::{get, put};
 use cuota_abi::cuda::{
     CUdevice, CUdeviceptr, CUmemLocation, CUmemPool_attribute, CUmemPoolProps, CUmemoryPool, CUstream,
 };
-use cuota_sim::driver::{Driver, StreamRef};
+use cuota_sim::driver::Driver;
 use cuota_sim::error::{Answer, Fault};
 use std::ffi::{c_int, c_void};
 
@@ -24,8 +24,10 @@ unsafe fn allocate(
     }
     let driver = Driver::get()?;
     let stream = driver.stream(stream as u64, per_thread)?;
-    refuse_in_capture(stream)?;
-    let address = driver.allocate_in_order(bytes as u64, pool as u64, stream.id)?;
+    let address = match driver.capture_allocation(bytes as u64, pool as u64, stream)? {
+        Some(address) => address,
+        None => driver.allocate_in_order(bytes as u64, pool as u64, stream.id)?,
+    };
     // SAFETY: not null, so valid by the caller's word.
     unsafe { put(dptr, address) }
 }
@@ -124,22 +126,11 @@ twin_api! {
     fn cuMemFreeAsync | cuMemFreeAsync_ptsz(per_thread; dptr: CUdeviceptr, hStream: CUstream) {
         let driver = Driver::get()?;
         let stream = driver.stream(hStream as u64, per_thread)?;
-        refuse_in_capture(stream)?;
+        if driver.capture_free(dptr, stream)? {
+            return Ok(());
+        }
         driver.free_in_order(dptr, stream.id)
     }
-}
-
-/// Graphs have no memory nodes in the model.
-fn refuse_in_capture(stream: StreamRef) -> Answer<()> {
-    let driver = Driver::get()?;
-    driver.check_legacy(stream)?;
-    if driver.is_capturing(stream) {
-        cuota_sim::log::once(
-            "stream-ordered allocation in a capture is not modelled: CUDA_ERROR_NOT_SUPPORTED",
-        );
-        return Err(Fault::NotSupported);
-    }
-    Ok(())
 }
 
 /// The device that a location of the type "device" names.

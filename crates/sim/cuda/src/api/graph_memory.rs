@@ -179,10 +179,13 @@ driver_api! {
         if get(value.cast::<u64>())? != 0 {
             return Err(Fault::InvalidValue);
         }
-        Driver::get()?.with_graph_pool(device, |pool| match attr.0 {
-            USED_HIGH => Ok(pool.reset_used_high()),
-            RESERVED_HIGH => Ok(pool.reset_reserved_high()),
-            _ => Err(Fault::InvalidValue),
+        Driver::get()?.with_graph_pool(device, |pool| {
+            match attr.0 {
+                USED_HIGH => pool.reset_used_high(),
+                RESERVED_HIGH => pool.reset_reserved_high(),
+                _ => return Err(Fault::InvalidValue),
+            }
+            Ok(())
         })?
     }
 

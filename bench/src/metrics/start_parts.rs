@@ -100,8 +100,8 @@ fn first_less_second_us(
 /// The started program: `cuCtxCreate` through the hook and the driver's own, by turns. The primary context lives
 /// meanwhile, so that neither side pays for waking the device.
 pub(super) fn context(tenant: &Tenant<'_>) -> Result<Work> {
-    /// A second of contexts at most, and no less than two of either side.
-    const PLAN: Plan = Plan { quads: 6, fewest: 1, warm_up: 0, budget_ns: 500_000_000, calls: 1 };
+    /// About half a second on an H100, and no less than two of either side.
+    const PLAN: Plan = Plan { quads: 6, fewest: 1, warm_up: 0, budget_ns: 300_000_000, calls: 1 };
     let both = Both::find()?;
     let own = both.of(Side::Own);
     // SAFETY: as in `first_calls`.

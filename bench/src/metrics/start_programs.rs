@@ -20,7 +20,7 @@ pub(super) const TRUE_ADDED: &str = "`true`: added, spawn beside spawn";
 /// Turns of `true`, one start of each kind in a turn.
 const TRUE_TURNS: usize = 150;
 /// Turns of workers that open the driver: a few milliseconds each.
-const OPEN_TURNS: usize = 20;
+const OPEN_TURNS: usize = 16;
 /// Turns that do not count.
 const WARM_UP: usize = 4;
 /// The program that does nothing.

@@ -26,7 +26,7 @@ pub enum LibraryNeed {
     Required,
 }
 
-/// A system's profile. In each text, `{...}` stands for a value of the run: see [`Values`].
+/// A system's profile. In each text, `{...}` stands for a value of the run: see `template.rs`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {

@@ -90,7 +90,7 @@ pub struct Work {
     pub facts: BTreeMap<String, String>,
 }
 
-/// Single calls whose mean is one value of [`Measure::of_short_calls_us`].
+/// Single calls whose mean is one value of [`Measure::of_short_calls_us`], which names their number.
 const GROUP: usize = 16;
 
 /// Measured values of one process, by series name.
@@ -125,7 +125,7 @@ impl Measure {
         Self { value, unit: unit.to_owned(), p99: None, calls: 1, is_difference: false }
     }
 
-    /// Calls of about a microsecond, timed singly in nanoseconds: the median of the means of [`GROUP`] neighbours, in
+    /// Calls of about a microsecond, timed singly in nanoseconds: the median of the means of 16 neighbours, in
     /// microseconds, since clocks tick in steps of up to 10 ns (measured on an EPYC) that a mean of several averages
     /// out and a median does not. The 99th percentile is that of single calls.
     pub fn of_short_calls_us(values_ns: &[f64]) -> Option<Self> {

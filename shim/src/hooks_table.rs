@@ -160,7 +160,9 @@ calls! {
         cuCtxGetDevice: PFN_cuCtxGetDevice_v2000;
         cuCtxGetCurrent: PFN_cuCtxGetCurrent_v4000;
         cuDevicePrimaryCtxGetState: PFN_cuDevicePrimaryCtxGetState_v7000;
+        cuDeviceSetMemPool: PFN_cuDeviceSetMemPool_v11020;
         cuMemPoolGetAttribute: PFN_cuMemPoolGetAttribute_v11020;
+        cuMemPoolSetAttribute: PFN_cuMemPoolSetAttribute_v11020;
         cuThreadExchangeStreamCaptureMode: PFN_cuThreadExchangeStreamCaptureMode_v10010;
         cuDeviceGetAttribute: PFN_cuDeviceGetAttribute_v2000;
         cuDeviceGetGraphMemAttribute: PFN_cuDeviceGetGraphMemAttribute_v11040;

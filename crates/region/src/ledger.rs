@@ -20,7 +20,7 @@ const TRIES: u32 = 48;
 /// A process's books on one GPU.
 #[derive(Clone, Copy)]
 pub struct Books {
-    member: Member,
+    member: &'static Member,
     book: &'static [Line; PROCESSES],
     own: &'static Line,
 }
@@ -43,6 +43,8 @@ pub enum Refusal {
 pub struct Reservation {
     bytes: u64,
     tenant_booked: u64,
+    /// The life that it was made in.
+    life: u64,
 }
 
 impl Reservation {
@@ -115,26 +117,34 @@ fn subtract(line: &Line, booked: u64, pending: u64) {
 impl Books {
     /// Opens this process's books on `gpu`.
     #[must_use]
-    pub fn open(member: Member, gpu: GpuIndex) -> Option<Self> {
+    pub fn open(member: &'static Member, gpu: GpuIndex) -> Option<Self> {
         let book = member.tenant.0.books.get(gpu.0)?;
         let own = book.get(member.place)?;
         let life = own.life.load(Ordering::Acquire);
-        if life != member.life {
+        // A line whose life was ended is not begun again by the member that lost the place: it is to find itself evicted.
+        if life != member.life && member.lives() {
             for counter in [&own.booked, &own.overhead, &own.refused] {
                 counter.store(0, Ordering::Relaxed);
             }
             own.life.store(member.life, Ordering::Release);
+            // A reaper that came in between has looked at the line before it was ours.
+            if !member.lives() {
+                let _ = own.life.compare_exchange(member.life, 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
         }
         Some(Books { member, book, own })
     }
 
     /// The place that these are the books of.
     #[must_use]
-    pub fn member(&self) -> Member {
+    pub fn member(&self) -> &'static Member {
         self.member
     }
 
-    fn is_mine(&self) -> bool {
+    /// Whether these are still this process's books.
+    #[inline]
+    #[must_use]
+    pub fn is_mine(&self) -> bool {
         self.own.life.load(Ordering::Acquire) == self.member.life
     }
 
@@ -159,21 +169,21 @@ impl Books {
     /// [`Refusal`]; then nothing is booked.
     #[inline]
     pub fn reserve(&self, bytes: u64, quota: u64) -> Result<Reservation, Refusal> {
-        if bytes > quota.min(LARGEST_BYTES) {
-            return Err(Refusal::OverQuota { booked: self.sum(0).booked });
-        }
         let wish = units(bytes);
         let mut attempt = 0;
         loop {
             if !self.is_mine() {
                 return Err(Refusal::Evicted);
             }
+            if bytes > quota.min(LARGEST_BYTES) {
+                return Err(Refusal::OverQuota { booked: self.sum(0).booked });
+            }
             // Whoever sees them booked also sees that they may go again.
             self.own.booked.fetch_add(as_booked(wish) + wish, Ordering::SeqCst);
             let sum = self.sum(wish * UNIT_BYTES);
             let verdict = quota::judge(sum, quota);
             if verdict == Verdict::Granted {
-                return Ok(Reservation { bytes, tenant_booked: sum.booked });
+                return Ok(Reservation { bytes, tenant_booked: sum.booked, life: self.member.life });
             }
             subtract(self.own, wish, wish);
             attempt += 1;
@@ -200,6 +210,9 @@ impl Books {
     /// the books say what is, not what should be.
     #[inline]
     pub fn commit(&self, reservation: Reservation, taken: u64) {
+        if reservation.life != self.member.life {
+            return self.book(taken); // It went with the line that it was made on.
+        }
         if !self.is_mine() {
             return; // The one who rejoins brings the total.
         }
@@ -324,6 +337,48 @@ mod tests {
         let reservation = books.reserve(10 * U, 10 * U).unwrap();
         books.commit(reservation, 12 * U);
         assert_eq!(books.tenant_usage().booked, 12 * U);
+    }
+
+    #[test]
+    fn an_amount_that_no_device_has_is_refused_and_leaves_the_books_as_they_are() {
+        let bench = Bench::new();
+        let [books] = members(&bench, 1)[..] else { panic!() };
+        books.book(7 * U);
+        for bytes in [LARGEST_BYTES + 1, 1 << 63, u64::MAX - 6, u64::MAX] {
+            for quota in [15 * U, quota::UNLIMITED] {
+                assert_eq!(books.reserve(bytes, quota), Err(Refusal::OverQuota { booked: 7 * U }));
+                assert_eq!(books.tenant_usage().booked, 7 * U);
+            }
+        }
+    }
+
+    #[test]
+    fn a_member_that_lost_its_place_does_not_begin_its_line_again() {
+        let bench = Bench::new();
+        let tenant = bench.tenant();
+        let gpu = tenant.gpu_index(GPU).unwrap();
+        let lost = bench.member_at(tenant, 0);
+        Books::open(lost, gpu).unwrap().book(7 * U);
+        let next = bench.member_at(tenant, 0);
+        for _ in 0..2 {
+            assert_eq!(Books::open(lost, gpu).unwrap().reserve(U, 15 * U), Err(Refusal::Evicted));
+        }
+        let reservation = Books::open(next, gpu).unwrap().reserve(U, 15 * U).unwrap();
+        assert_eq!(reservation.tenant_booked(), U);
+    }
+
+    #[test]
+    fn a_reservation_of_a_life_that_ended_is_booked_in_the_next_as_what_was_taken() {
+        let bench = Bench::new();
+        let tenant = bench.tenant();
+        let gpu = tenant.gpu_index(GPU).unwrap();
+        let reservation =
+            Books::open(bench.member_at(tenant, 0), gpu).unwrap().reserve(10 * U, 15 * U).unwrap();
+        let books = Books::open(bench.member_at(tenant, 0), gpu).unwrap();
+        books.commit(reservation, 4 * U);
+        assert_eq!(books.tenant_usage().booked, 4 * U);
+        let rest = books.reserve(11 * U, 15 * U).unwrap();
+        books.cancel(rest);
     }
 
     #[test]

@@ -23,13 +23,38 @@ const HIGH_DESCRIPTORS: [i32; 3] = [1_030, 900, 200];
 /// The bit of a life that says that it has not ended.
 const ALIVE: u64 = 1;
 
+/// The program has closed the descriptor of the live file, so this process sees no locks, and has lost its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Blind;
+
 /// A process's place in its tenant's file.
 #[derive(Clone, Copy)]
 pub struct Member {
     pub(crate) tenant: Tenant,
     pub(crate) place: usize,
     pub(crate) life: u64,
-    live: i32,
+    live: Live,
+}
+
+/// The live file: this process's descriptor, and the file's identity, since a program may close descriptors that it did
+/// not open, and their numbers become other files'.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Live {
+    number: i32,
+    identity: (u64, u64),
+}
+
+impl Live {
+    #[cfg(test)]
+    pub(crate) const NONE: Live = Live { number: -1, identity: (0, 0) };
+
+    fn of(number: i32) -> Result<Self, Unusable> {
+        Ok(Live { number, identity: with_live(number, sys::file_info)?.identity })
+    }
+
+    fn is_open(self) -> bool {
+        with_live(self.number, sys::file_info).is_ok_and(|info| info.identity == self.identity)
+    }
 }
 
 /// The number of this process's descriptor of the live file; a child made by `fork` inherits the descriptor, finds its
@@ -65,10 +90,10 @@ impl Member {
     /// # Errors
     /// Why the files cannot be used, or [`Unusable::Full`].
     pub fn join(directory: &Directory, name: &TenantName) -> Result<Self, Unusable> {
-        let live = live_descriptor(directory, name)?;
+        let live = Live::of(live_descriptor(directory, name)?)?;
         let tenant = Tenant::open_or_create(directory, name)?;
         for place in 0..PROCESSES {
-            if with_live(live, |fd| sys::try_lock_byte(fd, place as u64))?
+            if with_live(live.number, |fd| sys::try_lock_byte(fd, place as u64))?
                 && let Some(member) = Member::settle(tenant, place, live)
             {
                 return Ok(member);
@@ -78,7 +103,7 @@ impl Member {
     }
 
     /// Moves into a place whose lock this process has.
-    pub(crate) fn settle(tenant: Tenant, place: usize, live: i32) -> Option<Self> {
+    pub(crate) fn settle(tenant: Tenant, place: usize, live: Live) -> Option<Self> {
         let entry = tenant.0.places.get(place)?;
         let before = entry.life.load(Ordering::Acquire);
         if before & ALIVE != 0 {
@@ -101,35 +126,57 @@ impl Member {
         self.tenant
     }
 
-    /// Whether this process still has its place. It loses it where it closed the live file's descriptor.
+    /// Whether this process still has its place, and the descriptor that shows others that it lives. It loses both where
+    /// the program closes that descriptor: then it has to join again.
     #[must_use]
     pub fn has_its_place(&self) -> bool {
+        self.lives() && self.live.is_open()
+    }
+
+    /// Whether nobody has taken this process for dead.
+    pub(crate) fn lives(&self) -> bool {
         let place = self.tenant.0.places.get(self.place);
         place.is_some_and(|place| place.life.load(Ordering::Acquire) == self.life)
     }
 
     /// Closes the books of processes that have died, at most once a millisecond for the whole tenant. Returns how
     /// many there were.
-    pub fn sweep(&self) -> usize {
+    ///
+    /// # Errors
+    /// [`Blind`], and nobody is taken for dead: this process has to join again.
+    pub fn sweep(&self) -> Result<usize, Blind> {
         let (now, last) = (sys::monotonic_ns(), self.tenant.0.summary.swept_ns.load(Ordering::Relaxed));
         // A time in the future is rubbish, or another clock's: sweep, and put it right.
         if now.checked_sub(last).is_some_and(|ago| ago < SWEEP_INTERVAL_NS) {
-            return 0;
+            return Ok(0);
+        }
+        if !self.live.is_open() {
+            return Err(Blind);
         }
         let swept = &self.tenant.0.summary.swept_ns;
         if swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-            return 0;
+            return Ok(0);
         }
         let places = self.tenant.0.places.iter().enumerate().take(self.tenant.places_in_use());
-        places
-            .filter(|(place, _)| *place != self.place)
-            .filter(|(place, entry)| self.reap(*place, entry))
-            .count()
+        let others = places.filter(|(place, _)| *place != self.place);
+        Ok(others.filter(|(place, entry)| self.reap(*place, entry)).count())
+    }
+
+    /// Gives the place up, after this process has taken another: what stands here is not counted twice.
+    pub fn leave(&self) {
+        let entry = self.tenant.0.places.get(self.place);
+        let left = entry.is_some_and(|entry| {
+            let ended = self.life & !ALIVE;
+            entry.life.compare_exchange(self.life, ended, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        });
+        if left {
+            end_lines(self.tenant, self.place, self.life);
+        }
     }
 
     fn reap(&self, place: usize, entry: &Place) -> bool {
         let life = entry.life.load(Ordering::Acquire);
-        let locked = || with_live(self.live, |fd| sys::byte_is_locked_elsewhere(fd, place as u64));
+        let locked = || with_live(self.live.number, |fd| sys::byte_is_locked_elsewhere(fd, place as u64));
         if life & ALIVE == 0 || locked() != Ok(false) {
             return false;
         }
@@ -145,15 +192,16 @@ impl Member {
 
 /// Ends the lines of a life that is over: they no longer count.
 fn close_books(tenant: Tenant, place: usize, entry: &Place, life: u64) {
-    let lines = tenant.0.books.iter().zip(tenant.gpus()).filter_map(|(book, _)| book.get(place));
-    let mut booked = 0_u64;
-    for line in lines {
-        if end(line, life) {
-            booked = booked.saturating_add(crate::ledger::booked_bytes(line));
-        }
-    }
+    let booked = end_lines(tenant, place, life);
     let pid = entry.pid.load(Ordering::Relaxed);
     tenant.events().add(sys::process_id(), Event::Reaped { pid, booked });
+}
+
+/// Returns the bytes that were booked.
+fn end_lines(tenant: Tenant, place: usize, life: u64) -> u64 {
+    let lines = tenant.0.books.iter().zip(tenant.gpus()).filter_map(|(book, _)| book.get(place));
+    let ended = lines.filter(|line| end(line, life));
+    ended.fold(0, |sum: u64, line| sum.saturating_add(crate::ledger::booked_bytes(line)))
 }
 
 fn end(line: &Line, life: u64) -> bool {
@@ -193,7 +241,8 @@ mod tests {
         match unsafe { libc::fork() } {
             0 => {
                 let member = Member::join(&bench.directory, &bench.name).ok();
-                let books = member.and_then(|m| Books::open(m, m.tenant().gpu_index(GPU)?));
+                let books =
+                    member.and_then(|m| Books::open(Box::leak(Box::new(m)), m.tenant().gpu_index(GPU)?));
                 if let Some(books) = books {
                     books.book(mib * MIB);
                     let _ = sys::write_all(&Fd::from_owned(pipe[1]), b"!");
@@ -221,7 +270,7 @@ mod tests {
     }
 
     fn sweep_until_one_is_found(member: &Member) {
-        while member.sweep() == 0 {
+        while member.sweep() == Ok(0) {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
@@ -230,7 +279,7 @@ mod tests {
     #[test]
     fn a_killed_process_is_swept_and_its_place_taken_again_with_another_life() {
         let bench = Bench::new();
-        let me = Member::join(&bench.directory, &bench.name).unwrap();
+        let me: &Member = Box::leak(Box::new(Member::join(&bench.directory, &bench.name).unwrap()));
         let books = Books::open(me, me.tenant().gpu_index(GPU).unwrap()).unwrap();
         let child = tenant_process(&bench, 77);
         let other = tenant_process(&bench, 5);
@@ -238,7 +287,7 @@ mod tests {
         assert_eq!(anyone_lives(&bench.directory, &bench.name), Ok(true));
 
         kill(child);
-        sweep_until_one_is_found(&me);
+        sweep_until_one_is_found(me);
         assert_eq!(books.tenant_usage().booked, 5 * MIB);
         assert!(me.has_its_place());
         let reaped = me.tenant().events().entries().last().unwrap().event;
@@ -255,7 +304,7 @@ mod tests {
 
     fn sweep_until(books: &Books, booked: u64) {
         while books.tenant_usage().booked != booked * MIB {
-            books.member().sweep();
+            let _ = books.member().sweep();
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use crate::member::Member;
+use crate::member::{Live, Member};
 use crate::name::TenantName;
 use crate::path::Directory;
 use crate::tenant::Tenant;
@@ -26,7 +26,7 @@ impl Bench {
     }
 
     /// A member at `place`: the place's lock is taken for granted, as a process's own locks never collide.
-    pub(crate) fn member_at(&self, tenant: Tenant, place: usize) -> Member {
-        Member::settle(tenant, place, -1).unwrap()
+    pub(crate) fn member_at(&self, tenant: Tenant, place: usize) -> &'static Member {
+        Box::leak(Box::new(Member::settle(tenant, place, Live::NONE).unwrap()))
     }
 }

@@ -9,10 +9,10 @@ use cuota_governor::physical;
 use cuota_region::ledger::{Refusal, Reservation};
 
 use super::{REFUSED, device_at, plain};
-use crate::hooks_table::{cuDeviceGetMemPool, cuMemFreeAsync};
+use crate::hooks_table::{cuDeviceGetDefaultMemPool, cuDeviceGetMemPool, cuMemFreeAsync};
 use crate::process::account::{self, Account, Booking};
 use crate::process::pools::{Change, Pool};
-use crate::process::{self, Standing};
+use crate::process::{self, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
@@ -22,6 +22,14 @@ fn current_pool(device: u32) -> Option<CUmemoryPool> {
     let device = CUdevice::try_from(device).ok()?;
     // SAFETY: fills one handle.
     let status = cuDeviceGetMemPool::REAL.get().map(|call| unsafe { call(&raw mut pool, device) });
+    (status == Some(OK)).then_some(pool)
+}
+
+/// The device's default pool, which cannot be destroyed.
+fn default_pool(device: CUdevice) -> Option<CUmemoryPool> {
+    let mut pool = core::ptr::null_mut();
+    // SAFETY: fills one handle.
+    let status = cuDeviceGetDefaultMemPool::REAL.get().map(|call| unsafe { call(&raw mut pool, device) });
     (status == Some(OK)).then_some(pool)
 }
 
@@ -58,6 +66,9 @@ unsafe fn allocate(
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
     let Some(entry) = account.process.pools.entry(pool, account.ordinal()) else { return REFUSED };
+    if entry.is_destroyed() {
+        return CUresult::CUDA_ERROR_INVALID_VALUE;
+    }
     let reservation = match reserve(account, entry, bytes) {
         Ok(reservation) => reservation,
         Err(error) => return error,
@@ -197,8 +208,33 @@ pub(crate) unsafe fn trim(real: PFN_cuMemPoolTrimTo_v11020, pool: CUmemoryPool, 
     status
 }
 
-/// `cuMemPoolDestroy`: gives back what the pool held.
+/// `cuMemPoolDestroy`: gives back what the pool held, at once or, where memory of it lives, when the last is freed.
+///
+/// The driver keeps such a pool until then and answers no question about it. So it is told only then; until then the pool
+/// is the program's no more: no allocation is made from it, and it keeps nothing that is freed.
 pub(crate) unsafe fn destroy(real: PFN_cuMemPoolDestroy_v11020, pool: CUmemoryPool) -> CUresult {
+    if let Standing::Managed(process) = process::standing()
+        && let Some(entry) = process.pools.find(pool)
+    {
+        if entry.is_destroyed() {
+            return CUresult::CUDA_ERROR_INVALID_VALUE;
+        }
+        let device = process.pools.device_of(pool).and_then(|device| CUdevice::try_from(device).ok());
+        if let Some(device) = device
+            && let Some(default) = default_pool(device)
+            && default != pool
+            && entry.lives()
+        {
+            if !entry.mark_destroyed() {
+                return CUresult::CUDA_ERROR_INVALID_VALUE;
+            }
+            if current_pool(device.cast_unsigned()) == Some(pool) {
+                driver::set_pool(device, default);
+            }
+            driver::let_pool_keep_nothing(pool);
+            return OK;
+        }
+    }
     // SAFETY: the program's argument.
     let status = unsafe { real(pool) };
     if status == OK

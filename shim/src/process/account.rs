@@ -9,12 +9,13 @@ use cuota_abi::cuda::CUresult;
 use cuota_governor::quota::{UNLIMITED, free_to_show};
 use cuota_region::event::Event;
 use cuota_region::ledger::{Books, Refusal, Reservation, UNIT_BYTES};
+use cuota_region::member::Blind;
 use cuota_region::sys;
 
 use super::device::Device;
 use super::pools::{Change, Pool};
 use super::{Process, Standing, driver, standing};
-use crate::hooks_table::{cuDeviceGraphMemTrim, cuMemPoolTrimTo};
+use crate::hooks_table::{cuDeviceGraphMemTrim, cuMemPoolDestroy, cuMemPoolTrimTo};
 
 /// How near to its quota a tenant is when its contexts' true size begins to matter. Until then the estimate may be wrong
 /// by this much: lazily loaded code was seen to add 350 MiB to a PyTorch process.
@@ -84,6 +85,17 @@ impl Account {
         Some(Account { process, device, ordinal, books })
     }
 
+    /// This process's books: those that the account was opened with, unless the process has rejoined since.
+    #[inline]
+    fn books(&self) -> Books {
+        if self.books.is_mine() { self.books } else { self.books_now() }
+    }
+
+    #[cold]
+    fn books_now(&self) -> Books {
+        Account::open(self.process, self.ordinal).map_or(self.books, |account| account.books)
+    }
+
     /// The account under the place that the process has now.
     fn reopened(&self) -> Option<Self> {
         self.process.rejoin().then(|| Account::open(self.process, self.ordinal)).flatten()
@@ -117,7 +129,7 @@ impl Account {
         let reservation = self.books.reserve(bytes, quota)?;
         if self.is_near(&reservation, quota) && self.may_ask() {
             // What contexts and code take matters now: book it before this is granted.
-            self.books.cancel(reservation);
+            self.books().cancel(reservation);
             self.ask_overhead();
             return self.books.reserve(bytes, quota);
         }
@@ -138,11 +150,8 @@ impl Account {
     #[cold]
     fn make_room(&self, bytes: u64, refusal: Refusal) -> Result<Reservation, CUresult> {
         if refusal == Refusal::Evicted {
-            let account = self.reopened().ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
-            return account
-                .books
-                .reserve(bytes, account.quota())
-                .map_err(|_| CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+            // Bounded: a process can rejoin only so often.
+            return self.reopened().ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?.reserve(bytes);
         }
         // Cheapest first. What cannot fit an empty quota needs no trimming to be refused.
         let quota = self.quota();
@@ -152,6 +161,7 @@ impl Account {
                 if step(self) {
                     match self.books.reserve(bytes, quota) {
                         Ok(reservation) => return Ok(reservation),
+                        Err(Refusal::Evicted) => return self.make_room(bytes, Refusal::Evicted),
                         Err(still) => refusal = still,
                     }
                 }
@@ -163,7 +173,7 @@ impl Account {
 
     /// Counts a refusal of `bytes`, and logs it unless one was just logged.
     pub(crate) fn refuse(&self, asked: u64, quota: u64, refusal: Refusal) {
-        self.books.note_refusal();
+        self.books().note_refusal();
         let (now, logged) = (sys::coarse_ns(), self.device.refused_ns.load(Ordering::Relaxed));
         if now.saturating_sub(logged) >= LOG_INTERVAL_NS
             && let Refusal::OverQuota { booked } = refusal
@@ -177,9 +187,13 @@ impl Account {
         self.books.member().tenant().events().add(sys::process_id(), event);
     }
 
-    /// Closes dead processes' books. `true`: there were some.
+    /// Closes dead processes' books. `true`: there were some, or this process had to take a new place first, because the
+    /// program has closed the descriptor by which the dead are told from the living.
     fn sweep(&self) -> bool {
-        self.books.member().sweep() != 0
+        match self.books.member().sweep() {
+            Ok(dead) => dead != 0,
+            Err(Blind) => self.process.rejoin(),
+        }
     }
 
     /// Turns a reservation into the `taken` bytes that the driver took. `false`: that is more than was reserved, and
@@ -190,20 +204,20 @@ impl Account {
         if taken != 0 {
             self.device.held.fetch_add(taken, Ordering::Relaxed);
         }
-        self.books.commit(reservation, taken);
+        self.books().commit(reservation, taken);
         taken <= reserved || self.fits_after_growth(taken - reserved)
     }
 
     #[cold]
     fn fits_after_growth(&self, bytes: u64) -> bool {
         self.log(Event::GrewInsideCall { bytes });
-        self.books.tenant_usage().booked <= self.quota()
+        self.books().tenant_usage().booked <= self.quota()
     }
 
     /// Gives all of a reservation back: the driver took nothing.
     #[inline(never)]
     pub(crate) fn cancel(&self, reservation: Reservation) {
-        self.books.cancel(reservation);
+        self.books().cancel(reservation);
     }
 
     /// Gives back `bytes` that were committed.
@@ -211,14 +225,14 @@ impl Account {
     pub(crate) fn release(&self, bytes: u64) {
         if bytes != 0 {
             self.device.held.fetch_sub(bytes, Ordering::Relaxed);
-            self.books.release(bytes);
+            self.books().release(bytes);
         }
     }
 
     /// The tenant's free and total bytes on a device that really has `free` of `total`.
     pub(crate) fn shown(&self, free: u64, total: u64) -> (u64, u64) {
         let quota = self.quota();
-        (free_to_show(quota, self.books.tenant_usage().booked, free), quota.min(total))
+        (free_to_show(quota, self.books().tenant_usage().booked, free), quota.min(total))
     }
 
     // Pools.
@@ -228,9 +242,10 @@ impl Account {
     pub(crate) fn update_pools(&self) -> bool {
         let pools = &self.process.pools;
         let graphs = self.update_graphs();
-        pools.are_used()
-            && pools.of_device(self.ordinal).fold(graphs, |less, pool| self.update_pool(pool) || less)
-            || graphs
+        // All of them: what is held must be right as a whole.
+        let pools = pools.are_used()
+            && pools.of_device(self.ordinal).filter(|pool| self.update_pool(pool)).count() != 0;
+        graphs || pools
     }
 
     /// Books what graphs that allocate really hold now. `true`: it is less than was booked.
@@ -242,7 +257,23 @@ impl Account {
     }
 
     fn update_pool(&self, pool: &Pool) -> bool {
+        if pool.is_to_be_ended() {
+            return self.end_pool(pool);
+        }
         pool.reserved().is_some_and(|reserved| self.apply(pool.update(reserved)))
+    }
+
+    /// Ends a pool that the program has destroyed, now that nothing of it lives. `true`: it held something.
+    #[cold]
+    fn end_pool(&self, pool: &Pool) -> bool {
+        let handle = pool.handle();
+        if let Some(destroy) = cuMemPoolDestroy::REAL.get() {
+            // SAFETY: the program has given this pool up, and one thread ends it.
+            driver::outside_captures(|| unsafe { destroy(handle) });
+        }
+        let held = self.process.pools.remove(handle).map_or(0, |(_, held)| held);
+        self.release(held);
+        held != 0
     }
 
     /// Books a pool's change. `true`: it shrank.
@@ -251,7 +282,7 @@ impl Account {
         match change {
             Change::Grew(bytes) => {
                 self.device.held.fetch_add(bytes, Ordering::Relaxed);
-                self.books.book(bytes);
+                self.books().book(bytes);
                 false
             }
             Change::Shrank(bytes) => {
@@ -304,8 +335,8 @@ impl Account {
     pub(crate) fn commit_overhead(&self, reservation: Reservation) {
         let bytes = reservation.bytes();
         let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.books.commit(reservation, bytes);
-        self.books.note_overhead(overhead);
+        self.books().commit(reservation, bytes);
+        self.books().note_overhead(overhead);
         // The estimate is to be checked at the next opportunity, not only 100 ms after the last.
         self.device.asked_ns.store(0, Ordering::Relaxed);
     }
@@ -323,11 +354,11 @@ impl Account {
     fn set_overhead(&self, bytes: u64) {
         let old = self.device.overhead.swap(bytes, Ordering::Relaxed);
         if bytes >= old {
-            self.books.book(bytes - old);
+            self.books().book(bytes - old);
         } else {
-            self.books.release(old - bytes);
+            self.books().release(old - bytes);
         }
-        self.books.note_overhead(bytes);
+        self.books().note_overhead(bytes);
     }
 
     /// Whether this process, after a call that no reservation covers, still fits: NVML is asked now.

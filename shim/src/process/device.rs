@@ -82,7 +82,7 @@ impl Device {
 
     /// The device's index in the tenant's books; found at first use.
     #[inline]
-    pub(crate) fn index(&self, member: Member, ordinal: u32) -> Option<GpuIndex> {
+    pub(crate) fn index(&self, member: &'static Member, ordinal: u32) -> Option<GpuIndex> {
         match self.index.load(Ordering::Acquire) {
             0 => self.find(member, ordinal),
             index => GpuIndex::new(index as usize - 1),
@@ -90,7 +90,7 @@ impl Device {
     }
 
     #[cold]
-    fn find(&self, member: Member, ordinal: u32) -> Option<GpuIndex> {
+    fn find(&self, member: &'static Member, ordinal: u32) -> Option<GpuIndex> {
         let device = CUdevice::try_from(ordinal).ok()?;
         let gpu = GpuId::from_uuid(driver::device_uuid(device)?);
         let mut total = 0_usize;
@@ -135,7 +135,7 @@ impl Device {
     }
 
     /// Books what this process holds here in `member`'s name, after the process lost its place. Returns the bytes.
-    pub(super) fn bring(&self, member: Member) -> u64 {
+    pub(super) fn bring(&self, member: &'static Member) -> u64 {
         let index = match self.index.load(Ordering::Acquire) {
             0 => return 0,
             index => GpuIndex::new(index as usize - 1),

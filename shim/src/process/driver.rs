@@ -94,6 +94,21 @@ pub(crate) fn device_attribute(device: CUdevice, attribute: CUdevice_attribute) 
     succeeded(status).then_some(u64::try_from(value).ok()?)
 }
 
+/// Lets a pool keep nothing that is freed.
+pub(crate) fn let_pool_keep_nothing(pool: CUmemoryPool) {
+    let (attribute, mut bytes) = (CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, 0_u64);
+    // SAFETY: the attribute is a `cuuint64_t`; it reads one.
+    let _ = unsafe {
+        real::cuMemPoolSetAttribute.get().map(|call| call(pool, attribute, (&raw mut bytes).cast()))
+    };
+}
+
+/// Makes a pool the one that `cuMemAllocAsync` takes from on `device`.
+pub(crate) fn set_pool(device: CUdevice, pool: CUmemoryPool) {
+    // SAFETY: a live pool.
+    let _ = unsafe { real::cuDeviceSetMemPool.get().map(|call| call(device, pool)) };
+}
+
 /// Runs `act` with the thread's capture mode relaxed: a call that we make for ourselves while *any* thread captures
 /// in global mode would fail with 900 and ruin the tenant's capture.
 pub(crate) fn outside_captures<T>(act: impl FnOnce() -> T) -> T {

@@ -185,10 +185,10 @@ impl Process {
 
     /// This process's place in the tenant's file.
     #[inline]
-    pub(crate) fn member(&self) -> Member {
+    pub(crate) fn member(&'static self) -> &'static Member {
         let last = self.lives.load(Ordering::Acquire).saturating_sub(1).min(LIVES - 1);
         // SAFETY: MANAGED, so at least one member was written, the last one before `lives` counted it.
-        unsafe { (*self.members[last].get()).assume_init() }
+        unsafe { (*self.members[last].get()).assume_init_ref() }
     }
 
     /// Takes a new place after the old one was lost, and brings what this process holds. `false`: no place.
@@ -215,11 +215,15 @@ impl Process {
     fn take_new_place(&'static self) -> bool {
         let settings = Settings::get();
         let Some((directory, _)) = settings.directory() else { return false };
+        let lost = self.member();
         let Ok(member) = Member::join(&directory, &settings.tenant()) else { return false };
         if !self.admit(member) {
             return false;
         }
+        let member = self.member();
         let brought = self.devices.iter().map(|device| device.bring(member)).sum();
+        // Not before: what is held must be booked at each moment.
+        lost.leave();
         member.tenant().events().add(sys::process_id(), Event::Rejoined { booked: brought });
         true
     }

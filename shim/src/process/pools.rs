@@ -19,7 +19,15 @@ pub(crate) struct Pool {
     handle: AtomicU64,
     device: AtomicU32,
     held: Held,
+    /// One of the constants below.
+    end: AtomicU32,
 }
+
+const USABLE: u32 = 0;
+/// The program has destroyed it, and memory of it lives: the driver is told only when none does, since it says nothing of
+/// what a destroyed pool holds.
+const DESTROYED: u32 = 1;
+const ENDING: u32 = 2;
 
 /// Bytes booked for something whose size the driver tells. All-zero is nothing.
 pub(crate) struct Held(AtomicU64);
@@ -67,11 +75,15 @@ impl Pools {
         Some(pool)
     }
 
+    /// A known pool.
+    pub(crate) fn find(&self, handle: CUmemoryPool) -> Option<&Pool> {
+        let key = handle.addr() as u64;
+        self.known().iter().find(|pool| pool.handle.load(Ordering::Acquire) == key)
+    }
+
     /// The device that a known pool takes from.
     pub(crate) fn device_of(&self, handle: CUmemoryPool) -> Option<u32> {
-        let key = handle.addr() as u64;
-        let pool = self.known().iter().find(|pool| pool.handle.load(Ordering::Acquire) == key)?;
-        Some(pool.device.load(Ordering::Relaxed))
+        Some(self.find(handle)?.device.load(Ordering::Relaxed))
     }
 
     /// Whether any pool was ever used.
@@ -90,9 +102,9 @@ impl Pools {
 
     /// Forgets a pool that was destroyed; the bytes that were booked for it.
     pub(crate) fn remove(&self, handle: CUmemoryPool) -> Option<(u32, u64)> {
-        let key = handle.addr() as u64;
-        let pool = self.known().iter().find(|pool| pool.handle.load(Ordering::Acquire) == key)?;
+        let pool = self.find(handle)?;
         let (device, held) = (pool.device.load(Ordering::Relaxed), pool.held.0.swap(0, Ordering::AcqRel));
+        pool.end.store(USABLE, Ordering::Relaxed);
         pool.handle.store(0, Ordering::Release);
         Some((device, held))
     }
@@ -102,6 +114,28 @@ impl Pool {
     /// The pool's handle.
     pub(crate) fn handle(&self) -> CUmemoryPool {
         with_exposed_provenance_mut(usize::try_from(self.handle.load(Ordering::Acquire)).unwrap_or(0))
+    }
+
+    /// Whether the program has destroyed it.
+    pub(crate) fn is_destroyed(&self) -> bool {
+        self.end.load(Ordering::Acquire) != USABLE
+    }
+
+    /// Notes that the program has destroyed it. `false`: it had before.
+    pub(crate) fn mark_destroyed(&self) -> bool {
+        self.end.compare_exchange(USABLE, DESTROYED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether this thread is to end it for the driver: it was destroyed, and nothing of it lives.
+    pub(crate) fn is_to_be_ended(&self) -> bool {
+        self.end.load(Ordering::Acquire) == DESTROYED
+            && !self.lives()
+            && self.end.compare_exchange(DESTROYED, ENDING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether any memory of it may live.
+    pub(crate) fn lives(&self) -> bool {
+        self.reserved_and_used().is_none_or(|(_, used)| used != 0)
     }
 
     /// Bytes that the pool holds and bytes of it in use, as the driver says.

@@ -18,6 +18,17 @@ int cuMemAlloc_v2(unsigned long long *address, size_t bytes) {
 int cuMemAlloc(unsigned *address, unsigned bytes) { (void)address; (void)bytes; return 1; }
 int cuMemFree_v2(unsigned long long address) { (void)address; return 0; }
 int cuMemGetInfo_v2(size_t *free, size_t *total) { *free = *total = (size_t)16 << 30; return 0; }
+/* What a process needs to become a tenant. */
+int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+int cuDeviceGetUuid_v2(char *uuid, int device) { (void)device; memcpy(uuid, "the fake driver.", 16); return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = (size_t)16 << 30; return 0; }
+int cuDeviceGetMemPool(void **pool, int device) { (void)device; *pool = &allocations; return 0; }
+int cuMemPoolGetAttribute(void *pool, int attribute, uint64_t *value) {
+    (void)pool, (void)attribute;
+    *value = 0;
+    return 0;
+}
+
 int cuMemAllocAsync(unsigned long long *address, size_t bytes, void *stream) {
     (void)stream;
     return cuMemAlloc_v2(address, bytes);

@@ -5,9 +5,13 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::hash::{Hash, Hasher};
+use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
+
+use cuota_region::policy::PolicyWriter;
+use cuota_region::sys::Fd;
 
 /// Cargo's target directory, from where the running test binary lies: `<target>/<profile>/deps/<test>`.
 static TARGET: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -187,4 +191,18 @@ pub fn link(target: &Path, name: &Path) {
     std::os::unix::fs::symlink(target, &unfinished)
         .and_then(|()| fs::rename(&unfinished, name))
         .unwrap_or_else(|error| panic!("cannot link {}: {error}", name.display()));
+}
+
+/// A region in which nobody has a limit.
+pub fn open_region() -> &'static Path {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        let folder = scratch().join("open-region");
+        fs::create_dir_all(folder.join("tenant")).expect("the target folder is writable");
+        let mut options = fs::File::options();
+        options.create(true).truncate(false).read(true).write(true);
+        let policy = options.open(folder.join("policy.v1")).expect("the target folder is writable");
+        PolicyWriter::on(&Fd::from_owned(policy.into_raw_fd())).expect("the policy can be written");
+        folder
+    });
+    &FOLDER
 }

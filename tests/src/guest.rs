@@ -39,7 +39,7 @@ impl Guest {
         }
     }
 
-    /// A compiled guest under `libcuota.so`.
+    /// A compiled guest under `libcuota.so`, as a tenant without a quota.
     pub fn managed(name: &str) -> Self {
         Self::new(build::program(name)).preload(build::libcuota())
     }
@@ -103,7 +103,11 @@ impl Guest {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).env_remove("LD_PRELOAD").env_remove("LD_LIBRARY_PATH");
         // A locale of its own would change messages of the tools that are compared.
-        command.env("LC_ALL", "C").envs(self.environment.iter().map(|(name, value)| (name, value)));
+        // A region without limits: what the machine's own says is no matter of these tests.
+        command
+            .env("LC_ALL", "C")
+            .env("CUOTA_DIR", build::open_region())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         if !self.preload.is_empty() {
             command.env("LD_PRELOAD", joined(self.preload.iter().map(PathBuf::as_path)));
         }

@@ -19,6 +19,8 @@ pub(crate) enum Keeper {
     Managed,
     /// A memory node of a graph.
     Graph,
+    /// Another process, in an object of the device.
+    Ipc(u64),
     Pool(u64),
 }
 
@@ -141,7 +143,7 @@ impl Driver {
         }
         self.check_unsafe_call()?;
         let allocation = self.in_context(|state, _| state.allocation(address))?;
-        if allocation.keeper == Keeper::Module {
+        if matches!(allocation.keeper, Keeper::Module | Keeper::Ipc(_)) {
             return Err(Fault::InvalidValue);
         }
         self.gpu_of(allocation.device).wait_idle()?;
@@ -211,7 +213,7 @@ impl Driver {
     pub(super) fn give_physical(gpu: &Gpu, state: &mut State, range: Range) {
         state.space.detach(range.base);
         state.space.unreserve(range.base, range.bytes);
-        gpu.give(Charge::Memory, range.bytes);
+        Self::release_bytes(gpu, state, range.base, range.bytes);
     }
 
     pub(super) fn end_allocation(&self, state: &mut State, address: u64, allocation: Allocation) {
@@ -225,6 +227,7 @@ impl Driver {
                 self.unplace_in(state, allocation.context, address, |c| &mut c.blocks);
             }
             Keeper::Graph => self.end_graph_allocation(state, address),
+            Keeper::Ipc(object) => self.end_ipc(state, (allocation.device, object), address),
             Keeper::Pool(pool) => Self::free_in_pool_now(state, pool, address),
         }
     }

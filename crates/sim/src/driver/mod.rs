@@ -14,6 +14,7 @@ mod host;
 mod launch;
 mod modules;
 mod pools;
+mod sharing;
 mod streams;
 mod transfer;
 mod virtual_memory;
@@ -24,6 +25,7 @@ pub use context::{ContextFacts, Limit};
 pub use graph::{Node, NodeKind};
 pub use host::HostFacts;
 pub use launch::Shape;
+pub use sharing::IpcName;
 pub use streams::{GREATEST_PRIORITY, StreamRef};
 pub use transfer::{Direction, Promise};
 
@@ -49,6 +51,7 @@ pub(crate) struct State {
     pub(crate) default_pools: HashMap<u32, u64>,
     pub(crate) chosen_pools: HashMap<u32, u64>,
     pub(crate) vmm: Vmm,
+    pub(crate) sharing: sharing::Sharing,
     pub(crate) physical: HashMap<u64, Arc<Backing>>,
     pub(crate) host: BTreeMap<u64, host::HostRange>,
     pub(crate) streams: HashMap<u64, streams::StreamRef>,
@@ -125,6 +128,7 @@ impl Driver {
             chosen_pools: default_pools.clone(),
             default_pools,
             vmm: Vmm::default(),
+            sharing: sharing::Sharing::default(),
             physical: HashMap::new(),
             host: BTreeMap::new(),
             streams: HashMap::new(),

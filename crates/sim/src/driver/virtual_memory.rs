@@ -65,7 +65,7 @@ impl Driver {
         let physical = state.vmm.physical(handle)?;
         if state.vmm.release(handle)? {
             state.physical.remove(&handle);
-            self.gpu_of(physical.device).give(Charge::Memory, physical.bytes);
+            Self::release_bytes(self.gpu_of(physical.device), &mut state, handle, physical.bytes);
         }
         Ok(())
     }
@@ -96,7 +96,7 @@ impl Driver {
         }
         for (handle, physical) in gone {
             state.physical.remove(&handle);
-            self.gpu_of(physical.device).give(Charge::Memory, physical.bytes);
+            Self::release_bytes(self.gpu_of(physical.device), &mut state, handle, physical.bytes);
         }
         Ok(())
     }

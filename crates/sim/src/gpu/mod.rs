@@ -3,6 +3,7 @@
 
 mod host_calls;
 mod pump;
+mod sharing;
 mod wait;
 mod worker;
 mod world;

@@ -79,6 +79,13 @@ impl Space {
         (self.reservation.address()..self.reservation.address() + self.reservation.bytes()).contains(&address)
     }
 
+    /// Where the memory at `address` begins, and the host memory behind it.
+    #[must_use]
+    pub fn piece_at(&self, address: u64) -> Option<(u64, Arc<Backing>)> {
+        let (&start, piece) = self.pieces.range(..=address).next_back()?;
+        (address - start < piece.bytes).then(|| (start, piece.backing.clone()))
+    }
+
     /// The device whose memory lies at `address`.
     #[must_use]
     pub fn device_of(&self, address: u64) -> Option<u32> {

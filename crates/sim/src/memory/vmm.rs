@@ -163,9 +163,16 @@ impl Vmm {
     /// `InvalidValue` where nothing is mapped there.
     pub fn retain(&mut self, address: u64) -> Answer<u64> {
         let (_, mapping) = self.mapping_at(address)?;
-        let physical = self.physical.get_mut(&mapping.handle).ok_or(Fault::InvalidValue)?;
-        physical.handles += 1;
-        Ok(mapping.handle)
+        self.retain_handle(mapping.handle)
+    }
+
+    /// One more handle for the memory of `handle`, which may be released as long as it is mapped.
+    ///
+    /// # Errors
+    /// `InvalidValue` where there is none.
+    pub fn retain_handle(&mut self, handle: u64) -> Answer<u64> {
+        self.physical.get_mut(&handle).ok_or(Fault::InvalidValue)?.handles += 1;
+        Ok(handle)
     }
 
     fn whole_mappings(&self, address: u64, bytes: u64) -> Answer<Vec<u64>> {

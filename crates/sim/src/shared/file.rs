@@ -10,11 +10,12 @@ use crate::slice::{SLOTS, Turns};
 use std::cell::UnsafeCell;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Changed whenever the layout below is, so that two versions never read each other.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 const MAGIC: u64 = 0x6375_6f74_6173_696d;
 
 /// What the mutex guards.
@@ -39,6 +40,8 @@ struct Layout {
 pub struct SharedDevice {
     layout: NonNull<Layout>,
     live: File,
+    folder: PathBuf,
+    ordinal: u32,
 }
 
 // SAFETY: the mapping lives as long as the process; `guarded` is reached only with the shared mutex held, and all other
@@ -92,7 +95,7 @@ impl SharedDevice {
             return Err(std::io::Error::last_os_error());
         }
         let layout = NonNull::new(address.cast::<Layout>()).ok_or_else(std::io::Error::last_os_error)?;
-        let device = Self { layout, live };
+        let device = Self { layout, live, folder: config.folder.clone(), ordinal };
         device.prepare(config);
         // The mapping keeps the open file alive, and with it the lock, so it must be undone by hand.
         // SAFETY: `state` is an open descriptor.
@@ -224,6 +227,16 @@ impl SharedDevice {
         };
     }
 
+    /// The machine's number of the device.
+    pub(super) fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
+    /// The file of a shared object.
+    pub(super) fn memory_path(&self, id: u64) -> PathBuf {
+        self.folder.join(format!("device-{}.v{LAYOUT}.memory-{id}", self.ordinal))
+    }
+
     fn layout(&self) -> &Layout {
         // SAFETY: the mapping is never undone while the process lives.
         unsafe { self.layout.as_ref() }
@@ -245,7 +258,15 @@ impl State<'_> {
         for slot in 0..SLOTS {
             self.reap_slot(slot);
         }
+        self.sweep();
         self
+    }
+
+    /// Frees the shared memory that nobody holds any more.
+    pub fn sweep(&mut self) {
+        let device = self.device;
+        let gone = self.ledger.objects.sweep(|id| device.has_descriptor(id));
+        gone.into_iter().for_each(|id| device.remove_memory_file(id));
     }
 
     /// Passes over processes that have turns but do not look: frees the dead, and lets the stopped ask again later.
@@ -273,7 +294,10 @@ impl State<'_> {
     fn resize_if_unused(&mut self, config: &Config) {
         let unused = self.reap().ledger.slots.iter().all(|s| s.pid == 0);
         if unused && config.is_memory_set {
+            // Memory that a descriptor holds outlives its processes.
+            let objects = self.ledger.objects;
             *self.ledger = Ledger::new(config.memory_bytes);
+            self.ledger.objects = objects;
         }
     }
 }

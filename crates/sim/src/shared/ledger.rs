@@ -1,5 +1,6 @@
 //! Who holds how much of the device's memory. Each process's own slot is the truth; there is no total to repair.
 
+use super::objects::Objects;
 use crate::slice::SLOTS;
 
 /// What memory is taken for.
@@ -11,6 +12,8 @@ pub enum Charge {
     Module,
     /// Allocations.
     Memory,
+    /// Managed memory that the device has touched.
+    Managed,
 }
 
 /// One process's memory on one device.
@@ -28,11 +31,17 @@ pub(super) struct Slot {
     pub(super) pid: u32,
     pub(super) padding: u32,
     pub(super) start_time: u64,
-    bytes: [u64; 3],
+    bytes: [u64; 4],
 }
 
 impl Slot {
+    /// What the process holds, as NVML shows it: managed memory is not counted.
     fn total(&self) -> u64 {
+        self.taken() - self.bytes[Charge::Managed as usize]
+    }
+
+    /// What the device lost to the process.
+    fn taken(&self) -> u64 {
         self.bytes.iter().sum()
     }
 }
@@ -43,11 +52,13 @@ impl Slot {
 pub struct Ledger {
     memory_bytes: u64,
     pub(super) slots: [Slot; SLOTS],
+    /// What several processes hold.
+    pub objects: Objects,
 }
 
 impl Ledger {
     pub(super) fn new(memory_bytes: u64) -> Self {
-        Self { memory_bytes, slots: [Slot::default(); SLOTS] }
+        Self { memory_bytes, slots: [Slot::default(); SLOTS], objects: Objects::new() }
     }
 
     /// Takes the first free slot for a process; `None` when all are taken.
@@ -57,8 +68,9 @@ impl Ledger {
         Some(index)
     }
 
-    /// Frees a slot and with it all that its process held.
+    /// Frees a slot and with it all that its process held alone.
     pub(super) fn leave(&mut self, slot: usize) {
+        self.objects.leave(slot);
         self.slots[slot] = Slot::default();
     }
 
@@ -88,7 +100,8 @@ impl Ledger {
     /// What no process holds.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
-        self.memory_bytes.saturating_sub(self.slots.iter().map(Slot::total).sum())
+        let taken = self.slots.iter().map(Slot::taken).sum::<u64>() + self.objects.bytes();
+        self.memory_bytes.saturating_sub(taken)
     }
 
     /// The processes that hold memory.
@@ -111,6 +124,14 @@ mod tests {
         assert!(!ledger.take(b, Charge::Memory, 41));
         assert!(ledger.take(b, Charge::Memory, 40));
         assert_eq!(ledger.free_bytes(), 0);
+    }
+
+    #[test]
+    fn managed_memory_is_the_devices_loss_and_no_process_shows_it() {
+        let mut ledger = Ledger::new(100);
+        let slot = ledger.join(1, 0).expect("free");
+        assert!(ledger.take(slot, Charge::Managed, 30) && ledger.take(slot, Charge::Memory, 10));
+        assert_eq!((ledger.free_bytes(), ledger.processes()[0].bytes), (60, 10));
     }
 
     #[test]

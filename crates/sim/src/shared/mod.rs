@@ -3,6 +3,10 @@
 mod file;
 mod ledger;
 mod liveness;
+mod memory_file;
+mod objects;
 
 pub use file::SharedDevice;
 pub use ledger::{Charge, Ledger, ProcessUse};
+pub use memory_file::Label;
+pub use objects::Objects;

@@ -8,3 +8,4 @@ mod execution;
 mod graphs;
 mod memory;
 mod program;
+mod sharing;

@@ -1,6 +1,7 @@
 //! A test is a program: it runs itself again in a child process, where it loads the libraries.
 
 use cuota_abi::cuda::*;
+use cuota_abi::nvml::*;
 use std::ffi::{CString, c_void};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -149,6 +150,24 @@ impl Program {
         let asked = call!(self.cuda, cuMemGetInfo_v2: PFN_cuMemGetInfo_v3020(&raw mut free, &raw mut total));
         assert_eq!(asked, 0);
         free as u64
+    }
+
+    /// What NVML shows for this process, in bytes.
+    pub(crate) fn shown_bytes(&self) -> u64 {
+        let nvml = Library::nvml();
+        let mut device = std::ptr::null_mut();
+        assert_eq!(call!(nvml, nvmlInit_v2: PFN_nvmlInit_v2()), 0);
+        let get =
+            call!(nvml, nvmlDeviceGetHandleByIndex_v2: PFN_nvmlDeviceGetHandleByIndex_v2(0, &raw mut device));
+        let nobody = nvmlProcessInfo_t { pid: 0, usedGpuMemory: 0, gpuInstanceId: 0, computeInstanceId: 0 };
+        let (mut count, mut list) = (64, [nobody; 64]);
+        let all = call!(
+            nvml,
+            nvmlDeviceGetComputeRunningProcesses_v3:
+                PFN_nvmlDeviceGetComputeRunningProcesses_v3(device, &raw mut count, list.as_mut_ptr())
+        );
+        assert_eq!((get, all), (0, 0));
+        list.iter().find(|p| p.pid == std::process::id()).map_or(0, |p| p.usedGpuMemory)
     }
 
     /// A stream that does not wait for the legacy default stream (1), or does (0).

@@ -2,15 +2,15 @@
 
 use super::{get, put};
 use cuota_abi::cuda::{
-    CUdeviceptr, CUmemAccessDesc, CUmemAllocationGranularity_flags, CUmemAllocationProp, CUmemAllocationType,
-    CUmemGenericAllocationHandle, CUmemLocation, CUmemLocationType,
+    CUdeviceptr, CUmemAccessDesc, CUmemAllocationGranularity_flags, CUmemAllocationHandleType,
+    CUmemAllocationProp, CUmemAllocationType, CUmemGenericAllocationHandle, CUmemLocation, CUmemLocationType,
 };
 use cuota_sim::driver::Driver;
 use cuota_sim::error::{Answer, Fault};
 use cuota_sim::units::BLOCK;
 use std::ffi::{c_int, c_ulonglong, c_void};
 
-/// The device that `properties` ask for. Memory of the host and memory to share with other processes are not modelled.
+/// The device that `properties` ask for. Memory of the host is not modelled.
 fn device_of(properties: &CUmemAllocationProp) -> Answer<c_int> {
     if properties.type_ != CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED {
         return Err(Fault::InvalidValue);
@@ -49,7 +49,12 @@ driver_api! {
         if properties.requestedHandleTypes.0 > 1 {
             return Err(Fault::NotSupported);
         }
-        put(handle, Driver::get()?.create_physical(size as u64, device)?)
+        let driver = Driver::get()?;
+        let made = driver.create_physical(size as u64, device)?;
+        if properties.requestedHandleTypes.0 == 1 {
+            driver.allow_export(made);
+        }
+        put(handle, made)
     }
 
     fn cuMemRelease(handle: CUmemGenericAllocationHandle) {
@@ -107,12 +112,14 @@ driver_api! {
     }
 
     fn cuMemGetAllocationPropertiesFromHandle(prop: *mut CUmemAllocationProp, handle: CUmemGenericAllocationHandle) {
-        let device = Driver::get()?.physical_device(handle)?;
+        let driver = Driver::get()?;
+        let device = driver.physical_device(handle)?;
         if prop.is_null() {
             return Err(Fault::InvalidValue);
         }
         let mut properties: CUmemAllocationProp = std::mem::zeroed();
         properties.type_ = CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
+        properties.requestedHandleTypes = CUmemAllocationHandleType(u32::from(driver.is_exportable(handle)));
         properties.location.type_ = CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
         super::pool::set_location_id(&mut properties.location, device as c_int);
         put(prop, properties)

@@ -1,0 +1,214 @@
+//! Memory of several processes: IPC of plain allocations, and export and import of physical memory by file descriptor.
+
+use super::allocate::Keeper;
+use super::handle::{Kind, fresh};
+use super::{Driver, State};
+use crate::error::{Answer, Fault};
+use crate::gpu::Gpu;
+use crate::memory::Backing;
+use crate::shared::{Charge, Label};
+use crate::units::BLOCK;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::sync::Arc;
+
+/// An object of a device: the device's number in this process, and the object's.
+type Name = (u32, u64);
+
+/// What a process shares with others.
+#[derive(Debug, Default)]
+pub(crate) struct Sharing {
+    /// Own memory that is an object, by its first address or its handle.
+    exported: HashMap<u64, Name>,
+    /// Physical memory of others, by its handle here.
+    imported: HashMap<u64, Name>,
+    /// Allocations of others that are open here.
+    opened: HashMap<Name, Opened>,
+    /// The handles whose memory may be exported.
+    exportable: HashSet<u64>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    base: u64,
+    bytes: u64,
+    /// How often each allocation in it was opened, by address.
+    users: HashMap<u64, u64>,
+}
+
+/// What names an allocation to other processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpcName {
+    /// The process that has it.
+    pub process: u32,
+    /// The machine's number of its device.
+    pub device: u32,
+    /// The object in which it lies.
+    pub object: u64,
+    /// Where it begins in the object.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+impl Driver {
+    /// Names the allocation that holds `address` to other processes.
+    ///
+    /// # Errors
+    /// `InvalidValue` where it is no plain allocation of this process; `OutOfMemory`; `OperatingSystem`.
+    pub fn ipc_name(&self, address: u64) -> Answer<IpcName> {
+        self.in_context(|state, _| {
+            let (&first, allocation) =
+                state.allocations.range(..=address).next_back().ok_or(Fault::InvalidValue)?;
+            let (bytes, device) = (allocation.bytes, allocation.device);
+            if address - first >= bytes || allocation.keeper != Keeper::Blocks {
+                return Err(Fault::InvalidValue);
+            }
+            let (base, backing) = state.space.piece_at(first).ok_or(Fault::InvalidValue)?;
+            let (_, object) = self.export(state, base, device, &backing)?;
+            let machine = self.gpu_of(device).machine_ordinal();
+            Ok(IpcName { process: std::process::id(), device: machine, object, offset: first - base, bytes })
+        })
+    }
+
+    /// Opens an allocation of another process in the current context; the same address as before, where it is open.
+    ///
+    /// # Errors
+    /// `InvalidContext` in the process that has it, and without a context; `InvalidDevice` where its device is not visible;
+    /// `InvalidValue` where it is gone.
+    pub fn open_ipc(&self, name: IpcName) -> Answer<u64> {
+        if name.process == std::process::id() {
+            return Err(Fault::InvalidContext);
+        }
+        let gpu = self.gpu_by_machine_ordinal(name.device)?;
+        self.in_context(|state, context| {
+            let key = (gpu.ordinal(), name.object);
+            if !state.sharing.opened.contains_key(&key) {
+                let backing = gpu.open_shared(name.object)?;
+                let bytes = backing.bytes();
+                let base =
+                    state.space.reserve(bytes, BLOCK, 0).inspect_err(|_| gpu.close_shared(name.object))?;
+                state.space.attach(base, bytes, gpu.ordinal(), Arc::new(backing), 0);
+                state.sharing.opened.insert(key, Opened { base, bytes, users: HashMap::new() });
+            }
+            let Some(opened) = state.sharing.opened.get_mut(&key) else { return Err(Fault::InvalidValue) };
+            let address = opened.base + name.offset;
+            let users = opened.users.entry(address).or_default();
+            *users += 1;
+            if *users == 1 {
+                state.note(address, name.bytes, context, gpu.ordinal(), Keeper::Ipc(name.object));
+            }
+            Ok(address)
+        })
+    }
+
+    /// Closes an allocation of another process. Waits for the device first.
+    ///
+    /// # Errors
+    /// `InvalidValue` where none is open at `address`.
+    pub fn close_ipc(&self, address: u64) -> Answer<()> {
+        let allocation = self.in_context(|state, _| state.allocation(address))?;
+        let Keeper::Ipc(object) = allocation.keeper else { return Err(Fault::InvalidValue) };
+        self.gpu_of(allocation.device).wait_idle()?;
+        let mut state = self.state.lock();
+        let opened = state.sharing.opened.get_mut(&(allocation.device, object)).ok_or(Fault::InvalidValue)?;
+        let users = opened.users.get_mut(&address).ok_or(Fault::InvalidValue)?;
+        *users -= 1;
+        if *users == 0 {
+            state.allocations.remove(&address);
+            self.end_ipc(&mut state, (allocation.device, object), address);
+        }
+        Ok(())
+    }
+
+    /// An opened allocation, already forgotten, has no user any more.
+    pub(super) fn end_ipc(&self, state: &mut State, name: (u32, u64), address: u64) {
+        let Some(opened) = state.sharing.opened.get_mut(&name) else { return };
+        opened.users.remove(&address);
+        if !opened.users.is_empty() {
+            return;
+        }
+        let (base, bytes) = (opened.base, opened.bytes);
+        state.sharing.opened.remove(&name);
+        state.space.detach(base);
+        state.space.unreserve(base, bytes);
+        self.gpu_of(name.0).close_shared(name.1);
+    }
+
+    /// Physical memory as a file descriptor that other processes can import.
+    ///
+    /// # Errors
+    /// `InvalidValue` where the handle names nothing or was not made to be exported; `OutOfMemory`; `OperatingSystem`.
+    pub fn export_physical(&self, handle: u64) -> Answer<File> {
+        let mut state = self.state.lock();
+        let device = state.vmm.physical(handle)?.device;
+        let name = match state.sharing.imported.get(&handle) {
+            Some(name) => *name,
+            None if state.sharing.exportable.contains(&handle) => {
+                let backing = state.physical.get(&handle).cloned().ok_or(Fault::InvalidValue)?;
+                self.export(&mut state, handle, device, &backing)?
+            }
+            None => return Err(Fault::InvalidValue),
+        };
+        self.gpu_of(name.0).give_out(name.1)
+    }
+
+    /// Imports physical memory; one more handle where the process has it already.
+    ///
+    /// # Errors
+    /// `InvalidValue` where `file` is no exported memory; `InvalidDevice` where its device is not visible; `OutOfMemory`.
+    pub fn import_physical(&self, file: &File) -> Answer<u64> {
+        let label = Label::read(file)?;
+        let gpu = self.gpu_by_machine_ordinal(label.device)?;
+        let name = (gpu.ordinal(), label.id);
+        let mut state = self.state.lock();
+        let mut all = state.sharing.exported.iter().chain(&state.sharing.imported);
+        let known = all.find(|(_, known)| **known == name).map(|(&handle, _)| handle);
+        if let Some(handle) = known {
+            return state.vmm.retain_handle(handle);
+        }
+        let backing = gpu.open_shared(label.id)?;
+        let handle = fresh(Kind::Physical);
+        state.vmm.create(handle, label.bytes, gpu.ordinal())?;
+        state.physical.insert(handle, Arc::new(backing));
+        state.sharing.imported.insert(handle, name);
+        Ok(handle)
+    }
+
+    /// Notes that the memory of `handle` may be exported.
+    pub fn allow_export(&self, handle: u64) {
+        self.state.lock().sharing.exportable.insert(handle);
+    }
+
+    /// Whether the memory of `handle` may be exported.
+    #[must_use]
+    pub fn is_exportable(&self, handle: u64) -> bool {
+        let state = self.state.lock();
+        state.sharing.exportable.contains(&handle) || state.sharing.imported.contains_key(&handle)
+    }
+
+    /// Physical memory, named by its first address or its handle, is gone from this process.
+    pub(super) fn release_bytes(gpu: &Gpu, state: &mut State, key: u64, bytes: u64) {
+        state.sharing.exportable.remove(&key);
+        if let Some((_, id)) = state.sharing.imported.remove(&key) {
+            gpu.close_shared(id);
+        } else if let Some((_, id)) = state.sharing.exported.remove(&key) {
+            gpu.disown(id, bytes);
+        } else {
+            gpu.give(Charge::Memory, bytes);
+        }
+    }
+
+    fn export(&self, state: &mut State, key: u64, device: u32, backing: &Backing) -> Answer<Name> {
+        if let Some(name) = state.sharing.exported.get(&key) {
+            return Ok(*name);
+        }
+        let name = (device, self.gpu_of(device).share(backing)?);
+        state.sharing.exported.insert(key, name);
+        Ok(name)
+    }
+
+    fn gpu_by_machine_ordinal(&self, machine: u32) -> Answer<&Gpu> {
+        self.gpus.iter().find(|gpu| gpu.machine_ordinal() == machine).ok_or(Fault::InvalidDevice)
+    }
+}

@@ -1,0 +1,76 @@
+//! The device's memory that several processes hold, as this process sees it.
+
+use super::Gpu;
+use crate::error::{Answer, Fault};
+use crate::memory::Backing;
+use crate::shared::Charge;
+use std::fs::File;
+
+impl Gpu {
+    /// Makes memory of this process an object that others can open: its bytes move into a file. Gives its number.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where the device has too many objects; `OperatingSystem` where the file cannot be made.
+    pub(crate) fn share(&self, backing: &Backing) -> Answer<u64> {
+        let (slot, bytes) = (self.join()?, backing.bytes());
+        let id = self.shared.with(|d| {
+            d.sweep();
+            d.ledger.objects.add(slot, bytes)
+        });
+        let id = id.ok_or(Fault::OutOfMemory)?;
+        let file = self.shared.make_memory_file(id, bytes);
+        // The engine is the only one that writes to the bytes; while it is held, they can be moved.
+        let moved = file.and_then(|file| self.with_engine(|_| backing.share(&file)));
+        moved.inspect_err(|_| {
+            self.shared.with(|d| {
+                d.ledger.objects.disown(id);
+                d.sweep();
+            })
+        })?;
+        Ok(id)
+    }
+
+    /// A file descriptor of object `id` for a program: while a copy of it is open, the memory lives.
+    ///
+    /// # Errors
+    /// `OperatingSystem`; `InvalidValue` where the object is gone.
+    pub(crate) fn give_out(&self, id: u64) -> Answer<File> {
+        let file = self.shared.open_for_program(id)?;
+        self.shared.with(|d| d.ledger.objects.give_out(id));
+        Ok(file)
+    }
+
+    /// Opens object `id` of another process, or of this one where it gave it up.
+    ///
+    /// # Errors
+    /// `InvalidValue` where it is gone; `OutOfMemory` where the host cannot map it.
+    pub(crate) fn open_shared(&self, id: u64) -> Answer<Backing> {
+        let slot = self.join()?;
+        let bytes = self.shared.with(|d| {
+            d.sweep();
+            d.ledger.objects.open(id, slot)
+        });
+        let bytes = bytes.ok_or(Fault::InvalidValue)?;
+        let file = self.shared.open_memory_file(id);
+        file.and_then(|file| Backing::open(&file, bytes)).inspect_err(|_| self.close_shared(id))
+    }
+
+    /// Closes an object that [`Self::open_shared`] opened.
+    pub(crate) fn close_shared(&self, id: u64) {
+        let Ok(slot) = self.join() else { return };
+        self.shared.with(|d| {
+            d.ledger.objects.close(id, slot);
+            d.sweep();
+        });
+    }
+
+    /// Gives up memory of this process that is object `id`: it stays taken while another one holds it.
+    pub(crate) fn disown(&self, id: u64, bytes: u64) {
+        let Ok(slot) = self.join() else { return };
+        self.shared.with(|d| {
+            d.ledger.give(slot, Charge::Memory, bytes);
+            d.ledger.objects.disown(id);
+            d.sweep();
+        });
+    }
+}

@@ -1,4 +1,4 @@
-//! Plain and managed allocations, and what can be asked of an address.
+//! Plain allocations, and what can be asked of an address.
 
 use super::context::Context;
 use super::{Driver, State};
@@ -7,7 +7,7 @@ use crate::gpu::Gpu;
 use crate::memory::blocks::{Blocks, Range};
 use crate::memory::{Access, Backing};
 use crate::shared::Charge;
-use crate::units::{BLOCK, round_up};
+use crate::units::BLOCK;
 use std::sync::Arc;
 
 /// Who keeps an allocation.
@@ -109,30 +109,6 @@ impl Driver {
         }
     }
 
-    /// Allocates managed memory: the host may use it at the same address; its bytes count as the device's.
-    ///
-    /// # Errors
-    /// As [`Self::allocate`].
-    pub fn allocate_managed(&self, bytes: u64) -> Answer<u64> {
-        self.check_unsafe_call()?;
-        self.in_context(|state, context| {
-            if bytes == 0 {
-                return Err(Fault::InvalidValue);
-            }
-            let device = state.contexts[&context].device();
-            let taken = round_up(bytes, BLOCK).ok_or(Fault::OutOfMemory)?;
-            self.take_bytes(state, device, taken)?;
-            let Ok(backing) = Backing::map(taken, Access::ReadWrite) else {
-                self.gpu_of(device).give(Charge::Memory, taken);
-                return Err(Fault::OutOfMemory);
-            };
-            let address = backing.address();
-            state.space.attach(address, taken, device, Arc::new(backing), 0);
-            state.note(address, bytes, context, device, Keeper::Managed);
-            Ok(address)
-        })
-    }
-
     /// Frees an allocation of any kind; 0 is freed without effect. Waits for the device first, as the driver does.
     ///
     /// # Errors
@@ -217,11 +193,10 @@ impl Driver {
     }
 
     pub(super) fn end_allocation(&self, state: &mut State, address: u64, allocation: Allocation) {
-        let gpu = self.gpu_of(allocation.device);
         match allocation.keeper {
             Keeper::Managed => {
                 state.space.detach(address);
-                gpu.give(Charge::Memory, allocation.bytes.next_multiple_of(BLOCK));
+                self.leave_devices(state, address, allocation.bytes);
             }
             Keeper::Blocks | Keeper::Module => {
                 self.unplace_in(state, allocation.context, address, |c| &mut c.blocks);

@@ -1,5 +1,6 @@
 //! Contexts, and what they take of the device: `CUOTA_SIM_CONTEXT_MIB` at once, 20 MiB at the first launch, 2 MiB a module.
 
+use super::green::GREEN_BYTES;
 use super::handle::{Kind, fresh};
 use super::streams::StreamRef;
 use super::{Driver, State};
@@ -24,11 +25,22 @@ const STACK_SIZE: Limit = 0;
 /// The threads of which each has a stack: 2,048 on each multiprocessor.
 const STACKS: u64 = SMS as u64 * 2048;
 
+/// Who made a context, and so who may destroy it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// The program.
+    Ordinary,
+    /// The driver, one for a device.
+    Primary,
+    /// The program, beside the primary one.
+    Green,
+}
+
 /// One context.
 pub(crate) struct Context {
     device: u32,
     flags: u32,
-    is_primary: bool,
+    class: Class,
     pub(super) blocks: Blocks,
     pub(super) arrays: Blocks,
     charged_bytes: u64,
@@ -66,7 +78,7 @@ impl Driver {
     /// # Errors
     /// `InvalidDevice`; `OutOfMemory` where the device has no room for a context.
     pub fn create_context(&self, device: i32, flags: u32) -> Answer<u64> {
-        let context = self.new_context(&mut self.state.lock(), device, flags, false)?;
+        let context = self.new_context(&mut self.state.lock(), device, flags, Class::Ordinary)?;
         self.push_current(context)?;
         Ok(context)
     }
@@ -74,20 +86,24 @@ impl Driver {
     /// Destroys a context with all that it holds.
     ///
     /// # Errors
-    /// `InvalidContext` where it is none, or a primary one.
+    /// `InvalidContext` where it is none, or a primary or a green one.
     pub fn destroy_context(&self, context: u64) -> Answer<()> {
         let device = {
             let state = self.state.lock();
-            let found =
-                state.contexts.get(&context).filter(|c| !c.is_primary).ok_or(Fault::InvalidContext)?;
-            found.device
+            let is_ordinary = |c: &&Context| c.class == Class::Ordinary;
+            state.contexts.get(&context).filter(is_ordinary).ok_or(Fault::InvalidContext)?.device
         };
+        self.end_waited(device, context);
+        Ok(())
+    }
+
+    /// Destroys a context when its work is done.
+    pub(super) fn end_waited(&self, device: u32, context: u64) {
         // A context that a fault has ended has nothing to wait for.
         let _ = self.gpu_of(device).wait(Awaited::Context(context));
         let mut state = self.state.lock();
         self.end_context(&mut state, context);
         Self::forget_current(context);
-        Ok(())
     }
 
     /// One more user of the primary context of `device`; made where there is none.
@@ -99,7 +115,7 @@ impl Driver {
         let mut state = self.state.lock();
         let mut primary = state.primaries.get(&ordinal).copied().unwrap_or_default();
         if primary.users == 0 {
-            primary.context = self.new_context(&mut state, device, primary.flags, true)?;
+            primary.context = self.new_context(&mut state, device, primary.flags, Class::Primary)?;
         }
         primary.users += 1;
         state.primaries.insert(ordinal, primary);
@@ -217,10 +233,16 @@ impl Driver {
         Ok(())
     }
 
-    fn new_context(&self, state: &mut State, device: i32, flags: u32, is_primary: bool) -> Answer<u64> {
+    pub(super) fn new_context(
+        &self,
+        state: &mut State,
+        device: i32,
+        flags: u32,
+        class: Class,
+    ) -> Answer<u64> {
         let gpu = self.gpu(device)?;
         gpu.join()?;
-        let charged_bytes = self.config.context_bytes;
+        let charged_bytes = if class == Class::Green { GREEN_BYTES } else { self.config.context_bytes };
         gpu.take(Charge::Context, charged_bytes)?;
         let handle = fresh(Kind::Context);
         let device = gpu.ordinal();
@@ -228,11 +250,12 @@ impl Driver {
         let context = Context {
             device,
             flags,
-            is_primary,
+            class,
             blocks: Blocks::default(),
             arrays: Blocks::default(),
             charged_bytes,
-            launched: false,
+            // A green context shares what the primary one has grown to.
+            launched: class == Class::Green,
             limits: BTreeMap::new(),
             legacy: self.new_stream(device, handle, Order::Legacy, 0, 0),
         };

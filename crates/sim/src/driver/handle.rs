@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Array = 0x500d,
     Mipmap = 0x500e,
     Footprint = 0x500f,
+    Description = 0x5010,
+    Green = 0x5011,
 }
 
 /// A handle of `kind` that was never given out before in this process.

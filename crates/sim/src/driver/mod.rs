@@ -9,9 +9,11 @@ mod current;
 mod event;
 mod graph;
 mod graph_memory;
+mod green;
 mod handle;
 mod host;
 mod launch;
+mod managed;
 mod modules;
 mod pools;
 mod sharing;
@@ -23,6 +25,7 @@ pub use allocate::PointerFacts;
 pub use capture::{CaptureStatus, Mode};
 pub use context::{ContextFacts, Limit};
 pub use graph::{Node, NodeKind};
+pub use green::Split;
 pub use host::HostFacts;
 pub use launch::Shape;
 pub use sharing::IpcName;
@@ -46,6 +49,9 @@ pub(crate) struct State {
     pub(crate) contexts: HashMap<u64, context::Context>,
     pub(crate) primaries: HashMap<u32, context::Primary>,
     pub(crate) allocations: BTreeMap<u64, allocate::Allocation>,
+    pub(crate) descriptions: HashMap<u64, u32>,
+    pub(crate) greens: HashMap<u64, green::Green>,
+    pub(crate) managed: managed::Managed,
     pub(crate) arrays: HashMap<u64, arrays::Array>,
     pub(crate) pools: HashMap<u64, Pool>,
     pub(crate) default_pools: HashMap<u32, u64>,
@@ -123,6 +129,9 @@ impl Driver {
             contexts: HashMap::new(),
             primaries: HashMap::new(),
             allocations: BTreeMap::new(),
+            descriptions: HashMap::new(),
+            greens: HashMap::new(),
+            managed: managed::Managed::default(),
             arrays: HashMap::new(),
             pools,
             chosen_pools: default_pools.clone(),

@@ -62,17 +62,25 @@ impl Driver {
     /// # Errors
     /// `InvalidContext`; `InvalidValue` for unknown flags.
     pub fn create_stream(&self, flags: u32, priority: i32) -> Answer<u64> {
+        let context = self.in_context(|_, context| Ok(context))?;
+        self.create_stream_in(context, flags, priority)
+    }
+
+    /// Makes a stream in `context`.
+    ///
+    /// # Errors
+    /// `InvalidContext` where it is none; `InvalidValue` for unknown flags.
+    pub fn create_stream_in(&self, context: u64, flags: u32, priority: i32) -> Answer<u64> {
         if flags > NON_BLOCKING {
             return Err(Fault::InvalidValue);
         }
-        self.in_context(|state, context| {
-            let device = state.contexts[&context].device();
-            let priority = priority.clamp(GREATEST_PRIORITY, 0);
-            let order = if flags == NON_BLOCKING { Order::Free } else { Order::Blocking };
-            let stream = self.new_stream(device, context, order, flags, priority);
-            state.streams.insert(stream.id, stream);
-            Ok(stream.id)
-        })
+        let mut state = self.state.lock();
+        let device = state.contexts.get(&context).ok_or(Fault::InvalidContext)?.device();
+        let priority = priority.clamp(GREATEST_PRIORITY, 0);
+        let order = if flags == NON_BLOCKING { Order::Free } else { Order::Blocking };
+        let stream = self.new_stream(device, context, order, flags, priority);
+        state.streams.insert(stream.id, stream);
+        Ok(stream.id)
     }
 
     /// Destroys a stream after its work is done.

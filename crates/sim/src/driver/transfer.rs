@@ -90,8 +90,11 @@ impl Driver {
             return Ok(());
         }
         let (to, from) = {
-            let state = self.state.lock();
-            (state.side(to, bytes)?, state.side(from, bytes)?)
+            let mut state = self.state.lock();
+            let sides = (state.side(to, bytes)?, state.side(from, bytes)?);
+            self.touch(&mut state, to, bytes, stream.device);
+            self.touch(&mut state, from, bytes, stream.device);
+            sides
         };
         if !direction.allows(&to, &from) {
             return Err(Fault::InvalidValue);
@@ -132,9 +135,13 @@ impl Driver {
         if !to.is_multiple_of(pattern.len() as u64) {
             return Err(Fault::InvalidValue);
         }
-        let to = match self.state.lock().side(to, bytes)? {
-            Side::Pageable(_) => return Err(Fault::InvalidValue),
-            Side::Device(spans) | Side::Pinned(spans) => spans,
+        let to = {
+            let mut state = self.state.lock();
+            self.touch(&mut state, to, bytes, stream.device);
+            match state.side(to, bytes)? {
+                Side::Pageable(_) => return Err(Fault::InvalidValue),
+                Side::Device(spans) | Side::Pinned(spans) => spans,
+            }
         };
         let effect = Effect::Fill { pattern: pattern.to_vec(), to };
         let cost_ns = (bytes / (2 * DEVICE_BYTES_PER_NS)).max(LEAST_NS);

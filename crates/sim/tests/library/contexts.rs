@@ -66,3 +66,58 @@ fn a_larger_stack_takes_its_memory_at_once() {
         assert_eq!((second, before - program.free_bytes()), (0, (3960 + 500) * MIB), "as the first");
     });
 }
+
+#[test]
+fn a_green_context_takes_four_mib_beside_the_primary_one() {
+    in_child("contexts::a_green_context_takes_four_mib_beside_the_primary_one", || {
+        let program = Program::start();
+        let cuda = &program.cuda;
+        let (mut primary, mut green, mut context) =
+            (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+        let retain = call!(
+            cuda,
+            cuDevicePrimaryCtxRetain: PFN_cuDevicePrimaryCtxRetain_v7000(&raw mut primary, 0)
+        );
+        let before = program.free_bytes();
+        // SAFETY: every field is a plain number or a null pointer.
+        let (mut all, mut part): (CUdevResource, CUdevResource) = unsafe { std::mem::zeroed() };
+        let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
+        let ask =
+            call!(cuda, cuDeviceGetDevResource: PFN_cuDeviceGetDevResource_v12040(0, &raw mut all, kind));
+        let (mut groups, none) = (1, std::ptr::null_mut());
+        let split = call!(
+            cuda,
+            cuDevSmResourceSplitByCount:
+                PFN_cuDevSmResourceSplitByCount_v12040(
+                    &raw mut part,
+                    &raw mut groups,
+                    &raw const all,
+                    none,
+                    0,
+                    33
+                )
+        );
+        // SAFETY: both are multiprocessors.
+        let sms = unsafe { (all.__bindgen_anon_1.sm.smCount, part.__bindgen_anon_1.sm.smCount) };
+        assert_eq!((retain, ask, split, groups, sms), (0, 0, 0, 1, (132, 40)));
+        let mut description = std::ptr::null_mut();
+        let describe = call!(
+            cuda,
+            cuDevResourceGenerateDesc:
+                PFN_cuDevResourceGenerateDesc_v12040(&raw mut description, &raw mut part, 1)
+        );
+        let create = call!(
+            cuda,
+            cuGreenCtxCreate: PFN_cuGreenCtxCreate_v12040(&raw mut green, description, 0, 1)
+        );
+        let from = call!(cuda, cuCtxFromGreenCtx: PFN_cuCtxFromGreenCtx_v12040(&raw mut context, green));
+        assert_eq!((describe, create, from, before - program.free_bytes()), (0, 0, 0, 4 * MIB));
+        assert_eq!(call!(cuda, cuCtxDestroy_v2: PFN_cuCtxDestroy_v4000(context)), 201, "not an ordinary one");
+        assert_eq!(call!(cuda, cuCtxPushCurrent_v2: PFN_cuCtxPushCurrent_v4000(context)), 0);
+        program.allocate(100 << 20).expect("room");
+        assert_eq!(before - program.free_bytes(), 104 * MIB);
+        assert_eq!(call!(cuda, cuCtxPopCurrent_v2: PFN_cuCtxPopCurrent_v4000(&raw mut context)), 0);
+        assert_eq!(call!(cuda, cuGreenCtxDestroy: PFN_cuGreenCtxDestroy_v12040(green)), 0);
+        assert_eq!(program.free_bytes(), before);
+    });
+}

@@ -128,3 +128,53 @@ fn mapped_memory_lives_until_it_is_unmapped() {
         assert_eq!(call!(cuda, cuMemAddressFree: PFN_cuMemAddressFree_v10020(address, 4 * MIB)), 0);
     });
 }
+
+#[test]
+fn managed_memory_is_the_devices_loss_when_it_is_touched_and_no_process_shows_it() {
+    in_child("memory::managed_memory_is_the_devices_loss_when_it_is_touched_and_no_process_shows_it", || {
+        let program = Program::start();
+        let cuda = &program.cuda;
+        let (before, shown, mut address) = (program.free_bytes(), program.shown_bytes(), 0);
+        let taken = || (before - program.free_bytes()) >> 20;
+        let length = 16_384 * MIB;
+        let allocate =
+            call!(cuda, cuMemAllocManaged: PFN_cuMemAllocManaged_v6000(&raw mut address, length, 1));
+        assert_eq!((allocate, taken()), (0, 0), "more than the device has");
+        // SAFETY: managed memory is the host's too.
+        unsafe { *(address as *mut u32) = 7 };
+        let fill = call!(cuda, cuMemsetD8_v2: PFN_cuMemsetD8_v3020(address + 4096, 1, 4 * MIB));
+        assert_eq!((fill, taken(), program.shown_bytes()), (0, 128, shown));
+        // SAFETY: as above.
+        assert_eq!(unsafe { *(address as *const u32) }, 7);
+        let prefetch = |device| {
+            let none = std::ptr::null_mut();
+            call!(cuda, cuMemPrefetchAsync: PFN_cuMemPrefetchAsync_v8000(address, 256 * MIB, device, none))
+        };
+        assert_eq!((prefetch(0), taken()), (0, 256));
+        assert_eq!((prefetch(-1), taken()), (0, 0));
+        assert_eq!((prefetch(0), taken()), (0, 256));
+        assert_eq!(call!(cuda, cuMemFree_v2: PFN_cuMemFree_v3020(address)), 0);
+        assert_eq!(taken(), 0);
+    });
+}
+
+#[test]
+fn host_memory_takes_nothing_of_the_device() {
+    in_child("memory::host_memory_takes_nothing_of_the_device", || {
+        let program = Program::start();
+        let (before, mut address) = (program.free_bytes(), std::ptr::null_mut());
+        let allocate =
+            call!(program.cuda, cuMemHostAlloc: PFN_cuMemHostAlloc_v2020(&raw mut address, 64 * MIB, 0));
+        let mut own = vec![0_u8; MIB];
+        let register = call!(
+            program.cuda,
+            cuMemHostRegister_v2: PFN_cuMemHostRegister_v6050(own.as_mut_ptr().cast(), MIB, 0)
+        );
+        assert_eq!((allocate, register, program.free_bytes()), (0, 0, before));
+        let last = call!(
+            program.cuda,
+            cuMemHostUnregister: PFN_cuMemHostUnregister_v4000(own.as_mut_ptr().cast())
+        );
+        assert_eq!(last, 0);
+    });
+}

@@ -69,6 +69,7 @@ const ERRORS: &[(u32, &CStr, &CStr)] = &[
         c"CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
         c"attempt to terminate a thread-local capture sequence from another thread",
     ),
+    (914, c"CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION", c"the resources cannot be split or used so"),
     (999, c"CUDA_ERROR_UNKNOWN", c"unknown error"),
 ];
 

@@ -151,8 +151,10 @@ twin_api! {
         pCtx: *mut CUcontext,
         pGreenCtx: *mut CUgreenCtx,
     ) {
-        put_if_asked(pGreenCtx, std::ptr::null_mut());
-        put(pCtx, Driver::get()?.stream(hStream as u64, per_thread)?.context as CUcontext)
+        let driver = Driver::get()?;
+        let context = driver.stream(hStream as u64, per_thread)?.context;
+        put_if_asked(pGreenCtx, driver.green_of(context) as CUgreenCtx);
+        put(pCtx, context as CUcontext)
     }
 
     fn cuLaunchHostFunc | cuLaunchHostFunc_ptsz(per_thread; hStream: CUstream, r#fn: CUhostFn, userData: *mut c_void) {

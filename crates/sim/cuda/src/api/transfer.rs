@@ -1,9 +1,9 @@
 //! Copies and fills of memory.
 
-use cuota_abi::cuda::{CUcontext, CUdeviceptr, CUstream};
+use cuota_abi::cuda::{CUcontext, CUdevice, CUdeviceptr, CUmemLocation, CUmemLocationType, CUstream};
 use cuota_sim::driver::{Direction, Driver, Promise};
-use cuota_sim::error::Answer;
-use std::ffi::{c_uchar, c_uint, c_ushort, c_void};
+use cuota_sim::error::{Answer, Fault};
+use std::ffi::{c_int, c_uchar, c_uint, c_ushort, c_void};
 
 /// A copy of a number of bytes, and the default stream of whose thread it means by 0.
 struct Copy {
@@ -47,6 +47,20 @@ fn fill_rows(
     (0..size.1 as u64).try_for_each(|row| {
         fill(to.saturating_add(row.saturating_mul(pitch as u64)), pattern, size.0, stream, per_thread)
     })
+}
+
+/// Moves managed memory. The model does it at once, before the work that the stream holds.
+fn prefetch(
+    address: u64,
+    bytes: usize,
+    device: Option<c_int>,
+    stream: CUstream,
+    per_thread: bool,
+) -> Answer<()> {
+    let driver = Driver::get()?;
+    driver.check_not_capturing(driver.stream(stream as u64, per_thread)?)?;
+    let device = device.map(|number| Ok(driver.gpu(number)?.ordinal())).transpose()?;
+    driver.prefetch(address, bytes as u64, device)
 }
 
 const DEFAULT: CUstream = std::ptr::null_mut();
@@ -145,6 +159,33 @@ twin_api! {
         hStream: CUstream,
     ) {
         Copy { direction: Direction::OnDevice, bytes: ByteCount, per_thread }.later(dstDevice, srcDevice, hStream)
+    }
+
+    fn cuMemPrefetchAsync | cuMemPrefetchAsync_ptsz(
+        per_thread;
+        devPtr: CUdeviceptr,
+        count: usize,
+        dstDevice: CUdevice,
+        hStream: CUstream,
+    ) {
+        // `CU_DEVICE_CPU` is -1.
+        prefetch(devPtr, count, Some(dstDevice).filter(|&d| d != -1), hStream, per_thread)
+    }
+
+    fn cuMemPrefetchAsync_v2 | cuMemPrefetchAsync_v2_ptsz(
+        per_thread;
+        devPtr: CUdeviceptr,
+        count: usize,
+        location: CUmemLocation,
+        flags: c_uint,
+        hStream: CUstream,
+    ) {
+        if flags != 0 {
+            return Err(Fault::InvalidValue);
+        }
+        let on_device = location.type_ == CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+        let device = on_device.then(|| super::pool::location_id(&location));
+        prefetch(devPtr, count, device, hStream, per_thread)
     }
 
     fn cuMemsetD8_v2 | cuMemsetD8_v2_ptds(per_thread; dstDevice: CUdeviceptr, uc: c_uchar, N: usize) {

@@ -19,6 +19,9 @@ pub struct Config {
     pub context_bytes: u64,
     /// `CUDA_VISIBLE_DEVICES`, read as [`crate::visible`] says: the devices that CUDA shows, in its order. NVML shows all.
     pub visible: Vec<u32>,
+    /// `CUOTA_SIM_DEATH_MS`: how long the memory of a dead process stays taken after its death is noticed, in nanoseconds here.
+    /// Default: 0.
+    pub death_ns: u64,
     /// `CUOTA_SIM_DRIVER_VERSION`: what `cuDriverGetVersion` answers. Default: 13000.
     pub driver_version: i32,
 }
@@ -48,6 +51,7 @@ impl Config {
             context_bytes: read("CUOTA_SIM_CONTEXT_MIB", 500 * MIB, |t| {
                 t.parse::<u64>().ok()?.checked_mul(MIB)
             }),
+            death_ns: read("CUOTA_SIM_DEATH_MS", 0, |t| t.parse::<u64>().ok()?.checked_mul(1_000_000)),
             driver_version: read("CUOTA_SIM_DRIVER_VERSION", 13000, |t| t.parse().ok()),
         }
     }

@@ -26,3 +26,8 @@ pub fn once(text: &str) {
         line(text);
     }
 }
+
+/// Sends what the library would say of a panic of its own to the log: standard error is the program's.
+pub fn take_panics() {
+    std::panic::set_hook(Box::new(|panic| line(&panic.to_string())));
+}

@@ -24,6 +24,7 @@ impl Machine {
     /// One more user: `nvmlInit`.
     pub(crate) fn init() -> Answer<()> {
         let machine = MACHINE.get_or_init(|| {
+            cuota_sim::log::take_panics();
             let config = Config::from_environment();
             let open = |ordinal| {
                 SharedDevice::open(&config, ordinal).map_err(|_| nvmlReturn_t::NVML_ERROR_OPERATING_SYSTEM)

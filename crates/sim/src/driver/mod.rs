@@ -111,6 +111,7 @@ impl Driver {
         }
         // SAFETY: the handler only stores to an atomic, which is safe in a forked child.
         unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        crate::log::take_panics();
         let config = Config::from_environment();
         if config.visible.is_empty() {
             return Err(Fault::NoDevice);

@@ -42,6 +42,7 @@ pub struct SharedDevice {
     live: File,
     folder: PathBuf,
     ordinal: u32,
+    death_ns: u64,
 }
 
 // SAFETY: the mapping lives as long as the process; `guarded` is reached only with the shared mutex held, and all other
@@ -95,7 +96,8 @@ impl SharedDevice {
             return Err(std::io::Error::last_os_error());
         }
         let layout = NonNull::new(address.cast::<Layout>()).ok_or_else(std::io::Error::last_os_error)?;
-        let device = Self { layout, live, folder: config.folder.clone(), ordinal };
+        let (folder, death_ns) = (config.folder.clone(), config.death_ns);
+        let device = Self { layout, live, folder, ordinal, death_ns };
         device.prepare(config);
         // The mapping keeps the open file alive, and with it the lock, so it must be undone by hand.
         // SAFETY: `state` is an open descriptor.
@@ -285,9 +287,15 @@ impl State<'_> {
 
     fn reap_slot(&mut self, slot: usize) {
         let holder = self.ledger.slots[slot];
-        if holder.pid != 0 && !liveness::holds(&self.device.live, slot, holder.pid, holder.start_time) {
+        if holder.pid == 0 || liveness::holds(&self.device.live, slot, holder.pid, holder.start_time) {
+            return;
+        }
+        let now = now_ns();
+        self.turns.remove(slot, now);
+        let noticed_ns = if holder.died_ns == 0 { now } else { holder.died_ns };
+        self.ledger.slots[slot].died_ns = noticed_ns;
+        if now >= noticed_ns.saturating_add(self.device.death_ns) {
             self.ledger.leave(slot);
-            self.turns.remove(slot, now_ns());
         }
     }
 
@@ -315,6 +323,7 @@ mod tests {
             devices: 1,
             context_bytes: 0,
             visible: vec![0],
+            death_ns: 0,
             driver_version: 13000,
         }
     }
@@ -327,6 +336,19 @@ mod tests {
         assert!(first.with(|d| d.ledger.take(slot, Charge::Memory, 600)));
         let second = SharedDevice::open(&config(folder.path()), 0).expect("opens");
         assert_eq!(second.with(|d| d.ledger.free_bytes()), 400);
+    }
+
+    #[test]
+    fn a_killed_processs_memory_stays_taken_as_long_as_asked() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let slow = Config { death_ns: u64::MAX / 2, ..config(folder.path()) };
+        let device = SharedDevice::open(&slow, 0).expect("opens");
+        let slot = device.join().expect("joins");
+        device.with(|d| d.ledger.slots[slot].pid = u32::MAX / 2);
+        assert!(device.with(|d| d.ledger.take(slot, Charge::Memory, 600)));
+        assert_eq!(device.with(|d| (d.processes().len(), d.ledger.free_bytes())), (1, 400));
+        let quick = SharedDevice::open(&config(folder.path()), 0).expect("opens");
+        assert_eq!(quick.with(|d| (d.processes().len(), d.ledger.free_bytes())), (0, 1000));
     }
 
     #[test]

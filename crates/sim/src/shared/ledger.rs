@@ -31,6 +31,8 @@ pub(super) struct Slot {
     pub(super) pid: u32,
     pub(super) padding: u32,
     pub(super) start_time: u64,
+    /// When its death was noticed; 0 while it lives.
+    pub(super) died_ns: u64,
     bytes: [u64; 4],
 }
 

@@ -114,6 +114,28 @@ fn nvml_shows_what_the_process_holds() {
     });
 }
 
+#[test]
+fn the_libraries_print_nothing() {
+    let name = "device::the_libraries_print_nothing";
+    if part().is_some() {
+        let program = Program::start();
+        let nvml = Library::nvml();
+        assert_eq!(call!(nvml, nvmlInit_v2: PFN_nvmlInit_v2()), 0);
+        assert_eq!(call!(program.cuda, cuTexRefCreate: PFN_cuTexRefCreate_v2000(std::ptr::null_mut())), 801);
+        assert_eq!(program.allocate(1 << 40), Err(2));
+        // SAFETY: ends the process at once, before the test harness says more.
+        unsafe { libc::_exit(0) };
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut child = command(name, "0", folder.path());
+    let heard = child.env("CUOTA_SIM_MEMORY", "much").stderr(std::process::Stdio::piped()).output();
+    let heard = heard.expect("the child runs");
+    let said = String::from_utf8_lossy(&heard.stdout);
+    let own: Vec<&str> = said.lines().filter(|l| !l.is_empty() && !l.starts_with("running ")).collect();
+    assert!(heard.status.success() && heard.stderr.is_empty(), "{heard:?}");
+    assert!(own.is_empty() || own == [format!("test {name} ... ")], "{own:?}");
+}
+
 /// The last byte of the UUIDs that CUDA shows, in order; the number of devices that NVML shows.
 fn shown() -> (Vec<u8>, u32) {
     let (cuda, nvml) = (Library::cuda(), Library::nvml());

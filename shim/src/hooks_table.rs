@@ -164,6 +164,7 @@ calls! {
         cuMemPoolGetAttribute: PFN_cuMemPoolGetAttribute_v11020;
         cuMemPoolSetAttribute: PFN_cuMemPoolSetAttribute_v11020;
         cuThreadExchangeStreamCaptureMode: PFN_cuThreadExchangeStreamCaptureMode_v10010;
+        cuStreamSynchronize: PFN_cuStreamSynchronize_v2000;
         cuDeviceGetAttribute: PFN_cuDeviceGetAttribute_v2000;
         cuDeviceGetGraphMemAttribute: PFN_cuDeviceGetGraphMemAttribute_v11040;
         cuArrayGetMemoryRequirements: PFN_cuArrayGetMemoryRequirements_v11060;

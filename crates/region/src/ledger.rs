@@ -115,23 +115,12 @@ fn subtract(line: &Line, booked: u64, pending: u64) {
 }
 
 impl Books {
-    /// Opens this process's books on `gpu`.
+    /// Opens this process's books on `gpu`: begun when the member took its place, and not begun again by one that has lost
+    /// it.
     #[must_use]
     pub fn open(member: &'static Member, gpu: GpuIndex) -> Option<Self> {
         let book = member.tenant.0.books.get(gpu.0)?;
         let own = book.get(member.place)?;
-        let life = own.life.load(Ordering::Acquire);
-        // A line whose life was ended is not begun again by the member that lost the place: it is to find itself evicted.
-        if life != member.life && member.lives() {
-            for counter in [&own.booked, &own.overhead, &own.refused] {
-                counter.store(0, Ordering::Relaxed);
-            }
-            own.life.store(member.life, Ordering::Release);
-            // A reaper that came in between has looked at the line before it was ours.
-            if !member.lives() {
-                let _ = own.life.compare_exchange(member.life, 0, Ordering::AcqRel, Ordering::Relaxed);
-            }
-        }
         Some(Books { member, book, own })
     }
 
@@ -253,6 +242,19 @@ impl Books {
         self.own.refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Bytes that this process has booked and may still take back.
+    #[must_use]
+    pub fn own_pending(&self) -> u64 {
+        read(self.own).1
+    }
+
+    /// Whether what the tenant holds for certain is within a quota in bytes.
+    #[must_use]
+    pub fn is_within(&self, quota: u64) -> bool {
+        let sum = self.sum(0);
+        sum.booked.saturating_sub(sum.pending_elsewhere) <= quota
+    }
+
     /// What the whole tenant has booked on this GPU.
     #[must_use]
     pub fn tenant_usage(&self) -> Usage {
@@ -283,7 +285,8 @@ impl crate::tenant::Tenant {
     /// What the tenant has booked on `gpu`.
     #[must_use]
     pub fn usage(&self, gpu: GpuIndex) -> Usage {
-        self.0.books.get(gpu.0).map_or(Usage::default(), |book| usage(book.iter()))
+        let lines = self.0.books.get(gpu.0).into_iter().flatten();
+        usage(lines.take(self.places_in_use()))
     }
 
     /// What each process of the tenant has booked on `gpu`.

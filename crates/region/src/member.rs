@@ -114,6 +114,14 @@ impl Member {
         entry.pid.store(sys::process_id(), Ordering::Relaxed);
         entry.uid.store(sys::user_id(), Ordering::Relaxed);
         entry.joined_ns.store(sys::coarse_ns(), Ordering::Relaxed);
+        for line in tenant.0.books.iter().filter_map(|book| book.get(place)) {
+            // Not counted while it is cleared: the life that it had has ended.
+            line.life.store(0, Ordering::Release);
+            for counter in [&line.booked, &line.overhead, &line.refused] {
+                counter.store(0, Ordering::Relaxed);
+            }
+            line.life.store(life, Ordering::Release);
+        }
         entry.life.store(life, Ordering::Release);
         let high = u32::try_from(place + 1).ok()?;
         tenant.0.summary.high_water.fetch_max(high, Ordering::AcqRel);
@@ -199,7 +207,7 @@ fn close_books(tenant: Tenant, place: usize, entry: &Place, life: u64) {
 
 /// Returns the bytes that were booked.
 fn end_lines(tenant: Tenant, place: usize, life: u64) -> u64 {
-    let lines = tenant.0.books.iter().zip(tenant.gpus()).filter_map(|(book, _)| book.get(place));
+    let lines = tenant.0.books.iter().filter_map(|book| book.get(place));
     let ended = lines.filter(|line| end(line, life));
     ended.fold(0, |sum: u64, line| sum.saturating_add(crate::ledger::booked_bytes(line)))
 }

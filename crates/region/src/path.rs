@@ -91,14 +91,14 @@ impl Directory {
         self.file(&[b"/tenant/", name.as_bytes(), b".v1.live"])
     }
 
-    /// A name that only process `pid` uses, for a tenant file that is being written.
+    /// A name for a tenant file that is being written; `tag` tells drafts apart.
     ///
     /// # Errors
     /// [`Unusable::PathTooLong`].
-    pub fn tenant_draft(&self, name: &TenantName, pid: u32) -> Result<Path, Unusable> {
-        let (mut digits, mut rest) = ([b'0'; 10], pid);
+    pub fn tenant_draft(&self, name: &TenantName, tag: u64) -> Result<Path, Unusable> {
+        let (mut digits, mut rest) = ([b'0'; 20], tag);
         for digit in digits.iter_mut().rev() {
-            *digit += (rest % 10) as u8;
+            *digit += (rest % 10).to_le_bytes()[0];
             rest /= 10;
         }
         self.file(&[b"/tenant/.", name.as_bytes(), b".", &digits])
@@ -116,8 +116,8 @@ mod tests {
         assert_eq!(dir.policy().unwrap().as_c_str(), c"/run/cuota/policy.v1");
         assert_eq!(dir.live(&name).unwrap().as_c_str(), c"/run/cuota/tenant/a.b.v1.live");
         assert_eq!(
-            dir.tenant_draft(&name, 4_294_967_295).unwrap().as_c_str(),
-            c"/run/cuota/tenant/.a.b.4294967295"
+            dir.tenant_draft(&name, u64::MAX).unwrap().as_c_str(),
+            c"/run/cuota/tenant/.a.b.18446744073709551615"
         );
     }
 

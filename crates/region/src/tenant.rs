@@ -188,8 +188,10 @@ impl Tenant {
             other => return other,
         }
         // The file gets its name only when it is complete; of two makers one wins, and both use the winner's.
-        let draft = directory.tenant_draft(name, sys::process_id())?;
-        let _ = sys::unlink(draft.as_c_str());
+        // Processes of other PID namespaces may have our PID: the time tells the drafts apart, and a name that is taken all the
+        // same is left to its maker.
+        let tag = sys::monotonic_ns().rotate_left(24) ^ u64::from(sys::process_id());
+        let draft = directory.tenant_draft(name, tag)?;
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         let fd = sys::open(draft.as_c_str(), flags, 0o600)?;
         let made = Tenant::lay_out(&fd, name);

@@ -1,6 +1,7 @@
 //! Contexts: half a GiB each, booked before they are made and checked against NVML later.
 
 use core::ffi::{c_int, c_uint};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use cuota_abi::cuda::{
     CUcontext, CUctxCreateParams, CUdevice, CUdevice_attribute, CUexecAffinityParam, CUlimit, CUresult,
@@ -8,6 +9,7 @@ use cuota_abi::cuda::{
     PFN_cuCtxSetLimit_v3010, PFN_cuDevicePrimaryCtxRelease_v7000, PFN_cuDevicePrimaryCtxRetain_v7000,
 };
 use cuota_governor::physical::BLOCK_BYTES;
+use cuota_region::sys;
 
 use super::{REFUSED, array};
 use crate::hooks_table::real;
@@ -33,19 +35,46 @@ unsafe fn create(
         Booking::No => return call(),
         Booking::Refuse => return REFUSED,
     };
-    let reservation = match account.reserve(account.context_estimate()) {
+    let reservation = match account.reserve_context() {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
     let status = call();
-    if status == OK {
+    // SAFETY: the driver has written the context, where it made one.
+    if status == OK && account.process.contexts.add(unsafe { *context }, device, primary) {
         account.commit_context(reservation);
-        // SAFETY: the driver has written the context.
-        account.process.contexts.add(unsafe { *context }, device, primary);
     } else {
         account.cancel(reservation);
     }
     status
+}
+
+/// The turn to make or end a device's primary context.
+struct Turn(Option<&'static AtomicU32>);
+
+impl Turn {
+    /// Waits for the turn. Not for ever: a signal handler may have come between another and its end, in the same thread.
+    fn take(device: CUdevice) -> Self {
+        const TRIES: u32 = 1 << 20;
+        let Standing::Managed(process) = process::standing() else { return Turn(None) };
+        let device = usize::try_from(device).ok().and_then(|device| process.devices.get(device));
+        let Some(turn) = device.map(|device| &device.primary_turn) else { return Turn(None) };
+        for _ in 0..TRIES {
+            if turn.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                return Turn(Some(turn));
+            }
+            sys::yield_now();
+        }
+        Turn(None)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(turn) = self.0 {
+            turn.store(0, Ordering::Release);
+        }
+    }
 }
 
 /// Gives back what a context that is gone had.
@@ -121,6 +150,8 @@ pub(crate) unsafe fn retain_primary(
         // SAFETY: the program's arguments.
         unsafe { real(context, device) }
     };
+    // One at a time, or each of several first retains would be booked. The driver makes them wait for one another too.
+    let _turn = Turn::take(device);
     if driver::primary_is_active(device) {
         return call();
     }
@@ -134,6 +165,7 @@ pub(crate) unsafe fn release_primary(
     real: PFN_cuDevicePrimaryCtxRelease_v7000,
     device: CUdevice,
 ) -> CUresult {
+    let _turn = Turn::take(device);
     // SAFETY: the program's argument.
     let status = unsafe { real(device) };
     if status == OK

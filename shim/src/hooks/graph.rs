@@ -132,18 +132,17 @@ fn taking(executable: CUgraphExec, call: &dyn Fn() -> CUresult) -> CUresult {
 #[inline(never)]
 fn reserved(account: &Account, bytes: u64, call: &dyn Fn() -> CUresult) -> CUresult {
     let device = account.ordinal().cast_signed();
-    let room = driver::graph_bytes(device).map_or(0, |(reserved, used)| {
-        account.apply(account.device.graphs.update(reserved));
-        reserved.saturating_sub(used)
-    });
     let Some(worst) = physical::pool_worst_case(bytes) else { return REFUSED };
-    let least = physical::pool_worst_case(bytes.saturating_sub(room)).unwrap_or(worst);
-    let reservation = match account.reserve_as_it_is(worst).or_else(|_| account.reserve(least)) {
+    let has_room =
+        || driver::graph_bytes(device).is_some_and(|(reserved, used)| reserved.saturating_sub(used) >= bytes);
+    let reserve =
+        account.reserve_as_it_is(worst).or_else(|_| account.reserve(if has_room() { 0 } else { worst }));
+    let reservation = match reserve {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
     let status = call();
-    match driver::graph_bytes(device).map(|(reserved, _)| account.device.graphs.update(reserved)) {
+    match account.device.graphs.update(|| driver::graph_bytes(device).map(|(reserved, _)| reserved)) {
         // A launch cannot be taken back: what it took beyond the reservation is booked, and reported.
         Some(Change::Grew(taken)) => {
             account.commit(reservation, taken);

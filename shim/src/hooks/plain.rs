@@ -79,20 +79,43 @@ pub(super) unsafe fn release(address: u64, call: impl FnOnce() -> CUresult) -> C
     let Some(extent) = process.blocks.take(address) else { return call() };
     let status = call();
     if status == OK {
-        give_back(process, extent);
+        give_back(process, extent, Account::release);
     } else {
         process.blocks.put_back(address, extent);
     }
     status
 }
 
+/// As [`release`], for a free in stream order: the driver keeps the memory until the stream is synchronised (measured), so it
+/// stays booked, as overhead, until NVML's figure says that it is gone.
+///
+/// # Safety
+/// As [`release`].
+pub(super) unsafe fn release_in_order(address: u64, call: impl FnOnce() -> CUresult) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call() };
+    let Some(extent) = process.blocks.take(address) else { return call() };
+    let status = call();
+    if status == OK {
+        give_back(process, extent, Account::release_later);
+    } else {
+        process.blocks.put_back(address, extent);
+    }
+    status
+}
+
+/// Gives the blocks back that nothing is left in, to the device that they lie on, whichever is current now.
 #[inline]
-fn give_back(process: &'static process::Process, extent: Extent) {
+fn give_back(process: &'static process::Process, extent: Extent, give: fn(&Account, u64)) {
     let blocks = process.blocks.remove(extent);
-    if blocks != 0
-        && let Booking::On(account) = account::on_current_device()
-    {
-        account.release(blocks * BLOCK_BYTES);
+    if blocks == 0 {
+        return;
+    }
+    let booking = match process.contexts.device_of(extent.context) {
+        Some(device) => account::on_device(device),
+        None => account::on_current_device(),
+    };
+    if let Booking::On(account) = booking {
+        give(&account, blocks * BLOCK_BYTES);
     }
 }
 

@@ -9,9 +9,9 @@ use cuota_governor::physical;
 use cuota_region::ledger::{Refusal, Reservation};
 
 use super::{REFUSED, device_at, plain};
-use crate::hooks_table::{cuDeviceGetDefaultMemPool, cuDeviceGetMemPool, cuMemFreeAsync};
+use crate::hooks_table::{cuDeviceGetDefaultMemPool, cuDeviceGetMemPool, cuMemFreeAsync, real};
 use crate::process::account::{self, Account, Booking};
-use crate::process::pools::{Change, Pool};
+use crate::process::pools::{self, Change, Pool};
 use crate::process::{self, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
@@ -33,23 +33,15 @@ fn default_pool(device: CUdevice) -> Option<CUmemoryPool> {
     (status == Some(OK)).then_some(pool)
 }
 
-/// Reserves what `pool` may grow by to serve `bytes`.
+/// Reserves what `pool` may grow by to serve `bytes`: by its unit of growth, or not at all where it has the room. Room in
+/// pieces is no room: then the pool grows all the same, and the allocation is taken back below.
 fn reserve(account: &Account, pool: &Pool, bytes: u64) -> Result<Reservation, CUresult> {
-    // Where the driver does not say, there is no room to count on.
-    let room = pool.reserved_and_used().map_or(0, |(reserved, used)| {
-        if let change @ Change::Shrank(1..) = pool.update(reserved) {
-            account.apply(change);
-        }
-        reserved.saturating_sub(used)
-    });
     let worst = physical::pool_worst_case(bytes).ok_or(REFUSED)?;
-    if let Ok(reservation) = account.reserve_as_it_is(worst) {
-        return Ok(reservation);
-    }
-    // Near the quota: what should do, if the room that the pool has is in one piece. If it is not, the pool grows by more
-    // than this, and the allocation is taken back below.
-    let least = physical::pool_worst_case(bytes.saturating_sub(room)).ok_or(REFUSED)?;
-    account.reserve(least)
+    account.reserve_as_it_is(worst).or_else(|_| {
+        let has_room =
+            pool.reserved_and_used().is_some_and(|(reserved, used)| reserved.saturating_sub(used) >= bytes);
+        account.reserve(if has_room { 0 } else { worst })
+    })
 }
 
 /// Makes an allocation of `bytes` from `pool`: `call` asks the driver.
@@ -74,26 +66,40 @@ unsafe fn allocate(
         Err(error) => return error,
     };
     let status = call();
-    let change = entry.reserved().map_or(Change::Grew(0), |reserved| entry.update(reserved));
-    let fits = match change {
-        Change::Grew(taken) => account.commit(reservation, taken),
-        Change::Shrank(_) => {
+    let fits = match entry.update() {
+        Some(Change::Grew(taken)) => account.commit(reservation, taken),
+        Some(change @ Change::Shrank(_)) => {
             account.cancel(reservation);
             account.apply(change);
             true
+        }
+        // The driver does not say: what was reserved is what it may have taken.
+        None => {
+            let worst = reservation.bytes();
+            account.commit(reservation, worst)
         }
     };
     if status != OK || fits {
         return status;
     }
-    // The room in the pool was in pieces, so it grew over the quota inside the call: not granted.
+    take_back(account, pointer, bytes, stream);
+    REFUSED
+}
+
+/// Undoes an allocation for which the pool grew over the quota inside the call.
+#[cold]
+fn take_back(account: &Account, pointer: *mut CUdeviceptr, bytes: u64, stream: CUstream) {
     if let Some(free) = cuMemFreeAsync::REAL.get() {
         // SAFETY: the driver has just returned this address, and nobody else has seen it.
         unsafe { free(*pointer, stream) };
     }
+    // The pool gives back only what the stream has passed. A capturing stream never grows a pool, so this is none.
+    if let Some(synchronize) = real::cuStreamSynchronize.get() {
+        // SAFETY: the program's stream.
+        unsafe { synchronize(stream) };
+    }
     account.refuse(bytes, account.quota(), Refusal::OverQuota { booked: account.quota() });
     account.trim_pools();
-    REFUSED
 }
 
 /// `cuMemAllocAsync`.
@@ -114,7 +120,7 @@ pub(crate) unsafe fn alloc_async(
         Booking::On(account) => match current_pool(account.ordinal()) {
             // SAFETY: `call` is the driver's function with the program's arguments.
             Some(pool) => unsafe { allocate(&account, pool, pointer, bytes as u64, stream, &call) },
-            None => call(),
+            None => REFUSED,
         },
         Booking::No => call(),
         Booking::Refuse => REFUSED,
@@ -134,10 +140,11 @@ pub(crate) unsafe fn alloc_from_pool_async(
         unsafe { real(pointer, bytes, pool, stream) }
     };
     let booking = match process::standing() {
-        Standing::Managed(process) => {
-            let known = process.pools.device_of(pool).and_then(|device| Account::open(process, device));
-            known.map_or_else(account::on_current_device, Booking::On)
-        }
+        Standing::Managed(process) => match process.pools.device_of(pool) {
+            Some(pools::HOST) => Booking::No,
+            Some(device) => account::on_device(device.cast_signed()),
+            None => account::on_current_device(),
+        },
         Standing::Unmanaged => Booking::No,
         Standing::Closed => Booking::Refuse,
     };
@@ -156,7 +163,7 @@ pub(crate) unsafe fn free_async(
     stream: CUstream,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { plain::release(pointer, || real(pointer, stream)) }
+    unsafe { plain::release_in_order(pointer, || real(pointer, stream)) }
 }
 
 /// `cuDeviceGetDefaultMemPool` and `cuDeviceGetMemPool`: note which device the pool takes from.
@@ -191,9 +198,8 @@ pub(crate) unsafe fn create(
     {
         // SAFETY: the driver has read the properties and written the pool.
         let (pool, location) = unsafe { (*pool, (*properties).location) };
-        if let Some(device) = device_at(location).and_then(|device| u32::try_from(device).ok()) {
-            process.pools.entry(pool, device);
-        }
+        let device = device_at(location).and_then(|device| u32::try_from(device).ok());
+        process.pools.entry(pool, device.unwrap_or(pools::HOST));
     }
     status
 }

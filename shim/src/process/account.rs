@@ -67,9 +67,12 @@ pub(crate) fn on_current_device() -> Booking {
 #[inline(never)]
 pub(crate) fn on_device(ordinal: i32) -> Booking {
     match (standing(), u32::try_from(ordinal)) {
-        (Standing::Managed(process), Ok(ordinal)) => {
-            Account::open(process, ordinal).map_or(Booking::No, Booking::On)
-        }
+        (Standing::Managed(process), Ok(ordinal)) => match Account::open(process, ordinal) {
+            Some(account) => Booking::On(account),
+            None if driver::device_count().is_some_and(|count| ordinal < count) => Booking::Refuse,
+            // The driver will refuse the ordinal.
+            None => Booking::No,
+        },
         (Standing::Closed, _) => Booking::Refuse,
         // Not managed, or an ordinal that the driver will refuse.
         _ => Booking::No,
@@ -184,13 +187,13 @@ impl Account {
     }
 
     fn log(&self, event: Event) {
-        self.books.member().tenant().events().add(sys::process_id(), event);
+        self.process.member().tenant().events().add(sys::process_id(), event);
     }
 
     /// Closes dead processes' books. `true`: there were some, or this process had to take a new place first, because the
     /// program has closed the descriptor by which the dead are told from the living.
     fn sweep(&self) -> bool {
-        match self.books.member().sweep() {
+        match self.process.member().sweep() {
             Ok(dead) => dead != 0,
             Err(Blind) => self.process.rejoin(),
         }
@@ -211,7 +214,7 @@ impl Account {
     #[cold]
     fn fits_after_growth(&self, bytes: u64) -> bool {
         self.log(Event::GrewInsideCall { bytes });
-        self.books().tenant_usage().booked <= self.quota()
+        self.books().is_within(self.quota())
     }
 
     /// Gives all of a reservation back: the driver took nothing.
@@ -227,6 +230,14 @@ impl Account {
             self.device.held.fetch_sub(bytes, Ordering::Relaxed);
             self.books().release(bytes);
         }
+    }
+
+    /// Moves `bytes` that were committed to the overhead: the driver will give them back, nobody says when.
+    #[inline(never)]
+    pub(crate) fn release_later(&self, bytes: u64) {
+        self.device.held.fetch_sub(bytes, Ordering::Relaxed);
+        let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.books().note_overhead(overhead);
     }
 
     /// The tenant's free and total bytes on a device that really has `free` of `total`.
@@ -252,15 +263,18 @@ impl Account {
     #[inline(never)]
     pub(crate) fn update_graphs(&self) -> bool {
         self.device.uses_graph_memory()
-            && driver::graph_bytes(self.ordinal.cast_signed())
-                .is_some_and(|(reserved, _)| self.apply(self.device.graphs.update(reserved)))
+            && self
+                .device
+                .graphs
+                .update(|| driver::graph_bytes(self.ordinal.cast_signed()).map(|(reserved, _)| reserved))
+                .is_some_and(|change| self.apply(change))
     }
 
     fn update_pool(&self, pool: &Pool) -> bool {
         if pool.is_to_be_ended() {
             return self.end_pool(pool);
         }
-        pool.reserved().is_some_and(|reserved| self.apply(pool.update(reserved)))
+        pool.update().is_some_and(|change| self.apply(change))
     }
 
     /// Ends a pool that the program has destroyed, now that nothing of it lives. `true`: it held something.
@@ -314,15 +328,26 @@ impl Account {
 
     // Contexts, modules, local memory.
 
-    /// What a new context will take, as far as is known: for the process's first one, the most that any process's
-    /// contexts and code were seen to take here.
-    pub(crate) fn context_estimate(&self) -> u64 {
-        let learned = self.device.index(self.books.member(), self.ordinal);
-        let learned = learned.map_or(0, |index| self.books.member().tenant().learned_overhead(index));
-        match self.device.contexts.load(Ordering::Relaxed) {
-            0 if learned != 0 => learned,
-            _ => CONTEXT_BYTES,
+    /// Reserves what a new context will take, as far as is known: for the process's first one, the most that any process's
+    /// context and code were seen to take here, and where that does not fit, what a context takes at least.
+    ///
+    /// # Errors
+    /// As [`Account::reserve`].
+    pub(crate) fn reserve_context(&self) -> Result<Reservation, CUresult> {
+        let member = self.process.member();
+        let learned = match self.device.contexts.load(Ordering::Relaxed) {
+            0 => self
+                .device
+                .index(member, self.ordinal)
+                .map_or(0, |index| member.tenant().learned_overhead(index)),
+            _ => 0,
+        };
+        if learned > CONTEXT_BYTES
+            && let Ok(reservation) = self.reserve_as_it_is(learned)
+        {
+            return Ok(reservation);
         }
+        self.reserve(if learned == 0 { CONTEXT_BYTES } else { learned.min(CONTEXT_BYTES) })
     }
 
     /// Turns a reservation into the estimate for a context that was made.
@@ -346,6 +371,7 @@ impl Account {
         self.release(block_bytes);
         let before = self.device.contexts.fetch_sub(1, Ordering::Relaxed).max(1);
         let overhead = self.device.overhead.load(Ordering::Relaxed);
+        // The last one takes all of it along.
         let ended = (overhead / u64::from(before)).next_multiple_of(UNIT_BYTES);
         self.set_overhead(overhead.saturating_sub(ended));
         self.update_pools();
@@ -386,29 +412,48 @@ impl Account {
         let device = self.device;
         let first = device.asked_ns.swap(sys::coarse_ns().max(1), Ordering::Relaxed) == 0;
         self.update_pools();
-        let held = device.held.load(Ordering::Relaxed);
-        let used = match device.nvml.own_bytes(device.gpu()) {
-            Ok(Some(used)) => used,
+        let found = match self.seen_overhead() {
+            Ok(Some(found)) => found,
             Ok(None) => return,
             Err(error) if first => return self.log(Event::NoProcessMemory { error }),
             Err(_) => return,
         };
-        // An allocation or a free of another thread was under way: the difference means nothing.
-        if device.held.load(Ordering::Relaxed) != held {
-            return;
+        // A free that the driver has done and we have not yet booked makes the figure too low. So it is lowered only if it
+        // comes twice: the first time at once, later with the next question.
+        let last = device.overhead_seen.swap(found.bytes, Ordering::Relaxed);
+        let again = || self.seen_overhead().is_ok_and(|again| again == Some(found));
+        let confirmed = found.is_quiet && (last == found.bytes || first && again());
+        if found.bytes > device.overhead.load(Ordering::Relaxed) || confirmed {
+            self.set_overhead(found.bytes);
         }
-        // In whole units of the books, so that what is booked for it bit by bit adds up.
-        let found = used.saturating_sub(held).next_multiple_of(UNIT_BYTES);
-        let booked = device.overhead.load(Ordering::Relaxed);
-        // A free that the driver has done and we have not yet booked makes the figure too low: it is believed if it
-        // comes twice, or if what is booked was never more than an estimate.
-        let twice = device.overhead_seen.swap(found, Ordering::Relaxed) == found;
-        if found > booked || first || twice {
-            self.set_overhead(found);
-        }
-        // What comes twice is no allocation that was under way: only that is worth remembering.
-        if twice && let Some(index) = device.index(self.books.member(), self.ordinal) {
-            self.books.member().tenant().learn_overhead(index, found);
+        // Of several contexts, nobody knows what one takes.
+        if confirmed
+            && device.contexts.load(Ordering::Relaxed) == 1
+            && let Some(index) = device.index(self.process.member(), self.ordinal)
+        {
+            self.process.member().tenant().learn_overhead(index, found.bytes);
         }
     }
+
+    /// This process's bytes by NVML, less what it holds and what it is about to: contexts and code. `None`: no figure, or one
+    /// that an allocation or a free of another thread makes meaningless.
+    fn seen_overhead(&self) -> Result<Option<Overhead>, u32> {
+        let (held, pending) = (self.device.held.load(Ordering::Relaxed), self.books().own_pending());
+        let Some(used) = self.device.nvml.own_bytes(self.device.gpu())? else { return Ok(None) };
+        let pending = pending.max(self.books().own_pending());
+        if self.device.held.load(Ordering::Relaxed) != held {
+            return Ok(None);
+        }
+        // In whole units of the books, so that what is booked for it bit by bit adds up.
+        let bytes = used.saturating_sub(held.saturating_add(pending)).next_multiple_of(UNIT_BYTES);
+        Ok(Some(Overhead { bytes, is_quiet: pending == 0 }))
+    }
+}
+
+/// What contexts and code take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Overhead {
+    bytes: u64,
+    /// Whether nothing was under way: otherwise it is a lower bound.
+    is_quiet: bool,
 }

@@ -80,6 +80,8 @@ fn start_of(address: u64) -> u64 {
 pub(crate) struct Extent {
     first: u64,
     span: u64,
+    /// The context that it was made in.
+    pub(crate) context: u8,
 }
 
 /// An address beyond the 49 bits that the table covers, or no memory for a leaf.
@@ -167,7 +169,7 @@ impl Blocks {
             if begins_here(&plain) { Plain { start: 0, span: 0, ..plain } } else { plain }
         });
         let span = if begins_here(&old) { old.span } else { 0 };
-        (old.count != 0).then_some(Extent { first, span })
+        (old.count != 0).then_some(Extent { first, span, context: old.context })
     }
 
     /// Puts back what was taken hold of: the driver did not free it.

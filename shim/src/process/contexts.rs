@@ -49,10 +49,10 @@ fn number(index: usize) -> u8 {
 }
 
 impl Contexts {
-    /// Notes a context of `device`; one that is known already is not noted twice.
-    pub(crate) fn add(&self, context: CUcontext, device: CUdevice, primary: bool) {
+    /// Notes a context of `device`. `false`: it is known already, or there is no room for it.
+    pub(crate) fn add(&self, context: CUcontext, device: CUdevice, primary: bool) -> bool {
         if self.number_of(context).is_some() {
-            return;
+            return false;
         }
         let device = device.cast_unsigned() | if primary { PRIMARY } else { 0 };
         for (index, entry) in self.entries.iter().enumerate() {
@@ -60,9 +60,18 @@ impl Contexts {
                 entry.device.store(device, Ordering::Release);
                 self.sole.store(u32::from(number(index)), Ordering::Relaxed);
                 self.live.fetch_add(1, Ordering::Release);
-                return;
+                return true;
             }
         }
+        false
+    }
+
+    /// The device of the context with this number; `None` for a foreign one.
+    #[inline]
+    pub(crate) fn device_of(&self, number: u8) -> Option<CUdevice> {
+        let entry = self.entries.get(usize::from(number).checked_sub(1)?)?;
+        let known = entry.handle.load(Ordering::Acquire) != 0;
+        known.then(|| (entry.device.load(Ordering::Acquire) & !PRIMARY).cast_signed())
     }
 
     fn number_of(&self, context: CUcontext) -> Option<u8> {

@@ -35,6 +35,8 @@ pub(crate) struct Device {
     /// NVML's last figure for it, where that was lower than what is booked: a lower one is believed only twice.
     pub(super) overhead_seen: AtomicU64,
     pub(super) contexts: AtomicU32,
+    /// 1 while a thread makes or ends the primary context.
+    pub(crate) primary_turn: AtomicU32,
     /// When NVML was last asked, ns; 0: never.
     pub(super) asked_ns: AtomicU64,
     /// When a refusal was last written to the event log, ns.
@@ -55,7 +57,8 @@ impl Process {
         match self.device_count.load(Ordering::Relaxed) {
             1 => Some(0),
             0 => {
-                self.device_count.store(driver::device_count()?, Ordering::Relaxed);
+                self.device_count
+                    .store(driver::device_count().filter(|count| *count != 0)?, Ordering::Relaxed);
                 self.current_device()
             }
             _ => driver::current_device()?.try_into().ok(),

@@ -15,6 +15,7 @@ use cuota_region::name::GpuId;
 use cuota_region::sys;
 
 use super::driver;
+use crate::elf::link_map;
 use crate::interpose::glibc::Glibc;
 
 /// `GPU-` and 36 characters, with its NUL; MIG names are longer and are cut by no one: they do not parse.
@@ -68,7 +69,7 @@ impl Nvml {
         }
         if self.opened.swap(1, Ordering::Relaxed) == 0 {
             open_library();
-            driver::nvml_init()?;
+            driver::nvml_init().inspect_err(|_| self.opened.store(0, Ordering::Relaxed))?;
         }
         let mut name = Text([0; UUID_CHARS], 0);
         write!(name, "{gpu}").map_err(|_| driver::NO_LIBRARY)?;
@@ -81,7 +82,7 @@ impl Nvml {
 
 /// Loads NVML where the program has not: it comes with the driver.
 fn open_library() {
-    let Some(glibc) = Glibc::get() else { return };
+    let Some(glibc) = Glibc::get().filter(|_| link_map::list_is_consistent()) else { return };
     // SAFETY: errno is this thread's; the loader changes it, and a hook leaves it as it was.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.

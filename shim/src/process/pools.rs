@@ -11,6 +11,9 @@ use cuota_abi::cuda::{CUmemPool_attribute, CUmemoryPool};
 
 use super::driver;
 
+/// The device of a pool on the host's memory, which is not charged.
+pub(crate) const HOST: u32 = u32::MAX;
+
 /// How many pools a process can have and be charged by what they hold.
 const POOLS: usize = 256;
 
@@ -33,12 +36,18 @@ const ENDING: u32 = 2;
 pub(crate) struct Held(AtomicU64);
 
 impl Held {
-    /// Brings the books up to `reserved` bytes; by how much they were wrong. Threads that do so at once share the
-    /// difference: each gets what it changed.
+    /// Brings the books up to what `ask` says; by how much they were wrong. Of threads that do so at once each gets what it
+    /// changed, and none puts an older answer over a newer one. `None`: there is no answer.
     #[inline]
-    pub(crate) fn update(&self, reserved: u64) -> Change {
-        let old = self.0.swap(reserved, Ordering::AcqRel);
-        if reserved >= old { Change::Grew(reserved - old) } else { Change::Shrank(old - reserved) }
+    pub(crate) fn update(&self, ask: impl Fn() -> Option<u64>) -> Option<Change> {
+        loop {
+            let old = self.0.load(Ordering::Acquire);
+            let reserved = ask()?;
+            if self.0.compare_exchange(old, reserved, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                let grew = reserved.checked_sub(old).map(Change::Grew);
+                return Some(grew.unwrap_or_else(|| Change::Shrank(old - reserved)));
+            }
+        }
     }
 }
 
@@ -72,7 +81,12 @@ impl Pools {
         let (index, pool) = self.entries.iter().enumerate().find(|(_, pool)| claim(pool))?;
         pool.device.store(device, Ordering::Relaxed);
         self.used.fetch_max(u32::try_from(index + 1).ok()?, Ordering::AcqRel);
-        Some(pool)
+        // Of two threads that see a pool for the first time at once, the one with the higher entry gives it up.
+        let first = self.find(handle)?;
+        if !core::ptr::eq(first, pool) {
+            pool.handle.store(0, Ordering::Release);
+        }
+        Some(first)
     }
 
     /// A known pool.
@@ -157,10 +171,9 @@ impl Pool {
         driver::pool_bytes(self.handle(), attribute)
     }
 
-    /// Brings the books up to `reserved` bytes; see [`Held::update`].
-    #[inline]
-    pub(crate) fn update(&self, reserved: u64) -> Change {
-        self.held.update(reserved)
+    /// Brings the books up to what the driver says; see [`Held::update`].
+    pub(crate) fn update(&self) -> Option<Change> {
+        self.held.update(|| self.reserved())
     }
 }
 
@@ -175,8 +188,11 @@ mod tests {
         let pools: Box<Pools> = unsafe { Box::new(core::mem::zeroed()) };
         assert!(!pools.are_used());
         let handle = without_provenance_mut(64);
-        assert_eq!(pools.entry(handle, 1).unwrap().update(96), Change::Grew(96));
-        assert_eq!(pools.entry(handle, 1).unwrap().update(32), Change::Shrank(64));
+        let held = &pools.entry(handle, 1).unwrap().held;
+        assert_eq!(held.update(|| Some(96)), Some(Change::Grew(96)));
+        assert_eq!(held.update(|| Some(32)), Some(Change::Shrank(64)));
+        assert_eq!(held.update(|| None), None);
+        assert!(core::ptr::eq(held, &pools.entry(handle, 1).unwrap().held));
         assert_eq!((pools.of_device(0).count(), pools.of_device(1).count()), (0, 1));
         assert_eq!(pools.remove(handle), Some((1, 32)));
         assert_eq!(pools.remove(handle), None);

@@ -216,7 +216,7 @@ pub enum Mapping<'a> {
     SharedReadOnly(&'a Fd),
     /// A file, shared, readable and writable.
     Shared(&'a Fd),
-    /// Private zeroed memory, not backed until touched and left out of core dumps.
+    /// Private zeroed memory, not backed until touched.
     Private,
 }
 

@@ -84,8 +84,9 @@ impl Driver {
         bytes: u64,
         pick: impl Fn(&mut Context) -> &mut Blocks,
     ) -> Answer<u64> {
+        let device = state.contexts.get(&context).ok_or(Fault::InvalidContext)?.device();
+        self.end_reached_frees(state, device);
         let found = state.contexts.get_mut(&context).ok_or(Fault::InvalidContext)?;
-        let device = found.device();
         let mut blocks = std::mem::take(pick(found));
         let placed = blocks.allocate(bytes, |physical| self.take_physical(state, device, physical));
         if let Some(context) = state.contexts.get_mut(&context) {
@@ -162,6 +163,9 @@ impl Driver {
                 self.end_allocation(state, address, allocation);
             }
         }
+        state.forget_frees_of(context).into_iter().for_each(|(address, allocation)| {
+            self.end_allocation(state, address, allocation);
+        });
     }
 
     /// Takes `bytes` of the device, after a trim of the process's pools where it is full.

@@ -147,6 +147,7 @@ impl Driver {
         }
         let needs = found.graph.memory_needs();
         let addresses = found.graph.allocations();
+        needs.keys().for_each(|&device| self.end_reached_frees(state, device));
         let mut taken = Vec::new();
         for (device, bytes) in needs {
             match self.take_footprint(state, device, bytes) {

@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) greens: HashMap<u64, green::Green>,
     pub(crate) managed: managed::Managed,
     pub(crate) arrays: HashMap<u64, arrays::Array>,
+    /// Plain memory that a stream will free.
+    pub(crate) awaited_frees: Vec<pools::AwaitedFree>,
     pub(crate) pools: HashMap<u64, Pool>,
     pub(crate) default_pools: HashMap<u32, u64>,
     pub(crate) chosen_pools: HashMap<u32, u64>,
@@ -134,6 +136,7 @@ impl Driver {
             greens: HashMap::new(),
             managed: managed::Managed::default(),
             arrays: HashMap::new(),
+            awaited_frees: Vec::new(),
             pools,
             chosen_pools: default_pools.clone(),
             default_pools,

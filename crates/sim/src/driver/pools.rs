@@ -1,10 +1,18 @@
 //! Stream-ordered allocation from pools.
 
-use super::allocate::Keeper;
+use super::allocate::{Allocation, Keeper};
 use super::handle::{Kind, fresh};
 use super::{Driver, State};
 use crate::error::{Answer, Fault};
 use crate::memory::pool::{Point, Pool};
+
+/// A plain allocation that is free when its stream reaches a point.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AwaitedFree {
+    address: u64,
+    allocation: Allocation,
+    point: Point,
+}
 
 impl Driver {
     /// The default pool of `device`.
@@ -87,6 +95,7 @@ impl Driver {
     fn try_allocate_in_order(&self, bytes: u64, pool: u64, stream: u64) -> Answer<u64> {
         self.in_context(|state, context| {
             let own = state.contexts[&context].device();
+            self.end_reached_frees(state, own);
             let pool_handle = if pool == 0 { state.chosen_pools[&own] } else { pool };
             let mut pool = state.pools.remove(&pool_handle).ok_or(Fault::InvalidValue)?;
             let gpu = self.gpu_of(pool.device);
@@ -100,24 +109,30 @@ impl Driver {
         })
     }
 
-    /// Frees `address` at the present end of `stream`.
+    /// Frees `address` at the present end of `stream`: memory of a pool, of a graph, or plain memory.
     ///
     /// # Errors
-    /// `InvalidValue` where it is no stream-ordered allocation; `InvalidContext`.
+    /// `InvalidValue` where it is none of these; `InvalidContext`.
     pub fn free_in_order(&self, address: u64, stream: u64) -> Answer<()> {
         self.in_context(|state, _| {
             let allocation = state.allocation(address)?;
+            let ticket = self.gpu_of(allocation.device).last_ticket(stream);
+            let point = Point { stream, ticket };
             let pool = match allocation.keeper {
                 Keeper::Pool(pool) => pool,
+                Keeper::Blocks => {
+                    state.allocations.remove(&address);
+                    state.awaited_frees.push(AwaitedFree { address, allocation, point });
+                    return Ok(());
+                }
                 Keeper::Graph => {
                     self.free_graph_allocation(state, address);
                     return Ok(());
                 }
                 _ => return Err(Fault::InvalidValue),
             };
-            let ticket = self.gpu_of(allocation.device).last_ticket(stream);
             state.allocations.remove(&address);
-            state.pools.get_mut(&pool).ok_or(Fault::InvalidValue)?.free_at(address, Point { stream, ticket })
+            state.pools.get_mut(&pool).ok_or(Fault::InvalidValue)?.free_at(address, point)
         })
     }
 
@@ -150,9 +165,23 @@ impl Driver {
     /// After the host synchronised with `device`: pools give back what is over their threshold.
     pub fn trim_after_synchronize(&self, device: u32) {
         let mut state = self.state.lock();
+        self.end_reached_frees(&mut state, device);
         for pool in state.pools_of(device) {
             self.trim(&mut state, pool, |pool| pool.threshold_bytes);
         }
+    }
+
+    /// Frees the plain memory whose stream got there. Before an allocation, not inside it: there the blocks are away.
+    pub(super) fn end_reached_frees(&self, state: &mut State, device: u32) {
+        if state.awaited_frees.is_empty() {
+            return;
+        }
+        let gpu = self.gpu_of(device);
+        let is_due = |free: &AwaitedFree| free.allocation.device == device && gpu.is_reached(free.point);
+        let (due, awaited) = std::mem::take(&mut state.awaited_frees).into_iter().partition(is_due);
+        state.awaited_frees = awaited;
+        let due: Vec<AwaitedFree> = due;
+        due.into_iter().for_each(|free| self.end_allocation(state, free.address, free.allocation));
     }
 
     pub(super) fn trim_all_pools(&self, state: &mut State, device: u32) {
@@ -181,6 +210,15 @@ impl Driver {
 }
 
 impl State {
+    /// Takes out what streams of `context` were to free: the context is destroyed.
+    pub(super) fn forget_frees_of(&mut self, context: u64) -> Vec<(u64, Allocation)> {
+        let is_own = |free: &AwaitedFree| free.allocation.context == context;
+        let (own, others) = std::mem::take(&mut self.awaited_frees).into_iter().partition(is_own);
+        self.awaited_frees = others;
+        let own: Vec<AwaitedFree> = own;
+        own.into_iter().map(|free| (free.address, free.allocation)).collect()
+    }
+
     fn pools_of(&self, device: u32) -> Vec<u64> {
         self.pools.iter().filter(|(_, p)| p.device == device).map(|(&handle, _)| handle).collect()
     }

@@ -45,6 +45,7 @@ impl Driver {
         }
         gpu.join()?;
         let mut state = self.state.lock();
+        self.end_reached_frees(&mut state, gpu.ordinal());
         self.take_bytes(&mut state, gpu.ordinal(), bytes)?;
         let Ok(backing) = Backing::map(bytes, Access::ReadWrite) else {
             gpu.give(Charge::Memory, bytes);

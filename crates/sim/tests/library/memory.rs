@@ -178,3 +178,27 @@ fn host_memory_takes_nothing_of_the_device() {
         assert_eq!(last, 0);
     });
 }
+
+#[test]
+fn either_free_takes_either_kind_of_memory() {
+    in_child("memory::either_free_takes_either_kind_of_memory", || {
+        let program = Program::start();
+        let (cuda, stream) = (&program.cuda, program.stream(1));
+        assert_eq!((program.launch("spin", 1000, stream), program.synchronize(stream)), (0, 0));
+        let (before, mut address) = (program.free_bytes(), 0);
+        let allocate =
+            call!(cuda, cuMemAllocAsync: PFN_cuMemAllocAsync_v11020(&raw mut address, 4096, stream));
+        assert_eq!((allocate, call!(cuda, cuMemFree_v2: PFN_cuMemFree_v3020(address))), (0, 0));
+        let plain = program.allocate(6144 * MIB).expect("room");
+        assert_eq!(program.launch("spin", 5_000_000, stream), 0);
+        let free = || call!(cuda, cuMemFreeAsync: PFN_cuMemFreeAsync_v11020(plain, stream));
+        assert_eq!((free(), free()), (0, 1));
+        assert_eq!(call!(cuda, cuMemFree_v2: PFN_cuMemFree_v3020(plain)), 1);
+        let event = program.event();
+        assert_eq!(program.record(event, stream), 0);
+        while program.query(event) == 600 {}
+        let again = program.allocate(6144 * MIB).expect("what is reached is free for whoever needs it");
+        assert_eq!(call!(cuda, cuMemFree_v2: PFN_cuMemFree_v3020(again)), 0);
+        assert_eq!((program.synchronize(stream), program.free_bytes()), (0, before));
+    });
+}

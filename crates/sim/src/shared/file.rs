@@ -2,7 +2,7 @@
 //! inside it leaves it usable: whatever it was about to write is its own slot, which is freed with it.
 
 use super::ledger::{Ledger, ProcessUse};
-use super::liveness;
+use super::liveness::{self, Identity};
 use crate::clock::now_ns;
 use crate::config::Config;
 use crate::error::{Answer, Fault};
@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Changed whenever the layout below is, so that two versions never read each other.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 const MAGIC: u64 = 0x6375_6f74_6173_696d;
 
 /// What the mutex guards.
@@ -136,10 +136,10 @@ impl SharedDevice {
     /// `OutOfMemory` where all slots are taken by living processes.
     pub fn join(&self) -> Answer<usize> {
         let pid = std::process::id();
-        let started = liveness::own_start_time().unwrap_or(0);
+        let identity = Identity::own().unwrap_or_default();
         let slot = self.with(|d| {
             d.reap();
-            d.ledger.join(pid, started)
+            d.ledger.join(pid, identity)
         });
         let slot = slot.ok_or(Fault::OutOfMemory)?;
         liveness::claim(&self.live, slot);
@@ -287,7 +287,7 @@ impl State<'_> {
 
     fn reap_slot(&mut self, slot: usize) {
         let holder = self.ledger.slots[slot];
-        if holder.pid == 0 || liveness::holds(&self.device.live, slot, holder.pid, holder.start_time) {
+        if holder.pid == 0 || liveness::holds(&self.device.live, slot, holder.pid, holder.identity) {
             return;
         }
         let now = now_ns();

@@ -1,5 +1,6 @@
 //! Who holds how much of the device's memory. Each process's own slot is the truth; there is no total to repair.
 
+use super::liveness::Identity;
 use super::objects::Objects;
 use crate::slice::SLOTS;
 
@@ -30,7 +31,7 @@ pub struct ProcessUse {
 pub(super) struct Slot {
     pub(super) pid: u32,
     pub(super) padding: u32,
-    pub(super) start_time: u64,
+    pub(super) identity: Identity,
     /// When its death was noticed; 0 while it lives.
     pub(super) died_ns: u64,
     bytes: [u64; 4],
@@ -64,9 +65,9 @@ impl Ledger {
     }
 
     /// Takes the first free slot for a process; `None` when all are taken.
-    pub(super) fn join(&mut self, pid: u32, start_time: u64) -> Option<usize> {
+    pub(super) fn join(&mut self, pid: u32, identity: Identity) -> Option<usize> {
         let index = self.slots.iter().position(|s| s.pid == 0)?;
-        self.slots[index] = Slot { pid, start_time, ..Slot::default() };
+        self.slots[index] = Slot { pid, identity, ..Slot::default() };
         Some(index)
     }
 
@@ -121,7 +122,10 @@ mod tests {
     #[test]
     fn a_full_device_refuses_whoever_asks() {
         let mut ledger = Ledger::new(100);
-        let (a, b) = (ledger.join(1, 0).expect("free"), ledger.join(2, 0).expect("free"));
+        let (a, b) = (
+            ledger.join(1, Identity::default()).expect("free"),
+            ledger.join(2, Identity::default()).expect("free"),
+        );
         assert!(ledger.take(a, Charge::Context, 60));
         assert!(!ledger.take(b, Charge::Memory, 41));
         assert!(ledger.take(b, Charge::Memory, 40));
@@ -131,7 +135,7 @@ mod tests {
     #[test]
     fn managed_memory_is_the_devices_loss_and_no_process_shows_it() {
         let mut ledger = Ledger::new(100);
-        let slot = ledger.join(1, 0).expect("free");
+        let slot = ledger.join(1, Identity::default()).expect("free");
         assert!(ledger.take(slot, Charge::Managed, 30) && ledger.take(slot, Charge::Memory, 10));
         assert_eq!((ledger.free_bytes(), ledger.processes()[0].bytes), (60, 10));
     }
@@ -139,7 +143,7 @@ mod tests {
     #[test]
     fn a_process_that_leaves_gives_everything_back() {
         let mut ledger = Ledger::new(100);
-        let slot = ledger.join(1, 0).expect("free");
+        let slot = ledger.join(1, Identity::default()).expect("free");
         assert!(ledger.take(slot, Charge::Module, 10));
         assert!(ledger.take(slot, Charge::Memory, 10));
         ledger.leave(slot);

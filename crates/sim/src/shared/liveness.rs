@@ -1,26 +1,46 @@
 //! Is a process that holds a slot still there? Two witnesses, and one is enough: the record lock on its slot's byte (seen
-//! across PID namespaces, but lost when the process closes the descriptor), or its pid with the same start time.
+//! across PID namespaces, but lost when the process closes the descriptor), or its pid with the same start time and the same
+//! stack: a process that executed another program has given its memory back, as the driver's closed files do.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
-/// The start time of `pid` in clock ticks since boot, field 22 of `/proc/<pid>/stat`; `None` if there is no such process.
-pub(super) fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name in brackets and may hold spaces, so count from its last bracket.
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    let mut fields = after_name.split_ascii_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+/// What tells a process from a later one with its pid, and a program from one that it executed in its place.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// When the process started, in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
+    start_time: u64,
+    /// Where its stack begins, field 28: another address after each `execve`. 0 where the kernel does not tell.
+    stack: u64,
 }
 
-/// The start time of this process, read once: it is asked for at every look at the free memory.
-pub(super) fn own_start_time() -> Option<u64> {
-    static OWN: OnceLock<Option<u64>> = OnceLock::new();
-    *OWN.get_or_init(|| start_time(std::process::id()))
+impl Identity {
+    /// That of `pid`; `None` if there is no such process.
+    fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the name in brackets and may hold spaces, so count from its last bracket.
+        let after_name = &stat[stat.rfind(')')? + 1..];
+        let mut fields = after_name.split_ascii_whitespace();
+        if fields.next()? == "Z" {
+            return None;
+        }
+        let start_time = fields.nth(18)?.parse().ok()?;
+        let stack = fields.nth(5).and_then(|stack| stack.parse().ok()).unwrap_or(0);
+        Some(Self { start_time, stack })
+    }
+
+    /// That of this process, read once: it is asked for at every look at the free memory.
+    pub(super) fn own() -> Option<Self> {
+        static OWN: OnceLock<Option<Identity>> = OnceLock::new();
+        *OWN.get_or_init(|| Self::of(std::process::id()))
+    }
+
+    fn is_same(self, other: Self) -> bool {
+        let is_known = self.stack != 0 && other.stack != 0;
+        self.start_time == other.start_time && (!is_known || self.stack == other.stack)
+    }
 }
 
 /// Locks the byte of `slot` for as long as this process lives.
@@ -31,10 +51,10 @@ pub(super) fn claim(live: &File, slot: usize) {
     unsafe { libc::fcntl(live.as_raw_fd(), libc::F_SETLK, &raw mut lock) };
 }
 
-/// Whether the process `pid`, started at `started`, still holds `slot`.
-pub(super) fn holds(live: &File, slot: usize, pid: u32, started: u64) -> bool {
-    let now_started = if pid == std::process::id() { own_start_time() } else { start_time(pid) };
-    if now_started == Some(started) {
+/// Whether the process `pid` that joined as `joined` still holds `slot`.
+pub(super) fn holds(live: &File, slot: usize, pid: u32, joined: Identity) -> bool {
+    let now = if pid == std::process::id() { Identity::own() } else { Identity::of(pid) };
+    if now.is_some_and(|now| now.is_same(joined)) {
         return true;
     }
     let mut lock = byte(slot);
@@ -54,5 +74,19 @@ fn byte(slot: usize) -> libc::flock {
         l_start: i64::try_from(slot).unwrap_or(i64::MAX),
         l_len: 1,
         l_pid: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_stack_is_another_program_where_both_are_known() {
+        let first = Identity { start_time: 7, stack: 1 };
+        assert!(first.is_same(Identity { start_time: 7, stack: 0 }));
+        assert!(!first.is_same(Identity { start_time: 7, stack: 2 }));
+        assert!(!first.is_same(Identity { start_time: 8, stack: 1 }));
+        assert!(Identity::own().is_some_and(|own| own.start_time > 0 && own.stack > 0));
     }
 }

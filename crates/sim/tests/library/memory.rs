@@ -202,3 +202,23 @@ fn either_free_takes_either_kind_of_memory() {
         assert_eq!((program.synchronize(stream), program.free_bytes()), (0, before));
     });
 }
+
+#[test]
+fn a_program_that_executes_another_leaves_its_memory() {
+    use std::os::unix::process::CommandExt;
+    let name = "memory::a_program_that_executes_another_leaves_its_memory";
+    in_child(name, || {
+        let program = Program::start();
+        // The machine has 8 GiB, so the second program fits only where the first one's memory is free.
+        assert!(program.allocate(6144 * MIB).is_ok());
+        if part().as_deref() == Some("second") {
+            return;
+        }
+        let folder = std::path::PathBuf::from(std::env::var_os("CUOTA_SIM_DIR").expect("the test sets it"));
+        let failed = crate::program::command(name, "second", &folder)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::inherit())
+            .exec();
+        panic!("the program cannot execute itself: {failed}");
+    });
+}

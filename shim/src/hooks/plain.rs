@@ -25,20 +25,16 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 ///
 /// # Safety
 /// `call` passes the program's arguments to the driver; `made` is called only after it succeeded.
-#[inline]
-unsafe fn allocate(
-    asked: u64,
-    call: impl FnOnce() -> CUresult,
-    made: impl FnOnce() -> (u64, u64),
-) -> CUresult {
-    let account = match account::on_current_device() {
+#[inline(always)]
+unsafe fn allocate_hot(asked: u64, call: impl Fn() -> CUresult, made: impl Fn() -> (u64, u64)) -> CUresult {
+    let account = match account::on_current_device_hot() {
         Booking::On(account) if asked != 0 => account,
         Booking::Refuse => return REFUSED,
         // Nothing is asked for: the driver says what it thinks of that.
         Booking::On(_) | Booking::No => return call(),
     };
     let Some(worst) = physical::worst_case(asked) else { return REFUSED };
-    let reservation = match account.reserve(worst) {
+    let reservation = match account.reserve_hot(worst) {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
@@ -51,12 +47,22 @@ unsafe fn allocate(
     let context = account.process.contexts.current();
     let blocks = account.process.blocks.add(address, bytes, context);
     let taken = blocks.map_or(worst, |blocks| blocks * BLOCK_BYTES);
-    if account.commit(reservation, taken) && blocks.is_ok() {
+    if account.commit_hot(reservation, taken) && blocks.is_ok() {
         return OK;
     }
     // More than any rule allows for, and over the quota, or an address that no table covers: not granted.
     undo(&account, address, blocks.is_err().then_some(taken));
     REFUSED
+}
+
+/// [`allocate_hot`], one copy for all but the one function that is called often.
+///
+/// # Safety
+/// As [`allocate_hot`].
+#[inline(never)]
+unsafe fn allocate(asked: u64, call: &dyn Fn() -> CUresult, made: &dyn Fn() -> (u64, u64)) -> CUresult {
+    // SAFETY: the caller's contract.
+    unsafe { allocate_hot(asked, call, made) }
 }
 
 /// Frees an allocation that was not granted after all. `taken`: bytes booked for an address that the table lacks.
@@ -125,7 +131,7 @@ fn give_back(process: &'static process::Process, extent: Extent, give: fn(&Accou
 /// The program's arguments; so for each hook below.
 pub(crate) unsafe fn alloc(real: PFN_cuMemAlloc_v3020, pointer: *mut CUdeviceptr, bytes: usize) -> CUresult {
     // SAFETY: the program's arguments; after success the driver has written the address.
-    unsafe { allocate(bytes as u64, || real(pointer, bytes), || (*pointer, bytes as u64)) }
+    unsafe { allocate_hot(bytes as u64, || real(pointer, bytes), || (*pointer, bytes as u64)) }
 }
 
 /// `cuMemAlloc`, the 32-bit form.
@@ -135,7 +141,9 @@ pub(crate) unsafe fn alloc_v1(
     bytes: c_uint,
 ) -> CUresult {
     // SAFETY: as in `alloc`.
-    unsafe { allocate(u64::from(bytes), || real(pointer, bytes), || (u64::from(*pointer), u64::from(bytes))) }
+    unsafe {
+        allocate(u64::from(bytes), &|| real(pointer, bytes), &|| (u64::from(*pointer), u64::from(bytes)))
+    }
 }
 
 /// `cuMemAllocManaged`: booked as if it were all on the device, where it can be at any time.
@@ -146,7 +154,7 @@ pub(crate) unsafe fn alloc_managed(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: as in `alloc`.
-    unsafe { allocate(bytes as u64, || real(pointer, bytes, flags), || (*pointer, bytes as u64)) }
+    unsafe { allocate(bytes as u64, &|| real(pointer, bytes, flags), &|| (*pointer, bytes as u64)) }
 }
 
 fn pitched(width: u64, height: u64) -> u64 {
@@ -169,7 +177,7 @@ pub(crate) unsafe fn alloc_pitch(
         unsafe { real(pointer, pitch, width, height, element) }
     };
     // SAFETY: as in `alloc`; the driver has written the pitch too.
-    unsafe { allocate(asked, call, || (*pointer, (*pitch as u64).saturating_mul(height as u64))) }
+    unsafe { allocate(asked, &call, &|| (*pointer, (*pitch as u64).saturating_mul(height as u64))) }
 }
 
 /// `cuMemAllocPitch`, the 32-bit form.
@@ -187,7 +195,7 @@ pub(crate) unsafe fn alloc_pitch_v1(
         unsafe { real(pointer, pitch, width, height, element) }
     };
     // SAFETY: as in `alloc_pitch`.
-    unsafe { allocate(asked, call, || (u64::from(*pointer), u64::from(*pitch) * u64::from(height))) }
+    unsafe { allocate(asked, &call, &|| (u64::from(*pointer), u64::from(*pitch) * u64::from(height))) }
 }
 
 /// `cuMemFree_v2`.

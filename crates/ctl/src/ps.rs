@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(rows(&home, &|_, _, _| true).unwrap()[0].quota_bytes, None);
 
         for name in [alice, bob] {
-            let member = Member::join(home.files(), &name).unwrap();
+            let member = Box::leak(Box::new(Member::join(home.files(), &name).unwrap()));
             let index = member.tenant().gpu_index(GPU).unwrap();
             member.tenant().note_total(index, 16 << 30);
             let books = Books::open(member, index).unwrap();

@@ -38,11 +38,11 @@ fn checked(load: &dyn Fn() -> CUresult, unload: &dyn Fn()) -> CUresult {
     let before = device_free();
     let status = load();
     let took = before.zip(device_free()).map_or(0, |(before, after)| before.saturating_sub(after));
-    if status != OK || (took as u64) < BLOCK_BYTES || account.still_fits() {
+    if status != OK || (took as u64) < BLOCK_BYTES || account.still_fits(took as u64) {
         return status;
     }
     unload();
-    account.still_fits();
+    account.note_unload();
     REFUSED
 }
 

@@ -21,6 +21,9 @@ use crate::hooks_table::{cuDeviceGraphMemTrim, cuMemPoolDestroy, cuMemPoolTrimTo
 /// by this much: lazily loaded code was seen to add 350 MiB to a PyTorch process.
 const EXACT_WITHIN_BYTES: u64 = 1 << 30;
 
+/// How much code and how many global variables may be loaded before NVML is asked, while the quota is far.
+const UNASKED_BYTES: u64 = 256 << 20;
+
 /// How often NVML is asked at most.
 const ASK_INTERVAL_NS: u64 = 100_000_000;
 
@@ -425,14 +428,27 @@ impl Account {
         self.books().note_overhead(bytes);
     }
 
-    /// Whether this process, after a call that no reservation covers, still fits: NVML is asked now.
-    pub(crate) fn still_fits(&self) -> bool {
+    /// Whether this process still fits after a call that no reservation covers and that took about `bytes`: NVML is asked, unless
+    /// the quota is far and what was taken unasked is little. (Most programs load some code at their start, and the first question
+    /// takes 16 ms.)
+    pub(crate) fn still_fits(&self, bytes: u64) -> bool {
         let quota = self.quota();
-        if quota == UNLIMITED {
+        let unasked = self.device.taken_unasked.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let known = self.books().tenant_usage().booked;
+        let is_far = known.saturating_add(unasked).saturating_add(EXACT_WITHIN_BYTES) <= quota;
+        if quota == UNLIMITED || (is_far && unasked <= UNASKED_BYTES) {
             return true;
         }
+        self.device.taken_unasked.store(0, Ordering::Relaxed);
         self.ask_overhead();
-        self.books.tenant_usage().booked <= quota
+        self.books().tenant_usage().booked <= quota
+    }
+
+    /// Books what is left after a load was undone.
+    pub(crate) fn note_unload(&self) {
+        // Twice: a lower figure is believed when it comes twice.
+        self.ask_overhead();
+        self.ask_overhead();
     }
 
     /// Asks NVML, if it is time to. `true`: this process takes less than was booked.

@@ -39,6 +39,8 @@ pub(crate) struct Device {
     pub(crate) primary_turn: AtomicU32,
     /// When NVML was last asked, ns; 0: never.
     pub(super) asked_ns: AtomicU64,
+    /// Bytes that loads took since NVML was last asked because of one.
+    pub(super) taken_unasked: AtomicU64,
     /// When a refusal was last written to the event log, ns.
     pub(super) refused_ns: AtomicU64,
     /// Bytes of arrays below 2 MiB, which share blocks.

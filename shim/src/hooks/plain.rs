@@ -81,15 +81,7 @@ fn undo(account: &Account, address: u64, taken: Option<u64>) {
 /// `call` passes the program's arguments to the driver.
 #[inline]
 pub(super) unsafe fn release(address: u64, call: impl FnOnce() -> CUresult) -> CUresult {
-    let Standing::Managed(process) = process::standing() else { return call() };
-    let Some(extent) = process.blocks.take(address) else { return call() };
-    let status = call();
-    if status == OK {
-        give_back(process, extent, Account::release);
-    } else {
-        process.blocks.put_back(address, extent);
-    }
-    status
+    freeing(address, call, Account::release)
 }
 
 /// As [`release`], for a free in stream order: the driver keeps the memory until the stream is synchronised (measured), so it
@@ -98,11 +90,16 @@ pub(super) unsafe fn release(address: u64, call: impl FnOnce() -> CUresult) -> C
 /// # Safety
 /// As [`release`].
 pub(super) unsafe fn release_in_order(address: u64, call: impl FnOnce() -> CUresult) -> CUresult {
+    freeing(address, call, Account::release_later)
+}
+
+#[inline]
+fn freeing(address: u64, call: impl FnOnce() -> CUresult, give: fn(&Account, u64)) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call() };
     let Some(extent) = process.blocks.take(address) else { return call() };
     let status = call();
     if status == OK {
-        give_back(process, extent, Account::release_later);
+        give_back(process, extent, give);
     } else {
         process.blocks.put_back(address, extent);
     }

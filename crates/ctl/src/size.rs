@@ -9,6 +9,7 @@
 //!
 //! Upper and lower case are the same. A bare letter is binary, as it is for HAMi's and Docker's users.
 
+use cuota_governor::physical::BLOCK_BYTES;
 use std::fmt;
 
 use cuota_region::policy::MemoryLimit;
@@ -47,6 +48,8 @@ pub(crate) enum BadSize {
     Unit(String),
     /// It comes to nothing.
     Zero,
+    /// It is less than a block of 2 MiB: most likely a number without its unit. Bytes.
+    BelowBlock(u64),
     /// It is less than one part in a million of the GPU.
     ShareTooSmall,
     /// It is more than the whole GPU.
@@ -70,6 +73,10 @@ impl fmt::Display for BadSize {
             BadSize::Zero => f.write_str(
                 "a quota of nothing would refuse even the CUDA context (about 0.5 GiB); write a larger one, or hide \
                  the GPU with CUDA_VISIBLE_DEVICES= instead",
+            ),
+            BadSize::BelowBlock(bytes) => write!(
+                f,
+                "{bytes} bytes is less than the GPU's smallest block, 2 MiB; write the unit: 8GiB, 500MB or 50%"
             ),
             BadSize::ShareTooSmall => f.write_str("the smallest share is 0.0001%; write a larger one"),
             BadSize::ShareTooLarge => {
@@ -154,6 +161,7 @@ fn bytes(number: &Decimal, unit: &str) -> Result<MemoryLimit, BadSize> {
     let (_, factor) = known.ok_or_else(|| BadSize::Unit(unit.to_owned()))?;
     match number.times(factor)? {
         0 => Err(BadSize::Zero),
+        bytes @ 1..BLOCK_BYTES => Err(BadSize::BelowBlock(bytes)),
         // The largest number means "no quota" in the policy file.
         u64::MAX => Err(BadSize::TooLarge),
         bytes => Ok(MemoryLimit::Bytes(bytes)),
@@ -230,6 +238,8 @@ mod tests {
             ("8GiB/s", BadSize::Unit("GiB/s".into())),
             ("50%%", BadSize::Unit("%%".into())),
             ("0", BadSize::Zero),
+            ("8", BadSize::BelowBlock(8)),
+            ("1KiB", BadSize::BelowBlock(1024)),
             ("0%", BadSize::Zero),
             ("0.2", BadSize::Zero),
             ("0.00001%", BadSize::ShareTooSmall),

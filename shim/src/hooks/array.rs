@@ -29,7 +29,7 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 /// Flags of arrays that take no memory when they are made.
 const UNBACKED: c_uint = CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING;
 
-/// A texel's size where the format is not a plain one, bytes: the largest there is, four channels of 32 bits.
+/// The largest texel, bytes: four channels of 32 bits.
 const LARGEST_TEXEL_BYTES: u64 = 16;
 
 /// The bytes of an array of `levels` mipmap levels (0: not mipmapped), as the driver says of its twin.
@@ -72,11 +72,13 @@ fn ask_driver(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, levels: c_uint, device: CUde
     (status == OK && need.size != 0).then_some(need.size as u64)
 }
 
-/// An upper bound for what the driver does not say: rows and columns padded to the largest tile, twice for levels.
+/// What to book where the driver does not say: every texel the largest, rows padded to 512 bytes, columns to 8, twice that for
+/// levels. An estimate, meant to be high; what it lacks, NVML's figure adds near the quota.
 fn estimate(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, levels: c_uint) -> Option<u64> {
     let padded = |length: usize, unit: u64| (length.max(1) as u64).checked_next_multiple_of(unit);
-    let row = padded(descriptor.Width, 1)?.checked_mul(LARGEST_TEXEL_BYTES)?.checked_next_multiple_of(512)?;
-    let bytes = row.checked_mul(padded(descriptor.Height, 8)?)?.checked_mul(padded(descriptor.Depth, 1)?)?;
+    let row =
+        (descriptor.Width.max(1) as u64).checked_mul(LARGEST_TEXEL_BYTES)?.checked_next_multiple_of(512)?;
+    let bytes = row.checked_mul(padded(descriptor.Height, 8)?)?.checked_mul(descriptor.Depth.max(1) as u64)?;
     if levels == 0 { Some(bytes) } else { bytes.checked_mul(2) }
 }
 

@@ -203,14 +203,14 @@ pub(crate) unsafe fn set_limit(real: PFN_cuCtxSetLimit_v3010, limit: CUlimit, va
 }
 
 /// What a stack of `bytes` a thread takes beyond the present one (measured, H100: the difference × multiprocessors ×
-/// threads). `None`: more than 64 bits.
+/// threads). `None`: more than 64 bits, or the driver does not say how large the device is.
 fn stack_growth(device: CUdevice, bytes: usize) -> Option<u64> {
     let mut now = 0;
     // SAFETY: fills one size.
     real::cuCtxGetLimit.get().map(|call| unsafe { call(&raw mut now, CUlimit::CU_LIMIT_STACK_SIZE) });
     let more = (bytes as u64).saturating_sub(now as u64);
-    let attribute = |attribute| driver::device_attribute(device, attribute).unwrap_or(1);
-    let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
-    let threads = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR);
+    let attribute = |attribute| driver::device_attribute(device, attribute);
+    let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    let threads = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?;
     more.checked_mul(multiprocessors)?.checked_mul(threads)?.checked_next_multiple_of(BLOCK_BYTES)
 }

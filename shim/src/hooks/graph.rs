@@ -27,7 +27,7 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 /// How many nodes of a graph are looked at in one go: those of a larger one are read into mapped memory.
 const NODES_AT_HAND: usize = 256;
 
-/// How deep graphs can lie in graphs: CUDA allows no allocation below the second level.
+/// How deep graphs in graphs are looked into: what allocates further down cannot be told.
 const DEPTH: u32 = 4;
 
 /// The bytes that the allocations of a graph can take, all at once. `None`: it cannot be told.
@@ -87,6 +87,7 @@ fn allocation(node: CUgraphNode, depth: u32) -> Option<u64> {
                 .map(|call| unsafe { call(node, &raw mut child) })?;
             if status == OK { allocations(child, depth - 1) } else { None }
         }
+        CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH => None,
         _ => Some(0),
     }
 }
@@ -103,7 +104,7 @@ unsafe fn instantiate(executable: *mut CUgraphExec, graph: CUgraph, call: &dyn F
         Booking::Refuse => return REFUSED,
     };
     let status = call();
-    // A graph whose nodes cannot be told may take what the quota has: it is checked after each launch.
+    // A graph whose nodes cannot be told is followed all the same: each launch books what it took.
     if status == OK
         && let bytes @ 1.. = allocations(graph, DEPTH).unwrap_or(1)
     {

@@ -276,16 +276,19 @@ mod tests {
         }
 
         #[test]
-        fn plain_bytes_are_themselves(bytes in 1..u64::MAX) {
+        fn plain_bytes_are_themselves(bytes in BLOCK_BYTES..u64::MAX) {
             prop_assert_eq!(parse_limit(&bytes.to_string()), Ok(MemoryLimit::Bytes(bytes)));
             prop_assert_eq!(parse_limit(&format!("{bytes}B")), Ok(MemoryLimit::Bytes(bytes)));
         }
 
         #[test]
         fn whole_units_are_exact(count in 1_u64..8_000_000) {
-            prop_assert_eq!(bytes_of(&format!("{count}TiB")), count << 40);
-            prop_assert_eq!(bytes_of(&format!("{count}k")), count << 10);
-            prop_assert_eq!(bytes_of(&format!("{count}KB")), count * 1000);
+            for (unit, bytes) in [("TiB", count << 40), ("k", count << 10), ("KB", count * 1000)] {
+                let text = format!("{count}{unit}");
+                let expected =
+                    if bytes < BLOCK_BYTES { Err(BadSize::BelowBlock(bytes)) } else { Ok(MemoryLimit::Bytes(bytes)) };
+                prop_assert_eq!(parse_limit(&text), expected, "{}", text);
+            }
         }
 
         #[test]

@@ -3,10 +3,14 @@
 //! - [`build`]: the libraries under test and the guests, built once.
 //! - [`guest`]: runs a guest and says what it printed.
 //! - [`console`]: a guest that makes the calls it is told to, one by one; [`driver`]: these calls by name.
+//! - [`shape`], [`graph`], [`code`]: arrays, graphs that allocate and modules, as a console makes them.
 //! - [`machine`]: a GPU, software or real, and the tenants on it: where consoles start, and what the books say.
 
 pub mod build;
+pub mod code;
 pub mod console;
 pub mod driver;
+pub mod graph;
 pub mod guest;
 pub mod machine;
+pub mod shape;

@@ -2,8 +2,15 @@
 //!
 //! On the software GPU, or with `CUOTA_TEST_GPU=1` on the machine's own: see `cuota_tests::machine`.
 
+mod arrays;
+mod code;
 mod contexts;
+mod devices;
+mod forms;
+mod frees;
+mod graphs;
 mod live;
+mod own_pools;
 mod plain;
 mod pools;
 mod processes;

@@ -12,14 +12,18 @@ const NON_BLOCKING: u64 = 1;
 const GLOBAL: u64 = 0;
 const RELAXED: u64 = 2;
 
-fn create_pool(console: &mut Console) -> u64 {
-    // CUmemPoolProps: pinned, no handle types, on device 0.
+/// `CUmemPoolProps`: pinned, no handle types, on the first device.
+pub(crate) fn on_first_device() -> [u8; 88] {
     let mut properties = [0; 88];
     (properties[0], properties[8]) = (1, 1);
-    console.call("cuMemPoolCreate", &[Out(8), At(&properties)]).ok().number(0)
+    properties
 }
 
-fn alloc_from(console: &mut Console, pool: u64, bytes: u64) -> Result<u64, i64> {
+pub(crate) fn create_pool(console: &mut Console) -> u64 {
+    console.call("cuMemPoolCreate", &[Out(8), At(&on_first_device())]).ok().number(0)
+}
+
+pub(crate) fn alloc_from(console: &mut Console, pool: u64, bytes: u64) -> Result<u64, i64> {
     let answer = console.call("cuMemAllocFromPoolAsync", &[Out(8), Is(bytes), Is(pool), Is(0)]);
     if answer.status == 0 { Ok(answer.number(0)) } else { Err(answer.status) }
 }

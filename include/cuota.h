@@ -33,7 +33,7 @@
 
 // "cuotaTEN" as it stands in the file.
 #define CUOTA_TENANT_MAGIC UINT64_C(0x4e455461746f7563)
-#define CUOTA_TENANT_LAYOUT_HASH UINT64_C(0x4a86ee8b9e19a347)
+#define CUOTA_TENANT_LAYOUT_HASH UINT64_C(0x29b083b2c1e1411d)
 
 // The layout's major version. It is part of the file's name too, so two versions can live side by side.
 #define CUOTA_LAYOUT_MAJOR 1
@@ -107,6 +107,9 @@ struct CUOTA_ALIGNED(64) cuota_policy_file {
 // How many GPUs a tenant can use.
 #define CUOTA_TENANT_GPUS 16
 
+// How many shared objects a process can have and be charged for once among all that hold them.
+#define SHARES 128
+
 // How many events are kept.
 #define CUOTA_EVENTS 1024
 
@@ -116,10 +119,13 @@ struct CUOTA_ALIGNED(64) cuota_tenant_summary {
   uint64_t name[4];
   // One more than the highest place ever taken: a sum looks no further.
   uint32_t high_water;
-  uint32_t reserved;
+  // 1 once any process has shared memory with another: until then nobody looks through `shares`.
+  uint32_t sharing;
   // When the last sweep for dead processes began, CLOCK_MONOTONIC ns.
   uint64_t swept_ns;
-  uint64_t reserved_too[2];
+  // How often a share ended: whoever counts shares twice tells by it whether they stayed the same.
+  uint64_t unshared;
+  uint64_t reserved;
 };
 
 // A GPU that the tenant uses; its place in the table is its index in the books.
@@ -143,7 +149,15 @@ struct CUOTA_ALIGNED(64) cuota_tenant_place {
   uint32_t uid;
   // When it joined, CLOCK_MONOTONIC ns.
   uint64_t joined_ns;
-  uint64_t reserved[5];
+  // Its PID namespace, by inode number; 0: unknown.
+  uint64_t pid_namespace;
+  // Set when it was found dead: 24 bits of the life that ended, then 40 of the time, CLOCK_MONOTONIC ms. Of another life it
+  // means nothing.
+  uint64_t died;
+  // One more than the highest entry of its `shares` ever used.
+  uint32_t shares;
+  uint32_t reserved;
+  uint64_t reserved_too[2];
 };
 
 // What one process has booked on one GPU.
@@ -188,6 +202,14 @@ struct CUOTA_ALIGNED(64) cuota_events {
   struct cuota_event ring[CUOTA_EVENTS];
 };
 
+// Memory that a process holds and that others may hold too: each of them books it, and all but one of them in vain.
+struct Share {
+  // A hash of the handle that goes from process to process; 0: free.
+  uint64_t key;
+  // The GPU's index in the high 32 bits, and the size in units of 64 KiB in the low.
+  uint64_t what;
+};
+
 // `tenant/NAME.v1`. Written by the tenant's processes, each its own lines: for everybody else it is hostile input.
 struct CUOTA_ALIGNED(64) cuota_tenant_file {
   struct cuota_header header;
@@ -197,6 +219,8 @@ struct CUOTA_ALIGNED(64) cuota_tenant_file {
   // By GPU, then by the process's place. A tenant's usage is the sum over the lines that count.
   struct cuota_tenant_line books[CUOTA_TENANT_GPUS][CUOTA_TENANT_PROCESSES];
   struct cuota_events events;
+  // By the process's place. Last: most of it is never touched, and takes no memory.
+  struct Share shares[CUOTA_TENANT_PROCESSES][SHARES];
 };
 
 #endif // CUOTA_H

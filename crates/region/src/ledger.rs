@@ -10,6 +10,7 @@ use core::sync::atomic::Ordering;
 use cuota_governor::quota::{self, Sum, Verdict};
 
 use crate::member::Member;
+use crate::share::ShareKey;
 use crate::sys;
 use crate::tenant::{GpuIndex, Line, PROCESSES};
 
@@ -21,6 +22,7 @@ const TRIES: u32 = 48;
 #[derive(Clone, Copy)]
 pub struct Books {
     member: &'static Member,
+    gpu: GpuIndex,
     book: &'static [Line; PROCESSES],
     own: &'static Line,
 }
@@ -121,7 +123,7 @@ impl Books {
     pub fn open(member: &'static Member, gpu: GpuIndex) -> Option<Self> {
         let book = member.tenant.0.books.get(gpu.0)?;
         let own = book.get(member.place)?;
-        Some(Books { member, book, own })
+        Some(Books { member, gpu, book, own })
     }
 
     /// The place that these are the books of.
@@ -158,6 +160,20 @@ impl Books {
     /// [`Refusal`]; then nothing is booked.
     #[inline]
     pub fn reserve(&self, bytes: u64, quota: u64) -> Result<Reservation, Refusal> {
+        self.reserve_as(bytes, quota, None)
+    }
+
+    /// Reserves `bytes` of an object that other processes of the tenant may hold too: where one does, it is booked in vain. What is
+    /// committed must be as much; before it is given back, [`Books::unshare`].
+    ///
+    /// # Errors
+    /// As [`Books::reserve`].
+    pub fn reserve_shared(&self, key: ShareKey, bytes: u64, quota: u64) -> Result<Reservation, Refusal> {
+        self.reserve_as(bytes, quota, Some(key))
+    }
+
+    #[inline(always)]
+    fn reserve_as(&self, bytes: u64, quota: u64, key: Option<ShareKey>) -> Result<Reservation, Refusal> {
         let wish = units(bytes);
         let mut attempt = 0;
         loop {
@@ -169,10 +185,20 @@ impl Books {
             }
             // Whoever sees them booked also sees that they may go again.
             self.own.booked.fetch_add(as_booked(wish) + wish, Ordering::SeqCst);
-            let sum = self.sum(wish * UNIT_BYTES);
-            let verdict = quota::judge(sum, quota);
+            if let Some(key) = key {
+                self.share(key, bytes);
+            }
+            let mut sum = self.sum(wish * UNIT_BYTES);
+            let mut verdict = quota::judge(sum, quota);
+            if verdict != Verdict::Granted && self.member.tenant.shares_memory() {
+                sum = self.sum_less_credit(wish * UNIT_BYTES);
+                verdict = quota::judge(sum, quota);
+            }
             if verdict == Verdict::Granted {
                 return Ok(Reservation { bytes, tenant_booked: sum.booked, life: self.member.life });
+            }
+            if let Some(key) = key {
+                self.unshare(key);
             }
             subtract(self.own, wish, wish);
             attempt += 1;
@@ -180,6 +206,26 @@ impl Books {
                 return Err(Refusal::OverQuota { booked: sum.booked.saturating_sub(bytes) });
             }
             self.stand_aside(attempt);
+        }
+    }
+
+    /// [`Books::sum`], less what it counts too often because several processes hold it.
+    #[cold]
+    fn sum_less_credit(&self, mine: u64) -> Sum {
+        let (sum, credit) = self.member.tenant.with_credit(self.gpu.0, || self.sum(mine));
+        Sum { booked: sum.booked.saturating_sub(credit * UNIT_BYTES), ..sum }
+    }
+
+    /// Notes that this process holds an object of `bytes` that it has booked, and that others may come to hold. `false`: it holds too
+    /// many others, so whoever comes to hold it is charged for it again.
+    pub fn share(&self, key: ShareKey, bytes: u64) -> bool {
+        self.member.tenant.share(self.member.place, key, self.gpu, units(bytes))
+    }
+
+    /// Takes the note back: before the object's bytes are given back.
+    pub fn unshare(&self, key: ShareKey) {
+        if self.is_mine() {
+            self.member.tenant.unshare(self.member.place, key);
         }
     }
 
@@ -251,14 +297,14 @@ impl Books {
     /// Whether what the tenant holds for certain is within a quota in bytes.
     #[must_use]
     pub fn is_within(&self, quota: u64) -> bool {
-        let sum = self.sum(0);
+        let sum = self.sum_less_credit(0);
         sum.booked.saturating_sub(sum.pending_elsewhere) <= quota
     }
 
     /// What the whole tenant has booked on this GPU.
     #[must_use]
     pub fn tenant_usage(&self) -> Usage {
-        usage(self.book.iter().take(self.member.tenant.places_in_use()))
+        self.member.tenant.usage(self.gpu)
     }
 }
 
@@ -282,11 +328,12 @@ pub struct ProcessUsage {
 }
 
 impl crate::tenant::Tenant {
-    /// What the tenant has booked on `gpu`.
+    /// What the tenant has booked on `gpu`; what several of its processes hold, once.
     #[must_use]
     pub fn usage(&self, gpu: GpuIndex) -> Usage {
-        let lines = self.0.books.get(gpu.0).into_iter().flatten();
-        usage(lines.take(self.places_in_use()))
+        let lines = || self.0.books.get(gpu.0).into_iter().flatten();
+        let (usage, credit) = self.with_credit(gpu.0, || usage(lines().take(self.places_in_use())));
+        Usage { booked: usage.booked.saturating_sub(credit * UNIT_BYTES), ..usage }
     }
 
     /// What each process of the tenant has booked on `gpu`.

@@ -3,7 +3,7 @@
 //! | file below the directory | who writes | what |
 //! |---|---|---|
 //! | `policy.v1` ([`policy`]) | the operator | limits, by tenant and GPU; tenants map it read-only |
-//! | `tenant/NAME.v1` ([`tenant`]) | the tenant's processes | what each process has booked, and events |
+//! | `tenant/NAME.v1` ([`tenant`]) | the tenant's processes | what each process has booked ([`ledger`]) and shares ([`share`]), and events |
 //! | `tenant/NAME.v1.live` ([`member`]) | nobody | one record lock a process: the kernel drops it at death |
 //!
 //! Every field is an atomic in a 64-byte slot. There is no mutex, semaphore or seqlock: a process that is killed
@@ -16,6 +16,7 @@
 
 #[doc(hidden)]
 pub mod abi;
+pub mod death;
 pub mod event;
 pub mod header;
 pub mod ledger;
@@ -23,6 +24,7 @@ pub mod member;
 pub mod name;
 pub mod path;
 pub mod policy;
+pub mod share;
 pub mod sys;
 pub mod tenant;
 #[cfg(test)]

@@ -1,20 +1,17 @@
 //! How a process takes a place in its tenant's file, and how its death is seen.
 //!
 //! A process proves that it lives by a POSIX record lock on one byte of the `live` file: the kernel drops the lock
-//! when the process ends, however it ends, 0.2 ms after a SIGKILL. Whoever gets the lock of a place may use the place;
-//! so joining a place and closing a dead process's books are the same act.
+//! when the process ends, however it ends, 0.2 ms after a SIGKILL. Whoever gets the lock of a place may use the place,
+//! as soon as the books that a dead process left there are closed ([`crate::death`]).
 
 use core::sync::atomic::{AtomicI32, Ordering};
 
-use crate::event::Event;
+use crate::death::{self, HOLD_NS, SWEEP_INTERVAL_NS};
 use crate::header::Unusable;
 use crate::name::TenantName;
 use crate::path::Directory;
 use crate::sys::{self, Fd};
-use crate::tenant::{Line, PROCESSES, Place, Tenant};
-
-/// How often a tenant is swept for dead processes at most.
-pub const SWEEP_INTERVAL_NS: u64 = 1_000_000;
+use crate::tenant::{PROCESSES, Tenant};
 
 /// The descriptor goes above those that most programs count on, but below 64: the table of a fresh process has 64 places, and to
 /// grow it in a process with several threads, which a CUDA program is, the kernel waits for an RCU grace period
@@ -22,7 +19,7 @@ pub const SWEEP_INTERVAL_NS: u64 = 1_000_000;
 const HIGH_DESCRIPTOR: i32 = 50;
 
 /// The bit of a life that says that it has not ended.
-const ALIVE: u64 = 1;
+pub(crate) const ALIVE: u64 = 1;
 
 /// The program has closed the descriptor of the live file, so this process sees no locks, and has lost its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,26 +90,38 @@ impl Member {
     pub fn join(directory: &Directory, name: &TenantName) -> Result<Self, Unusable> {
         let live = Live::of(live_descriptor(directory, name)?)?;
         let tenant = Tenant::open_or_create(directory, name)?;
-        for place in 0..PROCESSES {
-            if with_live(live.number, |fd| sys::try_lock_byte(fd, place as u64))?
-                && let Some(member) = Member::settle(tenant, place, live)
-            {
-                return Ok(member);
+        let until = sys::monotonic_ns().saturating_add(HOLD_NS);
+        loop {
+            let now = sys::monotonic_ns();
+            for place in 0..PROCESSES {
+                if with_live(live.number, |fd| sys::try_lock_byte(fd, place as u64))? {
+                    if let Some(member) = Member::settle(tenant, place, live, now) {
+                        return Ok(member);
+                    }
+                    with_live(live.number, |fd| sys::unlock_byte(fd, place as u64));
+                }
             }
+            // All that are free are held for the dead.
+            if now >= until {
+                return Err(Unusable::Full);
+            }
+            sys::sleep_ns(SWEEP_INTERVAL_NS);
         }
-        Err(Unusable::Full)
     }
 
-    /// Moves into a place whose lock this process has.
-    pub(crate) fn settle(tenant: Tenant, place: usize, live: Live) -> Option<Self> {
+    /// Moves into a place whose lock this process has. `None`: what a dead process had is still booked there.
+    pub(crate) fn settle(tenant: Tenant, place: usize, live: Live, now_ns: u64) -> Option<Self> {
         let entry = tenant.0.places.get(place)?;
         let before = entry.life.load(Ordering::Acquire);
-        if before & ALIVE != 0 {
-            close_books(tenant, place, entry, before);
+        if before & ALIVE != 0 && !death::bury(tenant, place, entry, before, now_ns) {
+            return None;
         }
         // Odd, and not the life that ended: whoever still holds that one finds itself evicted.
         let life = (before | ALIVE).wrapping_add(2);
+        tenant.forget_shares(place, None);
+        entry.died.store(0, Ordering::Relaxed);
         entry.pid.store(sys::process_id(), Ordering::Relaxed);
+        entry.pid_namespace.store(pid_namespace(), Ordering::Relaxed);
         entry.uid.store(sys::user_id(), Ordering::Relaxed);
         entry.joined_ns.store(sys::coarse_ns(), Ordering::Relaxed);
         for line in tenant.0.books.iter().filter_map(|book| book.get(place)) {
@@ -148,29 +157,6 @@ impl Member {
         place.is_some_and(|place| place.life.load(Ordering::Acquire) == self.life)
     }
 
-    /// Closes the books of processes that have died, at most once a millisecond for the whole tenant. Returns how
-    /// many there were.
-    ///
-    /// # Errors
-    /// [`Blind`], and nobody is taken for dead: this process has to join again.
-    pub fn sweep(&self) -> Result<usize, Blind> {
-        let (now, last) = (sys::monotonic_ns(), self.tenant.0.summary.swept_ns.load(Ordering::Relaxed));
-        // A time in the future is rubbish, or another clock's: sweep, and put it right.
-        if now.checked_sub(last).is_some_and(|ago| ago < SWEEP_INTERVAL_NS) {
-            return Ok(0);
-        }
-        if !self.live.is_open() {
-            return Err(Blind);
-        }
-        let swept = &self.tenant.0.summary.swept_ns;
-        if swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-            return Ok(0);
-        }
-        let places = self.tenant.0.places.iter().enumerate().take(self.tenant.places_in_use());
-        let others = places.filter(|(place, _)| *place != self.place);
-        Ok(others.filter(|(place, entry)| self.reap(*place, entry)).count())
-    }
-
     /// Gives the place up, after this process has taken another: what stands here is not counted twice.
     pub fn leave(&self) {
         let entry = self.tenant.0.places.get(self.place);
@@ -179,42 +165,24 @@ impl Member {
             entry.life.compare_exchange(self.life, ended, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         });
         if left {
-            end_lines(self.tenant, self.place, self.life);
+            death::end_lines(self.tenant, self.place, self.life);
         }
     }
 
-    fn reap(&self, place: usize, entry: &Place) -> bool {
-        let life = entry.life.load(Ordering::Acquire);
-        let locked = || with_live(self.live.number, |fd| sys::byte_is_locked_elsewhere(fd, place as u64));
-        if life & ALIVE == 0 || locked() != Ok(false) {
-            return false;
-        }
-        // One reaper wins. A process that joined here since has another life, and keeps it.
-        let ended = life & !ALIVE;
-        let won = entry.life.compare_exchange(life, ended, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if won {
-            close_books(self.tenant, place, entry, life);
-        }
-        won
+    pub(crate) fn live_is_open(&self) -> bool {
+        self.live.is_open()
+    }
+
+    /// Whether a process other than this one lives in a place.
+    pub(crate) fn is_locked_elsewhere(&self, place: usize) -> sys::Result<bool> {
+        with_live(self.live.number, |fd| sys::byte_is_locked_elsewhere(fd, place as u64))
     }
 }
 
-/// Ends the lines of a life that is over: they no longer count.
-fn close_books(tenant: Tenant, place: usize, entry: &Place, life: u64) {
-    let booked = end_lines(tenant, place, life);
-    let pid = entry.pid.load(Ordering::Relaxed);
-    tenant.events().add(sys::process_id(), Event::Reaped { pid, booked });
-}
-
-/// Returns the bytes that were booked.
-fn end_lines(tenant: Tenant, place: usize, life: u64) -> u64 {
-    let lines = tenant.0.books.iter().filter_map(|book| book.get(place));
-    let ended = lines.filter(|line| end(line, life));
-    ended.fold(0, |sum: u64, line| sum.saturating_add(crate::ledger::booked_bytes(line)))
-}
-
-fn end(line: &Line, life: u64) -> bool {
-    line.life.compare_exchange(life, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+/// This process's PID namespace by its inode number; 0: unknown, as without `/proc`.
+fn pid_namespace() -> u64 {
+    let namespace = sys::open(c"/proc/self/ns/pid", libc::O_RDONLY, 0);
+    namespace.and_then(|fd| sys::file_info(&fd)).map_or(0, |info| info.identity.1)
 }
 
 /// Whether any process of the tenant lives, as someone sees it who is none of them.
@@ -234,6 +202,7 @@ pub fn anyone_lives(directory: &Directory, name: &TenantName) -> Result<bool, Un
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Event;
     use crate::ledger::Books;
     use crate::name::GpuId;
     use crate::testing::Bench;
@@ -302,10 +271,11 @@ mod tests {
         let reaped = me.tenant().events().entries().last().unwrap().event;
         assert_eq!(reaped, Event::Reaped { pid: child.cast_unsigned(), booked: 77 * MIB });
 
-        // Not swept: the next one to join finds the dead one's place itself.
+        // Not swept: whoever joins leaves the dead one's place alone until what it had need not be held any longer.
         kill(other);
         let next = tenant_process(&bench, 3);
         let third = tenant_process(&bench, 1);
+        assert_eq!(books.tenant_usage().booked, 9 * MIB);
         sweep_until(&books, 4);
         kill(next);
         kill(third);

@@ -27,10 +27,13 @@ pub(crate) struct Summary {
     pub(crate) name: [AtomicU64; 4],
     /// One more than the highest place ever taken: a sum looks no further.
     pub(crate) high_water: AtomicU32,
-    reserved: AtomicU32,
+    /// 1 once any process has shared memory with another: until then nobody looks through `shares`.
+    pub(crate) sharing: AtomicU32,
     /// When the last sweep for dead processes began, CLOCK_MONOTONIC ns.
     pub(crate) swept_ns: AtomicU64,
-    reserved_too: [AtomicU64; 2],
+    /// How often a share ended: whoever counts shares twice tells by it whether they stayed the same.
+    pub(crate) unshared: AtomicU64,
+    reserved: AtomicU64,
 }
 
 /// A GPU that the tenant uses; its place in the table is its index in the books.
@@ -56,7 +59,15 @@ pub(crate) struct Place {
     pub(crate) uid: AtomicU32,
     /// When it joined, CLOCK_MONOTONIC ns.
     pub(crate) joined_ns: AtomicU64,
-    reserved: [AtomicU64; 5],
+    /// Its PID namespace, by inode number; 0: unknown.
+    pub(crate) pid_namespace: AtomicU64,
+    /// Set when it was found dead: 24 bits of the life that ended, then 40 of the time, CLOCK_MONOTONIC ms. Of another life it
+    /// means nothing.
+    pub(crate) died: AtomicU64,
+    /// One more than the highest entry of its `shares` ever used.
+    pub(crate) shares: AtomicU32,
+    reserved: AtomicU32,
+    reserved_too: [AtomicU64; 2],
 }
 
 /// What one process has booked on one GPU.
@@ -75,6 +86,18 @@ pub(crate) struct Line {
     reserved: [AtomicU64; 4],
 }
 
+/// Memory that a process holds and that others may hold too: each of them books it, and all but one of them in vain.
+#[repr(C)]
+pub(crate) struct Share {
+    /// A hash of the handle that goes from process to process; 0: free.
+    pub(crate) key: AtomicU64,
+    /// The GPU's index in the high 32 bits, and the size in units of 64 KiB in the low.
+    pub(crate) what: AtomicU64,
+}
+
+/// How many shared objects a process can have and be charged for once among all that hold them.
+pub const SHARES: usize = 128;
+
 /// `tenant/NAME.v1`. Written by the tenant's processes, each its own lines: for everybody else it is hostile input.
 #[repr(C, align(64))]
 pub(crate) struct File {
@@ -85,20 +108,24 @@ pub(crate) struct File {
     /// By GPU, then by the process's place. A tenant's usage is the sum over the lines that count.
     pub(crate) books: [[Line; PROCESSES]; GPUS],
     pub(crate) events: Events,
+    /// By the process's place. Last: most of it is never touched, and takes no memory.
+    pub(crate) shares: [[Share; SHARES]; PROCESSES],
 }
 
 /// See [`crate::abi`].
 #[doc(hidden)]
 pub const LAYOUTS: &[crate::abi::Layout] = &[
     crate::abi::layout!(
-        Summary as "cuota_tenant_summary": name, high_water, reserved, swept_ns, reserved_too
+        Summary as "cuota_tenant_summary": name, high_water, sharing, swept_ns, unshared, reserved
     ),
     crate::abi::layout!(Gpu as "cuota_tenant_gpu": uuid, overhead_bytes, total_bytes, reserved),
-    crate::abi::layout!(Place as "cuota_tenant_place": life, pid, uid, joined_ns, reserved),
+    crate::abi::layout!(Place as "cuota_tenant_place":
+        life, pid, uid, joined_ns, pid_namespace, died, shares, reserved, reserved_too),
+    crate::abi::layout!(Share as "cuota_tenant_share": key, what),
     crate::abi::layout!(
         Line as "cuota_tenant_line": life, booked, overhead, refused, reserved
     ),
-    crate::abi::layout!(File as "cuota_tenant_file": header, summary, gpus, places, books, events),
+    crate::abi::layout!(File as "cuota_tenant_file": header, summary, gpus, places, books, events, shares),
 ];
 
 /// What a tenant file is.
@@ -120,6 +147,13 @@ pub const KIND: Kind = Kind {
         offset_of!(Place, pid),
         offset_of!(Place, uid),
         offset_of!(Place, joined_ns),
+        offset_of!(Place, pid_namespace),
+        offset_of!(Place, died),
+        offset_of!(Place, shares),
+        offset_of!(File, shares),
+        SHARES,
+        offset_of!(Summary, sharing),
+        offset_of!(Summary, unshared),
         offset_of!(Line, booked),
         offset_of!(Line, overhead),
         offset_of!(Line, refused),
@@ -298,7 +332,7 @@ mod tests {
         assert_eq!((offset_of!(Line, booked), offset_of!(Line, overhead)), (8, 16));
         assert_eq!(KIND.layout_hash, GOLDEN_LAYOUT_HASH, "the layout changed: raise header::MAJOR");
     }
-    const GOLDEN_LAYOUT_HASH: u64 = 5_370_241_889_106_240_327;
+    const GOLDEN_LAYOUT_HASH: u64 = 3_004_045_755_236_303_133;
 
     #[test]
     fn a_gpu_keeps_its_index_and_the_17th_gets_none() {

@@ -2,6 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use crate::death::HOLD_NS;
 use crate::member::{Live, Member};
 use crate::name::TenantName;
 use crate::path::Directory;
@@ -25,8 +26,10 @@ impl Bench {
         Tenant::open_or_create(&self.directory, &self.name).unwrap()
     }
 
-    /// A member at `place`: the place's lock is taken for granted, as a process's own locks never collide.
+    /// A member at `place`: the place's lock is taken for granted, as a process's own locks never collide. Whoever lived there is
+    /// taken for long dead.
     pub(crate) fn member_at(&self, tenant: Tenant, place: usize) -> &'static Member {
-        Box::leak(Box::new(Member::settle(tenant, place, Live::NONE).unwrap()))
+        let settle = |now_ns| Member::settle(tenant, place, Live::NONE, now_ns);
+        Box::leak(Box::new(settle(0).or_else(|| settle(HOLD_NS)).unwrap()))
     }
 }

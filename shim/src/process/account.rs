@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::CUresult;
 use cuota_governor::quota::{UNLIMITED, free_to_show};
+use cuota_region::death::{HOLD_NS, SWEEP_INTERVAL_NS};
 use cuota_region::event::Event;
 use cuota_region::ledger::{Books, Refusal, Reservation, UNIT_BYTES};
 use cuota_region::member::Blind;
@@ -195,8 +196,17 @@ impl Account {
         let quota = self.quota();
         let mut refusal = refusal;
         if bytes <= quota {
-            for step in [Self::update_pools, Self::ask_again, Self::sweep, Self::trim_pools] {
-                if step(self) {
+            let steps = [
+                Self::update_pools,
+                Self::ask_again,
+                Self::sweep,
+                Self::close_books_of_gone,
+                Self::trim_pools,
+            ];
+            let until = sys::monotonic_ns().saturating_add(2 * HOLD_NS);
+            let wait = |_| self.wait_for_the_dead(bytes, quota, until);
+            for made_room in steps.iter().map(|step| step(self)).chain((0..).map_while(wait)) {
+                if made_room {
                     match self.books.reserve(bytes, quota) {
                         Ok(reservation) => return Ok(reservation),
                         Err(Refusal::Evicted) => return self.make_room(bytes, Refusal::Evicted),
@@ -232,6 +242,38 @@ impl Account {
             Ok(dead) => dead != 0,
             Err(Blind) => self.process.rejoin(),
         }
+    }
+
+    /// Bytes that are booked for processes found dead, until the driver has let their memory go.
+    fn held_for_the_dead(&self) -> u64 {
+        let member = self.process.member();
+        self.device.index(member, self.ordinal).map_or(0, |index| member.held_for_the_dead(index))
+    }
+
+    /// Closes the books of dead processes that NVML no longer shows. `true`: there were some.
+    fn close_books_of_gone(&self) -> bool {
+        let member = self.process.member();
+        self.held_for_the_dead() != 0
+            && self.device.index(member, self.ordinal).is_some_and(|index| {
+                self.device
+                    .nvml
+                    .with_processes(self.device.gpu(), |shown| {
+                        member.close_books_of_gone(index, |pid| shown.iter().all(|info| info.pid != pid))
+                    })
+                    .is_ok_and(|closed| closed != 0)
+            })
+    }
+
+    /// Waits a millisecond, where `bytes` would fit without what dead processes had: a program that is started again at once must
+    /// find the room that it had. `Some(true)`: some of it has come free. `None`: there is nothing to wait for.
+    fn wait_for_the_dead(&self, bytes: u64, quota: u64, until_ns: u64) -> Option<bool> {
+        let held = self.held_for_the_dead();
+        let living = self.books().tenant_usage().booked.saturating_sub(held);
+        let is_worth_it = held != 0 && living.saturating_add(bytes) <= quota;
+        (is_worth_it && sys::monotonic_ns() < until_ns).then(|| {
+            sys::sleep_ns(SWEEP_INTERVAL_NS);
+            self.sweep() | self.close_books_of_gone()
+        })
     }
 
     /// Turns a reservation into the `taken` bytes that the driver took. `false`: that is more than was reserved, and

@@ -48,18 +48,25 @@ pub(crate) struct Nvml {
 impl Nvml {
     /// Bytes that this process takes from `gpu`. `Ok(None)`: NVML does not list the process, so it has no context there.
     pub(crate) fn own_bytes(&self, gpu: GpuId) -> Answer<Option<u64>> {
+        let me = sys::process_id();
+        self.with_processes(gpu, |shown| {
+            let mine = shown.iter().find(|info| info.pid == me).map(|info| info.usedGpuMemory);
+            // All ones is NVML's "not available" (WDDM, some vGPUs).
+            mine.filter(|bytes| *bytes != u64::MAX)
+        })
+    }
+
+    /// Runs `act` with the processes that NVML shows on `gpu`: those of this process's PID namespace.
+    pub(crate) fn with_processes<T>(
+        &self,
+        gpu: GpuId,
+        act: impl FnOnce(&[nvmlProcessInfo_t]) -> T,
+    ) -> Answer<T> {
         let device = self.device(gpu)?;
         let mut infos = [const { MaybeUninit::<nvmlProcessInfo_t>::uninit() }; PROCESSES];
-        let count = driver::nvml_processes(device, &mut infos)?;
-        let listed = infos.get(..count).unwrap_or(&[]);
-        // SAFETY: NVML has written the first `count`.
-        let mut listed = listed.iter().map(|info| unsafe { info.assume_init_ref() });
-        let me = sys::process_id();
-        // All ones is NVML's "not available" (WDDM, some vGPUs).
-        Ok(listed
-            .find(|info| info.pid == me)
-            .map(|info| info.usedGpuMemory)
-            .filter(|bytes| *bytes != u64::MAX))
+        let count = driver::nvml_processes(device, &mut infos)?.min(PROCESSES);
+        // SAFETY: NVML has written the first `count` of them.
+        Ok(act(unsafe { core::slice::from_raw_parts(infos.as_ptr().cast(), count) }))
     }
 
     fn device(&self, gpu: GpuId) -> Answer<nvmlDevice_t> {

@@ -360,6 +360,15 @@ pub fn yield_now() {
     let _ = unsafe { call(libc::SYS_sched_yield, [0; 6]) };
 }
 
+/// Sleeps for `ns` nanoseconds, or until a signal comes.
+pub fn sleep_ns(ns: u64) {
+    let seconds = libc::time_t::try_from(ns / 1_000_000_000).unwrap_or(0);
+    let time =
+        libc::timespec { tv_sec: seconds, tv_nsec: libc::c_long::try_from(ns % 1_000_000_000).unwrap_or(0) };
+    // SAFETY: the kernel reads the one `timespec`, and is given no place for the rest.
+    let _ = unsafe { call(libc::SYS_nanosleep, [&raw const time as usize, 0, 0, 0, 0, 0]) };
+}
+
 /// Wakes every process that waits on `word`, which may lie in a shared mapping.
 pub fn wake_all(word: &AtomicU32) {
     // SAFETY: FUTEX_WAKE uses the address as a key only.

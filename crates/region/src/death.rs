@@ -1,0 +1,259 @@
+//! How the dead are found, and when their books are closed.
+//!
+//! A dead process's lock is free at once, its memory a little later (20 GiB on an H100: 204 ms). So what it had stays booked
+//! until somebody knows that the driver has let it go, and at most two seconds. Nothing here waits, and nobody is needed:
+//! whoever looks next takes the next step, and every step can be taken twice.
+
+use core::sync::atomic::Ordering;
+
+use crate::event::Event;
+use crate::member::{ALIVE, Blind, Member};
+use crate::sys;
+use crate::tenant::{GpuIndex, Line, Place, Tenant};
+
+/// How often a tenant is swept for dead processes at most.
+pub const SWEEP_INTERVAL_NS: u64 = 1_000_000;
+
+/// How long a dead process's memory stays booked at most.
+pub const HOLD_NS: u64 = 2_000_000_000;
+
+const MS: u64 = 1_000_000;
+const TIME_BITS: u32 = 40;
+const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
+
+/// A mark that `life` was found dead at `now_ns`.
+fn mark(life: u64, now_ns: u64) -> u64 {
+    (life >> 1) << TIME_BITS | (now_ns / MS) & TIME_MASK
+}
+
+/// When the holder of `life` was found dead, ms. `None`: it was not. A mark of another life means nothing: it was made by one who
+/// slept while the place changed hands.
+fn found_dead_ms(place: &Place, life: u64) -> Option<u64> {
+    let died = place.died.load(Ordering::Acquire);
+    (died != 0 && died >> TIME_BITS == mark(life, 0) >> TIME_BITS).then_some(died & TIME_MASK)
+}
+
+/// Marks the holder of `life` as dead, if it is not marked yet. `true`: its books may be closed, because two seconds have passed.
+fn hold_is_over(place: &Place, life: u64, now_ns: u64) -> bool {
+    let elapsed = found_dead_ms(place, life).and_then(|at| ((now_ns / MS) & TIME_MASK).checked_sub(at));
+    if let Some(elapsed) = elapsed {
+        return elapsed >= HOLD_NS / MS;
+    }
+    // Not marked, or marked with a time yet to come: rubbish, or another time namespace's.
+    let old = place.died.load(Ordering::Relaxed);
+    let _ = place.died.compare_exchange(old, mark(life, now_ns), Ordering::AcqRel, Ordering::Relaxed);
+    false
+}
+
+/// Closes what may be closed of the books that the dead holder of `life` left. `true`: nothing of them is left, and the place is
+/// free.
+pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_ns: u64) -> bool {
+    let is_over = hold_is_over(place, life, now_ns);
+    let lines = tenant.0.books.iter().filter_map(|book| book.get(number)).enumerate();
+    let mut left = false;
+    let mut closed = 0_u64;
+    for (gpu, line) in lines.filter(|(_, line)| line.life.load(Ordering::Acquire) == life) {
+        let booked = crate::ledger::booked_bytes(line);
+        if is_over || booked == 0 {
+            closed = closed.saturating_add(end_line(tenant, number, gpu, line, life));
+        } else {
+            left = true;
+        }
+    }
+    log(tenant, place, closed);
+    if left {
+        return false;
+    }
+    // Of two who are here at once, one frees the place; and one that has been taken since has another life.
+    let _ = place.life.compare_exchange(life, life & !ALIVE, Ordering::AcqRel, Ordering::Relaxed);
+    place.life.load(Ordering::Acquire) == life & !ALIVE
+}
+
+fn log(tenant: Tenant, place: &Place, booked: u64) {
+    if booked != 0 {
+        let pid = place.pid.load(Ordering::Relaxed);
+        tenant.events().add(sys::process_id(), Event::Reaped { pid, booked });
+    }
+}
+
+/// Ends one line of a life that is over; the bytes that were booked in it, where this is the one to do so.
+fn end_line(tenant: Tenant, place: usize, gpu: usize, line: &Line, life: u64) -> u64 {
+    // First what it shared, so that nobody counts on it for another's memory.
+    tenant.forget_shares(place, Some(gpu));
+    let won = line.life.compare_exchange(life, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    if won { crate::ledger::booked_bytes(line) } else { 0 }
+}
+
+/// Ends all lines of a life that its own process gives up.
+pub(crate) fn end_lines(tenant: Tenant, place: usize, life: u64) {
+    for (gpu, line) in tenant.0.books.iter().filter_map(|book| book.get(place)).enumerate() {
+        end_line(tenant, place, gpu, line, life);
+    }
+}
+
+impl Member {
+    /// Looks for dead processes, at most once a millisecond for the whole tenant, and closes the books of those whose memory need
+    /// not be held any longer. Returns how many were closed.
+    ///
+    /// # Errors
+    /// [`Blind`], and nobody is taken for dead: this process has to join again.
+    pub fn sweep(&self) -> Result<usize, Blind> {
+        let (now, last) = (sys::monotonic_ns(), self.tenant.0.summary.swept_ns.load(Ordering::Relaxed));
+        // A time in the future is rubbish, or another clock's: sweep, and put it right.
+        if now.checked_sub(last).is_some_and(|ago| ago < SWEEP_INTERVAL_NS) {
+            return Ok(0);
+        }
+        if !self.live_is_open() {
+            return Err(Blind);
+        }
+        let swept = &self.tenant.0.summary.swept_ns;
+        if swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return Ok(0);
+        }
+        let places = self.tenant.0.places.iter().enumerate().take(self.tenant.places_in_use());
+        let others = places.filter(|(number, _)| *number != self.place);
+        Ok(others.filter(|(number, place)| self.reap(*number, place, now)).count())
+    }
+
+    fn reap(&self, number: usize, place: &Place, now_ns: u64) -> bool {
+        let life = place.life.load(Ordering::Acquire);
+        let is_dead = life & ALIVE != 0
+            && (found_dead_ms(place, life).is_some() || self.is_locked_elsewhere(number) == Ok(false));
+        is_dead && bury(self.tenant, number, place, life, now_ns)
+    }
+
+    /// The dead whose memory on `gpu` is still booked.
+    fn dead(&self, gpu: GpuIndex) -> impl Iterator<Item = (usize, &'static Place, &'static Line, u64)> {
+        let places = self.tenant.0.places.iter().enumerate().take(self.tenant.places_in_use());
+        places.filter_map(move |(number, place)| {
+            let life = place.life.load(Ordering::Acquire);
+            let line = self.tenant.0.books.get(gpu.0)?.get(number)?;
+            let is_held = life & ALIVE != 0
+                && line.life.load(Ordering::Acquire) == life
+                && found_dead_ms(place, life).is_some();
+            is_held.then_some((number, place, line, life))
+        })
+    }
+
+    /// Bytes on `gpu` that are booked for processes that were found dead.
+    #[must_use]
+    pub fn held_for_the_dead(&self, gpu: GpuIndex) -> u64 {
+        self.dead(gpu).fold(0, |sum, (_, _, line, _)| sum.saturating_add(crate::ledger::booked_bytes(line)))
+    }
+
+    /// Closes the books on `gpu` of those processes found dead that `is_gone` knows the driver to have done with, by the id that
+    /// they had in this process's PID namespace. Returns how many were closed.
+    pub fn close_books_of_gone(&self, gpu: GpuIndex, mut is_gone: impl FnMut(u32) -> bool) -> usize {
+        let namespace =
+            self.tenant.0.places.get(self.place).map(|place| place.pid_namespace.load(Ordering::Relaxed));
+        let is_near = |place: &Place| {
+            let theirs = place.pid_namespace.load(Ordering::Relaxed);
+            theirs != 0 && Some(theirs) == namespace
+        };
+        let mut closed = 0;
+        for (number, place, line, life) in self.dead(gpu).filter(|(_, place, _, _)| is_near(place)) {
+            if is_gone(place.pid.load(Ordering::Relaxed)) {
+                log(self.tenant, place, end_line(self.tenant, number, gpu.0, line, life));
+                bury(self.tenant, number, place, life, sys::monotonic_ns());
+                closed += 1;
+            }
+        }
+        closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Books;
+    use crate::name::GpuId;
+    use crate::testing::Bench;
+
+    const GPU: GpuId = GpuId::from_words([1, 2]);
+    const MIB: u64 = 1 << 20;
+
+    /// A member that has booked `mib` MiB and one that looks on.
+    fn two(bench: &Bench, mib: u64) -> (&'static Member, Books, GpuIndex) {
+        let tenant = bench.tenant();
+        let gpu = tenant.gpu_index(GPU).unwrap();
+        let dead = bench.member_at(tenant, 0);
+        Books::open(dead, gpu).unwrap().book(mib * MIB);
+        (dead, Books::open(bench.member_at(tenant, 1), gpu).unwrap(), gpu)
+    }
+
+    fn bury_at(member: &Member, now_ns: u64) -> bool {
+        let place = &member.tenant.0.places[member.place];
+        bury(member.tenant, member.place, place, member.life, now_ns)
+    }
+
+    #[test]
+    fn what_the_dead_had_stays_booked_for_two_seconds() {
+        let bench = Bench::new();
+        let (dead, books, gpu) = two(&bench, 77);
+        for now in [5 * MS, 6 * MS, HOLD_NS + 4 * MS] {
+            assert!(!bury_at(dead, now));
+            assert_eq!(books.tenant_usage().booked, 77 * MIB);
+            assert_eq!(books.member().held_for_the_dead(gpu), 77 * MIB);
+        }
+        assert!(bury_at(dead, HOLD_NS + 5 * MS));
+        assert_eq!(books.tenant_usage().booked, 0);
+        assert_eq!(books.member().held_for_the_dead(gpu), 0);
+        let logged: Vec<_> = dead.tenant.events().entries().map(|entry| entry.event).collect();
+        assert_eq!(logged, [Event::Reaped { pid: sys::process_id(), booked: 77 * MIB }]);
+    }
+
+    #[test]
+    fn the_books_of_one_who_had_nothing_are_closed_at_once() {
+        let bench = Bench::new();
+        let (dead, ..) = two(&bench, 0);
+        assert!(bury_at(dead, 5 * MS));
+    }
+
+    #[test]
+    fn the_drivers_word_closes_the_books_before_the_time_is_up() {
+        let bench = Bench::new();
+        let (dead, books, gpu) = two(&bench, 77);
+        assert_eq!(books.member().close_books_of_gone(gpu, |_| true), 0, "nobody was found dead");
+        bury_at(dead, sys::monotonic_ns());
+        assert_eq!(books.member().close_books_of_gone(gpu, |_| false), 0);
+        assert_eq!(books.member().close_books_of_gone(gpu, |pid| pid == sys::process_id()), 1);
+        assert_eq!(books.tenant_usage().booked, 0);
+        assert!(!dead.lives());
+    }
+
+    #[test]
+    fn nobodys_word_counts_across_pid_namespaces() {
+        let bench = Bench::new();
+        let (dead, books, gpu) = two(&bench, 77);
+        bury_at(dead, sys::monotonic_ns());
+        for other in [0, 1] {
+            dead.tenant.0.places[0].pid_namespace.store(other, Ordering::Relaxed);
+            assert_eq!(books.member().close_books_of_gone(gpu, |_| true), 0);
+        }
+        assert_eq!(books.tenant_usage().booked, 77 * MIB);
+    }
+
+    #[test]
+    fn a_mark_of_a_life_that_ended_does_not_bury_the_next() {
+        let bench = Bench::new();
+        let (dead, ..) = two(&bench, 77);
+        bury_at(dead, 5 * MS);
+        let late = dead.tenant.0.places[0].died.load(Ordering::Relaxed);
+        assert!(bury_at(dead, HOLD_NS + 5 * MS));
+        let next = bench.member_at(bench.tenant(), 0);
+        // One who slept since the first was found dead.
+        next.tenant.0.places[0].died.store(late, Ordering::Relaxed);
+        Books::open(next, GpuIndex(0)).unwrap().book(MIB);
+        assert!(!bury_at(next, 2 * HOLD_NS), "its own two seconds begin");
+        assert!(next.lives());
+    }
+
+    #[test]
+    fn a_time_yet_to_come_is_put_right() {
+        let bench = Bench::new();
+        let (dead, ..) = two(&bench, 77);
+        bury_at(dead, 9 * HOLD_NS);
+        assert!(!bury_at(dead, 5 * MS));
+        assert!(bury_at(dead, HOLD_NS + 5 * MS));
+    }
+}

@@ -1,0 +1,262 @@
+//! Memory that several processes of a tenant hold, and that counts once.
+//!
+//! Each holder books the whole object, and notes in entries of its own that it holds it. What a sum over the books counts too
+//! often is the *credit*: for every object, its size times the holders less one. A credit is looked for only where a sum is over
+//! the quota, or is shown to people; nothing here costs an allocation that fits.
+//!
+//! A holder books before it notes, and strikes its note out before it takes the booking back; so a sum can be too high for a
+//! moment, never too low. Between the two it raises `unshared`: one who finds that number the same after a sum as before the credit
+//! knows that no object of the credit has left the sum meanwhile. A process that dies leaves notes that count no longer than its
+//! books do. So there is nothing to repair here either.
+
+use core::sync::atomic::Ordering;
+
+use crate::tenant::{GpuIndex, PROCESSES, Share, Tenant};
+
+/// How many notes a reader looks at: a tenant that fills its file with rubbish waits for it, and no longer than a few milliseconds.
+const READ_AT_MOST: usize = 2048;
+
+/// What goes from process to process, as a number: FNV-1a over a handle's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShareKey(u64);
+
+impl ShareKey {
+    /// The key of a handle of 64 bytes, say `CUipcMemHandle`.
+    #[must_use]
+    pub fn of(handle: &[u8]) -> Self {
+        let hash = handle.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        ShareKey(hash.max(1))
+    }
+}
+
+fn what(gpu: usize, units: u64) -> u64 {
+    (gpu as u64) << 32 | units.min(u64::from(u32::MAX))
+}
+
+fn gpu_of(share: &Share) -> usize {
+    usize::try_from(share.what.load(Ordering::SeqCst) >> 32).unwrap_or(usize::MAX)
+}
+
+impl Tenant {
+    /// Notes that the process in `place` holds an object and has booked it. `false`: it holds 128 others.
+    pub(crate) fn share(self, place: usize, key: ShareKey, gpu: GpuIndex, units: u64) -> bool {
+        let (Some(shares), Some(owner)) = (self.0.shares.get(place), self.0.places.get(place)) else {
+            return false;
+        };
+        let free = |(index, share): &(usize, &Share)| {
+            // Claimed by the size, so that the key comes last.
+            *index < shares.len()
+                && share
+                    .what
+                    .compare_exchange(0, what(gpu.0, units) | CLAIMED, Ordering::SeqCst, Ordering::Relaxed)
+                    .is_ok()
+        };
+        let Some((index, share)) = shares.iter().enumerate().find(free) else { return false };
+        owner.shares.fetch_max(u32::try_from(index + 1).unwrap_or(u32::MAX), Ordering::SeqCst);
+        self.0.summary.sharing.store(1, Ordering::SeqCst);
+        share.what.store(what(gpu.0, units), Ordering::SeqCst);
+        share.key.store(key.0, Ordering::SeqCst);
+        true
+    }
+
+    /// Strikes out the note of the process in `place`. To be done before what it booked is given back.
+    pub(crate) fn unshare(self, place: usize, key: ShareKey) {
+        for share in self.0.shares.get(place).into_iter().flatten() {
+            if share.key.compare_exchange(key.0, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                self.0.summary.unshared.fetch_add(1, Ordering::SeqCst);
+                share.what.store(0, Ordering::SeqCst);
+                return;
+            }
+        }
+    }
+
+    /// Strikes out all notes of the process in `place`, which is gone or has given the place up: those on one GPU, or all.
+    pub(crate) fn forget_shares(self, place: usize, gpu: Option<usize>) {
+        let Some(owner) = self.0.places.get(place) else { return };
+        if owner.shares.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        for share in self.0.shares.get(place).into_iter().flatten() {
+            let is_meant =
+                share.what.load(Ordering::SeqCst) != 0 && gpu.is_none_or(|gpu| gpu_of(share) == gpu);
+            if is_meant {
+                share.key.store(0, Ordering::SeqCst);
+                self.0.summary.unshared.fetch_add(1, Ordering::SeqCst);
+                share.what.store(0, Ordering::SeqCst);
+            }
+        }
+        if gpu.is_none() {
+            owner.shares.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether any process has ever shared memory with another.
+    #[inline]
+    pub(crate) fn shares_memory(self) -> bool {
+        self.0.summary.sharing.load(Ordering::Relaxed) != 0
+    }
+
+    /// Runs `sum` and returns what it gives, with the units on `gpu` that it counts too often. No credit where shares ended meanwhile,
+    /// several times over.
+    pub(crate) fn with_credit<T>(self, gpu: usize, sum: impl Fn() -> T) -> (T, u64) {
+        const TRIES: u32 = 16;
+        if self.0.summary.sharing.load(Ordering::SeqCst) == 0 {
+            return (sum(), 0);
+        }
+        for _ in 0..TRIES {
+            let before = self.0.summary.unshared.load(Ordering::SeqCst);
+            let credit = self.credit(gpu);
+            let summed = sum();
+            if self.0.summary.unshared.load(Ordering::SeqCst) == before {
+                return (summed, credit);
+            }
+        }
+        (sum(), 0)
+    }
+
+    /// The notes on `gpu` that count: key and size in units.
+    fn notes(self, gpu: usize) -> impl Iterator<Item = (u64, u64)> {
+        let places = self.0.places.iter().take(self.places_in_use().min(PROCESSES)).enumerate();
+        let lines = self.0.books.get(gpu);
+        let counted = move |number: usize| {
+            lines
+                .and_then(|book| book.get(number))
+                .is_some_and(|line| line.life.load(Ordering::SeqCst) & 1 != 0)
+        };
+        places
+            .filter(move |(number, place)| place.shares.load(Ordering::SeqCst) != 0 && counted(*number))
+            .flat_map(move |(number, place)| {
+                let used = place.shares.load(Ordering::SeqCst) as usize;
+                self.0.shares.get(number).into_iter().flatten().take(used)
+            })
+            .filter_map(move |share| {
+                let key = share.key.load(Ordering::SeqCst);
+                let what = share.what.load(Ordering::SeqCst);
+                (key != 0 && what >> 32 == gpu as u64).then_some((key, what & u64::from(u32::MAX)))
+            })
+            .take(READ_AT_MOST)
+    }
+
+    /// Units on `gpu` that the books count too often.
+    fn credit(self, gpu: usize) -> u64 {
+        let later = |(index, (key, units)): (usize, (u64, u64))| {
+            let first = self.notes(gpu).take(index).find(|(other, _)| *other == key);
+            // Two that differ in size have another opinion of it: the smaller is safe.
+            first.map_or(0, |(_, other)| other.min(units))
+        };
+        self.notes(gpu).enumerate().map(later).sum()
+    }
+}
+
+/// While a note is being written: a GPU that does not exist.
+const CLAIMED: u64 = 1 << 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Books, Refusal, UNIT_BYTES};
+    use crate::name::GpuId;
+    use crate::tenant::SHARES;
+    use crate::testing::Bench;
+
+    const U: u64 = UNIT_BYTES;
+
+    fn three(bench: &Bench) -> (GpuIndex, [Books; 3]) {
+        let tenant = bench.tenant();
+        let gpu = tenant.gpu_index(GpuId::from_words([1, 2])).unwrap();
+        (gpu, [0, 1, 2].map(|place| Books::open(bench.member_at(tenant, place), gpu).unwrap()))
+    }
+
+    fn key(n: u8) -> ShareKey {
+        ShareKey::of(&[n; 64])
+    }
+
+    #[test]
+    fn an_object_that_three_hold_counts_once() {
+        let bench = Bench::new();
+        let (_, [a, b, c]) = three(&bench);
+        a.book(10 * U);
+        a.share(key(1), 10 * U);
+        for books in [b, c] {
+            let reservation = books.reserve_shared(key(1), 10 * U, 12 * U).unwrap();
+            books.commit(reservation, 10 * U);
+        }
+        assert_eq!(a.tenant_usage().booked, 10 * U);
+        assert_eq!(a.reserve(3 * U, 12 * U), Err(Refusal::OverQuota { booked: 10 * U }));
+        let granted = a.reserve(2 * U, 12 * U).unwrap();
+        a.cancel(granted);
+    }
+
+    #[test]
+    fn an_object_that_nobody_else_holds_must_fit() {
+        let bench = Bench::new();
+        let (_, [a, b, _]) = three(&bench);
+        a.book(10 * U);
+        a.share(key(1), 10 * U);
+        assert_eq!(b.reserve_shared(key(2), 10 * U, 12 * U), Err(Refusal::OverQuota { booked: 10 * U }));
+        assert_eq!(a.tenant_usage().booked, 10 * U);
+    }
+
+    #[test]
+    fn it_stays_charged_until_the_last_holder_lets_go() {
+        let bench = Bench::new();
+        let (_, [a, b, _]) = three(&bench);
+        a.book(10 * U);
+        a.share(key(1), 10 * U);
+        let reservation = b.reserve_shared(key(1), 10 * U, 12 * U).unwrap();
+        b.commit(reservation, 10 * U);
+        a.unshare(key(1));
+        a.release(10 * U);
+        assert_eq!(a.tenant_usage().booked, 10 * U);
+        b.unshare(key(1));
+        b.release(10 * U);
+        assert_eq!(a.tenant_usage().booked, 0);
+    }
+
+    #[test]
+    fn a_place_that_changes_hands_brings_no_notes_along() {
+        let bench = Bench::new();
+        let (_, [a, b, _]) = three(&bench);
+        a.book(10 * U);
+        a.share(key(1), 10 * U);
+        b.book(10 * U);
+        b.share(key(1), 10 * U);
+        let next = bench.member_at(bench.tenant(), 1);
+        let next = Books::open(next, GpuIndex::new(0).unwrap()).unwrap();
+        next.book(5 * U);
+        assert_eq!(a.tenant_usage().booked, 15 * U);
+    }
+
+    #[test]
+    fn one_too_many_is_charged_to_each_holder() {
+        let bench = Bench::new();
+        let (_, [a, b, _]) = three(&bench);
+        for n in 0..=u8::try_from(SHARES).unwrap() {
+            for books in [a, b] {
+                books.book(U);
+                books.share(key(n), U);
+            }
+        }
+        assert_eq!(a.tenant_usage().booked, (SHARES as u64 + 2) * U);
+    }
+
+    #[test]
+    fn rubbish_in_the_notes_ends_every_reader() {
+        let bench = Bench::new();
+        let (_, [a, ..]) = three(&bench);
+        a.book(7 * U);
+        a.share(key(1), U);
+        for (place, shares) in bench.tenant().0.places.iter().zip(&bench.tenant().0.shares) {
+            place.shares.store(u32::MAX, Ordering::Relaxed);
+            place.life.store(1, Ordering::Relaxed);
+            for share in shares {
+                share.key.store(7, Ordering::Relaxed);
+                share.what.store(u64::from(u32::MAX), Ordering::Relaxed);
+            }
+        }
+        let _ = a.tenant_usage();
+        let _ = a.reserve(U, 8 * U);
+    }
+}

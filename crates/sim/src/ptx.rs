@@ -1,5 +1,5 @@
-//! PTX, read just far enough: the names of kernels and variables, the sizes of parameters, and what a comment before
-//! a kernel says of its cost.
+//! PTX, read just far enough: the names of kernels and variables, the sizes of parameters, the local memory of kernels, whether
+//! they call `malloc` or `vprintf`, and what a comment before a kernel says of its cost.
 //!
 //! ```text
 //! // cuota-sim: cost_ns=100000 sms=132
@@ -15,6 +15,11 @@
 //! | `set_flag_arg=N` | at its end it writes 1 to the 32-bit word at argument N's address |
 //! | `fault=1` | it ends with an illegal address |
 
+mod body;
+
+pub use body::Needs;
+
+use body::Body;
 use std::collections::HashMap;
 
 /// What a kernel without a comment takes.
@@ -39,6 +44,8 @@ pub struct Kernel {
     pub parameters: Vec<Parameter>,
     /// What the comment says, by key.
     pub said: HashMap<String, u64>,
+    /// What it takes of its context.
+    pub needs: Needs,
 }
 
 /// A variable in device memory.
@@ -68,22 +75,25 @@ pub fn parse(text: &str) -> Option<Program> {
     }
     let mut program = Program::default();
     let mut said = HashMap::new();
+    let (mut bodies, mut functions) = (Vec::new(), HashMap::new());
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         let line = line.trim();
         if let Some(comment) = line.strip_prefix(MARK) {
             said = comment.split_whitespace().filter_map(pair).collect();
         } else if let Some((_, head)) = line.split_once(".entry") {
-            let mut head = head.to_owned();
-            while !head.contains(['{', ')']) {
-                let Some(more) = lines.next() else { break };
-                head.push(' ');
-                head.push_str(more.trim());
-            }
+            let (head, text) = body::split(head, &mut lines);
             program.kernels.push(kernel(&head, std::mem::take(&mut said)));
+            bodies.push(Body::read(&text));
+        } else if let Some((_, head)) = line.split_once(".func") {
+            let (head, text) = body::split(head, &mut lines);
+            functions.extend(body::function_name(&head).map(|name| (name.to_owned(), Body::read(&text))));
         } else if line.starts_with(".global") || line.starts_with(".visible .global") {
             program.variables.extend(variable(line));
         }
+    }
+    for (kernel, body) in program.kernels.iter_mut().zip(&bodies) {
+        kernel.needs = body.needs(&functions, &mut Vec::new());
     }
     Some(program)
 }
@@ -102,7 +112,7 @@ fn kernel(head: &str, said: HashMap<String, u64>) -> Kernel {
         let end = parameters.last().map_or(0, |p| p.offset + p.bytes);
         parameters.push(Parameter { offset: end.next_multiple_of(alignment), bytes });
     }
-    Kernel { name: name.trim().to_owned(), parameters, said }
+    Kernel { name: name.trim().to_owned(), parameters, said, needs: Needs::default() }
 }
 
 fn variable(line: &str) -> Option<Variable> {
@@ -170,6 +180,43 @@ mod tests {
         let sizes: Vec<(String, u64)> =
             parse(TEXT).expect("PTX").variables.into_iter().map(|v| (v.name, v.bytes)).collect();
         assert_eq!(sizes, [("table".to_owned(), 64), ("counter".to_owned(), 4)]);
+    }
+
+    const CALLS: &str = "
+.version 8.0
+.extern .func (.param .b64 func_retval0) malloc
+(
+    .param .b64 malloc_param_0
+)
+;
+.extern .func (.param .b32 func_retval0) vprintf (.param .b64 a, .param .b64 b);
+.func (.param .b64 func_retval0) grab(.param .b64 bytes)
+{
+    .local .align 16 .b8 __local_depot0[40];
+    { // callseq 0, 0
+    call.uni (retval0),
+    malloc,
+    (param0);
+    } // callseq 0
+    ret;
+}
+.visible .entry large() .maxntid 64, 1, 1
+{
+    .local .align 16 .b8 \t__local_depot1[4096];
+    .local .align 4 .u32 more;
+    call.uni (retval0), grab, (param0);
+}
+.visible .entry small() { ret; }
+.visible .entry speaks() { call.uni (r), vprintf, (a, b); }
+";
+
+    #[test]
+    fn a_kernel_needs_what_the_functions_that_it_calls_need() {
+        let program = parse(CALLS).expect("PTX");
+        let needs: Vec<Needs> = program.kernels.iter().map(|k| k.needs).collect();
+        let none = Needs::default();
+        let large = Needs { local_bytes: 4096 + 4 + 40, heap: true, printf: false };
+        assert_eq!(needs, [large, none, Needs { printf: true, ..none }]);
     }
 
     #[test]

@@ -170,12 +170,23 @@ impl Driver {
 
     /// Takes `bytes` of the device, after a trim of the process's pools where it is full.
     pub(super) fn take_bytes(&self, state: &mut State, device: u32, bytes: u64) -> Answer<()> {
+        self.take_charged(state, device, Charge::Memory, bytes)
+    }
+
+    /// As [`Self::take_bytes`], for whatever it is.
+    pub(super) fn take_charged(
+        &self,
+        state: &mut State,
+        device: u32,
+        charge: Charge,
+        bytes: u64,
+    ) -> Answer<()> {
         let gpu = self.gpu_of(device);
-        if gpu.take(Charge::Memory, bytes).is_ok() {
+        if gpu.take(charge, bytes).is_ok() {
             return Ok(());
         }
         self.trim_all_pools(state, device);
-        gpu.take(Charge::Memory, bytes)
+        gpu.take(charge, bytes)
     }
 
     /// Takes `bytes` of physical memory, a multiple of 2 MiB, with a device address for them.

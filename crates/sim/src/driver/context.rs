@@ -1,10 +1,11 @@
 //! Contexts, and what they take of the device: `CUOTA_SIM_CONTEXT_MIB` at once, 20 MiB at the first launch, 2 MiB a module.
 
 use super::green::GREEN_BYTES;
+use super::growth::Growth;
 use super::handle::{Kind, fresh};
 use super::streams::StreamRef;
 use super::{Driver, State};
-use crate::engine::{Order, SMS};
+use crate::engine::Order;
 use crate::error::{Answer, Fault};
 use crate::gpu::Awaited;
 use crate::memory::blocks::Blocks;
@@ -19,11 +20,6 @@ pub(super) const MODULE_BYTES: u64 = 2 * MIB;
 
 /// A limit of a context, as `CUlimit` numbers it.
 pub type Limit = u32;
-
-/// `CU_LIMIT_STACK_SIZE`.
-const STACK_SIZE: Limit = 0;
-/// The threads of which each has a stack: 2,048 on each multiprocessor.
-const STACKS: u64 = SMS as u64 * 2048;
 
 /// Who made a context, and so who may destroy it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +39,9 @@ pub(crate) struct Context {
     class: Class,
     pub(super) blocks: Blocks,
     pub(super) arrays: Blocks,
-    charged_bytes: u64,
-    launched: bool,
-    limits: BTreeMap<Limit, u64>,
+    pub(super) charged_bytes: u64,
+    pub(super) growth: Growth,
+    pub(super) limits: BTreeMap<Limit, u64>,
     pub(super) legacy: StreamRef,
 }
 
@@ -191,48 +187,6 @@ impl Driver {
         Ok(ContextFacts { device: found.device, flags: found.flags })
     }
 
-    /// A limit of the current context, as set or by default.
-    ///
-    /// # Errors
-    /// `InvalidContext` without one.
-    pub fn limit(&self, limit: Limit, default: u64) -> Answer<u64> {
-        self.in_context(|state, context| {
-            Ok(state.contexts[&context].limits.get(&limit).copied().unwrap_or(default))
-        })
-    }
-
-    /// Sets a limit of the current context. A larger stack takes its memory at once, for every thread that the device can
-    /// run (from 1,024 to 16,384 bytes: 3,960 MiB on an H100); a smaller one gives it back, which is assumed. The other limits
-    /// are remembered and take nothing.
-    ///
-    /// # Errors
-    /// `InvalidContext` without one; `OutOfMemory` where the device has no room for the stacks.
-    pub fn set_limit(&self, limit: Limit, value: u64, default: u64) -> Answer<()> {
-        self.in_context(|state, context| {
-            let Some(context) = state.contexts.get_mut(&context) else { return Err(Fault::InvalidContext) };
-            let gpu = self.gpu_of(context.device);
-            if limit == STACK_SIZE {
-                let before = context.limits.get(&limit).copied().unwrap_or(default);
-                let more = value.saturating_sub(before).checked_mul(STACKS).ok_or(Fault::OutOfMemory)?;
-                gpu.take(Charge::Context, more)?;
-                let less = before.saturating_sub(value).saturating_mul(STACKS);
-                gpu.give(Charge::Context, less);
-                context.charged_bytes = context.charged_bytes + more - less;
-            }
-            context.limits.insert(limit, value);
-            Ok(())
-        })
-    }
-
-    /// Charges a context's growth at its first launch.
-    pub(crate) fn note_launch(&self, state: &mut State, context: u64) -> Answer<()> {
-        let Some(found) = state.contexts.get_mut(&context).filter(|c| !c.launched) else { return Ok(()) };
-        self.gpu_of(found.device).take(Charge::Context, FIRST_LAUNCH_BYTES)?;
-        found.launched = true;
-        found.charged_bytes += FIRST_LAUNCH_BYTES;
-        Ok(())
-    }
-
     pub(super) fn new_context(
         &self,
         state: &mut State,
@@ -255,7 +209,7 @@ impl Driver {
             arrays: Blocks::default(),
             charged_bytes,
             // A green context shares what the primary one has grown to.
-            launched: class == Class::Green,
+            growth: Growth::begun(class == Class::Green),
             limits: BTreeMap::new(),
             legacy: self.new_stream(device, handle, Order::Legacy, 0, 0),
         };

@@ -3,8 +3,9 @@
 
 use super::Driver;
 use super::handle::{Kind, fresh};
+use super::launch::Launch;
 use super::streams::StreamRef;
-use crate::engine::{Effect, Lane, Word, Work};
+use crate::engine::{Effect, Lane, Work};
 use crate::error::{Answer, Fault};
 use std::sync::Arc;
 
@@ -24,13 +25,8 @@ pub enum Node {
         /// What it is.
         kind: NodeKind,
     },
-    /// A kernel that runs until a word is not zero.
-    Spin {
-        /// What it takes of the device.
-        lane: Lane,
-        /// The word.
-        word: Word,
-    },
+    /// A kernel.
+    Kernel(Arc<Launch>),
     /// A function of the host.
     Host(Arc<dyn Fn() + Send + Sync>),
     /// Memory of a graph begins to live.
@@ -81,7 +77,7 @@ impl Node {
             Self::Timed { cost_ns, lane, effect, faults, .. } => {
                 Work::Timed { cost_ns, lane, effect, faults }
             }
-            Self::Spin { lane, word } => Work::Spin { lane, word },
+            Self::Kernel(launch) => launch.work(),
             Self::Host(call) => Work::Host(Box::new(move || call())),
             Self::Allocate { .. } | Self::Free { .. } | Self::Empty => return None,
         })
@@ -92,7 +88,7 @@ impl Node {
     pub fn kind(&self) -> NodeKind {
         match self {
             Self::Timed { kind, .. } => *kind,
-            Self::Spin { .. } => NodeKind::Kernel,
+            Self::Kernel(_) => NodeKind::Kernel,
             Self::Host(_) => NodeKind::Host,
             Self::Allocate { .. } => NodeKind::Allocate,
             Self::Free { .. } => NodeKind::Free,
@@ -244,12 +240,18 @@ impl Driver {
         gpu.check_fault()?;
         let nodes = {
             let mut state = self.state.lock();
-            self.note_launch(&mut state, stream.context)?;
             let graph = &state.executables.get(&executable).ok_or(Fault::InvalidValue)?.graph;
             let (nodes, has_memory) = (graph.nodes.clone(), !graph.memory_nodes().is_empty());
             if is_captured && has_memory {
                 crate::log::once("a graph with memory nodes inside a capture is not modelled: NOT_SUPPORTED");
                 return Err(Fault::NotSupported);
+            }
+            if !is_captured {
+                for (_, node) in &nodes {
+                    if let Node::Kernel(launch) = node {
+                        self.grow_for(&mut state, launch.context, launch.needs)?;
+                    }
+                }
             }
             if has_memory {
                 self.ready_graph(&mut state, executable)?;

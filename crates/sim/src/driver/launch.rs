@@ -1,11 +1,12 @@
 //! Launching kernels.
 
 use super::Driver;
-use super::graph::{Node, NodeKind};
+use super::graph::Node;
 use super::streams::StreamRef;
-use crate::engine::{Effect, Lane, SMS, Word};
+use crate::engine::{Effect, Lane, SMS, Word, Work};
 use crate::error::{Answer, Fault};
-use crate::ptx::{Kernel, UNKNOWN_COST_NS};
+use crate::ptx::{Kernel, Needs, UNKNOWN_COST_NS};
+use std::sync::Arc;
 
 /// The most threads of a block.
 const BLOCK_THREADS: u64 = 1024;
@@ -17,6 +18,8 @@ pub struct Shape {
     pub grid: [u32; 3],
     /// Threads of a block, in x, y and z.
     pub block: [u32; 3],
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
 }
 
 impl Shape {
@@ -31,8 +34,72 @@ impl Shape {
     }
 }
 
+/// The bytes of a kernel's arguments, one entry a parameter; empty where the caller gave none.
+#[derive(Debug, Default)]
+pub struct Arguments {
+    bytes: Vec<Box<[u8]>>,
+    addresses: Box<[u64]>,
+}
+
+impl Arguments {
+    /// Keeps the bytes of each argument.
+    #[must_use]
+    pub fn new(bytes: Vec<Box<[u8]>>) -> Self {
+        let addresses = bytes.iter().map(|b| b.as_ptr() as u64).collect();
+        Self { bytes, addresses }
+    }
+
+    /// Where each argument lies, as long as the arguments live: what a kernel node shows as its parameters.
+    #[must_use]
+    pub fn addresses(&self) -> &[u64] {
+        &self.addresses
+    }
+
+    /// The argument `number` as an integer: its first eight bytes, or as many as it has.
+    fn integer(&self, number: u64) -> Answer<u64> {
+        let found = usize::try_from(number).ok().and_then(|place| self.bytes.get(place));
+        let bytes = found.filter(|bytes| !bytes.is_empty()).ok_or(Fault::InvalidValue)?;
+        let mut value = [0; 8];
+        let length = bytes.len().min(8);
+        value[..length].copy_from_slice(&bytes[..length]);
+        Ok(u64::from_le_bytes(value))
+    }
+}
+
+/// A kernel with its arguments, to be launched once or, as a graph's node, often.
+#[derive(Debug)]
+pub struct Launch {
+    /// The function or kernel.
+    pub function: u64,
+    /// The context in which it runs.
+    pub context: u64,
+    /// Its shape.
+    pub shape: Shape,
+    /// Its arguments.
+    pub arguments: Arguments,
+    pub(super) needs: Needs,
+    lane: Lane,
+    runs: Runs,
+}
+
+/// How long a kernel runs.
+#[derive(Debug, Clone)]
+enum Runs {
+    For { cost_ns: u64, effect: Effect, faults: bool },
+    Until(Word),
+}
+
+impl Launch {
+    pub(super) fn work(&self) -> Work {
+        match self.runs.clone() {
+            Runs::For { cost_ns, effect, faults } => Work::Timed { cost_ns, lane: self.lane, effect, faults },
+            Runs::Until(word) => Work::Spin { lane: self.lane, word },
+        }
+    }
+}
+
 impl Driver {
-    /// Launches `function` in `stream`. `argument` reads the kernel's argument of a number as an integer.
+    /// Launches `function` in `stream`. `read` gives the arguments of the kernel.
     ///
     /// # Errors
     /// `InvalidHandle` for a function that is none; `InvalidValue` for an impossible shape or a missing argument;
@@ -42,45 +109,50 @@ impl Driver {
         function: u64,
         shape: Shape,
         stream: StreamRef,
-        argument: impl Fn(&Kernel, u64) -> Answer<u64>,
+        read: impl FnOnce(&Kernel) -> Answer<Arguments>,
     ) -> Answer<()> {
         self.current_device()?;
-        let node = self.kernel_node(function, shape, stream.context, argument)?;
-        self.enqueue(stream, node)
+        let launch = self.prepare_launch(function, shape, stream.context, read)?;
+        // What is captured grows the context when its graph is launched.
+        if !self.is_capturing(stream) {
+            self.grow_for(&mut self.state.lock(), stream.context, launch.needs)?;
+        }
+        self.enqueue(stream, Node::Kernel(Arc::new(launch)))
     }
 
-    /// A kernel as a graph's node, with its arguments read.
+    /// A kernel with its arguments read, its module loaded in `context`.
     ///
     /// # Errors
     /// As [`Self::launch`].
-    pub fn kernel_node(
+    pub fn prepare_launch(
         &self,
         function: u64,
         shape: Shape,
         context: u64,
-        argument: impl Fn(&Kernel, u64) -> Answer<u64>,
-    ) -> Answer<Node> {
+        read: impl FnOnce(&Kernel) -> Answer<Arguments>,
+    ) -> Answer<Launch> {
         shape.check()?;
         let mut state = self.state.lock();
         let kernel = self.ready_function(&mut state, context, function)?;
-        self.note_launch(&mut state, context)?;
+        let arguments = read(&kernel)?;
         let word_at = |key: &str| -> Answer<Option<Word>> {
             let Some(&number) = kernel.said.get(key) else { return Ok(None) };
-            let host = state.host_address(argument(&kernel, number)?, 4)?;
+            let host = state.host_address(arguments.integer(number)?, 4)?;
             Ok(Some(Word { host, is_wide: false }))
         };
         let (wait, set) = (word_at("wait_flag_arg")?, word_at("set_flag_arg")?);
         let sms = kernel.said.get("sms").copied().or(wait.map(|_| 1)).unwrap_or(shape.blocks());
         let lane = Lane::Sms(u32::try_from(sms).unwrap_or(SMS).clamp(1, SMS));
-        if let Some(word) = wait {
-            return Ok(Node::Spin { lane, word });
-        }
-        let cost_ns = match kernel.said.get("spin_arg") {
-            Some(&number) => argument(&kernel, number)?,
-            None => kernel.said.get("cost_ns").copied().unwrap_or(UNKNOWN_COST_NS),
+        let runs = if let Some(word) = wait {
+            Runs::Until(word)
+        } else {
+            let cost_ns = match kernel.said.get("spin_arg") {
+                Some(&number) => arguments.integer(number)?,
+                None => kernel.said.get("cost_ns").copied().unwrap_or(UNKNOWN_COST_NS),
+            };
+            let effect = set.map_or(Effect::None, |word| Effect::Store { word, value: 1 });
+            Runs::For { cost_ns, effect, faults: kernel.said.get("fault").is_some_and(|&f| f != 0) }
         };
-        let effect = set.map_or(Effect::None, |word| Effect::Store { word, value: 1 });
-        let faults = kernel.said.get("fault").is_some_and(|&f| f != 0);
-        Ok(Node::Timed { cost_ns, lane, effect, faults, kind: NodeKind::Kernel })
+        Ok(Launch { function, context, shape, arguments, needs: kernel.needs, lane, runs })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::allocate::Keeper;
 use super::handle::{Kind, fresh};
+use super::legacy::Setting;
 use super::{Driver, State, context};
 use crate::error::{Answer, Fault};
 use crate::ptx::{self, Kernel, Program};
@@ -30,6 +31,8 @@ pub(crate) struct Library {
 pub(crate) struct Function {
     owner: u64,
     pub(super) kernel: Arc<Kernel>,
+    /// What the calls of CUDA 2 have set for its launches.
+    pub(super) setting: Setting,
 }
 
 impl Driver {
@@ -213,7 +216,10 @@ impl State {
         }
         let kernel = program.kernels.iter().find(|k| k.name == name).ok_or(Fault::NotFound)?;
         let handle = fresh(kind);
-        self.functions.insert(handle, Function { owner, kernel: Arc::new(kernel.clone()) });
+        self.functions.insert(
+            handle,
+            Function { owner, kernel: Arc::new(kernel.clone()), setting: Setting::default() },
+        );
         Ok(handle)
     }
 }

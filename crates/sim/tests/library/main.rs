@@ -6,6 +6,7 @@ mod contexts;
 mod device;
 mod execution;
 mod graphs;
+mod launches;
 mod memory;
 mod program;
 mod sharing;

@@ -4,23 +4,9 @@ use super::{put, put_if_asked};
 use cuota_abi::cuda::{
     CUcontext, CUctxCreateParams, CUdevice, CUexecAffinityParam, CUfunc_cache, CUlimit, CUsharedconfig,
 };
-use cuota_sim::driver::Driver;
+use cuota_sim::driver::{Driver, default_limit};
 use cuota_sim::error::{Answer, Fault};
 use std::ffi::{c_int, c_uint, c_ulonglong};
-
-/// The default of a limit, by its number; the model knows the first seven.
-fn default_limit(number: u32) -> Answer<u64> {
-    match number {
-        0 => Ok(1024),
-        1 => Ok(8 << 20),
-        2 => Ok(8 << 20),
-        3 => Ok(2),
-        4 => Ok(2048),
-        5 => Ok(128),
-        6 => Ok(0),
-        _ => Err(Fault::InvalidValue),
-    }
-}
 
 unsafe fn create(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) -> Answer<()> {
     if pctx.is_null() {
@@ -124,12 +110,14 @@ driver_api! {
     }
 
     fn cuCtxGetLimit(pvalue: *mut usize, limit: CUlimit) {
-        let value = Driver::get()?.limit(limit.0, default_limit(limit.0)?)?;
+        default_limit(limit.0)?;
+        let value = Driver::get()?.limit(limit.0)?;
         put(pvalue, value as usize)
     }
 
     fn cuCtxSetLimit(limit: CUlimit, value: usize) {
-        Driver::get()?.set_limit(limit.0, value as u64, default_limit(limit.0)?)
+        default_limit(limit.0)?;
+        Driver::get()?.set_limit(limit.0, value as u64)
     }
 
     fn cuCtxGetStreamPriorityRange(leastPriority: *mut c_int, greatestPriority: *mut c_int) {

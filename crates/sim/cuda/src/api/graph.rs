@@ -1,6 +1,6 @@
 //! Stream capture and graphs.
 
-use super::launch::Arguments;
+use super::launch::Passed;
 use super::stream::host_node;
 use super::{get, put, put_if_asked};
 use cuota_abi::cuda::{
@@ -11,6 +11,7 @@ use cuota_abi::cuda::{
 use cuota_sim::driver::{CaptureStatus, Driver, Mode, Node, Shape};
 use cuota_sim::error::{Answer, Fault};
 use std::ffi::{c_char, c_uint, c_ulonglong};
+use std::sync::Arc;
 
 fn mode_of(number: u32) -> Answer<Mode> {
     match number {
@@ -71,12 +72,12 @@ pub(super) unsafe fn add(
     unsafe { put(phGraphNode, Driver::get()?.add_node(graph as u64, node, &dependencies)? as CUgraphNode) }
 }
 
-pub(super) unsafe fn kernel(function: u64, shape: Shape, arguments: Arguments) -> Answer<Node> {
+pub(super) unsafe fn kernel(function: u64, shape: Shape, passed: Passed) -> Answer<Node> {
     let driver = Driver::get()?;
     let context = driver.current();
     // SAFETY: the arguments are those of this kernel by the caller's word.
-    driver
-        .kernel_node(function, shape, context, |kernel, number| unsafe { arguments.integer(kernel, number) })
+    let launch = driver.prepare_launch(function, shape, context, |kernel| unsafe { passed.read(kernel) })?;
+    Ok(Node::Kernel(Arc::new(launch)))
 }
 
 unsafe fn instantiate(phGraphExec: *mut CUgraphExec, graph: CUgraph, frees_at_launch: bool) -> Answer<()> {
@@ -157,8 +158,8 @@ driver_api! {
         nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
     ) {
         let p = get(nodeParams)?;
-        let shape = Shape { grid: [p.gridDimX, p.gridDimY, p.gridDimZ], block: [p.blockDimX, p.blockDimY, p.blockDimZ] };
-        let node = kernel(p.func as u64, shape, Arguments { each: p.kernelParams, extra: p.extra })?;
+        let shape = Shape { grid: [p.gridDimX, p.gridDimY, p.gridDimZ], block: [p.blockDimX, p.blockDimY, p.blockDimZ], shared_bytes: p.sharedMemBytes };
+        let node = kernel(p.func as u64, shape, Passed { each: p.kernelParams, extra: p.extra })?;
         add(phGraphNode, hGraph, dependencies, numDependencies, node)
     }
 
@@ -170,9 +171,9 @@ driver_api! {
         nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
     ) {
         let p = get(nodeParams)?;
-        let shape = Shape { grid: [p.gridDimX, p.gridDimY, p.gridDimZ], block: [p.blockDimX, p.blockDimY, p.blockDimZ] };
+        let shape = Shape { grid: [p.gridDimX, p.gridDimY, p.gridDimZ], block: [p.blockDimX, p.blockDimY, p.blockDimZ], shared_bytes: p.sharedMemBytes };
         let function = if p.func.is_null() { p.kern as u64 } else { p.func as u64 };
-        let node = kernel(function, shape, Arguments { each: p.kernelParams, extra: p.extra })?;
+        let node = kernel(function, shape, Passed { each: p.kernelParams, extra: p.extra })?;
         add(phGraphNode, hGraph, dependencies, numDependencies, node)
     }
 

@@ -1,7 +1,7 @@
 //! Memory nodes of graphs, nodes of any type, and the memory that graphs hold.
 
 use super::graph::{add, kernel};
-use super::launch::Arguments;
+use super::launch::Passed;
 use super::pool::{location_id, set_location_id};
 use super::stream::host_node;
 use super::{get, put};
@@ -54,9 +54,10 @@ impl Place {
                     let shape = Shape {
                         grid: [k.gridDimX, k.gridDimY, k.gridDimZ],
                         block: [k.blockDimX, k.blockDimY, k.blockDimZ],
+                        shared_bytes: k.sharedMemBytes,
                     };
                     let function = if k.func.is_null() { k.kern as u64 } else { k.func as u64 };
-                    self.add(kernel(function, shape, Arguments { each: k.kernelParams, extra: k.extra })?)
+                    self.add(kernel(function, shape, Passed { each: k.kernelParams, extra: k.extra })?)
                 }
                 3 => {
                     let host = p.__bindgen_anon_1.host;

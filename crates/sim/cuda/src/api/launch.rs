@@ -2,14 +2,14 @@
 
 use super::get;
 use cuota_abi::cuda::{CUfunction, CUlaunchConfig, CUstream};
-use cuota_sim::driver::{Driver, Shape};
+use cuota_sim::driver::{Arguments, Driver, Shape};
 use cuota_sim::error::{Answer, Fault};
 use cuota_sim::ptx::Kernel;
 use std::ffi::{c_uint, c_void};
 
 /// The two ways in which arguments come: a pointer for each, or one buffer.
 #[derive(Clone, Copy)]
-pub(super) struct Arguments {
+pub(super) struct Passed {
     pub(super) each: *mut *mut c_void,
     pub(super) extra: *mut *mut c_void,
 }
@@ -17,30 +17,33 @@ pub(super) struct Arguments {
 const BUFFER_POINTER: usize = 1;
 const BUFFER_SIZE: usize = 2;
 
-impl Arguments {
-    /// The argument `number` as an integer: its first eight bytes, or as many as it has.
+impl Passed {
+    /// Copies the arguments. Where neither way is used, or one argument is null, they are empty: it is the kernel's matter
+    /// whether it misses them.
     ///
     /// # Safety
     /// The pointers are those of a launch of `kernel`, as CUDA documents them.
-    pub(super) unsafe fn integer(self, kernel: &Kernel, number: u64) -> Answer<u64> {
-        let place = usize::try_from(number).map_err(|_| Fault::InvalidValue)?;
-        let parameter = *kernel.parameters.get(place).ok_or(Fault::InvalidValue)?;
-        let bytes = parameter.bytes.min(8) as usize;
+    pub(super) unsafe fn read(self, kernel: &Kernel) -> Answer<Arguments> {
         // SAFETY: by the caller's word.
-        let from = unsafe {
-            if self.each.is_null() {
-                self.buffer()?.wrapping_add(parameter.offset as usize)
+        let buffer = if self.extra.is_null() { std::ptr::null() } else { unsafe { self.buffer()? } };
+        let mut all = Vec::with_capacity(kernel.parameters.len());
+        for (place, parameter) in kernel.parameters.iter().enumerate() {
+            let from = if !self.each.is_null() {
+                // SAFETY: the array has an entry for each parameter.
+                unsafe { self.each.add(place).read() }.cast::<u8>().cast_const()
+            } else if !buffer.is_null() {
+                buffer.wrapping_add(parameter.offset as usize)
             } else {
-                self.each.add(place).read().cast::<u8>().cast_const()
-            }
-        };
-        if from.is_null() {
-            return Err(Fault::InvalidValue);
+                std::ptr::null()
+            };
+            all.push(if from.is_null() {
+                Box::default()
+            } else {
+                // SAFETY: the argument has as many bytes as the kernel declares.
+                unsafe { std::slice::from_raw_parts(from, parameter.bytes as usize) }.into()
+            });
         }
-        let mut value = [0; 8];
-        // SAFETY: the argument has at least `bytes` bytes, by the kernel's declaration.
-        unsafe { value.as_mut_ptr().copy_from_nonoverlapping(from, bytes) };
-        Ok(u64::from_le_bytes(value))
+        Ok(Arguments::new(all))
     }
 
     /// The buffer that `extra` names: pairs of a key and a value, up to a null.
@@ -68,13 +71,12 @@ unsafe fn launch(
     shape: Shape,
     stream: CUstream,
     per_thread: bool,
-    arguments: Arguments,
+    arguments: Passed,
 ) -> Answer<()> {
     let driver = Driver::get()?;
     let stream = driver.stream(stream as u64, per_thread)?;
     // SAFETY: the arguments are those of this launch.
-    driver
-        .launch(function as u64, shape, stream, |kernel, number| unsafe { arguments.integer(kernel, number) })
+    driver.launch(function as u64, shape, stream, |kernel| unsafe { arguments.read(kernel) })
 }
 
 twin_api! {
@@ -87,13 +89,13 @@ twin_api! {
         blockDimX: c_uint,
         blockDimY: c_uint,
         blockDimZ: c_uint,
-        _sharedMemBytes: c_uint,
+        sharedMemBytes: c_uint,
         hStream: CUstream,
         kernelParams: *mut *mut c_void,
         extra: *mut *mut c_void,
     ) {
-        let shape = Shape { grid: [gridDimX, gridDimY, gridDimZ], block: [blockDimX, blockDimY, blockDimZ] };
-        launch(f, shape, hStream, per_thread, Arguments { each: kernelParams, extra })
+        let shape = Shape { grid: [gridDimX, gridDimY, gridDimZ], block: [blockDimX, blockDimY, blockDimZ], shared_bytes: sharedMemBytes };
+        launch(f, shape, hStream, per_thread, Passed { each: kernelParams, extra })
     }
 
     fn cuLaunchKernelEx | cuLaunchKernelEx_ptsz(
@@ -104,11 +106,11 @@ twin_api! {
         extra: *mut *mut c_void,
     ) {
         let c = get(config)?;
-        let shape = Shape { grid: [c.gridDimX, c.gridDimY, c.gridDimZ], block: [c.blockDimX, c.blockDimY, c.blockDimZ] };
+        let shape = Shape { grid: [c.gridDimX, c.gridDimY, c.gridDimZ], block: [c.blockDimX, c.blockDimY, c.blockDimZ], shared_bytes: c.sharedMemBytes };
         if c.numAttrs > 0 {
             cuota_sim::log::once("cuLaunchKernelEx: launch attributes change nothing in the model");
         }
-        launch(f, shape, c.hStream, per_thread, Arguments { each: kernelParams, extra })
+        launch(f, shape, c.hStream, per_thread, Passed { each: kernelParams, extra })
     }
 
     fn cuLaunchCooperativeKernel | cuLaunchCooperativeKernel_ptsz(
@@ -120,11 +122,11 @@ twin_api! {
         blockDimX: c_uint,
         blockDimY: c_uint,
         blockDimZ: c_uint,
-        _sharedMemBytes: c_uint,
+        sharedMemBytes: c_uint,
         hStream: CUstream,
         kernelParams: *mut *mut c_void,
     ) {
-        let shape = Shape { grid: [gridDimX, gridDimY, gridDimZ], block: [blockDimX, blockDimY, blockDimZ] };
-        launch(f, shape, hStream, per_thread, Arguments { each: kernelParams, extra: std::ptr::null_mut() })
+        let shape = Shape { grid: [gridDimX, gridDimY, gridDimZ], block: [blockDimX, blockDimY, blockDimZ], shared_bytes: sharedMemBytes };
+        launch(f, shape, hStream, per_thread, Passed { each: kernelParams, extra: std::ptr::null_mut() })
     }
 }

@@ -7,6 +7,7 @@ use cuota_abi::cuda::{
 };
 use cuota_sim::driver::Driver;
 use cuota_sim::error::{Answer, Fault};
+use cuota_sim::ptx::Kernel;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 /// The image at the caller's pointer: PTX up to its final zero; empty where the first byte says that it is machine code
@@ -47,11 +48,12 @@ unsafe fn load(module: *mut CUmodule, image: &[u8]) -> Answer<()> {
     unsafe { put(module, Driver::get()?.load_module(image)? as CUmodule) }
 }
 
-/// The attributes of a function: plausible ones, as the model compiles nothing.
-fn attribute(number: u32) -> Answer<c_int> {
+/// The attributes of a function: plausible ones, as the model compiles nothing, but for the local memory.
+fn attribute(kernel: &Kernel, number: u32) -> Answer<c_int> {
     match number {
         0 => Ok(1024),
-        1..=3 => Ok(0),
+        1 | 2 => Ok(0),
+        3 => Ok(c_int::try_from(kernel.needs.local_bytes).unwrap_or(c_int::MAX)),
         4 => Ok(32),
         5 | 6 => Ok(90),
         7 | 10..=17 => Ok(0),
@@ -175,8 +177,7 @@ driver_api! {
     }
 
     fn cuFuncGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, hfunc: CUfunction) {
-        Driver::get()?.kernel(hfunc as u64)?;
-        put(pi, attribute(attrib.0)?)
+        put(pi, attribute(&*Driver::get()?.kernel(hfunc as u64)?, attrib.0)?)
     }
 
     fn cuFuncSetAttribute(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int) {
@@ -192,8 +193,7 @@ driver_api! {
     fn cuKernelGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, kernel: CUkernel, dev: CUdevice) {
         let driver = Driver::get()?;
         driver.gpu(dev)?;
-        driver.kernel(kernel as u64)?;
-        put(pi, attribute(attrib.0)?)
+        put(pi, attribute(&*driver.kernel(kernel as u64)?, attrib.0)?)
     }
 
     fn cuKernelSetAttribute(attrib: CUfunction_attribute, val: c_int, kernel: CUkernel, dev: CUdevice) {

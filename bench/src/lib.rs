@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod environment;
 pub mod gpu;
+pub mod interrupt;
 pub mod list;
 pub mod metrics;
 pub mod nvml;

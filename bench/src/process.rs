@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::interrupt;
+
 /// How often a child is asked whether it has ended. Nothing is timed by it: tenants stamp their own clock.
 const POLL: Duration = Duration::from_millis(2);
 /// How much of a child's output an error repeats.
@@ -20,6 +22,8 @@ pub enum Ending {
     Exited(ExitStatus),
     /// By us, at its deadline.
     Deadline,
+    /// By us, since the user ended the run.
+    Interrupted,
 }
 
 impl Ending {
@@ -34,37 +38,68 @@ impl Ending {
             Self::Deadline => {
                 Some(format!("hung and was ended at its deadline of {} s", deadline.as_secs_f64()))
             }
+            Self::Interrupted => Some("was ended with the run".to_owned()),
         }
     }
 }
 
-/// Runs `command` with its output in the file `log`, for `deadline` at most. The child leads a process group of its own,
-/// which is ended as a whole, and dies with us.
-pub fn run_to_deadline(command: &mut Command, log: &Path, deadline: Duration) -> io::Result<Ending> {
-    let output = File::create(log)?;
-    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
-    // SAFETY: prctl is async-signal-safe and touches only the child's own parent-death signal.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        });
-    }
-    wait(command.spawn()?, deadline)
+/// A child that leads a process group of its own, which is ended as a whole, and which dies with us. Dropping it ends it.
+pub struct Group {
+    child: Child,
+    end: Instant,
+    waited: bool,
 }
 
-fn wait(mut child: Child, deadline: Duration) -> io::Result<Ending> {
-    let end = Instant::now() + deadline;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Ending::Exited(status));
+impl Group {
+    /// Starts `command` with its output in the file `log`, for `deadline` at most.
+    pub fn start(command: &mut Command, log: &Path, deadline: Duration) -> io::Result<Self> {
+        let output = File::create(log)?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
+        // SAFETY: prctl is async-signal-safe and touches only the child's own parent-death signal.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
         }
-        if Instant::now() >= end {
-            end_group(&child);
-            child.wait()?;
-            return Ok(Ending::Deadline);
+        Ok(Self { child: command.spawn()?, end: Instant::now() + deadline, waited: false })
+    }
+
+    /// The child's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it ends, or ends it at its deadline, or when the user ends the run.
+    pub fn wait(mut self) -> io::Result<Ending> {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                self.waited = true;
+                return Ok(Ending::Exited(status));
+            }
+            let interrupted = interrupt::is_requested();
+            if interrupted || Instant::now() >= self.end {
+                self.end()?;
+                return Ok(if interrupted { Ending::Interrupted } else { Ending::Deadline });
+            }
+            thread::sleep(POLL);
         }
-        thread::sleep(POLL);
+    }
+
+    /// Ends the whole group at once.
+    pub fn end(&mut self) -> io::Result<()> {
+        if !self.waited {
+            end_group(&self.child);
+            self.child.wait()?;
+            self.waited = true;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = self.end(); // Nothing is left to do about one that cannot be waited for.
     }
 }
 
@@ -98,7 +133,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 1000 & echo $!; wait"]);
         let deadline = Duration::from_millis(300);
-        let ending = run_to_deadline(&mut command, log.path(), deadline).unwrap();
+        let ending = Group::start(&mut command, log.path(), deadline).unwrap().wait().unwrap();
         assert_eq!(ending, Ending::Deadline);
         assert!(ending.fault(deadline).unwrap().contains("deadline of 0.3 s"));
         let grandchild: i32 = tail(log.path()).parse().unwrap();
@@ -113,13 +148,23 @@ mod tests {
     }
 
     #[test]
+    fn a_child_that_is_no_longer_wanted_is_ended() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut command = Command::new("sleep");
+        let group = Group::start(command.arg("1000"), log.path(), Duration::from_secs(60)).unwrap();
+        let pid = group.pid();
+        drop(group);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
     fn a_bad_end_is_told_by_status_or_signal() {
         let log = tempfile::NamedTempFile::new().unwrap();
         let run = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);
             let deadline = Duration::from_secs(60);
-            run_to_deadline(&mut command, log.path(), deadline).unwrap().fault(deadline)
+            Group::start(&mut command, log.path(), deadline).unwrap().wait().unwrap().fault(deadline)
         };
         assert_eq!(run("exit 0"), None);
         assert_eq!(run("exit 3").unwrap(), "ended with status 3");

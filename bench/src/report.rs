@@ -166,7 +166,7 @@ fn section(metric: &MetricResult, systems: &[&str]) -> String {
     let simulated = label(metric.simulated);
     let added = match metric.comparison {
         Comparison::AddedToNative => format!(" added{simulated} | how | verdict |"),
-        Comparison::Limit => String::new(),
+        Comparison::RatioToNative | Comparison::Limit | Comparison::Pass => String::new(),
     };
     let _ =
         writeln!(text, "| series | system | median [95 %]{simulated} | p99{simulated} | processes |{added}");
@@ -191,7 +191,7 @@ fn row(series: &SeriesResult, comparison: Comparison) -> String {
     let value = interval(&series.value);
     let own = format!("{value} {} | {p99} | {}", series.unit, series.samples.len());
     match comparison {
-        Comparison::Limit => own,
+        Comparison::RatioToNative | Comparison::Limit | Comparison::Pass => own,
         Comparison::AddedToNative => {
             let added = series.added.as_ref().map_or(String::new(), signed);
             let by = series.added_by.map_or("", AddedBy::text);

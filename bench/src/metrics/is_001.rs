@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Comparison, Fault, Info, Metric};
+use super::{Comparison, Fault, Info, Metric, Presumes};
 use crate::clock::now_ns;
 use crate::gpu::{Filled, Gpu, PathKind, Plain, Pool, Vmm, fill};
 use crate::nvml::MemorySample;
@@ -26,6 +26,7 @@ static INFO: Info = Info {
     in_process: &[],
     comparison: Comparison::Limit,
     method: "a fresh process for each path takes all it can, to one block of 2 MiB: granted / (limit - what NVML shows before the first allocation); and NVML's maximum for the process in 10 ms samples / limit, which must not exceed 100",
+    presumes: Presumes::Memory,
 };
 
 /// How long a state is held still for the sampler, which looks each 10 ms.

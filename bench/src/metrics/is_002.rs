@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::{Comparison, Info, Metric};
+use super::{Comparison, Info, Metric, Presumes};
 use crate::gpu::{Gpu, Plain, fill};
 use crate::stats::{self, Direction};
 use crate::system;
@@ -21,6 +21,7 @@ static INFO: Info = Info {
     in_process: &[],
     comparison: Comparison::Limit,
     method: "each refused cuMemAlloc timed, clock cost subtracted, while the device has room: one block of 2 MiB more in a full tenant, and limit + 2 MiB at once in an empty one; the first refusal of a process apart",
+    presumes: Presumes::Memory,
 };
 
 /// Refusals timed in each state.

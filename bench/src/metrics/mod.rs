@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::gpu::{Device, DeviceInfo};
 use crate::stats::Direction;
-use crate::system::Launcher;
-use crate::worker::{Request, Series, Tenant, Work};
+use crate::system::{Launcher, Session};
+use crate::worker::{NotMeasured, Request, Series, Tenant, Work};
 
 /// What a metric is.
 pub struct Info {
@@ -40,6 +40,19 @@ pub struct Info {
     pub comparison: Comparison,
     /// How it is measured, in one sentence.
     pub method: &'static str,
+    /// Which limit of the system the figure means nothing without.
+    pub presumes: Presumes,
+}
+
+/// Which limit of the system a figure means nothing without: one that is not in force takes the score away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presumes {
+    /// None beyond what every row presumes: a system that claims to limit memory and does not has no score at all.
+    Nothing,
+    /// The memory limit.
+    Memory,
+    /// The cap on GPU time.
+    Compute,
 }
 
 /// What a system's value is held against.
@@ -48,8 +61,12 @@ pub struct Info {
 pub enum Comparison {
     /// Native in the same run: the figure is what the system adds, and it can tie.
     AddedToNative,
+    /// Native in the same run, as a ratio: throughputs, latencies of whole steps.
+    RatioToNative,
     /// The limit itself: native has none, so it has no value here.
     Limit,
+    /// Nothing: each sample is passed (1) or failed (0).
+    Pass,
 }
 
 /// A promise that a sample shows to be broken.
@@ -80,6 +97,16 @@ pub trait Metric: Sync {
     /// The metric whose samples this one is read from: its own, unless two measure the same processes.
     fn sampled_as(&self) -> &'static str {
         self.info().id
+    }
+
+    /// Why it cannot be measured here at all, where that is known before the first sample.
+    fn not_measured(&self, _session: &Session) -> Option<String> {
+        None
+    }
+
+    /// Why a sample cannot be true: a rate beyond the device's peak. The sample is void then.
+    fn impossible(&self, _series: &Series, _device: &DeviceInfo) -> Option<String> {
+        None
     }
 
     /// What in a sample breaks the promise that the metric is about.
@@ -131,6 +158,12 @@ pub fn describe_device(request: &Request) -> Result<Work> {
     let mut work = Work::default();
     work.facts.insert("device".to_owned(), serde_json::to_string(&info)?);
     Ok(work)
+}
+
+/// The internal job that shows whether a cap on GPU time is in force: the rate of a saturating tenant, as the fact
+/// `units_per_s`.
+pub fn compute_proof(_request: &Request) -> Result<Work> {
+    Err(NotMeasured::because("this version has no kernel to prove a cap on GPU time with").into())
 }
 
 /// Reads what [`describe_device`] wrote.

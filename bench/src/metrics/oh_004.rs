@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::start_parts::{self, PART_NAMES};
 use super::start_programs::{Starter, TRUE_ADDED};
-use super::{Comparison, Info, Metric};
+use super::{Comparison, Info, Metric, Presumes};
 use crate::clock::now_ns;
 use crate::gpu::{Device, Gpu, Touch};
 use crate::stats::{self, Direction};
@@ -27,6 +27,7 @@ static INFO: Info = Info {
     in_process: &[BY_PARTS, TRUE_ADDED],
     comparison: Comparison::AddedToNative,
     method: "fresh programs started by a tenant: exec to first kernel done, and its parts; added by parts: the sum of what the system adds to exec to main, to opening the driver, to the first cuInit, to the first call that joins, to the first booking, and to cuCtxCreate, each measured in one process or spawn beside spawn; `true`, which never touches CUDA, spawned with the system and without it by turns",
+    presumes: Presumes::Nothing,
 };
 
 /// CUDA programs that one sample starts from beginning to end.

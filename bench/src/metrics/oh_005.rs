@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use cudarc::driver::sys::{self, CUresult};
 
 use super::in_process::{Plan, alternate};
-use super::{Comparison, Info, Metric};
+use super::{Comparison, Info, Metric, Presumes};
 use crate::clock::now_ns;
 use crate::gpu::{Both, CudaError, Functions, Gpu, check};
 use crate::stats::{self, Direction};
@@ -25,6 +25,7 @@ static INFO: Info = Info {
     in_process: &["cuDeviceTotalMem: added by the hook, in process"],
     comparison: Comparison::AddedToNative,
     method: "time a call in batches of up to 10^6 calls that take 20 ms or more where they can; cuMemGetInfo apart, since it does ask the device; cuCtxGetDevice as a control that nobody needs to intercept; added by the hook: the function as found and the driver's own in alternating blocks, median over quads of blocks",
+    presumes: Presumes::Nothing,
 };
 
 /// The most calls in a batch.
@@ -139,11 +140,8 @@ fn batches(mut call: impl FnMut() -> Result<(), CudaError>) -> Result<Measure, C
         means_ns.push(batch_ns(calls, &mut call)? as f64 / calls as f64);
     }
     Ok(Measure {
-        value: stats::median(&means_ns).unwrap_or(f64::NAN),
-        unit: "ns".to_owned(),
-        p99: None,
         calls: usize::try_from(calls).unwrap_or(usize::MAX) * BATCHES,
-        is_difference: false,
+        ..Measure::single(stats::median(&means_ns).unwrap_or(f64::NAN), "ns")
     })
 }
 

@@ -131,7 +131,7 @@ impl<'a> Starter<'a> {
         let text = fs::read(&path).context("the started program left no reply")?;
         fs::remove_file(&path)?;
         let reply: Reply = serde_json::from_slice(&text)?;
-        let work = reply.outcome.map_err(anyhow::Error::msg)?;
+        let work = reply.outcome.map_err(anyhow::Error::from)?;
         let mut series = work.series;
         let mut since = |name: &str, at_ns: u64| {
             let span_us = at_ns.saturating_sub(ran.from_ns) as f64 / 1e3;

@@ -1,13 +1,16 @@
 //! What is measured: a way to share the GPU, described by a profile.
 
+mod daemon;
+mod launcher;
 mod profile;
 mod proof;
 mod session;
 mod template;
 
+pub use launcher::{Launcher, Running, Start, Tracked};
 pub use profile::{LibraryNeed, Profile, builtin_names};
 pub use proof::{Proof, ProofReport, ceiling_bytes, judge, work as proof_work};
-pub use session::{Launcher, Session, Tracked};
+pub use session::Session;
 
 use std::path::{Path, PathBuf};
 

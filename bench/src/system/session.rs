@@ -1,23 +1,21 @@
-//! One run of the benchmark: the device, the limit, and how tenants are started on it.
+//! One run of the benchmark: the device, the limits, and what its tenants share.
 
-use std::collections::BTreeMap;
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::System;
-use super::template::Values;
+use super::daemon::{Daemon, Plan};
+use super::{Launcher, System};
 use crate::affinity;
-use crate::nvml::{MemorySample, Monitor};
-use crate::process::{self, Ending};
-use crate::worker::{Effort, Reply, Request, Work};
+use crate::nvml::Monitor;
+use crate::worker::Effort;
 
 /// What all workers of a run share.
 pub struct Session {
@@ -27,14 +25,22 @@ pub struct Session {
     pub simulator: Option<PathBuf>,
     /// The memory limit in bytes.
     pub limit_bytes: u64,
+    /// The cap on GPU time that metrics give a tenant, in per cent.
+    pub compute_percent: u32,
     /// How much work.
     pub effort: Effort,
     /// How long one worker may take.
     pub deadline: Duration,
     /// NVML, once the device is known.
     pub monitor: Option<Monitor>,
+    /// The driver alone, for baselines within a sample.
+    pub native: System,
     scratch: TempDir,
+    /// A directory in memory, for files that tenants map.
+    shared_scratch: TempDir,
     workers: AtomicU32,
+    /// Stopped when the run ends.
+    daemons: Vec<Daemon>,
     /// The CPUs that turns are given, one each, in rotation.
     cpus: Vec<usize>,
     /// A worker could not keep to its CPU.
@@ -42,36 +48,28 @@ pub struct Session {
     empty_library: OnceLock<Option<PathBuf>>,
 }
 
-/// How a system starts a tenant.
-pub struct Start {
-    /// The words before the tenant's command.
-    pub prefix: Vec<String>,
-    /// The variables that are set for it.
-    pub variables: BTreeMap<String, String>,
-}
-
-/// A reply with what NVML showed for its process meanwhile.
-pub struct Tracked {
-    /// What the worker measured.
-    pub work: Work,
-    /// NVML's samples of the worker's process.
-    pub samples: Vec<MemorySample>,
-}
-
 impl Session {
     /// A session with a scratch directory of its own.
     pub fn new(device: i32, simulator: Option<PathBuf>, effort: Effort, deadline: Duration) -> Result<Self> {
         let scratch =
             TempDir::with_prefix("cuota-bench-").context("no temporary directory can be created")?;
+        // Where there is no such folder, files that are mapped lie with the others.
+        let shared_scratch = TempDir::with_prefix_in("cuota-bench-", "/dev/shm")
+            .or_else(|_| TempDir::with_prefix("cuota-bench-"))
+            .context("no temporary directory can be created")?;
         Ok(Self {
             device,
             simulator,
             limit_bytes: 0,
+            compute_percent: 100,
             effort,
             deadline,
             monitor: None,
+            native: System::parse("native")?,
             scratch,
+            shared_scratch,
             workers: AtomicU32::new(0),
+            daemons: Vec::new(),
             cpus: affinity::allowed(),
             unpinned: AtomicBool::new(false),
             empty_library: OnceLock::new(),
@@ -80,7 +78,7 @@ impl Session {
 
     /// Starts tenants under `system`.
     pub fn launcher<'a>(&'a self, system: &'a System) -> Launcher<'a> {
-        Launcher { session: self, system, cpu: None }
+        Launcher::new(self, system)
     }
 
     /// The CPU of a turn: the same for all systems, another for the next turn. `None` where they are not known.
@@ -94,7 +92,7 @@ impl Session {
     }
 
     /// A shared library that does nothing, built with `cc` where there is one: what any preloading costs.
-    fn empty_library(&self) -> Option<PathBuf> {
+    pub(super) fn empty_library(&self) -> Option<PathBuf> {
         let build = || {
             let path = self.scratch.path().join("libempty.so");
             let words = ["-shared", "-fPIC", "-x", "c", "/dev/null", "-o"];
@@ -105,134 +103,49 @@ impl Session {
     }
 
     /// Names of the variables that a native tenant has.
-    fn native_variables(&self) -> Vec<String> {
+    pub(super) fn native_variables(&self) -> Vec<String> {
         let own = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         let more = self.simulator.iter().map(|_| "LD_LIBRARY_PATH").chain(["CUDA_DEVICE_ORDER"]);
         own.chain(more.map(str::to_owned)).collect()
     }
 
-    fn values<'a>(&'a self, system: &'a System) -> Values<'a> {
-        Values {
-            library: system.library.as_deref(),
-            memory_bytes: self.limit_bytes,
-            scratch: self.scratch.path(),
-        }
-    }
-}
-
-/// Starts workers under one system.
-pub struct Launcher<'a> {
-    /// The run.
-    pub session: &'a Session,
-    /// The system.
-    pub system: &'a System,
-    cpu: Option<usize>,
-}
-
-impl Launcher<'_> {
-    /// The same, its workers kept to `cpu`.
-    pub fn on_cpu(self, cpu: Option<usize>) -> Self {
-        Self { cpu, ..self }
-    }
-
-    /// What the system adds to the tenant's command and variables: for the record and for use.
-    pub fn start(&self) -> Result<Start> {
-        let values = self.session.values(self.system);
-        let mut variables = self.system.profile.environment(&values)?;
-        if let Some(folder) = &self.session.simulator {
-            variables.insert("LD_LIBRARY_PATH".to_owned(), search_path_with(folder));
-        }
-        Ok(Start { prefix: self.system.profile.prefix(&values)?, variables })
-    }
-
-    /// Runs `job` in a fresh process.
-    pub fn run(&self, job: &str, variant: &str) -> Result<Work> {
-        Ok(self.run_for_reply(job, variant)?.1)
-    }
-
-    /// Runs `job` while NVML is sampled each 10 ms.
-    pub fn run_tracked(&self, job: &str, variant: &str) -> Result<Tracked> {
-        let monitor =
-            self.session.monitor.as_ref().context("NVML is needed for this and could not be opened")?;
-        let (result, mut samples) = monitor.sample_during(|| self.run_for_reply(job, variant));
-        let (pid, work) = result?;
-        samples.retain(|sample| sample.pid == pid);
-        Ok(Tracked { work, samples })
-    }
-
-    fn run_for_reply(&self, job: &str, variant: &str) -> Result<(u32, Work)> {
-        let number = self.session.workers.fetch_add(1, Ordering::Relaxed);
-        let path = |kind: &str| self.session.scratch.path().join(format!("worker-{number}.{kind}"));
-        let (reply, log) = (path("json"), path("log"));
-        let request = Request {
-            job: job.to_owned(),
-            variant: variant.to_owned(),
-            device: self.session.device,
-            limit_bytes: self.session.limit_bytes,
-            effort: self.session.effort,
-            simulated: self.session.simulator.is_some(),
-            loaded: self.loaded_file()?,
-            cpu: self.cpu,
-            native_variables: self.session.native_variables(),
-            empty_library: self.session.empty_library(),
-            reply: reply.clone(),
+    /// Starts the daemon of `system`, if it has one, for the rest of the run.
+    pub fn start_daemon(&mut self, system: &System) -> Result<()> {
+        let Some(profile) = &system.profile.daemon else { return Ok(()) };
+        let launcher = self.launcher(system);
+        let values = launcher.values();
+        let expand = |words: &[String]| words.iter().map(|word| values.expand(word)).collect::<Result<_>>();
+        let plan = Plan {
+            start: expand(&profile.start)?,
+            stop: expand(&profile.stop)?,
+            stop_input: profile.stop_input.clone(),
+            variables: system.profile.environment(&values)?,
         };
-        let mut command = self.command(&request)?;
-        let ending = process::run_to_deadline(&mut command, &log, self.session.deadline)
-            .with_context(|| format!("`{}` could not be started", command.get_program().display()))?;
-        let result = read_reply(&reply, &log, &ending, self.session.deadline);
-        let _ = (fs::remove_file(&reply), fs::remove_file(&log)); // The scratch directory goes with the run anyway.
-        let reply = result?;
-        if reply.cpu != self.cpu {
-            self.session.unpinned.store(true, Ordering::Relaxed);
+        for folder in plan.variables.values().map(Path::new).filter(|path| path.starts_with(self.scratch())) {
+            fs::create_dir_all(folder).with_context(|| format!("{} cannot be created", folder.display()))?;
         }
-        let work = reply.outcome.map_err(anyhow::Error::msg)?;
-        Ok((reply.pid, work))
+        let daemon = Daemon::start(plan).with_context(|| format!("the daemon of system `{}`", system.label))?;
+        self.daemons.push(daemon);
+        Ok(())
     }
 
-    /// The file name that shows the system in a process: that of the given library, else the profile's.
-    fn loaded_file(&self) -> Result<Option<String>> {
-        if let Some(file) = self.system.library_file() {
-            return Ok(Some(file.to_owned()));
-        }
-        let values = self.session.values(self.system);
-        self.system.profile.loaded.as_ref().map(|text| values.expand(text)).transpose()
+    /// The CPUs that workers were kept to could not be used.
+    pub(super) fn note_unpinned(&self) {
+        self.unpinned.store(true, Ordering::Relaxed);
     }
 
-    fn command(&self, request: &Request) -> Result<Command> {
-        let Start { prefix, variables } = self.start()?;
-        let own = env::current_exe().context("the path of cuota-bench itself")?;
-        let mut words = prefix.iter();
-        let mut command = match words.next() {
-            Some(program) => {
-                let mut command = Command::new(program);
-                command.args(words).arg(own);
-                command
-            }
-            None => Command::new(own),
-        };
-        command.arg("worker").arg(serde_json::to_string(request)?);
-        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID").envs(variables);
-        Ok(command)
+    /// A number for the next worker's files.
+    pub(super) fn next_worker(&self) -> u32 {
+        self.workers.fetch_add(1, Ordering::Relaxed)
     }
-}
 
-fn read_reply(reply: &Path, log: &Path, ending: &Ending, deadline: Duration) -> Result<Reply> {
-    let fault = ending.fault(deadline);
-    if let (None, Ok(file)) = (&fault, File::open(reply)) {
-        return serde_json::from_reader(file).context("the worker's reply");
+    /// The run's directory.
+    pub(super) fn scratch(&self) -> &Path {
+        self.scratch.path()
     }
-    let fault = fault.unwrap_or_else(|| "ended without a reply".to_owned());
-    match process::tail(log) {
-        words if words.is_empty() => bail!("the worker {fault}"),
-        words => bail!("the worker {fault}; its last words: {words}"),
-    }
-}
 
-/// LD_LIBRARY_PATH with `folder` first.
-fn search_path_with(folder: &Path) -> String {
-    match env::var("LD_LIBRARY_PATH") {
-        Ok(path) if !path.is_empty() => format!("{}:{path}", folder.display()),
-        _ => folder.display().to_string(),
+    /// The run's directory in memory.
+    pub(super) fn shared_scratch(&self) -> &Path {
+        self.shared_scratch.path()
     }
 }

@@ -13,11 +13,30 @@ pub struct Values<'a> {
     pub library: Option<&'a Path>,
     /// `{memory_bytes}` and `{memory_mib}`: the limit.
     pub memory_bytes: u64,
+    /// `{compute}`: the cap on GPU time in per cent; 100 is none.
+    pub compute_percent: u32,
+    /// `{device}`: the device's number.
+    pub device: i32,
+    /// `{tenant}`: the name of a tenant that shares its limits with others of that name.
+    pub tenant: Option<&'a str>,
     /// `{scratch}`: a directory that lives as long as the run.
     pub scratch: &'a Path,
+    /// `{shared_scratch}`: the same in the memory of the machine, for files that processes map.
+    pub shared_scratch: &'a Path,
 }
 
 impl Values<'_> {
+    /// Whether there is a cap on GPU time.
+    pub fn is_capped(&self) -> bool {
+        self.compute_percent < 100
+    }
+
+    /// `{scope}`: a word that differs between tenants and between limits.
+    fn scope(&self) -> String {
+        let tenant = self.tenant.unwrap_or("unnamed");
+        format!("{tenant}-{}-{}", self.memory_bytes / MIB, self.compute_percent)
+    }
+
     /// `text` with every placeholder replaced.
     pub fn expand(&self, text: &str) -> Result<String> {
         let mut expanded = String::new();
@@ -39,7 +58,12 @@ impl Values<'_> {
             "library" => library()?.display().to_string(),
             "memory_bytes" => self.memory_bytes.to_string(),
             "memory_mib" => (self.memory_bytes / MIB).to_string(),
+            "compute" => self.compute_percent.to_string(),
+            "device" => self.device.to_string(),
+            "tenant" => self.tenant.context("the profile asks for the name of a tenant that has none")?.to_owned(),
+            "scope" => self.scope(),
             "scratch" => self.scratch.display().to_string(),
+            "shared_scratch" => self.shared_scratch.display().to_string(),
             _ => bail!("`{{{name}}}` is not a placeholder of profiles"),
         })
     }
@@ -47,7 +71,17 @@ impl Values<'_> {
 
 /// Fails on a placeholder that has no meaning.
 pub(super) fn check(text: &str) -> Result<()> {
-    const KNOWN: [&str; 4] = ["library", "memory_bytes", "memory_mib", "scratch"];
+    const KNOWN: [&str; 9] = [
+        "library",
+        "memory_bytes",
+        "memory_mib",
+        "compute",
+        "device",
+        "tenant",
+        "scope",
+        "scratch",
+        "shared_scratch",
+    ];
     for part in parts(text)? {
         match part {
             Part::Placeholder(name) if !KNOWN.contains(&name) && !name.starts_with("tool:") => {
@@ -99,10 +133,14 @@ mod tests {
         let values = Values {
             library: Some(Path::new("/opt/lib/libx.so")),
             memory_bytes: 3 * MIB,
+            compute_percent: 40,
+            device: 1,
+            tenant: Some("t"),
             scratch: Path::new("/s"),
+            shared_scratch: Path::new("/m"),
         };
-        let text = "a{memory_mib}m {memory_bytes} {library} {scratch}/c";
-        assert_eq!(values.expand(text).unwrap(), "a3m 3145728 /opt/lib/libx.so /s/c");
+        let text = "a{memory_mib}m {memory_bytes} {library} {scratch}/c {compute} {device} {scope} {shared_scratch}";
+        assert_eq!(values.expand(text).unwrap(), "a3m 3145728 /opt/lib/libx.so /s/c 40 1 t-3-40 /m");
         assert!(values.expand("{open").is_err());
     }
 

@@ -2,7 +2,7 @@
 
 mod protocol;
 
-pub use protocol::{Effort, Measure, Reply, Request, Series, Window, Work};
+pub use protocol::{Effort, Failure, Measure, NotMeasured, Reply, Request, Series, Window, Work};
 
 use std::path::Path;
 use std::{fs, process};
@@ -16,6 +16,8 @@ use crate::system;
 
 /// The internal job of proving that a system enforces its limit.
 pub const PROOF: &str = "proof";
+/// The internal job of proving that a system holds a tenant to its cap on GPU time.
+pub const COMPUTE_PROOF: &str = "compute-proof";
 /// The internal job of describing the device.
 pub const DEVICE: &str = "device";
 
@@ -25,7 +27,7 @@ pub fn main(request: &str) -> Result<()> {
     let started_ns = now_ns();
     let request: Request = serde_json::from_str(request).context("the request of the worker")?;
     let cpu = request.cpu.filter(|cpu| affinity::keep_to(*cpu).is_ok());
-    let outcome = answer(&request).map_err(|error| format!("{error:#}"));
+    let outcome = answer(&request).map_err(Failure::from);
     let reply = Reply { pid: process::id(), cpu, started_ns, outcome };
     // Renamed into place, so that a worker that dies while writing leaves no half reply.
     let partial = request.reply.with_extension("partial");
@@ -37,6 +39,7 @@ pub fn main(request: &str) -> Result<()> {
 fn answer(request: &Request) -> Result<Work> {
     match request.job.as_str() {
         PROOF => system::proof_work(request),
+        COMPUTE_PROOF => metrics::compute_proof(request),
         DEVICE => metrics::describe_device(request),
         id => {
             let metric = metrics::find(id).with_context(|| format!("no metric `{id}` in this binary"))?;

@@ -2,6 +2,8 @@
 //! tenant's stdout belongs to whatever libraries are loaded into it).
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +52,8 @@ pub struct Request {
     pub device: i32,
     /// The memory limit, in bytes.
     pub limit_bytes: u64,
+    /// The cap on GPU time that this tenant was started with, in per cent; 100 is none.
+    pub compute_percent: u32,
     /// How much work.
     pub effort: Effort,
     /// True on the software GPU, which waits instead of computing.
@@ -62,6 +66,10 @@ pub struct Request {
     pub native_variables: Vec<String>,
     /// A shared library that does nothing, where one could be built.
     pub empty_library: Option<PathBuf>,
+    /// The shared page of tenants that start together, where there is one.
+    pub shared: Option<String>,
+    /// This tenant's place in it.
+    pub place: usize,
     /// Where the reply goes.
     pub reply: PathBuf,
 }
@@ -75,8 +83,62 @@ pub struct Reply {
     pub cpu: Option<usize>,
     /// When its `main` began, CLOCK_MONOTONIC.
     pub started_ns: u64,
-    /// The measured series, or what went wrong.
-    pub outcome: Result<Work, String>,
+    /// The measured series, or why there are none.
+    pub outcome: Result<Work, Failure>,
+}
+
+/// Why a worker has no figures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// What is to be measured is not there.
+    NotMeasured(String),
+    /// Something went wrong: the sample is void.
+    Void(String),
+}
+
+/// The error of a metric that cannot be measured here, as on one GPU or without cuBLASLt: no sample is void by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotMeasured {
+    why: String,
+}
+
+impl NotMeasured {
+    /// The reason, without a full stop.
+    pub fn because(why: impl Into<String>) -> Self {
+        Self { why: why.into() }
+    }
+
+    /// The reason that the first cause of `error` gives, if it is one of these.
+    pub fn in_error(error: &anyhow::Error) -> Option<String> {
+        error.chain().find_map(|cause| cause.downcast_ref::<Self>()).map(|found| found.why.clone())
+    }
+}
+
+impl fmt::Display for NotMeasured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not measured: {}", self.why)
+    }
+}
+
+impl Error for NotMeasured {}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        match NotMeasured::in_error(&error) {
+            Some(why) => Self::NotMeasured(why),
+            None => Self::Void(format!("{error:#}")),
+        }
+    }
+}
+
+impl From<Failure> for anyhow::Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NotMeasured(why) => NotMeasured::because(why).into(),
+            Failure::Void(why) => Self::msg(why),
+        }
+    }
 }
 
 /// What a worker measured.
@@ -112,9 +174,17 @@ pub struct Measure {
     /// against native's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_difference: bool,
+    /// Points x, y of a curve that belongs to the value: a time series, a distribution. 500 at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<[f64; 2]>,
 }
 
 impl Measure {
+    /// The same with the points of a curve.
+    pub fn with_curve(self, curve: Vec<[f64; 2]>) -> Self {
+        Self { curve, ..self }
+    }
+
     /// A single value that is a difference.
     pub fn difference(value: f64, unit: &str) -> Self {
         Self { is_difference: true, ..Self::single(value, unit) }
@@ -122,7 +192,7 @@ impl Measure {
 
     /// A single value.
     pub fn single(value: f64, unit: &str) -> Self {
-        Self { value, unit: unit.to_owned(), p99: None, calls: 1, is_difference: false }
+        Self { value, unit: unit.to_owned(), p99: None, calls: 1, is_difference: false, curve: Vec::new() }
     }
 
     /// Calls of about a microsecond, timed singly in nanoseconds: the median of the means of 16 neighbours, in
@@ -144,6 +214,7 @@ impl Measure {
             p99: p99.map(|value| value / 1_000.0),
             calls: values_ns.len(),
             is_difference: false,
+            curve: Vec::new(),
         })
     }
 }
@@ -172,9 +243,18 @@ mod tests {
         let text = serde_json::to_string(&reply).unwrap();
         let back: Reply = serde_json::from_str(&text).unwrap();
         assert_eq!(back.outcome.unwrap().series["alloc"], Measure::single(0.94, "µs"));
-        let failed = Reply { pid: 7, cpu: None, started_ns: 9, outcome: Err("why".to_owned()) };
+        let failed = Reply { pid: 7, cpu: None, started_ns: 9, outcome: Err(Failure::Void("why".to_owned())) };
         let back: Reply = serde_json::from_str(&serde_json::to_string(&failed).unwrap()).unwrap();
-        assert_eq!(back.outcome.unwrap_err(), "why");
+        assert_eq!(back.outcome.unwrap_err(), Failure::Void("why".to_owned()));
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_told_from_what_went_wrong() {
+        let missing = anyhow::Error::from(NotMeasured::because("one GPU")).context("the step over NCCL");
+        let failure = Failure::from(missing);
+        assert_eq!(failure, Failure::NotMeasured("one GPU".to_owned()));
+        assert_eq!(NotMeasured::in_error(&failure.into()), Some("one GPU".to_owned()));
+        assert_eq!(Failure::from(anyhow::anyhow!("no")), Failure::Void("no".to_owned()));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(crate) enum Keeper {
     /// Another process, in an object of the device.
     Ipc(u64),
     Pool(u64),
+    /// A buffer in external memory.
+    External(u64),
 }
 
 /// One live allocation.
@@ -218,6 +220,9 @@ impl Driver {
             }
             Keeper::Graph => self.end_graph_allocation(state, address),
             Keeper::Ipc(object) => self.end_ipc(state, (allocation.device, object), address),
+            Keeper::External(external) => {
+                self.end_external_buffer(state, external, address, allocation.bytes);
+            }
             Keeper::Pool(pool) => Self::free_in_pool_now(state, pool, address),
         }
     }

@@ -24,6 +24,7 @@ pub(super) enum Kind {
     Footprint = 0x500f,
     Description = 0x5010,
     Green = 0x5011,
+    External = 0x5012,
 }
 
 /// A handle of `kind` that was never given out before in this process.

@@ -7,6 +7,7 @@ mod capture;
 mod context;
 mod current;
 mod event;
+mod external;
 mod graph;
 mod graph_memory;
 mod green;
@@ -63,6 +64,7 @@ pub(crate) struct State {
     pub(crate) chosen_pools: HashMap<u32, u64>,
     pub(crate) vmm: Vmm,
     pub(crate) sharing: sharing::Sharing,
+    pub(crate) externals: HashMap<u64, external::External>,
     pub(crate) physical: HashMap<u64, Arc<Backing>>,
     pub(crate) host: BTreeMap<u64, host::HostRange>,
     pub(crate) streams: HashMap<u64, streams::StreamRef>,
@@ -145,6 +147,7 @@ impl Driver {
             default_pools,
             vmm: Vmm::default(),
             sharing: sharing::Sharing::default(),
+            externals: HashMap::new(),
             physical: HashMap::new(),
             host: BTreeMap::new(),
             streams: HashMap::new(),

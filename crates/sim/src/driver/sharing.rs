@@ -13,7 +13,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 /// An object of a device: the device's number in this process, and the object's.
-type Name = (u32, u64);
+pub(super) type Name = (u32, u64);
 
 /// What a process shares with others.
 #[derive(Debug, Default)]
@@ -208,7 +208,7 @@ impl Driver {
         Ok(name)
     }
 
-    fn gpu_by_machine_ordinal(&self, machine: u32) -> Answer<&Gpu> {
+    pub(super) fn gpu_by_machine_ordinal(&self, machine: u32) -> Answer<&Gpu> {
         self.gpus.iter().find(|gpu| gpu.machine_ordinal() == machine).ok_or(Fault::InvalidDevice)
     }
 }

@@ -17,6 +17,7 @@ use crate::error::{Answer, Fault};
 use crate::memory::pool::Point;
 use crate::shared::{Charge, SharedDevice};
 use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::mpsc::Sender;
@@ -36,6 +37,8 @@ pub struct Gpu {
     /// The `CUresult` that every call gives after a fault; 0 for none.
     fault: AtomicU32,
     host_calls: OnceLock<Sender<(u64, HostCall)>>,
+    /// How often each object of the device is open here.
+    opened: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Gpu {
@@ -55,6 +58,7 @@ impl Gpu {
             sleeps_until_ns: AtomicU64::new(u64::MAX),
             fault: AtomicU32::new(0),
             host_calls: OnceLock::new(),
+            opened: Mutex::new(BTreeMap::new()),
         })
     }
 

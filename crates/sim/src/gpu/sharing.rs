@@ -46,18 +46,30 @@ impl Gpu {
     /// `InvalidValue` where it is gone; `OutOfMemory` where the host cannot map it.
     pub(crate) fn open_shared(&self, id: u64) -> Answer<Backing> {
         let slot = self.join()?;
-        let bytes = self.shared.with(|d| {
-            d.sweep();
-            d.ledger.objects.open(id, slot)
-        });
-        let bytes = bytes.ok_or(Fault::InvalidValue)?;
+        let bytes = {
+            let mut opened = self.opened.lock();
+            let bytes = self.shared.with(|d| {
+                d.sweep();
+                d.ledger.objects.open(id, slot)
+            });
+            let bytes = bytes.ok_or(Fault::InvalidValue)?;
+            *opened.entry(id).or_default() += 1;
+            bytes
+        };
         let file = self.shared.open_memory_file(id);
         file.and_then(|file| Backing::open(&file, bytes)).inspect_err(|_| self.close_shared(id))
     }
 
-    /// Closes an object that [`Self::open_shared`] opened.
+    /// Closes an object that [`Self::open_shared`] opened. The process holds it until it has closed it as often.
     pub(crate) fn close_shared(&self, id: u64) {
         let Ok(slot) = self.join() else { return };
+        let mut opened = self.opened.lock();
+        let times = opened.get(&id).copied().unwrap_or(0).saturating_sub(1);
+        if times > 0 {
+            opened.insert(id, times);
+            return;
+        }
+        opened.remove(&id);
         self.shared.with(|d| {
             d.ledger.objects.close(id, slot);
             d.sweep();

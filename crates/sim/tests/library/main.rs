@@ -5,6 +5,7 @@ mod capture;
 mod contexts;
 mod device;
 mod execution;
+mod external;
 mod graphs;
 mod launches;
 mod memory;

@@ -7,20 +7,20 @@ use std::path::PathBuf;
 use std::process::Child;
 
 const MIB: u64 = 1 << 20;
-const SHARED: &str = "CUOTA_SIM_TEST_SHARED";
+pub(crate) const SHARED: &str = "CUOTA_SIM_TEST_SHARED";
 
 /// Starts the importer of a test and gives it a word.
-fn importer(name: &str, word: &str) -> Child {
+pub(crate) fn importer(name: &str, word: &str) -> Child {
     let folder = PathBuf::from(std::env::var_os("CUOTA_SIM_DIR").expect("the test sets it"));
     command(name, "importer", &folder).env(SHARED, word).spawn().expect("the test can be started")
 }
 
-fn is_importer() -> bool {
+pub(crate) fn is_importer() -> bool {
     part().as_deref() == Some("importer")
 }
 
 /// Waits until `child` says `mark`; the test harness writes first.
-fn wait_for(child: &mut Child, mark: u8) {
+pub(crate) fn wait_for(child: &mut Child, mark: u8) {
     let mut byte = [0; 1];
     let output = child.stdout.as_mut().expect("a pipe");
     while byte[0] != mark {
@@ -28,29 +28,29 @@ fn wait_for(child: &mut Child, mark: u8) {
     }
 }
 
-fn say(mark: char) {
+pub(crate) fn say(mark: char) {
     print!("{mark}");
     std::io::stdout().flush().expect("a pipe");
 }
 
 /// Waits until the exporter says something, or is gone.
-fn hear() {
+pub(crate) fn hear() {
     // Either way the importer goes on.
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-fn read_byte(program: &Program, address: u64) -> (u32, u8) {
+pub(crate) fn read_byte(program: &Program, address: u64) -> (u32, u8) {
     let mut byte = 0_u8;
     let to = (&raw mut byte).cast();
     (call!(program.cuda, cuMemcpyDtoH_v2: PFN_cuMemcpyDtoH_v3020(to, address, 1)), byte)
 }
 
-fn fill(program: &Program, address: u64, byte: u8) {
+pub(crate) fn fill(program: &Program, address: u64, byte: u8) {
     assert_eq!(call!(program.cuda, cuMemsetD8_v2: PFN_cuMemsetD8_v3020(address, byte, 4096)), 0);
     assert_eq!(program.synchronize(std::ptr::null_mut()), 0);
 }
 
-fn free(program: &Program, address: u64) -> u32 {
+pub(crate) fn free(program: &Program, address: u64) -> u32 {
     call!(program.cuda, cuMemFree_v2: PFN_cuMemFree_v3020(address))
 }
 
@@ -141,7 +141,7 @@ fn memory_opened_by_another_process_stays_taken_when_its_owner_frees_it() {
     });
 }
 
-fn physical(program: &Program, kind: u32) -> u64 {
+pub(crate) fn physical(program: &Program, kind: u32) -> u64 {
     // SAFETY: every field is a plain number or a null pointer.
     let mut properties: CUmemAllocationProp = unsafe { std::mem::zeroed() };
     properties.type_ = CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
@@ -156,11 +156,11 @@ fn physical(program: &Program, kind: u32) -> u64 {
     handle
 }
 
-fn release(program: &Program, handle: u64) -> u32 {
+pub(crate) fn release(program: &Program, handle: u64) -> u32 {
     call!(program.cuda, cuMemRelease: PFN_cuMemRelease_v10020(handle))
 }
 
-fn export(program: &Program, handle: u64) -> Result<i32, u32> {
+pub(crate) fn export(program: &Program, handle: u64) -> Result<i32, u32> {
     let (mut descriptor, kind) = (-1, CUmemAllocationHandleType(1));
     match call!(
         program.cuda,
@@ -172,7 +172,7 @@ fn export(program: &Program, handle: u64) -> Result<i32, u32> {
     }
 }
 
-fn import(program: &Program, descriptor: i32) -> (u32, u64) {
+pub(crate) fn import(program: &Program, descriptor: i32) -> (u32, u64) {
     let (mut handle, kind) = (0, CUmemAllocationHandleType(1));
     let from = usize::try_from(descriptor).expect("a descriptor") as *mut std::ffi::c_void;
     let import = call!(
@@ -184,7 +184,7 @@ fn import(program: &Program, descriptor: i32) -> (u32, u64) {
 }
 
 /// Maps all of `handle`'s memory and gives its address.
-fn map(program: &Program, handle: u64) -> u64 {
+pub(crate) fn map(program: &Program, handle: u64) -> u64 {
     let (cuda, bytes, mut address) = (&program.cuda, 100 << 20, 0);
     // SAFETY: every field is a plain number.
     let mut access: CUmemAccessDesc = unsafe { std::mem::zeroed() };
@@ -198,7 +198,7 @@ fn map(program: &Program, handle: u64) -> u64 {
     address
 }
 
-fn close(descriptor: i32) {
+pub(crate) fn close(descriptor: i32) {
     // SAFETY: the descriptor is this test's own.
     assert_eq!(unsafe { libc::close(descriptor) }, 0);
 }

@@ -4,6 +4,7 @@ use super::handle::{Kind, fresh};
 use super::{Driver, State};
 use crate::error::{Answer, Fault};
 use crate::memory::array::Shape;
+use crate::memory::sparse::Region;
 
 /// An array, or the levels of a mipmapped one.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +25,29 @@ enum Place {
     Unbacked,
     /// Inside the mipmapped array with this handle.
     Level(u64),
+}
+
+impl Array {
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub(super) fn levels(&self) -> u32 {
+        self.levels
+    }
+
+    /// Whether it has no memory of its own and is no level of another.
+    pub(super) fn is_unbacked(&self) -> bool {
+        self.place == Place::Unbacked
+    }
+
+    /// What a deferred mapping takes, where `region` is the whole array.
+    pub(super) fn whole_bytes(&self, region: &Region) -> Answer<u64> {
+        let Shape { width, height, depth, .. } = self.shape;
+        let extent = [width, height.max(1), depth.max(1)];
+        let whole = Region::Level { level: 0, layer: 0, offset: [0; 3], extent };
+        if *region == whole { Ok(self.bytes) } else { Err(Fault::InvalidValue) }
+    }
 }
 
 impl Driver {
@@ -115,6 +139,7 @@ impl Driver {
 
     fn end_array(&self, state: &mut State, array: u64) {
         let Some(gone) = state.arrays.remove(&array) else { return };
+        self.unmap_array(state, array);
         state.arrays.retain(|_, a| a.place != Place::Level(array));
         if let Place::Own(place) = gone.place {
             self.unplace_in(state, gone.context, place, |c| &mut c.arrays);

@@ -20,6 +20,7 @@ mod managed;
 mod modules;
 mod pools;
 mod sharing;
+mod sparse;
 mod streams;
 mod transfer;
 mod virtual_memory;
@@ -33,6 +34,7 @@ pub use growth::default_limit;
 pub use host::HostFacts;
 pub use launch::{Arguments, Launch, Shape};
 pub use sharing::IpcName;
+pub use sparse::ArrayMapping;
 pub use streams::{GREATEST_PRIORITY, StreamRef};
 pub use transfer::{Direction, Promise};
 
@@ -43,7 +45,7 @@ use crate::memory::pool::Pool;
 use crate::memory::vmm::Vmm;
 use crate::memory::{Backing, Space};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -57,6 +59,9 @@ pub(crate) struct State {
     pub(crate) greens: HashMap<u64, green::Green>,
     pub(crate) managed: managed::Managed,
     pub(crate) arrays: HashMap<u64, arrays::Array>,
+    pub(crate) mapped_arrays: HashMap<u64, Vec<sparse::Mapped>>,
+    /// The physical memory that was made for tiles.
+    pub(crate) tile_pools: HashSet<u64>,
     /// Plain memory that a stream will free.
     pub(crate) awaited_frees: Vec<pools::AwaitedFree>,
     pub(crate) pools: HashMap<u64, Pool>,
@@ -141,6 +146,8 @@ impl Driver {
             greens: HashMap::new(),
             managed: managed::Managed::default(),
             arrays: HashMap::new(),
+            mapped_arrays: HashMap::new(),
+            tile_pools: HashSet::new(),
             awaited_frees: Vec::new(),
             pools,
             chosen_pools: default_pools.clone(),

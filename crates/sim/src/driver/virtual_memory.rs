@@ -1,8 +1,9 @@
 //! Virtual memory management: the calls around [`crate::memory::vmm`].
 
-use super::Driver;
 use super::handle::{Kind, fresh};
+use super::{Driver, State};
 use crate::error::{Answer, Fault};
+use crate::memory::vmm::Physical;
 use crate::memory::{Access, Backing};
 use crate::shared::Charge;
 use crate::units::BLOCK;
@@ -65,10 +66,21 @@ impl Driver {
         let mut state = self.state.lock();
         let physical = state.vmm.physical(handle)?;
         if state.vmm.release(handle)? {
-            state.physical.remove(&handle);
-            Self::release_bytes(self.gpu_of(physical.device), &mut state, handle, physical.bytes);
+            self.end_physical(&mut state, handle, &physical);
         }
         Ok(())
+    }
+
+    /// Physical memory, already forgotten, is gone.
+    pub(super) fn end_physical(&self, state: &mut State, handle: u64, physical: &Physical) {
+        state.physical.remove(&handle);
+        state.tile_pools.remove(&handle);
+        Self::release_bytes(self.gpu_of(physical.device), state, handle, physical.bytes);
+    }
+
+    /// Notes that the memory of `handle` was made for the tiles of arrays.
+    pub fn allow_tiles(&self, handle: u64) {
+        self.state.lock().tile_pools.insert(handle);
     }
 
     /// Maps physical memory, without access yet.
@@ -96,8 +108,7 @@ impl Driver {
             state.space.detach(start);
         }
         for (handle, physical) in gone {
-            state.physical.remove(&handle);
-            Self::release_bytes(self.gpu_of(physical.device), &mut state, handle, physical.bytes);
+            self.end_physical(&mut state, handle, &physical);
         }
         Ok(())
     }

@@ -8,8 +8,10 @@ use crate::units::round_up;
 const LAYERED: u32 = 0x01;
 /// `CUDA_ARRAY3D_CUBEMAP`: the depth is a number of faces.
 const CUBEMAP: u32 = 0x04;
+/// `CUDA_ARRAY3D_SPARSE`: memory is mapped into parts of it.
+const SPARSE: u32 = 0x40;
 /// `CUDA_ARRAY3D_SPARSE` and `CUDA_ARRAY3D_DEFERRED_MAPPING`: no memory until some is mapped.
-const UNBACKED: u32 = 0x40 | 0x80;
+const UNBACKED: u32 = SPARSE | 0x80;
 /// Rows lie in tiles of 64 bytes by 8 rows.
 const TILE: (u64, u64) = (64, 8);
 /// The largest sizes of arrays of one, two and three dimensions, as the device's attributes say.
@@ -39,6 +41,12 @@ impl Shape {
     #[must_use]
     pub fn is_backed(&self) -> bool {
         self.flags & UNBACKED == 0
+    }
+
+    /// Whether memory is mapped into parts of it.
+    #[must_use]
+    pub fn is_sparse(&self) -> bool {
+        self.flags & SPARSE != 0
     }
 
     /// Bytes of an array of this shape.
@@ -76,7 +84,7 @@ impl Shape {
         self.width.max(self.height).max(depth).max(1).ilog2() + 1
     }
 
-    fn is_layered(&self) -> bool {
+    pub(super) fn is_layered(&self) -> bool {
         self.flags & (LAYERED | CUBEMAP) != 0
     }
 
@@ -98,7 +106,7 @@ impl Shape {
         if fits && (!self.is_layered() || self.depth > 0) { Ok(()) } else { Err(Fault::InvalidValue) }
     }
 
-    fn element_bytes(&self) -> Answer<u64> {
+    pub(super) fn element_bytes(&self) -> Answer<u64> {
         let number = match self.format {
             0x01 | 0x08 => 1,
             0x02 | 0x09 | 0x10 => 2,

@@ -7,6 +7,7 @@ mod gaps;
 pub mod graph_pool;
 pub mod pool;
 mod space;
+pub mod sparse;
 pub mod vmm;
 
 pub use backing::{Access, Backing};

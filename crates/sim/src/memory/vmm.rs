@@ -175,6 +175,25 @@ impl Vmm {
         Ok(handle)
     }
 
+    /// Holds the memory of `handle` as a mapping does, until [`Self::let_go`].
+    ///
+    /// # Errors
+    /// `InvalidValue` where `handle` names nothing.
+    pub fn hold(&mut self, handle: u64) -> Answer<()> {
+        self.physical(handle)?;
+        if let Some(physical) = self.physical.get_mut(&handle) {
+            physical.mappings += 1;
+        }
+        Ok(())
+    }
+
+    /// Ends what [`Self::hold`] began. Gives the memory where it is gone with that.
+    pub fn let_go(&mut self, handle: u64) -> Option<Physical> {
+        let physical = self.physical.get_mut(&handle)?;
+        physical.mappings = physical.mappings.saturating_sub(1);
+        self.forget_if_unused(handle)
+    }
+
     fn whole_mappings(&self, address: u64, bytes: u64) -> Answer<Vec<u64>> {
         let end = address.checked_add(bytes).ok_or(Fault::InvalidValue)?;
         let (mut at, mut starts) = (address, Vec::new());

@@ -11,3 +11,4 @@ mod launches;
 mod memory;
 mod program;
 mod sharing;
+mod sparse;

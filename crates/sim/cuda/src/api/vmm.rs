@@ -10,6 +10,9 @@ use cuota_sim::error::{Answer, Fault};
 use cuota_sim::units::BLOCK;
 use std::ffi::{c_int, c_ulonglong, c_void};
 
+/// `CU_MEM_CREATE_USAGE_TILE_POOL`.
+const TILE_POOL: u16 = 1;
+
 /// The device that `properties` ask for. Memory of the host is not modelled.
 fn device_of(properties: &CUmemAllocationProp) -> Answer<c_int> {
     if properties.type_ != CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED {
@@ -49,8 +52,14 @@ driver_api! {
         if properties.requestedHandleTypes.0 > 1 {
             return Err(Fault::NotSupported);
         }
+        if properties.allocFlags.usage & !TILE_POOL != 0 {
+            return Err(Fault::InvalidValue);
+        }
         let driver = Driver::get()?;
         let made = driver.create_physical(size as u64, device)?;
+        if properties.allocFlags.usage & TILE_POOL != 0 {
+            driver.allow_tiles(made);
+        }
         if properties.requestedHandleTypes.0 == 1 {
             driver.allow_export(made);
         }

@@ -21,6 +21,18 @@ const READ_AT_MOST: usize = 2048;
 pub struct ShareKey(u64);
 
 impl ShareKey {
+    /// The key as a number other than 0, to be kept in an atomic.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The key with this number; `None` for 0.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        (number != 0).then_some(ShareKey(number))
+    }
+
     /// The key of a handle of 64 bytes, say `CUipcMemHandle`.
     #[must_use]
     pub fn of(handle: &[u8]) -> Self {

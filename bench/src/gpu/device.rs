@@ -8,6 +8,7 @@ use cudarc::driver::sys;
 use serde::{Deserialize, Serialize};
 
 use super::error::check;
+use super::peaks::Peaks;
 
 /// A device of an initialised driver, without a context.
 #[derive(Clone, Copy)]
@@ -27,6 +28,12 @@ pub struct DeviceInfo {
     pub memory_bytes: u64,
     /// The CUDA version of the driver, as in 13000.
     pub cuda_version: i32,
+    /// Devices that the driver shows.
+    #[serde(default)]
+    pub devices: i32,
+    /// What it could do at the very best; files of earlier versions do not have it.
+    #[serde(default)]
+    pub peaks: Option<Peaks>,
 }
 
 /// Opens libcuda.so.1, with an error in words where it is absent (cudarc would abort the process).
@@ -55,9 +62,7 @@ impl Device {
 
     /// Device number `ordinal` once `cuInit` has succeeded.
     pub fn of_initialised_driver(ordinal: i32) -> Result<Self> {
-        let mut count = 0;
-        // SAFETY: `count` is writable.
-        check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&raw mut count) })?;
+        let count = Self::count()?;
         if ordinal >= count {
             bail!("device {ordinal} was asked for and the driver shows {count}, numbered from 0");
         }
@@ -86,7 +91,27 @@ impl Device {
             uuid: uuid_text(&uuid.bytes.map(i8::cast_unsigned)),
             memory_bytes: u64::try_from(memory)?,
             cuda_version,
+            devices: Self::count()?,
+            peaks: Some(Peaks::of(self)?),
         })
+    }
+
+    /// Devices that the driver shows.
+    pub fn count() -> Result<i32> {
+        let mut count = 0;
+        // SAFETY: `count` is writable.
+        check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&raw mut count) })?;
+        Ok(count)
+    }
+
+    /// An attribute's value.
+    pub fn attribute(self, attribute: sys::CUdevice_attribute) -> Result<u64> {
+        let mut value = 0;
+        // SAFETY: `value` is writable and the device is the driver's.
+        check("cuDeviceGetAttribute", unsafe {
+            sys::cuDeviceGetAttribute(&raw mut value, attribute, self.handle)
+        })?;
+        Ok(u64::try_from(value)?)
     }
 }
 

@@ -2,10 +2,12 @@
 //! make one sample.
 
 mod allocation;
+mod figures;
 mod hooked_paths;
 mod in_process;
 mod is_001;
 mod is_002;
+mod loads;
 mod oh_002;
 mod oh_003;
 mod oh_004;
@@ -13,13 +15,14 @@ mod oh_005;
 mod start_parts;
 mod start_programs;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::gpu::{Device, DeviceInfo};
+use crate::clock::now_ns;
+use crate::gpu::{Device, DeviceInfo, Gpu};
 use crate::stats::Direction;
 use crate::system::{Launcher, Session};
-use crate::worker::{NotMeasured, Request, Series, Tenant, Work};
+use crate::worker::{Request, Series, Tenant, Work};
 
 /// What a metric is.
 pub struct Info {
@@ -162,8 +165,21 @@ pub fn describe_device(request: &Request) -> Result<Work> {
 
 /// The internal job that shows whether a cap on GPU time is in force: the rate of a saturating tenant, as the fact
 /// `units_per_s`.
-pub fn compute_proof(_request: &Request) -> Result<Work> {
-    Err(NotMeasured::because("this version has no kernel to prove a cap on GPU time with").into())
+pub fn compute_proof(request: &Request) -> Result<Work> {
+    const WARM_NS: u64 = 1_500_000_000;
+    const RUN_NS: u64 = 2_000_000_000;
+    let gpu = Gpu::open(request.device)?;
+    let mut load = loads::open(loads::Kind::Medium, &gpu)?;
+    let progress = loads::drive(&gpu, load.as_mut(), now_ns() + WARM_NS + RUN_NS, false, None, 0)?;
+    let rate = progress.steady_rate(WARM_NS).context("nothing was done after the warm-up")?;
+    let mut work = Work::default();
+    work.facts.insert("units_per_s".to_owned(), rate.to_string());
+    Ok(work)
+}
+
+/// The internal job of a tenant that runs workloads.
+pub fn load(request: &Request) -> Result<Work> {
+    loads::work(request)
 }
 
 /// Reads what [`describe_device`] wrote.

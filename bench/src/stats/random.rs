@@ -1,16 +1,16 @@
 //! A small generator with a fixed seed, so that the same samples always give the same interval.
 
 /// SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): one 64-bit state, passes BigCrush, enough for resampling.
-pub(super) struct SplitMix64(u64);
+pub(crate) struct SplitMix64(u64);
 
 impl SplitMix64 {
     /// A generator that starts from `seed`.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next 64 bits.
-    pub(super) fn next_u64(&mut self) -> u64 {
+    pub(crate) fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,7 +19,7 @@ impl SplitMix64 {
     }
 
     /// An index below `len`, which is not 0. The bias of the multiply-shift is under len / 2^64.
-    pub(super) fn index(&mut self, len: usize) -> usize {
+    pub(crate) fn index(&mut self, len: usize) -> usize {
         let product = u128::from(self.next_u64()) * (len as u128);
         usize::try_from(product >> 64).unwrap_or(0)
     }

@@ -1,8 +1,10 @@
 //! The tenant's side: a fresh process of this binary, started under the system that is measured.
 
 mod protocol;
+mod shared;
 
 pub use protocol::{Effort, Failure, Measure, NotMeasured, Reply, Request, Series, Window, Work};
+pub use shared::Page;
 
 use std::path::Path;
 use std::{fs, process};
@@ -18,6 +20,8 @@ use crate::system;
 pub const PROOF: &str = "proof";
 /// The internal job of proving that a system holds a tenant to its cap on GPU time.
 pub const COMPUTE_PROOF: &str = "compute-proof";
+/// The internal job of a tenant that runs workloads.
+pub const LOAD: &str = "load";
 /// The internal job of describing the device.
 pub const DEVICE: &str = "device";
 
@@ -28,6 +32,9 @@ pub fn main(request: &str) -> Result<()> {
     let request: Request = serde_json::from_str(request).context("the request of the worker")?;
     let cpu = request.cpu.filter(|cpu| affinity::keep_to(*cpu).is_ok());
     let outcome = answer(&request).map_err(Failure::from);
+    if outcome.is_err() {
+        give_up_sample(&request);
+    }
     let reply = Reply { pid: process::id(), cpu, started_ns, outcome };
     // Renamed into place, so that a worker that dies while writing leaves no half reply.
     let partial = request.reply.with_extension("partial");
@@ -36,10 +43,18 @@ pub fn main(request: &str) -> Result<()> {
         .with_context(|| format!("the worker's reply cannot be written to {}", request.reply.display()))
 }
 
+/// The other tenants of the sample wait for this one: they need not.
+fn give_up_sample(request: &Request) {
+    if let Some(Ok(page)) = request.shared.as_deref().map(Page::open) {
+        page.stop();
+    }
+}
+
 fn answer(request: &Request) -> Result<Work> {
     match request.job.as_str() {
         PROOF => system::proof_work(request),
         COMPUTE_PROOF => metrics::compute_proof(request),
+        LOAD => metrics::load(request),
         DEVICE => metrics::describe_device(request),
         id => {
             let metric = metrics::find(id).with_context(|| format!("no metric `{id}` in this binary"))?;

@@ -87,6 +87,7 @@ static int context(void) {
 int cuDriverGetVersion(int *v) { *v = 13000; return SUCCESS; }
 int cuDeviceGetCount(int *n) { *n = 1; return SUCCESS; }
 int cuDeviceGet(int *d, int n) { *d = n; return SUCCESS; }
+int cuDeviceGetAttribute(int *v, int a, int d) { (void)a; (void)d; *v = 8; return SUCCESS; }
 int cuDeviceGetName(char *s, int n, int d) { (void)d; snprintf(s, (size_t)n, "fake"); return SUCCESS; }
 int cuDeviceGetUuid_v2(unsigned char *u, int d) { (void)d; memset(u, 0x11, 16); return SUCCESS; }
 int cuDeviceTotalMem_v2(size_t *b, int d) { (void)d; *b = DEVICE_BYTES; return SUCCESS; }

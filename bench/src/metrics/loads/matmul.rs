@@ -1,0 +1,214 @@
+//! Products of matrices on tensor cores.
+
+use anyhow::{Result, bail};
+use cudarc::driver::sys::{CUdeviceptr, CUstream};
+
+use super::Load;
+use crate::gpu::{
+    Arguments, Buffer, CudaError, Gpu, Kernel, Module, Shape, Source, Stream, bf16, fill_bf16,
+};
+
+/// What the software GPU is told: a rate, in FLOP a microsecond, and bytes a microsecond.
+const MODEL_FLOP_PER_US: u64 = 400_000_000;
+const MODEL_BYTES_PER_US: u64 = 2_500_000;
+/// What it is told a launch takes at the least, in nanoseconds.
+const MODEL_LEAST_NS: u64 = 2_000;
+
+/// C = f(A B^T) + R, all in bf16 by rows, with sums in FP32.
+pub(in crate::metrics) struct Gemm {
+    large: Kernel,
+    small: Kernel,
+}
+
+/// What happens to a sum before R is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::metrics) enum Activation {
+    /// Nothing.
+    None,
+    /// Negative ones become zero.
+    Relu,
+    /// The tanh form of GELU.
+    Gelu,
+}
+
+/// The operands of one product: A is m x k, B is n x k, C and R are m x n.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::metrics) struct Product {
+    /// Rows of C, columns of C, depth; n a multiple of 128 (32 where m is at most 64), k of 32.
+    pub sizes: [u32; 3],
+    /// A, B and C.
+    pub operands: [CUdeviceptr; 3],
+    /// R; 0 for none.
+    pub residual: CUdeviceptr,
+    /// What happens to a sum.
+    pub activation: Activation,
+}
+
+impl Product {
+    /// A plain product.
+    pub fn plain(sizes: [u32; 3], operands: [CUdeviceptr; 3]) -> Self {
+        Self { sizes, operands, residual: 0, activation: Activation::None }
+    }
+
+    /// Floating-point operations.
+    pub fn flop(&self) -> u64 {
+        2 * self.sizes.iter().map(|size| u64::from(*size)).product::<u64>()
+    }
+
+    fn model_ns(&self) -> u64 {
+        let [m, n, k] = self.sizes.map(u64::from);
+        let bytes = 2 * (m * k + n * k + m * n);
+        let us = (self.flop() / MODEL_FLOP_PER_US).max(bytes / MODEL_BYTES_PER_US);
+        MODEL_LEAST_NS + us * 1_000
+    }
+}
+
+impl Gemm {
+    /// Loads the kernels.
+    pub fn load(gpu: &Gpu) -> Result<Self> {
+        let module = Module::load(gpu, Source::Gemm)?;
+        Ok(Self { large: module.kernel("gemm_128x128")?, small: module.kernel("gemm_64x32")? })
+    }
+
+    /// Launches one product.
+    ///
+    /// # Panics
+    /// When the sizes are none that the kernel takes: it would read past the ends.
+    pub fn launch(&self, stream: CUstream, product: Product) -> Result<(), CudaError> {
+        let [m, n, k] = product.sizes;
+        let (kernel, tile_m, tile_n, threads) =
+            if m <= 64 { (self.small, 64, 32, 128) } else { (self.large, 128, 128, 256) };
+        assert!(n.is_multiple_of(tile_n) && k.is_multiple_of(32), "sizes {:?}", product.sizes);
+        let shape = Shape { grid: [m.div_ceil(tile_m), n / tile_n], block: [threads, 1] };
+        let [a, b, c] = product.operands;
+        let activation = match product.activation {
+            Activation::None => 0,
+            Activation::Relu => 1,
+            Activation::Gelu => 2,
+        };
+        let arguments = Arguments::costing(product.model_ns())
+            .u64(a)
+            .u64(b)
+            .u64(product.residual)
+            .u64(c)
+            .i32(m.cast_signed())
+            .i32(n.cast_signed())
+            .i32(k.cast_signed())
+            .i32(activation);
+        kernel.launch(stream, shape, arguments)
+    }
+}
+
+/// Places of a result that are computed again on the host: spread over it, corners included.
+pub(in crate::metrics) fn sampled_places(rows: u64, columns: u64) -> impl Iterator<Item = (u64, u64)> {
+    const SAMPLES: u64 = 64;
+    (0..SAMPLES).map(move |n| {
+        let row = if n == 0 { 0 } else { (n * 7_919 + n * n * 31) % rows };
+        let column = if n == 0 { columns - 1 } else { (n * 104_729 + n * n * 17) % columns };
+        (row, column)
+    })
+}
+
+/// The sum in FP64 of row `row` of A times row `column` of B, both as `fill_bf16` made them.
+pub(in crate::metrics) fn exact(
+    [row, column]: [u64; 2],
+    depth: u64,
+    scales: [f32; 2],
+    seeds: [u32; 2],
+) -> f64 {
+    (0..depth)
+        .map(|k| {
+            bf16::to_f64(bf16::filled(row * depth + k, scales[0], seeds[0]))
+                * bf16::to_f64(bf16::filled(column * depth + k, scales[1], seeds[1]))
+        })
+        .sum()
+}
+
+/// Square products, one after the other.
+pub(super) struct Matmul {
+    gemm: Gemm,
+    stream: Stream,
+    a: Buffer,
+    b: Buffer,
+    c: Buffer,
+    size: u32,
+}
+
+/// The side of the matrices.
+const SIZE: u32 = 4_096;
+const SEEDS: [u32; 2] = [1, 2];
+/// BF16 keeps 8 bits; sums of 4,096 products in FP32 are far more exact than that.
+const TOLERANCE: f64 = 1.0 / 128.0;
+
+impl Matmul {
+    pub(super) fn new(gpu: &Gpu) -> Result<Self> {
+        let stream = Stream::new(gpu)?;
+        let basic = Module::load(gpu, Source::Basic)?;
+        let count = u64::from(SIZE) * u64::from(SIZE);
+        let matrix = || Buffer::new(gpu, usize::try_from(2 * count).unwrap_or(usize::MAX));
+        let (a, b, c) = (matrix()?, matrix()?, matrix()?);
+        fill_bf16(&basic, stream.handle(), a.address(), count, 1.0, SEEDS[0])?;
+        fill_bf16(&basic, stream.handle(), b.address(), count, 1.0, SEEDS[1])?;
+        stream.synchronize()?;
+        Ok(Self { gemm: Gemm::load(gpu)?, stream, a, b, c, size: SIZE })
+    }
+
+    fn product(&self) -> Product {
+        Product::plain([self.size; 3], [self.a.address(), self.b.address(), self.c.address()])
+    }
+}
+
+impl Load for Matmul {
+    fn stream(&self) -> CUstream {
+        self.stream.handle()
+    }
+
+    fn submit(&mut self) -> Result<()> {
+        Ok(self.gemm.launch(self.stream.handle(), self.product())?)
+    }
+
+    fn unit_ns(&self) -> u64 {
+        self.product().model_ns()
+    }
+
+    fn verify(&mut self, _units: u64) -> Result<()> {
+        let size = u64::from(self.size);
+        verify_product(&self.c, [size, size], size, [1.0; 2], SEEDS)
+    }
+}
+
+/// Fails unless samples of `c`, rows x columns, are what `exact` says, to the precision of bf16.
+pub(in crate::metrics) fn verify_product(
+    c: &Buffer,
+    [rows, columns]: [u64; 2],
+    depth: u64,
+    scales: [f32; 2],
+    seeds: [u32; 2],
+) -> Result<()> {
+    for (row, column) in sampled_places(rows, columns) {
+        let mut bits = [0_u16];
+        c.download(usize::try_from(row * columns + column)?, &mut bits)?;
+        let (got, right) = (bf16::to_f64(bits[0]), exact([row, column], depth, scales, seeds));
+        if (got - right).abs() > TOLERANCE * (1.0 + right.abs()) || !got.is_finite() {
+            bail!("C[{row}][{column}] of {rows} x {columns} x {depth} is {got} and should be {right}");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sampled_places_are_inside_and_spread() {
+        let places: std::collections::BTreeSet<_> = sampled_places(100, 50).collect();
+        assert!(places.iter().all(|(row, column)| *row < 100 && *column < 50));
+        assert!(places.len() > 48, "{}", places.len());
+    }
+
+    #[test]
+    fn a_product_of_two_4096_matrices_is_137_gflop() {
+        assert_eq!(Product::plain([4_096; 3], [0; 3]).flop(), 137_438_953_472);
+    }
+}

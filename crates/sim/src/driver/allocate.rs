@@ -22,6 +22,8 @@ pub(crate) enum Keeper {
     /// Another process, in an object of the device.
     Ipc(u64),
     Pool(u64),
+    /// Another process, in a pool of it: freed like the process's own.
+    Imported(u64),
     /// A buffer in external memory.
     External(u64),
 }
@@ -219,11 +221,13 @@ impl Driver {
                 self.unplace_in(state, allocation.context, address, |c| &mut c.blocks);
             }
             Keeper::Graph => self.end_graph_allocation(state, address),
-            Keeper::Ipc(object) => self.end_ipc(state, (allocation.device, object), address),
+            Keeper::Ipc(object) | Keeper::Imported(object) => {
+                self.end_ipc(state, (allocation.device, object), address)
+            }
             Keeper::External(external) => {
                 self.end_external_buffer(state, external, address, allocation.bytes);
             }
-            Keeper::Pool(pool) => Self::free_in_pool_now(state, pool, address),
+            Keeper::Pool(pool) => self.free_in_pool_now(state, pool, address),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::allocate::{Allocation, Keeper};
 use super::handle::{Kind, fresh};
 use super::{Driver, State};
 use crate::error::{Answer, Fault};
-use crate::memory::pool::{Point, Pool};
+use crate::memory::pool::{Origin, Point, Pool};
 
 /// A plain allocation that is free when its stream reaches a point.
 #[derive(Debug, Clone, Copy)]
@@ -40,37 +40,41 @@ impl Driver {
     pub fn choose_pool(&self, device: i32, pool: u64) -> Answer<()> {
         let ordinal = self.gpu(device)?.ordinal();
         let mut state = self.state.lock();
-        state.pools.get(&pool).filter(|p| p.device == ordinal).ok_or(Fault::InvalidValue)?;
+        let found = state.pool(pool)?;
+        if found.device != ordinal || matches!(found.origin, Origin::Imported(_)) {
+            return Err(Fault::InvalidValue);
+        }
         state.chosen_pools.insert(ordinal, pool);
         Ok(())
     }
 
-    /// Makes an empty pool on `device`.
+    /// Makes an empty pool on `device` that holds at most `most_bytes`, 0 for no bound.
     ///
     /// # Errors
     /// `InvalidDevice`.
-    pub fn create_pool(&self, device: i32) -> Answer<u64> {
+    pub fn create_pool(&self, device: i32, origin: Origin, most_bytes: u64) -> Answer<u64> {
         let ordinal = self.gpu(device)?.ordinal();
         let handle = fresh(Kind::Pool);
-        self.state.lock().pools.insert(handle, Pool::new(ordinal));
+        let mut pool = Pool::new(ordinal);
+        (pool.origin, pool.most_bytes) = (origin, most_bytes);
+        self.state.lock().pools.insert(handle, pool);
         Ok(handle)
     }
 
-    /// Destroys a pool. Memory that still lives in it goes with it: the model does not keep it until it is freed.
+    /// Destroys a pool. Allocations that still live in it keep their memory until they are freed.
     ///
     /// # Errors
     /// `InvalidValue` where it is none, or the default pool.
     pub fn destroy_pool(&self, pool: u64) -> Answer<()> {
         let mut state = self.state.lock();
-        let device = state.pools.get(&pool).ok_or(Fault::InvalidValue)?.device;
+        let device = state.pool(pool)?.device;
         if state.default_pools[&device] == pool {
             return Err(Fault::InvalidValue);
         }
-        let Some(mut gone) = state.pools.remove(&pool) else { return Err(Fault::InvalidValue) };
-        state.allocations.retain(|_, a| a.keeper != Keeper::Pool(pool));
-        for range in gone.take_all() {
-            Self::give_physical(self.gpu_of(device), &mut state, range);
+        if let Some(found) = state.pools.get_mut(&pool) {
+            found.is_destroyed = true;
         }
+        self.trim(&mut state, pool, |_| 0);
         if state.chosen_pools[&device] == pool {
             let default = state.default_pools[&device];
             state.chosen_pools.insert(device, default);
@@ -97,6 +101,9 @@ impl Driver {
             let own = state.contexts[&context].device();
             self.end_reached_frees(state, own);
             let pool_handle = if pool == 0 { state.chosen_pools[&own] } else { pool };
+            if matches!(state.pool(pool_handle)?.origin, Origin::Imported(_)) {
+                return Err(Fault::InvalidValue);
+            }
             let mut pool = state.pools.remove(&pool_handle).ok_or(Fault::InvalidValue)?;
             let gpu = self.gpu_of(pool.device);
             pool.reach(|point| gpu.is_reached(point));
@@ -120,7 +127,7 @@ impl Driver {
             let point = Point { stream, ticket };
             let pool = match allocation.keeper {
                 Keeper::Pool(pool) => pool,
-                Keeper::Blocks => {
+                Keeper::Blocks | Keeper::Imported(_) => {
                     state.allocations.remove(&address);
                     state.awaited_frees.push(AwaitedFree { address, allocation, point });
                     return Ok(());
@@ -132,7 +139,9 @@ impl Driver {
                 _ => return Err(Fault::InvalidValue),
             };
             state.allocations.remove(&address);
-            state.pools.get_mut(&pool).ok_or(Fault::InvalidValue)?.free_at(address, point)
+            state.pools.get_mut(&pool).ok_or(Fault::InvalidValue)?.free_at(address, point)?;
+            self.end_destroyed(state, pool);
+            Ok(())
         })
     }
 
@@ -142,6 +151,7 @@ impl Driver {
     /// `InvalidValue` where it is none.
     pub fn with_pool<T>(&self, pool: u64, work: impl FnOnce(&mut Pool) -> T) -> Answer<T> {
         let mut state = self.state.lock();
+        state.pool(pool)?;
         let pool = state.pools.get_mut(&pool).ok_or(Fault::InvalidValue)?;
         let gpu = self.gpu_of(pool.device);
         pool.reach(|point| gpu.is_reached(point));
@@ -155,11 +165,9 @@ impl Driver {
     pub fn trim_pool(&self, pool: u64, keep_bytes: u64) -> Answer<()> {
         self.check_unsafe_call()?;
         let mut state = self.state.lock();
-        if state.pools.contains_key(&pool) {
-            self.trim(&mut state, pool, |_| keep_bytes);
-            return Ok(());
-        }
-        Err(Fault::InvalidValue)
+        state.pool(pool)?;
+        self.trim(&mut state, pool, |_| keep_bytes);
+        Ok(())
     }
 
     /// After the host synchronised with `device`: pools give back what is over their threshold.
@@ -190,11 +198,19 @@ impl Driver {
         }
     }
 
-    pub(super) fn free_in_pool_now(state: &mut State, pool: u64, address: u64) {
-        if let Some(pool) = state.pools.get_mut(&pool) {
+    pub(super) fn free_in_pool_now(&self, state: &mut State, handle: u64, address: u64) {
+        if let Some(pool) = state.pools.get_mut(&handle) {
             // The caller has waited for the device, so every point of it is reached.
             let _ = pool.free_at(address, Point { stream: 0, ticket: 0 });
             pool.reach(|_| true);
+        }
+        self.end_destroyed(state, handle);
+    }
+
+    /// Gives back what a destroyed pool holds and nobody uses.
+    fn end_destroyed(&self, state: &mut State, handle: u64) {
+        if state.pools.get(&handle).is_some_and(|pool| pool.is_destroyed) {
+            self.trim(state, handle, |_| 0);
         }
     }
 
@@ -202,8 +218,12 @@ impl Driver {
         let Some(pool) = state.pools.get_mut(&handle) else { return };
         let gpu = self.gpu_of(pool.device);
         pool.reach(|point| gpu.is_reached(point));
-        let keep_bytes = keep_bytes(pool);
-        for range in pool.trim(keep_bytes) {
+        let keep_bytes = if pool.is_destroyed { 0 } else { keep_bytes(pool) };
+        let gone = pool.trim(keep_bytes);
+        if pool.is_destroyed && pool.reserved().current == 0 {
+            state.pools.remove(&handle);
+        }
+        for range in gone {
             Self::give_physical(gpu, state, range);
         }
     }
@@ -217,6 +237,10 @@ impl State {
         self.awaited_frees = others;
         let own: Vec<AwaitedFree> = own;
         own.into_iter().map(|free| (free.address, free.allocation)).collect()
+    }
+
+    fn pool(&self, handle: u64) -> Answer<&Pool> {
+        self.pools.get(&handle).filter(|pool| !pool.is_destroyed).ok_or(Fault::InvalidValue)
     }
 
     fn pools_of(&self, device: u32) -> Vec<u64> {

@@ -51,6 +51,13 @@ pub struct IpcName {
     pub bytes: u64,
 }
 
+impl Sharing {
+    /// Whether an allocation is open that begins at `offset` of an object.
+    pub(super) fn is_open(&self, name: Name, offset: u64) -> bool {
+        self.opened.get(&name).is_some_and(|opened| opened.users.contains_key(&(opened.base + offset)))
+    }
+}
+
 impl Driver {
     /// Names the allocation that holds `address` to other processes.
     ///
@@ -82,24 +89,36 @@ impl Driver {
         }
         let gpu = self.gpu_by_machine_ordinal(name.device)?;
         self.in_context(|state, context| {
-            let key = (gpu.ordinal(), name.object);
-            if !state.sharing.opened.contains_key(&key) {
-                let backing = gpu.open_shared(name.object)?;
-                let bytes = backing.bytes();
-                let base =
-                    state.space.reserve(bytes, BLOCK, 0).inspect_err(|_| gpu.close_shared(name.object))?;
-                state.space.attach(base, bytes, gpu.ordinal(), Arc::new(backing), 0);
-                state.sharing.opened.insert(key, Opened { base, bytes, users: HashMap::new() });
-            }
-            let Some(opened) = state.sharing.opened.get_mut(&key) else { return Err(Fault::InvalidValue) };
-            let address = opened.base + name.offset;
-            let users = opened.users.entry(address).or_default();
-            *users += 1;
-            if *users == 1 {
-                state.note(address, name.bytes, context, gpu.ordinal(), Keeper::Ipc(name.object));
-            }
-            Ok(address)
+            let (object, place) = ((gpu.ordinal(), name.object), (name.offset, name.bytes));
+            self.open_object(state, context, object, place, Keeper::Ipc(name.object))
         })
+    }
+
+    /// Opens what lies at an offset of an object, with so many bytes.
+    pub(super) fn open_object(
+        &self,
+        state: &mut State,
+        context: u64,
+        name: Name,
+        (offset, bytes): (u64, u64),
+        keeper: Keeper,
+    ) -> Answer<u64> {
+        let gpu = self.gpu_of(name.0);
+        if !state.sharing.opened.contains_key(&name) {
+            let backing = gpu.open_shared(name.1)?;
+            let bytes = backing.bytes();
+            let base = state.space.reserve(bytes, BLOCK, 0).inspect_err(|_| gpu.close_shared(name.1))?;
+            state.space.attach(base, bytes, gpu.ordinal(), Arc::new(backing), 0);
+            state.sharing.opened.insert(name, Opened { base, bytes, users: HashMap::new() });
+        }
+        let opened = state.sharing.opened.get_mut(&name).ok_or(Fault::InvalidValue)?;
+        let address = opened.base + offset;
+        let users = opened.users.entry(address).or_default();
+        *users += 1;
+        if *users == 1 {
+            state.note(address, bytes, context, gpu.ordinal(), keeper);
+        }
+        Ok(address)
     }
 
     /// Closes an allocation of another process. Waits for the device first.
@@ -199,7 +218,7 @@ impl Driver {
         }
     }
 
-    fn export(&self, state: &mut State, key: u64, device: u32, backing: &Backing) -> Answer<Name> {
+    pub(super) fn export(&self, state: &mut State, key: u64, device: u32, backing: &Backing) -> Answer<Name> {
         if let Some(name) = state.sharing.exported.get(&key) {
             return Ok(*name);
         }

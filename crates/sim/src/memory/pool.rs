@@ -4,6 +4,7 @@
 use super::blocks::{ALIGNMENT, Range};
 use super::gaps::Gaps;
 use crate::error::{Answer, Fault};
+use crate::shared::PoolLabel;
 use crate::units::{MIB, round_up};
 use std::collections::BTreeMap;
 
@@ -25,9 +26,27 @@ struct Chunk {
     gaps: Gaps,
 }
 
+/// Whose a pool is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// This process's alone.
+    #[default]
+    Private,
+    /// This process's, which may name it to others.
+    Shareable,
+    /// Another process's: nothing can be allocated in it here.
+    Imported(PoolLabel),
+}
+
 /// One pool.
 #[derive(Debug, Default)]
 pub struct Pool {
+    /// Whose it is.
+    pub origin: Origin,
+    /// Whether it is destroyed and only waits for its allocations to be freed.
+    pub is_destroyed: bool,
+    /// The most that it may hold, in bytes; 0 for no bound.
+    pub most_bytes: u64,
     /// How much it keeps when the host synchronises, in bytes.
     pub threshold_bytes: u64,
     /// The device that the memory is on.
@@ -81,6 +100,10 @@ impl Pool {
             Some(place) => place,
             None => {
                 let chunk = round_up(taken, CHUNK).ok_or(Fault::OutOfMemory)?;
+                let most = round_up(self.most_bytes, CHUNK).filter(|&most| most > 0).unwrap_or(u64::MAX);
+                if self.reserved.current.checked_add(chunk).is_none_or(|all| all > most) {
+                    return Err(Fault::OutOfMemory);
+                }
                 let base = grow(chunk)?;
                 self.chunks.insert(base, Chunk { bytes: chunk, gaps: Gaps::new(base, chunk) });
                 self.reserved.add(chunk);
@@ -133,17 +156,6 @@ impl Pool {
             }
         }
         out
-    }
-
-    /// Takes all chunks, whatever is live in them: the pool is destroyed, or its context is.
-    #[must_use]
-    pub fn take_all(&mut self) -> Vec<Range> {
-        self.live.clear();
-        self.pending.clear();
-        self.reserved.current = 0;
-        self.used.current = 0;
-        let chunks = std::mem::take(&mut self.chunks);
-        chunks.into_iter().map(|(base, chunk)| Range { base, bytes: chunk.bytes }).collect()
     }
 
     /// What the pool holds of the device.

@@ -5,8 +5,10 @@ mod ledger;
 mod liveness;
 mod memory_file;
 mod objects;
+mod pool_file;
 
 pub use file::SharedDevice;
 pub use ledger::{Charge, Ledger, ProcessUse};
 pub use memory_file::Label;
 pub use objects::Objects;
+pub use pool_file::PoolLabel;

@@ -9,6 +9,7 @@ mod external;
 mod graphs;
 mod launches;
 mod memory;
+mod pools;
 mod program;
 mod sharing;
 mod sparse;

@@ -14,26 +14,44 @@ const MAGIC: u64 = 0x6970_635f_6375_6f74;
 const POSIX_FILE_DESCRIPTOR: CUmemAllocationHandleType =
     CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
 
+/// Eight words as the 64 bytes that travel between processes.
+pub(super) fn pack(words: [u64; 8]) -> [u8; 64] {
+    let mut bytes = [0; 64];
+    for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+/// The words of [`pack`].
+pub(super) fn unpack(bytes: &[u8; 64]) -> [u64; 8] {
+    let mut words = [0; 8];
+    for (word, from) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = from.try_into().map_or(0, u64::from_le_bytes);
+    }
+    words
+}
+
+/// The file of a descriptor that a program passes as a pointer. It stays the program's, so it is not closed.
+pub(super) unsafe fn descriptor(handle: *mut c_void) -> Answer<ManuallyDrop<File>> {
+    let number = c_int::try_from(handle as usize).map_err(|_| Fault::InvalidValue)?;
+    // SAFETY: the program's own descriptor, by its word.
+    Ok(ManuallyDrop::new(unsafe { File::from_raw_fd(number) }))
+}
+
 fn to_handle(name: IpcName) -> CUipcMemHandle {
     let (process, device) = (u64::from(name.process), u64::from(name.device));
-    let words = [MAGIC, process, device, name.object, name.offset, name.bytes];
-    let mut reserved: [c_char; 64] = [0; 64];
-    for (to, from) in reserved.iter_mut().zip(words.map(u64::to_le_bytes).concat()) {
-        *to = from as c_char;
-    }
-    CUipcMemHandle { reserved }
+    let words = pack([MAGIC, process, device, name.object, name.offset, name.bytes, 0, 0]);
+    CUipcMemHandle { reserved: words.map(|b| b as c_char) }
 }
 
 fn from_handle(handle: &CUipcMemHandle) -> Answer<IpcName> {
-    let bytes = handle.reserved.map(|b| b as u8);
-    let mut words = bytes.chunks(8).map(|w| w.try_into().map_or(0, u64::from_le_bytes));
-    let mut next = || words.next().unwrap_or(0);
-    if next() != MAGIC {
+    let [magic, process, device, object, offset, bytes, ..] = unpack(&handle.reserved.map(|b| b as u8));
+    if magic != MAGIC {
         return Err(Fault::InvalidValue);
     }
-    let mut small = || u32::try_from(next()).map_err(|_| Fault::InvalidValue);
-    let (process, device) = (small()?, small()?);
-    Ok(IpcName { process, device, object: next(), offset: next(), bytes: next() })
+    let small = |word| u32::try_from(word).map_err(|_| Fault::InvalidValue);
+    Ok(IpcName { process: small(process)?, device: small(device)?, object, offset, bytes })
 }
 
 unsafe fn open(pdptr: *mut CUdeviceptr, handle: &CUipcMemHandle, flags: c_uint) -> Answer<()> {
@@ -96,9 +114,6 @@ driver_api! {
             return Err(Fault::InvalidValue);
         }
         check_kind(shHandleType)?;
-        let descriptor = c_int::try_from(osHandle as usize).map_err(|_| Fault::InvalidValue)?;
-        // The descriptor stays the caller's, so it is not closed here.
-        let file = ManuallyDrop::new(File::from_raw_fd(descriptor));
-        put(handle, Driver::get()?.import_physical(&file)?)
+        put(handle, Driver::get()?.import_physical(&*descriptor(osHandle)?)?)
     }
 }

@@ -2,15 +2,19 @@
 
 use super::{get, put};
 use cuota_abi::cuda::{
-    CUdevice, CUdeviceptr, CUmemLocation, CUmemPool_attribute, CUmemPoolProps, CUmemoryPool, CUstream,
+    CUdevice, CUdeviceptr, CUmemAllocationType, CUmemLocation, CUmemPool_attribute, CUmemPoolProps,
+    CUmemoryPool, CUstream,
 };
 use cuota_sim::driver::Driver;
 use cuota_sim::error::{Answer, Fault};
+use cuota_sim::memory::pool::Origin;
 use std::ffi::{c_int, c_void};
 
 /// The attributes that are switches of reuse; the model reuses memory in stream order whatever they say.
 const REUSE: std::ops::RangeInclusive<u32> = 1..=3;
 const RELEASE_THRESHOLD: u32 = 4;
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`.
+const POSIX_FILE_DESCRIPTOR: u32 = 1;
 
 unsafe fn allocate(
     dptr: *mut CUdeviceptr,
@@ -32,6 +36,22 @@ unsafe fn allocate(
     unsafe { put(dptr, address) }
 }
 
+/// The device at a location, for pinned memory: the model has no other pools.
+unsafe fn device_at(location: *const CUmemLocation, kind: CUmemAllocationType) -> Answer<c_int> {
+    // SAFETY: null or valid by the caller's word.
+    let location = unsafe { get(location)? };
+    match (location.type_.0, kind.0) {
+        (0, _) | (_, 0) => Err(Fault::InvalidValue),
+        (1, 1) => Ok(location_id(&location)),
+        (place, kind) => {
+            cuota_sim::log::once(&format!(
+                "a pool of type {kind} at a location of type {place} is not modelled: NOT_SUPPORTED"
+            ));
+            Err(Fault::NotSupported)
+        }
+    }
+}
+
 driver_api! {
     fn cuDeviceGetDefaultMemPool(pool_out: *mut CUmemoryPool, dev: CUdevice) {
         put(pool_out, Driver::get()?.default_pool(dev)? as CUmemoryPool)
@@ -45,13 +65,30 @@ driver_api! {
         Driver::get()?.choose_pool(dev, pool as u64)
     }
 
+    fn cuMemGetDefaultMemPool(pool_out: *mut CUmemoryPool, location: *mut CUmemLocation, r#type: CUmemAllocationType) {
+        put(pool_out, Driver::get()?.default_pool(device_at(location, r#type)?)? as CUmemoryPool)
+    }
+
+    fn cuMemGetMemPool(pool_out: *mut CUmemoryPool, location: *mut CUmemLocation, r#type: CUmemAllocationType) {
+        put(pool_out, Driver::get()?.chosen_pool(device_at(location, r#type)?)? as CUmemoryPool)
+    }
+
+    fn cuMemSetMemPool(location: *mut CUmemLocation, r#type: CUmemAllocationType, pool: CUmemoryPool) {
+        Driver::get()?.choose_pool(device_at(location, r#type)?, pool as u64)
+    }
+
     fn cuMemPoolCreate(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps) {
         let properties = get(poolProps)?;
-        if properties.location.type_.0 != 1 || properties.handleTypes.0 != 0 {
-            // Host memory and pools to share with other processes are not modelled.
-            return Err(Fault::NotSupported);
+        let device = device_at(&raw const properties.location, properties.allocType)?;
+        let origin = match properties.handleTypes.0 {
+            0 => Origin::Private,
+            POSIX_FILE_DESCRIPTOR => Origin::Shareable,
+            _ => return Err(Fault::NotSupported),
+        };
+        if pool.is_null() {
+            return Err(Fault::InvalidValue);
         }
-        put(pool, Driver::get()?.create_pool(location_id(&properties.location))? as CUmemoryPool)
+        put(pool, Driver::get()?.create_pool(device, origin, properties.maxSize as u64)? as CUmemoryPool)
     }
 
     fn cuMemPoolDestroy(pool: CUmemoryPool) {
@@ -69,12 +106,24 @@ driver_api! {
             driver.with_pool(pool as u64, |_| ())?;
             return put(value.cast::<c_int>(), 1);
         }
+        let fact = driver.with_pool(pool as u64, |pool| match attr.0 {
+            // Allocation type, types of handles, location, its type, and whether it can hold what is to be decompressed.
+            9 | 12 => Some(1),
+            10 => Some(u32::from(pool.origin == Origin::Shareable)),
+            11 => Some(pool.device),
+            14 => Some(0),
+            _ => None,
+        })?;
+        if let Some(fact) = fact {
+            return put(value.cast::<u32>(), fact);
+        }
         let figure = driver.with_pool(pool as u64, |pool| match attr.0 {
             RELEASE_THRESHOLD => Some(pool.threshold_bytes),
             5 => Some(pool.reserved().current),
             6 => Some(pool.reserved().high),
             7 => Some(pool.used().current),
             8 => Some(pool.used().high),
+            13 => Some(pool.most_bytes),
             _ => None,
         })?;
         put(value.cast::<u64>(), figure.ok_or(Fault::InvalidValue)?)

@@ -25,6 +25,7 @@ pub(super) enum Kind {
     Description = 0x5010,
     Green = 0x5011,
     External = 0x5012,
+    Multicast = 0x5013,
 }
 
 /// A handle of `kind` that was never given out before in this process.

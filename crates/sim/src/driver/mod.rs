@@ -18,6 +18,7 @@ mod launch;
 mod legacy;
 mod managed;
 mod modules;
+mod multicast;
 mod pool_sharing;
 mod pools;
 mod sharing;
@@ -34,6 +35,7 @@ pub use green::Split;
 pub use growth::default_limit;
 pub use host::HostFacts;
 pub use launch::{Arguments, Launch, Shape};
+pub use multicast::Binding;
 pub use pool_sharing::PoolPointer;
 pub use sharing::IpcName;
 pub use sparse::ArrayMapping;
@@ -70,6 +72,7 @@ pub(crate) struct State {
     pub(crate) default_pools: HashMap<u32, u64>,
     pub(crate) chosen_pools: HashMap<u32, u64>,
     pub(crate) vmm: Vmm,
+    pub(crate) multicasts: HashMap<u64, multicast::Multicast>,
     pub(crate) sharing: sharing::Sharing,
     pub(crate) externals: HashMap<u64, external::External>,
     pub(crate) physical: HashMap<u64, Arc<Backing>>,
@@ -155,6 +158,7 @@ impl Driver {
             chosen_pools: default_pools.clone(),
             default_pools,
             vmm: Vmm::default(),
+            multicasts: HashMap::new(),
             sharing: sharing::Sharing::default(),
             externals: HashMap::new(),
             physical: HashMap::new(),

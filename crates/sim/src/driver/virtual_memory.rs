@@ -73,6 +73,9 @@ impl Driver {
 
     /// Physical memory, already forgotten, is gone.
     pub(super) fn end_physical(&self, state: &mut State, handle: u64, physical: &Physical) {
+        if self.end_multicast(state, handle) {
+            return;
+        }
         state.physical.remove(&handle);
         state.tile_pools.remove(&handle);
         Self::release_bytes(self.gpu_of(physical.device), state, handle, physical.bytes);
@@ -123,7 +126,10 @@ impl Driver {
         }
         let mut state = self.state.lock();
         for (start, mapping) in state.vmm.set_access(address, bytes, access)? {
-            let Some(backing) = state.physical.get(&mapping.handle).cloned() else { continue };
+            let Some(backing) = state.physical.get(&mapping.handle).cloned() else {
+                crate::log::once("access to memory through a multicast object is not modelled");
+                continue;
+            };
             let Some(physical) = state.vmm.mapped(&mapping) else { continue };
             if access == 0 {
                 state.space.detach(start);

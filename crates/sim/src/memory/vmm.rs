@@ -178,13 +178,16 @@ impl Vmm {
     /// Holds the memory of `handle` as a mapping does, until [`Self::let_go`].
     ///
     /// # Errors
-    /// `InvalidValue` where `handle` names nothing.
+    /// `InvalidValue` where its memory is gone.
     pub fn hold(&mut self, handle: u64) -> Answer<()> {
-        self.physical(handle)?;
-        if let Some(physical) = self.physical.get_mut(&handle) {
-            physical.mappings += 1;
-        }
+        self.physical.get_mut(&handle).ok_or(Fault::InvalidValue)?.mappings += 1;
         Ok(())
+    }
+
+    /// What lives behind `handle`, even when it is released.
+    #[must_use]
+    pub fn find(&self, handle: u64) -> Option<Physical> {
+        self.physical.get(&handle).copied()
     }
 
     /// Ends what [`Self::hold`] began. Gives the memory where it is gone with that.

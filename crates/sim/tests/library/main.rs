@@ -9,6 +9,7 @@ mod external;
 mod graphs;
 mod launches;
 mod memory;
+mod multicast;
 mod pools;
 mod program;
 mod sharing;

@@ -1,10 +1,25 @@
 //! The decisions of cuota, and nothing else: numbers and the time go in, a verdict comes out.
 //!
-//! This crate knows neither CUDA nor shared memory. Whoever wants to know *whether* an allocation is granted opens
-//! [`quota`]; how many bytes an allocation really takes from the GPU stands in [`physical`].
+//! This crate knows neither CUDA nor shared memory.
+//!
+//! Memory: *whether* an allocation is granted stands in [`quota`]; how many bytes it really takes from the GPU in
+//! [`physical`].
+//!
+//! GPU time, in the order in which a launch meets it: [`lease`] (the common launch goes at once), [`cost`] (what a unit
+//! is believed to cost), [`batch`] (where the boundary events are drawn), [`budget`] (what the tenant may take,
+//! under its [`cap`]), [`admission`] (who waits, and for what). When a batch has ended, [`occupancy`] says how much
+//! time it occupied that nothing else had, and [`concurrency`] what that means for the next estimate.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod admission;
+pub mod batch;
+pub mod budget;
+pub mod cap;
+pub mod concurrency;
+pub mod cost;
+pub mod lease;
+pub mod occupancy;
 pub mod physical;
 pub mod quota;

@@ -1,0 +1,276 @@
+//! What a unit of work costs: learned, bounded, and cheap to ask.
+//!
+//! A *unit* is what one call puts on the GPU: a kernel, a graph, a memset, a copy within the device, a chain of
+//! kernels under programmatic dependent launch. Its key is its function (or graph) and its shape: grid, block,
+//! shared memory, nodes. The same key does not always cost the same, since an argument may decide; so a cost follows
+//! what is measured, and the budget is corrected when a batch ends, whatever had been believed.
+//!
+//! Costs are learned from *exclusive* batches only: under the driver's time slices a pair of events includes the
+//! neighbour's slices (measured on an H100: 91 % for a true 46 %).
+//!
+//! The table is the caller's slice of words, in sets of eight, one cache line each. A word is a whole entry, so threads
+//! read and write it without a lock; two that learn at once lose one of two lessons.
+//!
+//! ```text
+//! 63       44 43        40 39    36 35             0
+//! +----------+------------+--------+----------------+
+//! | tag      | confidence | age    | cost, ns       |      0: no entry
+//! +----------+------------+--------+----------------+
+//! ```
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What is believed of a unit whose function was never measured, ns.
+pub const PRIOR_NS: u64 = 10_000;
+
+/// Entries in a set: words in a cache line. The table's length is rounded down to whole sets.
+pub const WAYS: usize = 8;
+
+const COST_BITS: u32 = 36;
+/// The dearest unit that the table can hold, ns: 68 s.
+const MAX_COST_NS: u64 = (1 << COST_BITS) - 1;
+const AGE_SHIFT: u32 = COST_BITS;
+const CONFIDENCE_SHIFT: u32 = AGE_SHIFT + 4;
+const TAG_SHIFT: u32 = CONFIDENCE_SHIFT + 4;
+const OLDEST: u64 = 15;
+
+/// Confidence from which a lesson weighs an eighth: it follows a changed argument within some ten batches, and a
+/// single odd one hardly moves it.
+const STEADY: u64 = 3;
+
+/// What identifies a unit's cost. Both are hashes or addresses of the caller's choice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// The function, or the graph.
+    pub function: u64,
+    /// Grid, block, shared memory, cluster; the node count of a graph.
+    pub shape: u64,
+}
+
+/// What a unit is believed to cost alone on the GPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Estimate {
+    /// This key was measured, ns.
+    Learned(u64),
+    /// Only other shapes of the function were measured: their mean, ns.
+    OfFunction(u64),
+    /// Nothing is known: [`PRIOR_NS`].
+    Prior,
+}
+
+impl Estimate {
+    /// The figure, ns: at least 1.
+    #[must_use]
+    pub const fn cost_ns(self) -> u64 {
+        match self {
+            Self::Learned(cost_ns) | Self::OfFunction(cost_ns) => cost_ns,
+            Self::Prior => PRIOR_NS,
+        }
+    }
+
+    /// Whether the unit itself was measured. If not, it gets a batch of its own.
+    #[must_use]
+    pub const fn is_learned(self) -> bool {
+        matches!(self, Self::Learned(_))
+    }
+}
+
+/// The costs that a process has learned on one GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Costs<'a> {
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Costs<'a> {
+    /// A table in `words`, zeroed at first. With fewer than [`WAYS`] words nothing is ever learned.
+    #[must_use]
+    pub const fn new(words: &'a [AtomicU64]) -> Self {
+        Self { words }
+    }
+
+    /// What is believed of a unit. Reads one cache line, two where the unit is unknown; writes nothing.
+    #[must_use]
+    pub fn estimate(&self, key: Key) -> Estimate {
+        if let Some(cost_ns) = self.find(hash_of_unit(key)) {
+            return Estimate::Learned(cost_ns);
+        }
+        self.find(hash_of_function(key)).map_or(Estimate::Prior, Estimate::OfFunction)
+    }
+
+    /// Learns from an exclusive batch that one unit of this key took `cost_ns`.
+    pub fn learn(&self, key: Key, cost_ns: u64) {
+        self.teach(hash_of_unit(key), cost_ns);
+        self.teach(hash_of_function(key), cost_ns);
+    }
+
+    /// Forgets everything: another GPU, another clock rate.
+    pub fn clear(&self) {
+        self.words.iter().for_each(|word| word.store(0, Relaxed));
+    }
+
+    fn set(&self, hash: u64) -> &'a [AtomicU64] {
+        let sets = self.words.len() / WAYS;
+        // A usize of 64 bits on every machine with CUDA; elsewhere the low bits serve as well.
+        #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash will do")]
+        let start = (hash as usize).checked_rem(sets).unwrap_or(0) * WAYS;
+        self.words.get(start..start + WAYS).unwrap_or_default()
+    }
+
+    fn find(&self, hash: u64) -> Option<u64> {
+        let entry = self.set(hash).iter().map(|word| word.load(Relaxed));
+        entry.into_iter().find(|&word| word != 0 && tag(word) == tag_of(hash)).map(cost_of)
+    }
+
+    fn teach(&self, hash: u64, cost_ns: u64) {
+        let cost_ns = cost_ns.clamp(1, MAX_COST_NS);
+        let set = self.set(hash);
+        let known =
+            set.iter().find(|word| matches!(word.load(Relaxed), w if w != 0 && tag(w) == tag_of(hash)));
+        if let Some(place) = known {
+            let word = place.load(Relaxed);
+            let confidence = confidence_of(word);
+            let cost_ns = moved(cost_of(word), cost_ns, confidence.min(STEADY));
+            place.store(entry(hash, (confidence + 1).min(STEADY), cost_ns), Relaxed);
+        } else {
+            self.replace(set, entry(hash, 1, cost_ns));
+        }
+    }
+
+    /// Puts a new entry in a free place, else in that of the entry taught least recently; the others grow older.
+    fn replace(&self, set: &[AtomicU64], entry: u64) {
+        let staleness = |word: u64| if word == 0 { OLDEST + 1 } else { age_of(word) };
+        let Some(place) = set.iter().max_by_key(|word| staleness(word.load(Relaxed))) else { return };
+        place.store(entry, Relaxed);
+        for other in set.iter().filter(|other| !core::ptr::eq(*other, place)) {
+            let word = other.load(Relaxed);
+            if word != 0 && age_of(word) < OLDEST {
+                other.store(word + (1 << AGE_SHIFT), Relaxed);
+            }
+        }
+    }
+}
+
+/// Moves `from` towards `to` by 1 / 2^`shift` of the distance.
+const fn moved(from: u64, to: u64, shift: u64) -> u64 {
+    if to >= from { from + ((to - from) >> shift) } else { from - ((from - to) >> shift) }
+}
+
+const fn entry(hash: u64, confidence: u64, cost_ns: u64) -> u64 {
+    tag_of(hash) << TAG_SHIFT | confidence << CONFIDENCE_SHIFT | cost_ns
+}
+
+const fn tag(word: u64) -> u64 {
+    word >> TAG_SHIFT
+}
+
+/// The top bits: the low ones choose the set.
+const fn tag_of(hash: u64) -> u64 {
+    hash >> TAG_SHIFT
+}
+
+const fn confidence_of(word: u64) -> u64 {
+    word >> CONFIDENCE_SHIFT & 15
+}
+
+const fn age_of(word: u64) -> u64 {
+    word >> AGE_SHIFT & 15
+}
+
+const fn cost_of(word: u64) -> u64 {
+    // A word of rubbish may say 0, which would be free.
+    let cost_ns = word & MAX_COST_NS;
+    if cost_ns == 0 { 1 } else { cost_ns }
+}
+
+const fn hash_of_unit(key: Key) -> u64 {
+    mixed(mixed(key.function).wrapping_add(key.shape).wrapping_add(1))
+}
+
+const fn hash_of_function(key: Key) -> u64 {
+    mixed(!key.function)
+}
+
+/// Spreads the bits of a word: an odd factor (2^64 ÷ the golden ratio), and the top half folded down.
+const fn mixed(word: u64) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let word = word.wrapping_mul(FACTOR);
+    (word ^ word >> 32).wrapping_mul(FACTOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words<const N: usize>() -> [AtomicU64; N] {
+        [const { AtomicU64::new(0) }; N]
+    }
+
+    const KEY: Key = Key { function: 0x7f00_1000, shape: 528 };
+
+    #[test]
+    fn a_unit_that_was_never_measured_costs_the_prior_and_then_its_functions_mean() {
+        let words = words::<64>();
+        let costs = Costs::new(&words);
+        assert_eq!(costs.estimate(KEY), Estimate::Prior);
+        costs.learn(KEY, 123_456);
+        assert_eq!(costs.estimate(KEY), Estimate::Learned(123_456));
+        assert_eq!(costs.estimate(Key { shape: 1, ..KEY }), Estimate::OfFunction(123_456));
+        assert_eq!(costs.estimate(Key { function: 1, ..KEY }), Estimate::Prior);
+    }
+
+    #[test]
+    fn a_cost_follows_an_argument_that_changes_it() {
+        let words = words::<64>();
+        let costs = Costs::new(&words);
+        for _ in 0..50 {
+            costs.learn(KEY, 10_000);
+        }
+        for _ in 0..40 {
+            costs.learn(KEY, 1_000_000);
+        }
+        assert!(costs.estimate(KEY).cost_ns() > 950_000, "{:?}", costs.estimate(KEY));
+    }
+
+    #[test]
+    fn what_is_launched_again_and_again_survives_ten_thousand_that_are_launched_once() {
+        let words = words::<256>();
+        let costs = Costs::new(&words);
+        let mut forgotten = 0;
+        for once in 0..10_000 {
+            forgotten += u32::from(!costs.estimate(KEY).is_learned());
+            costs.learn(KEY, 5_000);
+            costs.learn(Key { function: 9, shape: once }, 7_000);
+        }
+        assert!(forgotten <= 1, "forgotten {forgotten} times");
+    }
+
+    #[test]
+    fn a_table_without_room_learns_nothing_and_does_no_harm() {
+        let words = words::<7>();
+        let costs = Costs::new(&words);
+        costs.learn(KEY, 5);
+        assert_eq!(costs.estimate(KEY), Estimate::Prior);
+    }
+
+    #[test]
+    fn what_was_learned_is_forgotten_on_request() {
+        let words = words::<8>();
+        let costs = Costs::new(&words);
+        costs.learn(KEY, 5);
+        costs.clear();
+        assert_eq!(costs.estimate(KEY), Estimate::Prior);
+    }
+
+    proptest! {
+        #[test]
+        fn rubbish_in_the_table_is_a_wrong_cost_and_nothing_worse(seed: [u64; 8], function: u64, shape: u64, cost: u64) {
+            let words = seed.map(AtomicU64::new);
+            let costs = Costs::new(&words);
+            let key = Key { function, shape };
+            prop_assert!((1..=MAX_COST_NS.max(PRIOR_NS)).contains(&costs.estimate(key).cost_ns()));
+            costs.learn(key, cost);
+            prop_assert!(costs.estimate(key).is_learned());
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The lease: what one stream's open batch may still launch before anybody must look.
+//!
+//! A word in the process's own memory, one a stream, and one a GPU that says whether anything is counted at all. The
+//! common launch is one load of that word and a branch: no clock, no event query, no line of shared memory. Under a
+//! cap that binds, it is an estimate from the cost table and a compare-exchange on the stream's word; one launch in
+//! a batch of about 0.3 ms looks at the clock and at the shared budget.
+//!
+//! A prototype that read the clock and queried an event at each launch cost 4 to 5 % on 5 µs kernels at a cap of
+//! 100 % (measured on an H100).
+
+/// Nothing binds and nobody is measuring: launch, count nothing.
+pub const FREE: u64 = u64::MAX;
+
+/// Nothing is left: look first. Also how a lease is taken back: exchange the word for this, and what was there has
+/// not been spent and will not be.
+pub const EMPTY: u64 = 0;
+
+/// What a launch may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spend {
+    /// Go; nothing is counted.
+    Free,
+    /// Go, once the word has been exchanged for this one; where that fails, load and ask again.
+    Within {
+        /// The new word.
+        word: u64,
+    },
+    /// Look at the clock and the budget first.
+    Look,
+}
+
+/// Spends an estimated cost of `cost_ns` from a lease.
+#[must_use]
+pub const fn spend(word: u64, cost_ns: u64) -> Spend {
+    if word == FREE {
+        Spend::Free
+    } else if cost_ns <= word && word > EMPTY {
+        Spend::Within { word: word - cost_ns }
+    } else {
+        Spend::Look
+    }
+}
+
+/// How much to book for a batch, GPU-ns: `target_ns`, less where the budget has less left, but always the unit that
+/// is to be launched.
+#[must_use]
+pub const fn size(target_ns: u64, left_ns: u64, unit_ns: u64) -> u64 {
+    let size = if left_ns < target_ns { left_ns } else { target_ns };
+    // FREE is a promise, not an amount.
+    let size = if size > unit_ns { size } else { unit_ns };
+    if size < FREE { size } else { FREE - 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_free_lease_counts_nothing() {
+        assert_eq!(spend(FREE, u64::MAX), Spend::Free);
+    }
+
+    #[test]
+    fn an_empty_lease_lets_nothing_through_uncounted() {
+        assert_eq!(spend(EMPTY, 0), Spend::Look);
+        assert_eq!(spend(4, 5), Spend::Look);
+        assert_eq!(spend(5, 5), Spend::Within { word: EMPTY });
+    }
+
+    proptest! {
+        #[test]
+        fn a_lease_is_never_spent_beyond_what_was_booked(lease in 0..FREE, costs: Vec<u64>) {
+            let (mut word, mut spent) = (lease, 0u64);
+            for cost_ns in costs {
+                if let Spend::Within { word: rest } = spend(word, cost_ns) {
+                    word = rest;
+                    spent += cost_ns;
+                }
+            }
+            prop_assert!(spent <= lease);
+        }
+
+        #[test]
+        fn the_unit_itself_always_fits_its_lease(target: u64, left: u64, unit in 1..FREE) {
+            let word = size(target, left, unit);
+            prop_assert!(word != FREE && spend(word, unit) != Spend::Look);
+        }
+    }
+}

@@ -4,10 +4,9 @@
 //! until somebody knows that the driver has let it go, and at most two seconds. Nothing here waits, and nobody is needed:
 //! whoever looks next takes the next step, and every step can be taken twice.
 
-use core::sync::atomic::Ordering;
-
 use crate::event::Event;
 use crate::member::{ALIVE, Blind, Member};
+use crate::sync::{self, Ordering};
 use crate::sys;
 use crate::tenant::{GpuIndex, Line, Place, Tenant};
 
@@ -98,7 +97,7 @@ impl Member {
     /// # Errors
     /// [`Blind`], and nobody is taken for dead: this process has to join again.
     pub fn sweep(&self) -> Result<usize, Blind> {
-        let (now, last) = (sys::monotonic_ns(), self.tenant.0.summary.swept_ns.load(Ordering::Relaxed));
+        let (now, last) = (sync::monotonic_ns(), self.tenant.0.summary.swept_ns.load(Ordering::Relaxed));
         // A time in the future is rubbish, or another clock's: sweep, and put it right.
         if now.checked_sub(last).is_some_and(|ago| ago < SWEEP_INTERVAL_NS) {
             return Ok(0);
@@ -154,7 +153,7 @@ impl Member {
         for (number, place, line, life) in self.dead(gpu).filter(|(_, place, _, _)| is_near(place)) {
             if is_gone(place.pid.load(Ordering::Relaxed)) {
                 log(self.tenant, place, end_line(self.tenant, number, gpu.0, line, life));
-                bury(self.tenant, number, place, life, sys::monotonic_ns());
+                bury(self.tenant, number, place, life, sync::monotonic_ns());
                 closed += 1;
             }
         }
@@ -162,7 +161,7 @@ impl Member {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::ledger::Books;

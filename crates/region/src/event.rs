@@ -8,10 +8,11 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys;
 
 /// How many events are kept.
-pub const EVENTS: usize = 1024;
+pub const EVENTS: usize = if cfg!(loom) { 4 } else { 1024 };
 
 /// One place in the ring.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(crate) struct Record {
     /// The event's number plus one; 0 while it is being written. Load it (acquire), read the rest (relaxed), fence
     /// (acquire), load it again (relaxed): only if it is the same is the rest whole.
@@ -32,6 +33,7 @@ pub(crate) struct Record {
 
 /// The ring.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub struct Events {
     /// How many events there ever were; the last of them are in the ring, number `n` at `n` modulo its length.
     next: AtomicU64,
@@ -168,7 +170,7 @@ impl Events {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::testing::Bench;

@@ -24,6 +24,7 @@ pub struct Kind {
 
 /// The header of a file. All fields are written once, before the file gets its name, except `epoch`.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub struct Header {
     /// The first eight bytes of the file say what it is. Stored last (release): load it first (acquire).
     magic: AtomicU64,

@@ -5,13 +5,11 @@
 //! can never both be granted what only one can have, because each adds before it looks (sequentially consistent, so
 //! that at least one of two sees the other). There is no total to repair, so a death at any point costs nothing.
 
-use core::sync::atomic::Ordering;
-
 use cuota_governor::quota::{self, Sum, Verdict};
 
 use crate::member::Member;
 use crate::share::ShareKey;
-use crate::sys;
+use crate::sync::{self, Ordering};
 use crate::tenant::{GpuIndex, Line, PROCESSES};
 
 /// How often a contended reservation is tried. Processes further down the table leave the first place to those
@@ -205,7 +203,7 @@ impl Books {
             if verdict == Verdict::Refused || attempt == TRIES {
                 return Err(Refusal::OverQuota { booked: sum.booked.saturating_sub(bytes) });
             }
-            self.stand_aside(attempt);
+            sync::stand_aside(self.member.place, attempt);
         }
     }
 
@@ -226,18 +224,6 @@ impl Books {
     pub fn unshare(&self, key: ShareKey) {
         if self.is_mine() {
             self.member.tenant.unshare(self.member.place, key);
-        }
-    }
-
-    /// Waits a little, the longer the further down the table: so that of several who collide the first gets through.
-    #[cold]
-    fn stand_aside(&self, attempt: u32) {
-        let rank = u32::try_from(self.member.place).unwrap_or(u32::MAX).min(7) + 1;
-        if attempt > 8 {
-            sys::yield_now();
-        }
-        for _ in 0..rank.saturating_mul(1 << attempt.min(8)) {
-            core::hint::spin_loop();
         }
     }
 
@@ -323,6 +309,8 @@ pub struct ProcessUsage {
     pub place: usize,
     /// Its id in its own PID namespace.
     pub pid: u32,
+    /// That namespace, by inode number; 0: unknown.
+    pub pid_namespace: u64,
     /// What it has booked.
     pub usage: Usage,
 }
@@ -343,12 +331,13 @@ impl crate::tenant::Tenant {
         lines.map(|(number, (line, place))| ProcessUsage {
             place: number,
             pid: place.pid.load(Ordering::Relaxed),
+            pid_namespace: place.pid_namespace.load(Ordering::Relaxed),
             usage: usage(core::iter::once(line)),
         })
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::name::GpuId;

@@ -12,7 +12,7 @@
 //!
 //! This crate knows no CUDA. It runs inside tenants' processes, so it allocates nothing and leaves `errno` alone.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, loom)), no_std)]
 
 #[doc(hidden)]
 pub mod abi;
@@ -20,14 +20,19 @@ pub mod death;
 pub mod event;
 pub mod header;
 pub mod ledger;
+#[cfg_attr(loom, path = "model/live.rs")]
+mod live;
 pub mod member;
+#[cfg(loom)]
+mod model;
 pub mod name;
 pub mod path;
 pub mod policy;
 pub mod share;
+mod sync;
 pub mod sys;
 pub mod tenant;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod testing;
 
 /// Where the files are when `CUOTA_DIR` does not say.

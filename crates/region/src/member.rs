@@ -4,19 +4,15 @@
 //! when the process ends, however it ends, 0.2 ms after a SIGKILL. Whoever gets the lock of a place may use the place,
 //! as soon as the books that a dead process left there are closed ([`crate::death`]).
 
-use core::sync::atomic::{AtomicI32, Ordering};
-
 use crate::death::{self, HOLD_NS, SWEEP_INTERVAL_NS};
 use crate::header::Unusable;
+use crate::ledger::ProcessUsage;
+use crate::live::Live;
 use crate::name::TenantName;
 use crate::path::Directory;
-use crate::sys::{self, Fd};
-use crate::tenant::{PROCESSES, Tenant};
-
-/// The descriptor goes above those that most programs count on, but below 64: the table of a fresh process has 64 places, and to
-/// grow it in a process with several threads, which a CUDA program is, the kernel waits for an RCU grace period
-/// (`expand_fdtable` in fs/file.c). That was 8.8 ms of an H100 program's start.
-const HIGH_DESCRIPTOR: i32 = 50;
+use crate::sync::Ordering;
+use crate::sys;
+use crate::tenant::{GpuIndex, PROCESSES, Tenant};
 
 /// The bit of a life that says that it has not ended.
 pub(crate) const ALIVE: u64 = 1;
@@ -34,72 +30,19 @@ pub struct Member {
     live: Live,
 }
 
-/// The live file: this process's descriptor, and the file's identity, since a program may close descriptors that it did
-/// not open, and their numbers become other files'.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Live {
-    number: i32,
-    identity: (u64, u64),
-}
-
-impl Live {
-    #[cfg(test)]
-    pub(crate) const NONE: Live = Live { number: -1, identity: (0, 0) };
-
-    fn of(number: i32) -> Result<Self, Unusable> {
-        Ok(Live { number, identity: with_live(number, sys::file_info)?.identity })
-    }
-
-    fn is_open(self) -> bool {
-        with_live(self.number, sys::file_info).is_ok_and(|info| info.identity == self.identity)
-    }
-}
-
-/// The number of this process's descriptor of the live file; a child made by `fork` inherits the descriptor, finds its
-/// number here and uses it, instead of opening another. −1: none yet.
-static LIVE: AtomicI32 = AtomicI32::new(-1);
-
-fn live_descriptor(directory: &Directory, name: &TenantName) -> Result<i32, Unusable> {
-    let path = directory.live(name)?;
-    let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT, 0o600)?;
-    let known = Fd::from_owned(LIVE.load(Ordering::Relaxed));
-    let same =
-        |a: &Fd, b: &Fd| sys::file_info(a).map(|i| i.identity) == sys::file_info(b).map(|i| i.identity);
-    if known.number() >= 0 && same(&known, &fd) {
-        // Closing `fd` drops every lock of this process on the file: only now, before one is taken.
-        return Ok(known.into_number());
-    }
-    let _ = known.into_number();
-    let high = sys::duplicate_above(&fd, HIGH_DESCRIPTOR).ok();
-    let number = high.unwrap_or(fd).into_number();
-    LIVE.store(number, Ordering::Relaxed);
-    Ok(number)
-}
-
-/// Runs `act` with the live file's descriptor, which stays open.
-fn with_live<T>(number: i32, act: impl FnOnce(&Fd) -> T) -> T {
-    let fd = core::mem::ManuallyDrop::new(Fd::from_owned(number));
-    act(&fd)
-}
-
 impl Member {
     /// Takes a place for this process in the tenant's file, which is made where it does not exist.
     ///
     /// # Errors
     /// Why the files cannot be used, or [`Unusable::Full`].
     pub fn join(directory: &Directory, name: &TenantName) -> Result<Self, Unusable> {
-        let live = Live::of(live_descriptor(directory, name)?)?;
+        let live = Live::open(directory, name)?;
         let tenant = Tenant::open_or_create(directory, name)?;
         let until = sys::monotonic_ns().saturating_add(HOLD_NS);
         loop {
             let now = sys::monotonic_ns();
-            for place in 0..PROCESSES {
-                if with_live(live.number, |fd| sys::try_lock_byte(fd, place as u64))? {
-                    if let Some(member) = Member::settle(tenant, place, live, now) {
-                        return Ok(member);
-                    }
-                    with_live(live.number, |fd| sys::unlock_byte(fd, place as u64));
-                }
+            if let Some(member) = Member::take_a_place(tenant, live, now)? {
+                return Ok(member);
             }
             // All that are free are held for the dead.
             if now >= until {
@@ -107,6 +50,19 @@ impl Member {
             }
             sys::sleep_ns(SWEEP_INTERVAL_NS);
         }
+    }
+
+    /// Takes the first place that is free. `None`: all are taken, or held for the dead.
+    pub(crate) fn take_a_place(tenant: Tenant, live: Live, now_ns: u64) -> sys::Result<Option<Self>> {
+        for place in 0..PROCESSES {
+            if live.try_lock(place)? {
+                if let Some(member) = Member::settle(tenant, place, live, now_ns) {
+                    return Ok(Some(member));
+                }
+                live.unlock(place);
+            }
+        }
+        Ok(None)
     }
 
     /// Moves into a place whose lock this process has. `None`: what a dead process had is still booked there.
@@ -128,7 +84,7 @@ impl Member {
             // Not counted while it is cleared: the life that it had has ended.
             line.life.store(0, Ordering::Release);
             for counter in [&line.booked, &line.overhead, &line.refused] {
-                counter.store(0, Ordering::Relaxed);
+                counter.store(0, Ordering::SeqCst);
             }
             line.life.store(life, Ordering::Release);
         }
@@ -142,6 +98,14 @@ impl Member {
     #[must_use]
     pub fn tenant(&self) -> Tenant {
         self.tenant
+    }
+
+    /// What each process of the tenant has booked on `gpu`: those of this process's PID namespace, whose ids mean something here.
+    pub fn neighbours(&'static self, gpu: GpuIndex) -> impl Iterator<Item = ProcessUsage> {
+        let place = self.tenant.0.places.get(self.place);
+        let here = place.map_or(0, |place| place.pid_namespace.load(Ordering::Relaxed));
+        let seen = move |process: &ProcessUsage| here != 0 && process.pid_namespace == here;
+        self.tenant.processes(gpu).filter(seen)
     }
 
     /// Whether this process still has its place, and the descriptor that shows others that it lives. It loses both where
@@ -175,7 +139,7 @@ impl Member {
 
     /// Whether a process other than this one lives in a place.
     pub(crate) fn is_locked_elsewhere(&self, place: usize) -> sys::Result<bool> {
-        with_live(self.live.number, |fd| sys::byte_is_locked_elsewhere(fd, place as u64))
+        self.live.is_locked_elsewhere(place)
     }
 }
 
@@ -199,12 +163,13 @@ pub fn anyone_lives(directory: &Directory, name: &TenantName) -> Result<bool, Un
     Ok(false)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::event::Event;
     use crate::ledger::Books;
     use crate::name::GpuId;
+    use crate::sys::Fd;
     use crate::testing::Bench;
 
     const GPU: GpuId = GpuId::from_words([1, 2]);

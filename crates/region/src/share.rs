@@ -9,8 +9,7 @@
 //! knows that no object of the credit has left the sum meanwhile. A process that dies leaves notes that count no longer than its
 //! books do. So there is nothing to repair here either.
 
-use core::sync::atomic::Ordering;
-
+use crate::sync::Ordering;
 use crate::tenant::{GpuIndex, PROCESSES, Share, Tenant};
 
 /// How many notes a reader looks at: a tenant that fills its file with rubbish waits for it, and no longer than a few milliseconds.
@@ -165,7 +164,7 @@ impl Tenant {
 /// While a note is being written: a GPU that does not exist.
 const CLAIMED: u64 = 1 << 63;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::ledger::{Books, Refusal, UNIT_BYTES};

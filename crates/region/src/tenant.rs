@@ -6,25 +6,27 @@
 
 use core::mem::offset_of;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic;
 
 use crate::event::Events;
 use crate::header::{Header, Kind, Unusable, layout_hash};
 use crate::name::{GpuId, TenantName, load, store};
 use crate::path::{Directory, Path};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{self, Errno, Fd, InChild, Mapping};
 
 /// How many processes a tenant can have at a time.
-pub const PROCESSES: usize = 1024;
+pub const PROCESSES: usize = if cfg!(loom) { 3 } else { 1024 };
 
 /// How many GPUs a tenant can use.
-pub const GPUS: usize = 16;
+pub const GPUS: usize = if cfg!(loom) { 1 } else { 16 };
 
 /// Facts about the tenant as a whole, hints all: nothing depends on them for being right.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(crate) struct Summary {
     /// The tenant's name: up to 31 ASCII characters, then NUL.
-    pub(crate) name: [AtomicU64; 4],
+    pub(crate) name: [atomic::AtomicU64; 4],
     /// One more than the highest place ever taken: a sum looks no further.
     pub(crate) high_water: AtomicU32,
     /// 1 once any process has shared memory with another: until then nobody looks through `shares`.
@@ -38,18 +40,20 @@ pub(crate) struct Summary {
 
 /// A GPU that the tenant uses; its place in the table is its index in the books.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(crate) struct Gpu {
     /// Its UUID as two numbers, its first byte the highest of the first; the first is 0 while the entry is free.
-    uuid: [AtomicU64; 2],
+    uuid: [atomic::AtomicU64; 2],
     /// The most that a process's context, modules and local memory were seen to take, bytes.
-    pub(crate) overhead_bytes: AtomicU64,
+    pub(crate) overhead_bytes: atomic::AtomicU64,
     /// The device's memory as CUDA counts it, bytes; 0 until a process has looked.
-    pub(crate) total_bytes: AtomicU64,
-    reserved: [AtomicU64; 4],
+    pub(crate) total_bytes: atomic::AtomicU64,
+    reserved: [atomic::AtomicU64; 4],
 }
 
 /// A place for a process.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(crate) struct Place {
     /// A generation, with bit 0 set while a process lives here. Never the same twice.
     pub(crate) life: AtomicU64,
@@ -72,6 +76,7 @@ pub(crate) struct Place {
 
 /// What one process has booked on one GPU.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(crate) struct Line {
     /// The `life` of the place that the line belongs to; it counts while bit 0 is set.
     pub(crate) life: AtomicU64,
@@ -88,6 +93,7 @@ pub(crate) struct Line {
 
 /// Memory that a process holds and that others may hold too: each of them books it, and all but one of them in vain.
 #[repr(C)]
+#[cfg_attr(loom, derive(Default))]
 pub(crate) struct Share {
     /// A hash of the handle that goes from process to process; 0: free.
     pub(crate) key: AtomicU64,
@@ -96,10 +102,11 @@ pub(crate) struct Share {
 }
 
 /// How many shared objects a process can have and be charged for once among all that hold them.
-pub const SHARES: usize = 128;
+pub const SHARES: usize = if cfg!(loom) { 2 } else { 128 };
 
 /// `tenant/NAME.v1`. Written by the tenant's processes, each its own lines: for everybody else it is hostile input.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(crate) struct File {
     header: Header,
     pub(crate) summary: Summary,
@@ -265,7 +272,7 @@ impl Tenant {
     #[must_use]
     pub fn gpu_index(&self, gpu: GpuId) -> Option<GpuIndex> {
         let [first, second] = gpu.words();
-        let claim = |word: &AtomicU64, value: u64| {
+        let claim = |word: &atomic::AtomicU64, value: u64| {
             word.compare_exchange(0, value, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(value)
                 == value
         };
@@ -318,7 +325,7 @@ impl Tenant {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::testing::Bench;

@@ -3,7 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 
 use crate::death::HOLD_NS;
-use crate::member::{Live, Member};
+use crate::live::Live;
+use crate::member::Member;
 use crate::name::TenantName;
 use crate::path::Directory;
 use crate::tenant::Tenant;

@@ -1,0 +1,16 @@
+//! The books under every order of steps: the code that ships, run by loom (`RUSTFLAGS="--cfg loom"`).
+//!
+//! What stands in for the machine: a file of three places, one GPU and two notes a place; locks that fall when a process is
+//! killed; a clock that the model sets; pauses that are fair ([`sync::stand_aside`]). A process is a thread that can be killed
+//! before any of its accesses to shared memory.
+//!
+//! Not modelled: the kernel's calls themselves, the log of events, `fork`, the GPUs' table, and rubbish in the file (tests
+//! beside the code have that). Loom gives every thread an order of its own only where the memory model allows one; it does not
+//! show loads that take values from the future, which Rust's model allows for relaxed atomics and no machine does.
+
+pub(crate) mod process;
+pub(crate) mod sync;
+pub(crate) mod world;
+
+#[cfg(test)]
+mod quota;

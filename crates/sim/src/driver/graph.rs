@@ -27,6 +27,8 @@ pub enum Node {
     },
     /// A kernel.
     Kernel(Arc<Launch>),
+    /// Another graph, by its handle.
+    Child(u64),
     /// A function of the host.
     Host(Arc<dyn Fn() + Send + Sync>),
     /// Memory of a graph begins to live.
@@ -59,6 +61,8 @@ pub enum NodeKind {
     Fill = 2,
     /// A host function.
     Host = 3,
+    /// A graph.
+    Child = 4,
     /// Nothing.
     Empty = 5,
     /// An allocation.
@@ -79,7 +83,7 @@ impl Node {
             }
             Self::Kernel(launch) => launch.work(),
             Self::Host(call) => Work::Host(Box::new(move || call())),
-            Self::Allocate { .. } | Self::Free { .. } | Self::Empty => return None,
+            Self::Child(_) | Self::Allocate { .. } | Self::Free { .. } | Self::Empty => return None,
         })
     }
 
@@ -89,6 +93,7 @@ impl Node {
         match self {
             Self::Timed { kind, .. } => *kind,
             Self::Kernel(_) => NodeKind::Kernel,
+            Self::Child(_) => NodeKind::Child,
             Self::Host(_) => NodeKind::Host,
             Self::Allocate { .. } => NodeKind::Allocate,
             Self::Free { .. } => NodeKind::Free,
@@ -107,13 +112,15 @@ impl Node {
 #[derive(Clone, Default)]
 pub(crate) struct Graph {
     nodes: Vec<(u64, Node)>,
+    /// Whether it belongs to a node of another graph.
+    pub(super) is_child: bool,
 }
 
 /// A graph that can be launched.
 pub(crate) struct Executable {
     pub(super) graph: Graph,
     /// The graph that it was made from.
-    source: u64,
+    pub(super) source: u64,
     /// Whether a launch frees what the launch before left alive.
     pub(super) frees_at_launch: bool,
     /// What it holds of each device's memory, once it has been uploaded.
@@ -129,8 +136,27 @@ impl std::fmt::Debug for Graph {
 impl Graph {
     pub(super) fn append(&mut self, node: Node) -> u64 {
         let handle = fresh(Kind::GraphNode);
-        self.nodes.push((handle, node));
+        self.push(handle, node);
         handle
+    }
+
+    pub(super) fn push(&mut self, handle: u64, node: Node) {
+        self.nodes.push((handle, node));
+    }
+
+    pub(super) fn nodes(&self) -> &[(u64, Node)] {
+        &self.nodes
+    }
+
+    pub(super) fn find_mut(&mut self, handle: u64) -> Option<&mut Node> {
+        self.nodes.iter_mut().find(|(known, _)| *known == handle).map(|(_, node)| node)
+    }
+
+    /// The graphs of its child nodes.
+    pub(super) fn children(&self) -> impl Iterator<Item = u64> {
+        self.nodes
+            .iter()
+            .filter_map(|(_, node)| if let Node::Child(graph) = node { Some(*graph) } else { None })
     }
 
     /// Its nodes that allocate or free, in order.
@@ -152,10 +178,11 @@ impl Driver {
     /// Destroys a graph; what was instantiated from it stays.
     ///
     /// # Errors
-    /// `InvalidValue` where it is none.
+    /// `InvalidValue` where it is none, or a child of another.
     pub fn destroy_graph(&self, graph: u64) -> Answer<()> {
         let mut state = self.state.lock();
-        state.graphs.remove(&graph).ok_or(Fault::InvalidValue)?;
+        state.graphs.get(&graph).filter(|g| !g.is_child).ok_or(Fault::InvalidValue)?;
+        state.remove_graph(graph);
         self.forget_places(&mut state);
         Ok(())
     }
@@ -203,11 +230,12 @@ impl Driver {
     /// Makes a graph ready to launch. Takes no memory yet.
     ///
     /// # Errors
-    /// `InvalidValue` where it is none, or where it has memory nodes and is instantiated already: their addresses are one
+    /// `InvalidValue` where it is none, or a child of another, or where it has memory nodes and is instantiated already: their addresses are one
     /// graph's at a time.
     pub fn instantiate_graph(&self, graph: u64, frees_at_launch: bool) -> Answer<u64> {
         let mut state = self.state.lock();
-        let copy = state.graphs.get(&graph).ok_or(Fault::InvalidValue)?.clone();
+        state.graphs.get(&graph).filter(|g| !g.is_child).ok_or(Fault::InvalidValue)?;
+        let copy = state.flat(graph)?;
         if !copy.memory_nodes().is_empty() && state.executables.values().any(|e| e.source == graph) {
             return Err(Fault::InvalidValue);
         }

@@ -28,6 +28,13 @@ pub(super) enum Kind {
     Multicast = 0x5013,
 }
 
+impl Kind {
+    /// Whether a handle is of this kind.
+    pub(super) fn is_of(self, handle: u64) -> bool {
+        handle >> 32 == self as u64
+    }
+}
+
 /// A handle of `kind` that was never given out before in this process.
 #[must_use]
 pub(super) fn fresh(kind: Kind) -> u64 {

@@ -2,6 +2,7 @@
 
 use super::Driver;
 use super::graph::Node;
+use super::handle::Kind;
 use super::streams::StreamRef;
 use crate::engine::{Effect, Lane, SMS, Word, Work};
 use crate::error::{Answer, Fault};
@@ -45,11 +46,11 @@ impl Arguments {
     /// Keeps the bytes of each argument.
     #[must_use]
     pub fn new(bytes: Vec<Box<[u8]>>) -> Self {
-        let addresses = bytes.iter().map(|b| b.as_ptr() as u64).collect();
+        let addresses = bytes.iter().map(|b| if b.is_empty() { 0 } else { b.as_ptr() as u64 }).collect();
         Self { bytes, addresses }
     }
 
-    /// Where each argument lies, as long as the arguments live: what a kernel node shows as its parameters.
+    /// Where each argument lies, as long as the arguments live, 0 for one that was not given: what a kernel node shows as its parameters.
     #[must_use]
     pub fn addresses(&self) -> &[u64] {
         &self.addresses
@@ -90,6 +91,12 @@ enum Runs {
 }
 
 impl Launch {
+    /// Whether it was given as a kernel of a library, not as a function of a module.
+    #[must_use]
+    pub fn is_kernel(&self) -> bool {
+        Kind::Kernel.is_of(self.function)
+    }
+
     pub(super) fn work(&self) -> Work {
         match self.runs.clone() {
             Runs::For { cost_ns, effect, faults } => Work::Timed { cost_ns, lane: self.lane, effect, faults },

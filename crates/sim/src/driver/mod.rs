@@ -9,6 +9,7 @@ mod current;
 mod event;
 mod external;
 mod graph;
+mod graph_children;
 mod graph_memory;
 mod green;
 mod growth;

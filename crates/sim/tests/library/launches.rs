@@ -6,7 +6,7 @@ use std::ffi::CString;
 
 const MIB: u64 = 1 << 20;
 /// 1 KiB of local memory for each of 132 × 2,048 threads.
-const KIB_OF_FRAME: u64 = 264 * MIB;
+pub(crate) const KIB_OF_FRAME: u64 = 264 * MIB;
 const NONE: CUstream = std::ptr::null_mut();
 
 /// Kernels `frame1` to `frame13` with so many KiB of local memory each, one with 512 bytes, and two that call the device's
@@ -28,14 +28,14 @@ fn text() -> String {
     )
 }
 
-struct Launches {
-    program: Program,
+pub(crate) struct Launches {
+    pub(crate) program: Program,
     module: CUmodule,
 }
 
 impl Launches {
     /// A program whose context has grown by its first launch.
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let program = Program::start();
         let (image, mut module) = (CString::new(text()).expect("no zeros"), std::ptr::null_mut());
         let load = call!(
@@ -46,7 +46,7 @@ impl Launches {
         Self { program, module }
     }
 
-    fn function(&self, name: &str) -> CUfunction {
+    pub(crate) fn function(&self, name: &str) -> CUfunction {
         let (name, mut function) = (CString::new(name).expect("no zeros"), std::ptr::null_mut());
         let get = call!(
             self.program.cuda,
@@ -109,7 +109,7 @@ impl Launches {
         })
     }
 
-    fn graph_of(&self, function: CUfunction) -> CUgraph {
+    pub(crate) fn graph_of(&self, function: CUfunction) -> CUgraph {
         let (cuda, mut graph, mut node) = (&self.program.cuda, std::ptr::null_mut(), std::ptr::null_mut());
         assert_eq!(call!(cuda, cuGraphCreate: PFN_cuGraphCreate_v10000(&raw mut graph, 0)), 0);
         // SAFETY: every field is a plain number or a null pointer.

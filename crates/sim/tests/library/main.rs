@@ -6,6 +6,7 @@ mod contexts;
 mod device;
 mod execution;
 mod external;
+mod graph_nodes;
 mod graphs;
 mod launches;
 mod memory;

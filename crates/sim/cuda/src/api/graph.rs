@@ -1,17 +1,15 @@
 //! Stream capture and graphs.
 
-use super::launch::Passed;
 use super::stream::host_node;
 use super::{get, put, put_if_asked};
 use cuota_abi::cuda::{
-    CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_HOST_NODE_PARAMS_v1, CUDA_KERNEL_NODE_PARAMS_v1,
-    CUDA_KERNEL_NODE_PARAMS_v2, CUgraph, CUgraphEdgeData, CUgraphExec, CUgraphInstantiateResult, CUgraphNode,
-    CUgraphNodeType, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus, cuuint64_t,
+    CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_HOST_NODE_PARAMS_v1, CUgraph, CUgraphEdgeData, CUgraphExec,
+    CUgraphInstantiateResult, CUgraphNode, CUgraphNodeType, CUstream, CUstreamCaptureMode,
+    CUstreamCaptureStatus, cuuint64_t,
 };
-use cuota_sim::driver::{CaptureStatus, Driver, Mode, Node, Shape};
+use cuota_sim::driver::{CaptureStatus, Driver, Mode, Node};
 use cuota_sim::error::{Answer, Fault};
 use std::ffi::{c_char, c_uint, c_ulonglong};
-use std::sync::Arc;
 
 fn mode_of(number: u32) -> Answer<Mode> {
     match number {
@@ -66,18 +64,36 @@ pub(super) unsafe fn add(
     if phGraphNode.is_null() || (count > 0 && dependencies.is_null()) {
         return Err(Fault::InvalidValue);
     }
-    // SAFETY: the caller's array has `count` entries.
-    let dependencies: Vec<u64> = (0..count).map(|i| unsafe { dependencies.add(i).read() } as u64).collect();
-    // SAFETY: not null, so valid by the caller's word.
-    unsafe { put(phGraphNode, Driver::get()?.add_node(graph as u64, node, &dependencies)? as CUgraphNode) }
+    // SAFETY: the caller's array has `count` entries, and the other pointer is not null.
+    unsafe {
+        let dependencies = nodes(dependencies, count);
+        put(phGraphNode, Driver::get()?.add_node(graph as u64, node, &dependencies)? as CUgraphNode)
+    }
 }
 
-pub(super) unsafe fn kernel(function: u64, shape: Shape, passed: Passed) -> Answer<Node> {
-    let driver = Driver::get()?;
-    let context = driver.current();
-    // SAFETY: the arguments are those of this kernel by the caller's word.
-    let launch = driver.prepare_launch(function, shape, context, |kernel| unsafe { passed.read(kernel) })?;
-    Ok(Node::Kernel(Arc::new(launch)))
+/// Adds a node that runs a graph: a copy of it, or the graph itself where the caller gives it away.
+pub(super) unsafe fn add_child(
+    phGraphNode: *mut CUgraphNode,
+    graph: CUgraph,
+    (dependencies, count): (*const CUgraphNode, usize),
+    child: CUgraph,
+    moves: bool,
+) -> Answer<()> {
+    if phGraphNode.is_null() || (count > 0 && dependencies.is_null()) {
+        return Err(Fault::InvalidValue);
+    }
+    // SAFETY: as in `add`.
+    unsafe {
+        let dependencies = nodes(dependencies, count);
+        let node = Driver::get()?.add_child_graph(graph as u64, child as u64, moves, &dependencies)?;
+        put(phGraphNode, node as CUgraphNode)
+    }
+}
+
+/// The caller's array of nodes.
+pub(super) unsafe fn nodes(from: *const CUgraphNode, count: usize) -> Vec<u64> {
+    // SAFETY: the caller's array has `count` entries.
+    (0..count).map(|place| unsafe { from.add(place).read() } as u64).collect()
 }
 
 unsafe fn instantiate(phGraphExec: *mut CUgraphExec, graph: CUgraph, frees_at_launch: bool) -> Answer<()> {
@@ -150,33 +166,6 @@ driver_api! {
         Driver::get()?.destroy_graph(hGraph as u64)
     }
 
-    fn cuGraphAddKernelNode(
-        phGraphNode: *mut CUgraphNode,
-        hGraph: CUgraph,
-        dependencies: *const CUgraphNode,
-        numDependencies: usize,
-        nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
-    ) {
-        let p = get(nodeParams)?;
-        let shape = Shape { grid: [p.gridDimX, p.gridDimY, p.gridDimZ], block: [p.blockDimX, p.blockDimY, p.blockDimZ], shared_bytes: p.sharedMemBytes };
-        let node = kernel(p.func as u64, shape, Passed { each: p.kernelParams, extra: p.extra })?;
-        add(phGraphNode, hGraph, dependencies, numDependencies, node)
-    }
-
-    fn cuGraphAddKernelNode_v2(
-        phGraphNode: *mut CUgraphNode,
-        hGraph: CUgraph,
-        dependencies: *const CUgraphNode,
-        numDependencies: usize,
-        nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
-    ) {
-        let p = get(nodeParams)?;
-        let shape = Shape { grid: [p.gridDimX, p.gridDimY, p.gridDimZ], block: [p.blockDimX, p.blockDimY, p.blockDimZ], shared_bytes: p.sharedMemBytes };
-        let function = if p.func.is_null() { p.kern as u64 } else { p.func as u64 };
-        let node = kernel(function, shape, Passed { each: p.kernelParams, extra: p.extra })?;
-        add(phGraphNode, hGraph, dependencies, numDependencies, node)
-    }
-
     fn cuGraphAddEmptyNode(
         phGraphNode: *mut CUgraphNode,
         hGraph: CUgraph,
@@ -224,6 +213,28 @@ driver_api! {
         }
         check_flags(flags)?;
         instantiate(phGraphExec, hGraph, flags & FREE_AT_LAUNCH != 0)
+    }
+
+    fn cuGraphClone(phGraphClone: *mut CUgraph, originalGraph: CUgraph) {
+        if phGraphClone.is_null() {
+            return Err(Fault::InvalidValue);
+        }
+        put(phGraphClone, Driver::get()?.clone_graph(originalGraph as u64)? as CUgraph)
+    }
+
+    fn cuGraphAddChildGraphNode(
+        phGraphNode: *mut CUgraphNode,
+        hGraph: CUgraph,
+        dependencies: *const CUgraphNode,
+        numDependencies: usize,
+        childGraph: CUgraph,
+    ) {
+        add_child(phGraphNode, hGraph, (dependencies, numDependencies), childGraph, false)
+    }
+
+    fn cuGraphChildGraphNodeGetGraph(hNode: CUgraphNode, phGraph: *mut CUgraph) {
+        let Node::Child(graph) = Driver::get()?.node(hNode as u64)? else { return Err(Fault::InvalidValue) };
+        put(phGraph, graph as CUgraph)
     }
 
     fn cuGraphExecDestroy(hGraphExec: CUgraphExec) {

@@ -1,7 +1,7 @@
 //! Memory nodes of graphs, nodes of any type, and the memory that graphs hold.
 
-use super::graph::{add, kernel};
-use super::launch::Passed;
+use super::graph::{add, add_child};
+use super::kernel_node::{KernelParams, node};
 use super::pool::{location_id, set_location_id};
 use super::stream::host_node;
 use super::{get, put};
@@ -9,7 +9,7 @@ use cuota_abi::cuda::{
     CUDA_MEM_ALLOC_NODE_PARAMS, CUdevice, CUdeviceptr, CUgraph, CUgraphEdgeData, CUgraphMem_attribute,
     CUgraphNode, CUgraphNodeParams, CUmemAllocationType, CUmemLocationType, CUmemPoolProps,
 };
-use cuota_sim::driver::{Driver, Node, Shape};
+use cuota_sim::driver::{Driver, Node};
 use cuota_sim::error::{Answer, Fault};
 use std::ffi::{c_int, c_void};
 
@@ -51,17 +51,26 @@ impl Place {
             match p.type_.0 {
                 0 => {
                     let k = p.__bindgen_anon_1.kernel;
-                    let shape = Shape {
-                        grid: [k.gridDimX, k.gridDimY, k.gridDimZ],
-                        block: [k.blockDimX, k.blockDimY, k.blockDimZ],
-                        shared_bytes: k.sharedMemBytes,
-                    };
-                    let function = if k.func.is_null() { k.kern as u64 } else { k.func as u64 };
-                    self.add(kernel(function, shape, Passed { each: k.kernelParams, extra: k.extra })?)
+                    self.add(node(&KernelParams::from(&k))?)
                 }
                 3 => {
                     let host = p.__bindgen_anon_1.host;
                     self.add(host_node(host.fn_, host.userData)?)
+                }
+                4 => {
+                    let child = p.__bindgen_anon_1.graph;
+                    let moves = match child.ownership.0 {
+                        0 => false,
+                        1 => true,
+                        _ => return Err(Fault::InvalidValue),
+                    };
+                    let after = (self.dependencies, self.count);
+                    add_child(self.node, self.graph, after, child.graph, moves)?;
+                    let Node::Child(inside) = Driver::get()?.node(self.node.read() as u64)? else {
+                        return Err(Fault::InvalidValue);
+                    };
+                    (*params).__bindgen_anon_1.graph.graph = inside as CUgraph;
+                    Ok(())
                 }
                 5 => self.add(Node::Empty),
                 10 => {

@@ -2,25 +2,29 @@
  * the call wrote, in hexadecimal. So a test says what a guest does, and looks at the books between two calls.
  *
  *   call NAME ARGUMENT...          a function of the driver or of NVML; an argument is a number,
- *                                  b:HEX a pointer to these bytes, z:N a pointer to N zeros, t:TEXT a text
+ *                                  b:HEX a pointer to these bytes, z:N a pointer to N zeros, t:TEXT a text;
+ *                                  NAME may be WAY!NAME: found in that way (see find_in), or the answer is -404
  *   repeat COUNT NAME ARGUMENT...  the same up to COUNT times, while it succeeds; writes how often it did (8 bytes)
  *   at NS                          waits for a time of CLOCK_MONOTONIC
  *   fork                           a child takes over until `end`; then its wait status is the answer
  *   exec                           the program executes itself; no answer
+ *   spawn vfork|posix_spawn        a child that executes the program takes over until `end`; no answer before that
+ *   takefd PID FD                  takes a descriptor of another process; the status is -1 where that is forbidden
  *   closefrom FD | openas FD       closes descriptors from FD on | opens /dev/null as FD
- *   setenv NAME VALUE | putenv NAME=VALUE | clearenv
+ *   setenv NAME VALUE | unsetenv NAME | putenv NAME=VALUE | clearenv
  *   pid                            its process id (8 bytes)
  *   end                            ends, as the end of the input does
  */
 #include "guest.h"
 #include <fcntl.h>
+#include <spawn.h>
 #include <sys/syscall.h>
 #include <time.h>
 
-enum { ARGUMENTS = 12, LINE = 1 << 16 };
+enum { ARGUMENTS = 14, LINE = 1 << 16, NOT_FOUND = -404 };
 
 typedef int (*any_fn)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
-                      uint64_t, uint64_t);
+                      uint64_t, uint64_t, uint64_t, uint64_t);
 
 struct argument {
     uint64_t value;
@@ -51,7 +55,65 @@ static void answer(long status) {
     answer_bytes(status, NULL, 0);
 }
 
-static any_fn find(const char *name) {
+#ifdef LINKED /* with -lcuda, and the list of its functions */
+#define X(name) extern int name() __attribute__((weak));
+#include LINKED
+#undef X
+#define X(name) {#name, (any_fn)(uintptr_t)name},
+static const struct { const char *name; any_fn function; } linked[] = {
+#include LINKED
+};
+#endif
+
+static any_fn find_linked(const char *name) {
+#ifdef LINKED
+    for (size_t i = 0; i < sizeof linked / sizeof linked[0]; i++)
+        if (strcmp(linked[i].name, name) == 0) return linked[i].function;
+#endif
+    (void)name;
+    return NULL;
+}
+
+/* The driver's own look-up, of CUDA 11.3 or 12.0: NAME!VERSION!FLAGS. */
+static any_fn find_by_driver(void *driver, int is_new, char *name) {
+    char *version = strchr(name, '!'), *flags = version ? strchr(version + 1, '!') : NULL;
+    void *function = NULL;
+    int found = 0;
+    if (!flags) return NULL;
+    *version++ = *flags++ = 0;
+    if (is_new) {
+        proc_v2_fn ask = (proc_v2_fn)dlsym(driver, "cuGetProcAddress_v2");
+        if (!ask || ask(name, &function, atoi(version), strtoul(flags, NULL, 0), &found)) return NULL;
+    } else {
+        proc_fn ask = (proc_fn)dlsym(driver, "cuGetProcAddress");
+        if (!ask || ask(name, &function, atoi(version), strtoul(flags, NULL, 0))) return NULL;
+    }
+    return (any_fn)function;
+}
+
+static any_fn find_in(const char *way, char *name) {
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
+    if (!driver) return NULL;
+    if (strcmp(way, "linked") == 0) return find_linked(name);
+    if (strcmp(way, "dlsym") == 0) return (any_fn)dlsym(driver, name);
+    if (strcmp(way, "default") == 0) return (any_fn)dlsym(RTLD_DEFAULT, name);
+    if (strcmp(way, "next") == 0) return (any_fn)dlsym(RTLD_NEXT, name);
+    if (strcmp(way, "dlvsym") == 0) return (any_fn)dlvsym(driver, name, "libcuda.so.1");
+    if (strcmp(way, "proc") == 0 || strcmp(way, "proc2") == 0) return find_by_driver(driver, way[4] == '2', name);
+    if (strcmp(way, "namespace") == 0) {
+        static void *other;
+        if (!other) other = dlmopen(LM_ID_NEWLM, "libcuda.so.1", RTLD_NOW);
+        return other ? (any_fn)dlsym(other, name) : NULL;
+    }
+    return NULL;
+}
+
+static any_fn find(char *name) {
+    char *rest = strchr(name, '!');
+    if (rest) {
+        *rest = 0;
+        return find_in(name, rest + 1);
+    }
     const char *library = strncmp(name, "nvml", 4) == 0 ? "libnvidia-ml.so.1" : "libcuda.so.1";
     void *driver = dlopen(library, RTLD_NOW | RTLD_GLOBAL);
     any_fn found = driver ? (any_fn)dlsym(driver, name) : NULL;
@@ -81,7 +143,7 @@ static struct argument parse(char *text) {
 
 static int call(any_fn function, const struct argument *a) {
     return function(a[0].value, a[1].value, a[2].value, a[3].value, a[4].value, a[5].value, a[6].value, a[7].value,
-                    a[8].value, a[9].value, a[10].value, a[11].value);
+                    a[8].value, a[9].value, a[10].value, a[11].value, a[12].value, a[13].value);
 }
 
 static void call_and_answer(char *name, char *rest, const char *times) {
@@ -90,7 +152,9 @@ static void call_and_answer(char *name, char *rest, const char *times) {
     for (char *word = strtok(rest, " "); word && count < ARGUMENTS; word = strtok(NULL, " ")) arguments[count++] = parse(word);
     any_fn function = find(name);
     int status = 0;
-    if (times) {
+    if (!function) {
+        answer(NOT_FOUND);
+    } else if (times) {
         uint64_t done = 0, limit = strtoull(times, NULL, 0);
         while (done < limit && (status = call(function, arguments)) == 0) done++;
         answer_bytes(status, &done, sizeof done);
@@ -124,12 +188,38 @@ static void fork_and_wait(void) {
     answer(status);
 }
 
+static void spawn_and_wait(const char *how, char **arguments) {
+    int status = -1;
+    pid_t child = -1;
+    if (strcmp(how, "vfork") == 0) {
+        child = vfork();
+        if (child == 0) {
+            execv("/proc/self/exe", arguments);
+            _exit(9);
+        }
+    } else {
+        posix_spawn(&child, "/proc/self/exe", NULL, NULL, arguments, environ);
+    }
+    waitpid(child, &status, 0);
+    answer(status);
+}
+
 static void open_as(int number) {
     int fd = open("/dev/null", O_RDWR);
     if (fd != number) {
         dup2(fd, number);
         close(fd);
     }
+}
+
+/* Another process's descriptor, as pidfd_getfd gives it. */
+static void take_descriptor(char *rest) {
+    char *end = rest;
+    pid_t pid = strtol(rest, &end, 10);
+    int process = syscall(SYS_pidfd_open, pid, 0);
+    uint64_t taken = process < 0 ? -1 : syscall(SYS_pidfd_getfd, process, atoi(end), 0);
+    if (process >= 0) close(process);
+    answer_bytes(taken >> 31 ? -1 : 0, &taken, sizeof taken);
 }
 
 int main(int count, char **arguments) {
@@ -149,8 +239,16 @@ int main(int count, char **arguments) {
             execv("/proc/self/exe", arguments);
             return 9;
         }
+        if (strcmp(word, "spawn") == 0) {
+            spawn_and_wait(rest, arguments);
+            continue;
+        }
         if (strcmp(word, "fork") == 0) {
             fork_and_wait();
+            continue;
+        }
+        if (strcmp(word, "takefd") == 0) {
+            take_descriptor(rest);
             continue;
         }
         if (strcmp(word, "at") == 0) wait_until(strtoull(rest, NULL, 0));
@@ -160,6 +258,7 @@ int main(int count, char **arguments) {
             char *name = strtok(rest, " ");
             setenv(name, strtok(NULL, " "), 1);
         }
+        if (strcmp(word, "unsetenv") == 0) unsetenv(rest);
         if (strcmp(word, "putenv") == 0) putenv(strdup(rest));
         if (strcmp(word, "clearenv") == 0) clearenv();
         uint64_t pid = getpid();

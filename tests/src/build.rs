@@ -141,6 +141,34 @@ pub fn program(name: &str) -> PathBuf {
     compile(&format!("{name}.c"), name, &[])
 }
 
+/// The console, linked with `-lcuda`: with a library of empty functions that has the driver's names, so that it can be built
+/// where there is no driver, and runs with one that lacks some.
+pub fn linked_console() -> &'static Path {
+    static CONSOLE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let symbols = crate::coverage::functions().map(|function| function.symbol);
+        let list = symbols.map(|symbol| format!("X({symbol})\n")).collect::<String>();
+        let mut hasher = DefaultHasher::new();
+        list.hash(&mut hasher);
+        let folder = scratch().join(format!("linked-{:016x}", hasher.finish()));
+        fs::create_dir_all(&folder).expect("the target folder is writable");
+        let functions = folder.join("functions.h");
+        if !functions.exists() {
+            let unfinished = functions.with_extension(std::process::id().to_string());
+            fs::write(&unfinished, list).expect("the target folder is writable");
+            fs::rename(&unfinished, &functions).expect("the target folder is writable");
+        }
+        let define = format!("-DLINKED=\"{}\"", functions.display());
+        let library = library("empty_driver.c", "libcuda.so.1", &[define.as_ref()]);
+        let folder = library.parent().expect("a compiled guest lies in a folder");
+        link(&library, &folder.join("libcuda.so"));
+        let search = format!("-L{}", folder.display());
+        // The functions are weak, so a linker that drops what is not needed would drop the library.
+        let needed = "-Wl,--no-as-needed".as_ref();
+        compile("console.c", "console", &[define.as_ref(), search.as_ref(), needed, "-lcuda".as_ref()])
+    });
+    &CONSOLE
+}
+
 /// Compiles a guest that is a shared library, with further flags; its soname and file name are `file`.
 pub fn library(source: &str, file: &str, flags: &[&OsStr]) -> PathBuf {
     let soname = format!("-Wl,-soname,{file}");

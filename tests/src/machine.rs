@@ -107,6 +107,11 @@ impl Machine {
 
     /// A console as `cuota run` starts it, in this tenant. The quota is as `--memory` takes it.
     pub fn tenant(&self, name: &str, quota: Option<&str>) -> Program {
+        self.tenant_of(&build::program("console"), name, quota)
+    }
+
+    /// As [`Self::tenant`], for a program that is, or becomes, the console.
+    pub fn tenant_of(&self, program: &Path, name: &str, quota: Option<&str>) -> Program {
         let mut command = self.prepared(build::command());
         command.env("CUOTA_DIR", self.region()).args(["run", "--tenant", name]);
         if let Some(quota) = quota {
@@ -115,7 +120,7 @@ impl Machine {
         if !has_real_gpu() {
             command.arg("--sim").env("CUOTA_SIM_LIB", build::software_gpu());
         }
-        command.arg("--lib").arg(build::libcuota()).arg("--").arg(build::program("console"));
+        command.arg("--lib").arg(build::libcuota()).arg("--").arg(program);
         Program { command }
     }
 

@@ -1,0 +1,112 @@
+//! Memory of another process, outside of the quota, that ends when the tenant holds it.
+
+use cuota_tests::console::Arg::{At, Is, Out};
+use cuota_tests::console::Console;
+
+use super::{Row, handles, pools, take};
+use crate::TAKE;
+use crate::attempt::{Attempt, Ended};
+
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`
+const DESCRIPTOR: u64 = 1;
+
+/// sizeof(`CUipcMemHandle`) and sizeof(`CUmemPoolPtrExportData`)
+const HANDLE_BYTES: usize = 64;
+
+pub(super) const ROWS: &[Row] = &[
+    take("cuIpcOpenMemHandle_v2, then its owner ends", |t| opened(t, "cuIpcOpenMemHandle_v2")),
+    take("cuIpcOpenMemHandle, then its owner ends", |t| opened(t, "cuIpcOpenMemHandle")),
+    take("cuMemImportFromShareableHandle, then its owner ends", |t| {
+        let mut owner = t.stranger();
+        let descriptor = exported(t, &mut owner)?;
+        let arguments = [Out(8), Is(descriptor), Is(DESCRIPTOR)];
+        t.keep("cuMemImportFromShareableHandle", &arguments, "cuMemRelease")?;
+        end(t, owner, descriptor);
+        Ok(())
+    }),
+    take("cuMemPoolImportPointer, then its owner ends", |t| {
+        let mut owner = t.stranger();
+        let mut properties = pools::properties();
+        properties[4] = 1;
+        let pool = owner.call("cuMemPoolCreate", &[Out(8), At(&properties)]);
+        if pool.status != 0 {
+            return Err(pool.status);
+        }
+        let pool = pool.number(0);
+        let arguments = [Out(8), Is(TAKE), Is(pool), Is(0)];
+        let address = owner.call("cuMemAllocFromPoolAsync", &arguments).ok().number(0);
+        owner.synchronize();
+        let arguments = [Out(8), Is(pool), Is(DESCRIPTOR), Is(0)];
+        let descriptor = owner_says(&mut owner, "cuMemPoolExportToShareableHandle", &arguments)?;
+        let descriptor = taken(t, &owner, descriptor)?;
+        let pointer = owner.call("cuMemPoolExportPointer", &[Out(HANDLE_BYTES), Is(address)]).ok();
+        let arguments = [Out(8), Is(descriptor), Is(DESCRIPTOR), Is(0)];
+        let pool = t.keep("cuMemPoolImportFromShareableHandle", &arguments, "cuMemPoolDestroy")?;
+        let address = t.make("cuMemPoolImportPointer", &[Out(8), Is(pool), At(&pointer.wrote[0])])?;
+        t.later("cuMemFreeAsync", &[address, 0]);
+        end(t, owner, descriptor);
+        Ok(())
+    }),
+    take("cuImportExternalMemory, then its owner ends", |t| {
+        let mut owner = t.stranger();
+        let descriptor = exported(t, &mut owner)?;
+        // CUDA_EXTERNAL_MEMORY_HANDLE_DESC: type (an opaque descriptor), the descriptor, the size.
+        let mut description = [0; 104];
+        description[0] = 1;
+        description[8..16].copy_from_slice(&descriptor.to_le_bytes());
+        description[24..32].copy_from_slice(&TAKE.to_le_bytes());
+        t.keep("cuImportExternalMemory", &[Out(8), At(&description)], "cuDestroyExternalMemory")?;
+        end(t, owner, descriptor);
+        Ok(())
+    }),
+];
+
+/// The owner's call, which writes a descriptor.
+fn owner_says(
+    owner: &mut Console,
+    symbol: &str,
+    arguments: &[cuota_tests::console::Arg<'_>],
+) -> Result<u64, i64> {
+    let answer = owner.call(symbol, arguments);
+    if answer.status == 0 { Ok(answer.number(0) & u64::from(u32::MAX)) } else { Err(answer.status) }
+}
+
+/// The owner's descriptor, as one of the tenant's own.
+fn taken(t: &mut Attempt<'_>, owner: &Console, descriptor: u64) -> Result<u64, i64> {
+    let answer = t.console.ask(&format!("takefd {} {descriptor}", owner.pid()));
+    if answer.status == 0 { Ok(answer.number(0)) } else { Err(crate::NOT_THERE) }
+}
+
+/// Half a GiB of the owner's by handle, as a descriptor of the tenant.
+fn exported(t: &mut Attempt<'_>, owner: &mut Console) -> Result<u64, i64> {
+    let create = [Out(8), Is(TAKE), At(&handles::exportable()), Is(0)];
+    let handle = owner.call("cuMemCreate", &create).ok().number(0);
+    let export = [Out(8), Is(handle), Is(DESCRIPTOR), Is(0)];
+    let descriptor = owner_says(owner, "cuMemExportToShareableHandle", &export)?;
+    taken(t, owner, descriptor)
+}
+
+/// The owner ends, and the descriptor with it: only what was imported holds the memory now.
+fn end(t: &mut Attempt<'_>, owner: Console, descriptor: u64) {
+    owner.kill();
+    let _ = t.console.ask(&format!("openas {descriptor}"));
+}
+
+fn opened(t: &mut Attempt<'_>, symbol: &str) -> Ended {
+    let mut owner = t.stranger();
+    let address = owner.alloc(TAKE).map_err(|_| crate::NOT_THERE)?;
+    let handle = owner.call("cuIpcGetMemHandle", &[Out(HANDLE_BYTES), Is(address)]).ok().wrote.remove(0);
+    // CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
+    const FLAGS: u64 = 1;
+    // A structure of 64 bytes by value: on x86-64 on the stack, behind six registers; elsewhere by its address.
+    let words =
+        handle.chunks_exact(8).map(|word| Is(u64::from_le_bytes(word.try_into().expect("eight bytes"))));
+    let mut arguments = vec![Out(8), Is(FLAGS), Is(0), Is(0), Is(0), Is(0)];
+    arguments.extend(words);
+    if cfg!(not(target_arch = "x86_64")) {
+        arguments = vec![Out(8), At(&handle), Is(FLAGS)];
+    }
+    let open = t.keep(symbol, &arguments, "cuIpcCloseMemHandle");
+    owner.kill();
+    open.map(drop)
+}

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdeviceptr, CUdriverProcAddressQueryResult, CUmemAllocationProp,
-    CUmemGenericAllocationHandle, CUresult, CUstream,
+    CUfunction, CUgraphExec, CUlaunchConfig, CUmemGenericAllocationHandle, CUresult, CUstream,
 };
 use object::elf::STT_FUNC;
 use object::read::elf::ElfFile64;
@@ -17,19 +17,31 @@ use object::{Endianness, Object, ObjectSymbol, ReadCache, SymbolFlags};
 
 use super::device::open_driver;
 
+/// Functions by name.
+pub trait Set: Sized {
+    /// Their names.
+    const NAMES: &'static [&'static str];
+
+    /// The set, each function at the address that `address` finds for its name.
+    ///
+    /// # Errors
+    /// Those of `address`.
+    fn from_addresses(address: impl FnMut(&str) -> Result<*mut c_void>) -> Result<Self>;
+}
+
 macro_rules! functions {
-    ($($name:ident($($argument:ty),*);)*) => {
-        /// One set of the functions that are compared.
+    ($(#[$about:meta])* $set:ident: $($name:ident($($argument:ty),*);)*) => {
+        $(#[$about])*
         #[expect(non_snake_case, reason = "the driver's own names")]
-        pub struct Functions {
+        pub struct $set {
             $(
                 #[doc = concat!("`", stringify!($name), "`.")]
                 pub $name: unsafe extern "C" fn($($argument),*) -> CUresult,
             )*
         }
 
-        impl Functions {
-            const NAMES: &[&str] = &[$(stringify!($name)),*];
+        impl Set for $set {
+            const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
 
             fn from_addresses(mut address: impl FnMut(&str) -> Result<*mut c_void>) -> Result<Self> {
                 Ok(Self {
@@ -49,6 +61,8 @@ macro_rules! functions {
 }
 
 functions! {
+    /// The functions of start, of memory, and those that do nothing on the device.
+    Functions:
     cuInit(c_uint);
     cuDeviceGet(*mut CUdevice, i32);
     cuDeviceTotalMem_v2(*mut usize, CUdevice);
@@ -68,6 +82,16 @@ functions! {
     cuMemRelease(CUmemGenericAllocationHandle);
 }
 
+functions! {
+    /// The functions that submit work.
+    Launches:
+    cuLaunchKernel(
+        CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream, *mut *mut c_void, *mut *mut c_void
+    );
+    cuLaunchKernelEx(*const CUlaunchConfig, CUfunction, *mut *mut c_void, *mut *mut c_void);
+    cuGraphLaunch(CUgraphExec, CUstream);
+}
+
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -78,12 +102,12 @@ pub enum Side {
 }
 
 /// Both sets.
-pub struct Both {
-    hooked: Functions,
-    own: Functions,
+pub struct Both<S: Set = Functions> {
+    hooked: S,
+    own: S,
 }
 
-impl Both {
+impl<S: Set> Both<S> {
     /// Finds both, opening the driver where it is not open.
     ///
     /// # Errors
@@ -94,7 +118,7 @@ impl Both {
 
     /// The functions of one side.
     #[inline(always)]
-    pub fn of(&self, side: Side) -> &Functions {
+    pub fn of(&self, side: Side) -> &S {
         match side {
             Side::Hooked => &self.hooked,
             Side::Own => &self.own,
@@ -103,9 +127,9 @@ impl Both {
 }
 
 /// Through `dlopen` and `dlsym`, so through whatever is interposed.
-pub fn as_a_program_finds_them() -> Result<Functions> {
+pub fn as_a_program_finds_them<S: Set>() -> Result<S> {
     let handle = open_driver()?;
-    Functions::from_addresses(|name| {
+    S::from_addresses(|name| {
         let symbol = CString::new(name)?;
         // SAFETY: the handle is open and never closed; the name ends with NUL.
         let address = unsafe { libc::dlsym(handle.as_ptr(), symbol.as_ptr()) };
@@ -118,12 +142,12 @@ pub fn as_a_program_finds_them() -> Result<Functions> {
 
 /// By the driver's file: where it is mapped, and the values in its dynamic symbol table. No look-up that could be
 /// interposed takes part.
-fn drivers_own() -> Result<Functions> {
+fn drivers_own<S: Set>() -> Result<S> {
     let mapped = mapped_driver().context("libcuda.so.1 is open and is not among the loaded objects")?;
-    let values = symbol_values(&mapped.path)
+    let values = symbol_values(&mapped.path, S::NAMES)
         .with_context(|| format!("the symbols of the driver, {}", mapped.path.to_string_lossy()))?;
-    Functions::from_addresses(|name| {
-        let position = Functions::NAMES.iter().position(|known| *known == name);
+    S::from_addresses(|name| {
+        let position = S::NAMES.iter().position(|known| *known == name);
         let value = position.and_then(|position| values[position]);
         let value = value.with_context(|| format!("the driver's file has no function {name}"))?;
         Ok(std::ptr::with_exposed_provenance_mut(usize::try_from(mapped.base + value)?))
@@ -160,18 +184,18 @@ fn mapped_driver() -> Option<Mapped> {
     found
 }
 
-/// The values of [`Functions::NAMES`] in the dynamic symbol table of the ELF file at `path`. The file is read in parts:
+/// The values of `names` in the dynamic symbol table of the ELF file at `path`. The file is read in parts:
 /// NVIDIA's has 90 MB.
-fn symbol_values(path: &CStr) -> Result<Vec<Option<u64>>> {
+fn symbol_values(path: &CStr, names: &[&str]) -> Result<Vec<Option<u64>>> {
     let file = File::open(Path::new(path.to_str()?))?;
     let cache = ReadCache::new(file);
     let elf = ElfFile64::<Endianness, _>::parse(&cache)?;
-    let mut values = vec![None; Functions::NAMES.len()];
+    let mut values = vec![None; names.len()];
     for symbol in elf.dynamic_symbols().filter(ObjectSymbol::is_definition) {
         let is_function =
             matches!(symbol.flags(), SymbolFlags::Elf { st_info, .. } if st_info & 0xf == STT_FUNC);
         let name = symbol.name()?;
-        if let Some(position) = Functions::NAMES.iter().position(|known| is_function && *known == name) {
+        if let Some(position) = names.iter().position(|known| is_function && *known == name) {
             values[position] = Some(symbol.address());
         }
     }
@@ -187,9 +211,10 @@ mod tests {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let libc =
             maps.lines().find_map(|line| line.find('/').map(|at| &line[at..]).filter(|p| p.contains("libc")));
-        let values = symbol_values(&CString::new(libc.unwrap()).unwrap()).unwrap();
+        let path = CString::new(libc.unwrap()).unwrap();
+        let values = symbol_values(&path, Functions::NAMES).unwrap();
         assert_eq!(values.len(), Functions::NAMES.len());
         assert!(values.iter().all(Option::is_none));
-        assert!(symbol_values(c"/no/such/file").is_err());
+        assert!(symbol_values(c"/no/such/file", Functions::NAMES).is_err());
     }
 }

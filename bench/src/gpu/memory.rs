@@ -47,6 +47,11 @@ pub struct Taken {
 }
 
 impl Taken {
+    /// Its first address.
+    pub fn address(&self) -> CUdeviceptr {
+        self.address
+    }
+
     /// The block of 2 MiB of the address space that it begins in.
     pub fn block(&self) -> u64 {
         self.address / BLOCK_BYTES
@@ -117,6 +122,12 @@ impl Pool {
         self.stream
     }
 
+    /// Waits until the stream is empty: what was taken is there for other streams.
+    pub fn wait(&mut self) -> Result<(), CudaError> {
+        // SAFETY: the stream lives as long as the process.
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })
+    }
+
     /// Waits until the stream is empty and returns what the pool holds to the device.
     pub fn settle(&mut self) -> Result<(), CudaError> {
         // SAFETY: stream and pool live as long as the process.
@@ -157,6 +168,16 @@ impl Vmm {
     /// The first address of its range that nothing is mapped to.
     pub fn end(&self) -> CUdeviceptr {
         self.range + self.used_bytes
+    }
+
+    /// Lets the device read and write `taken`.
+    pub fn allow_access(&mut self, taken: &Taken) -> Result<(), CudaError> {
+        let access = sys::CUmemAccessDesc {
+            location: self.properties.location,
+            flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+        };
+        // SAFETY: the range was mapped by `take`; one description is passed.
+        check("cuMemSetAccess", unsafe { sys::cuMemSetAccess(taken.address, taken.bytes, &raw const access, 1) })
     }
 
     /// Creates `bytes` of physical memory and maps them at the end of what is mapped.

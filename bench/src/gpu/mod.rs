@@ -16,7 +16,7 @@ pub use buffer::{Buffer, Plain as PlainData};
 pub use device::{Device, DeviceInfo, Gpu};
 pub use error::{CudaError, check};
 pub use fill::{Filled, fill};
-pub use functions::{Both, Functions, Side, as_a_program_finds_them};
+pub use functions::{Both, Functions, Launches, Side, as_a_program_finds_them};
 pub use kernel::Touch;
 pub use memory::{PathKind, Plain, Pool, Taken, Vmm};
 pub use module::{Arguments, Kernel, Module, Shape, Source, fill_bf16};

@@ -64,6 +64,12 @@ impl Module {
 #[derive(Clone, Copy)]
 pub struct Kernel(CUfunction);
 
+// SAFETY: a handle, not memory: the driver's functions take it in any thread whose current context is that of the module
+// (CUDA programming guide, driver API), and it lives as long as the process.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Sync for Kernel {}
+
 /// Blocks in each direction, and threads in each direction of a block.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {

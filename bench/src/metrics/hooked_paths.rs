@@ -24,7 +24,7 @@ const RANGE_BYTES: u64 = 64 << 20;
 
 /// Series of what the hooks add: `alloc/plain 64 KiB: added by the hook, in process`, and so on.
 pub(super) fn work(tenant: &Tenant<'_>, gpu: &Gpu, work: &mut Work) -> Result<()> {
-    let both = Both::find()?;
+    let both = Both::<Functions>::find()?;
     let large_bytes = usize::try_from(BLOCK_BYTES)?;
     let mut paths = Paths { tenant, both: &both, work };
     // Small ones go into a block that stays in use: otherwise the driver's taking and giving back of a block is timed.

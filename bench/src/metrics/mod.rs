@@ -2,16 +2,33 @@
 //! make one sample.
 
 mod allocation;
+mod control;
 mod figures;
 mod hooked_paths;
 mod in_process;
 mod is_001;
 mod is_002;
+mod is_003;
+mod is_004;
+mod is_005;
+mod is_006;
+mod is_007;
+mod is_008;
+mod is_009;
+mod is_010;
+mod launching;
 mod loads;
+mod oh_001;
 mod oh_002;
 mod oh_003;
 mod oh_004;
 mod oh_005;
+mod oh_006;
+mod oh_007;
+mod oh_008;
+mod oh_009;
+mod oh_010;
+mod serving;
 mod start_parts;
 mod start_programs;
 
@@ -20,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::now_ns;
 use crate::gpu::{Device, DeviceInfo, Gpu};
-use crate::stats::Direction;
+use crate::stats::{self, Direction};
 use crate::system::{Launcher, Session};
 use crate::worker::{Request, Series, Tenant, Work};
 
@@ -102,6 +119,16 @@ pub trait Metric: Sync {
         self.info().id
     }
 
+    /// The fewest samples that are judged: fewer than usual where a sample itself takes minutes.
+    fn fewest_samples(&self) -> usize {
+        stats::FEWEST_PAIRS
+    }
+
+    /// Whether a first sample of each system is thrown away, since it fills caches.
+    fn warms_up(&self) -> bool {
+        true
+    }
+
     /// Why it cannot be measured here at all, where that is known before the first sample.
     fn not_measured(&self, _session: &Session) -> Option<String> {
         None
@@ -124,13 +151,27 @@ pub trait Metric: Sync {
 }
 
 /// All metrics, in the order of reports.
-pub static ALL: [&dyn Metric; 6] = [
+pub static ALL: [&dyn Metric; 20] = [
+    &oh_001::LaunchLatency,
     &oh_002::AllocationLatency,
     &oh_003::FreeLatency,
     &oh_004::ProcessStart,
     &oh_005::Interception,
+    &oh_006::Contention,
+    &oh_007::Tracking,
+    &oh_008::RateLimiter,
+    &oh_009::Monitoring,
+    &oh_010::Degradation,
     &is_001::LimitAccuracy,
     &is_002::RefusalLatency,
+    &is_003::ShareAccuracy,
+    &is_004::LimitResponse,
+    &is_005::MemoryIsolation,
+    &is_006::ComputeIsolation,
+    &is_007::Consistency,
+    &is_008::Fairness,
+    &is_009::NoisyNeighbour,
+    &is_010::FaultIsolation,
 ];
 
 /// The metric `id`, whatever the case of its letters.

@@ -88,7 +88,7 @@ impl Metric for Interception {
 
 /// The same functions, as found and the driver's own, in alternating blocks.
 fn add_in_process(tenant: &Tenant<'_>, device: sys::CUdevice, work: &mut Work) -> Result<()> {
-    let both = Both::find()?;
+    let both = Both::<Functions>::find()?;
     let mut record = |name: &str, call: &mut dyn FnMut(&Functions) -> CUresult| -> Result<()> {
         let quads = tenant.request.effort.calls(QUADS);
         let plan = Plan { quads, fewest: quads / 5, warm_up: 4, budget_ns: QUADS_NS, calls: BLOCK_CALLS };

@@ -32,7 +32,7 @@ pub(super) fn part(name: &str) -> String {
 /// The started program: opens the driver as a program does.
 pub(super) fn open() -> Result<Work> {
     let from_ns = now_ns();
-    as_a_program_finds_them()?;
+    as_a_program_finds_them::<Functions>()?;
     let took_ns = now_ns() - from_ns;
     let mut work = Work::default();
     work.series.insert(OPENING.to_owned(), Measure::single(took_ns as f64 / 1e3, "µs"));
@@ -42,7 +42,7 @@ pub(super) fn open() -> Result<Work> {
 /// The started program: what the first calls of a process cost more than the second ones, where the driver itself has
 /// done its part already: its own functions are called before.
 pub(super) fn first_calls(tenant: &Tenant<'_>) -> Result<Work> {
-    let both = Both::find()?;
+    let both = Both::<Functions>::find()?;
     let mut work = Work::default();
     let mut record = |name: &str, first_us: f64| {
         work.series.insert(name.to_owned(), Measure { calls: 2, ..Measure::difference(first_us, "µs") });
@@ -102,7 +102,7 @@ fn first_less_second_us(
 pub(super) fn context(tenant: &Tenant<'_>) -> Result<Work> {
     /// About half a second on an H100, and no less than two of either side.
     const PLAN: Plan = Plan { quads: 6, fewest: 1, warm_up: 0, budget_ns: 300_000_000, calls: 1 };
-    let both = Both::find()?;
+    let both = Both::<Functions>::find()?;
     let own = both.of(Side::Own);
     // SAFETY: as in `first_calls`.
     check("cuInit", unsafe { (own.cuInit)(0) })?;

@@ -14,7 +14,7 @@ const BLOCKS: u32 = 4;
 const GROUP: u64 = 32;
 
 /// A kernel whose work takes about a given time by itself on this device.
-pub(in crate::metrics) struct Work {
+pub(crate) struct Work {
     kernel: Kernel,
     shape: Shape,
     steps: u64,
@@ -28,7 +28,7 @@ pub(in crate::metrics) struct Work {
 impl Work {
     /// A kernel of about `ns` at the device's highest clock: the same number of steps for every system, since it is
     /// computed and not measured. `part` of the multiprocessors have blocks.
-    pub fn new(gpu: &Gpu, ns: u64, part: f64) -> Result<Self> {
+    pub(crate) fn new(gpu: &Gpu, ns: u64, part: f64) -> Result<Self> {
         let module = Module::load(gpu, Source::Basic)?;
         let multiprocessors = gpu.device.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let clock_khz = gpu.device.attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?.max(1_000_000);
@@ -52,7 +52,7 @@ impl Work {
 
     /// Launches it once.
     #[inline(always)]
-    pub fn launch(&self, stream: CUstream) -> Result<(), CudaError> {
+    pub(crate) fn launch(&self, stream: CUstream) -> Result<(), CudaError> {
         let arguments = Arguments::costing(self.ns)
             .u64(self.steps)
             .u64(self.out.address())
@@ -61,7 +61,7 @@ impl Work {
     }
 
     /// Fails unless `launches` ended and left what they must.
-    pub fn verify(&self, launches: u64) -> Result<()> {
+    pub(crate) fn verify(&self, launches: u64) -> Result<()> {
         let (mut count, mut out) = ([0_u32], [0.0_f32]);
         self.count.download(0, &mut count)?;
         self.out.download(0, &mut out)?;

@@ -31,7 +31,7 @@ const SMALL_NS: u64 = 3_000;
 
 /// How large a decoder is.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::metrics) struct Size {
+pub(crate) struct Size {
     /// Layers.
     pub layers: usize,
     /// The most sequences that are decoded at one time.
@@ -61,7 +61,7 @@ const DOWN: u64 = UP + (INNER as u64) * (WIDTH as u64);
 const ALL: u64 = DOWN + (INNER as u64) * (WIDTH as u64);
 
 /// The decoder, its state, and graphs of a step for the batch sizes that were asked for.
-pub(in crate::metrics) struct Decoder {
+pub(crate) struct Decoder {
     size: Size,
     gemm: Gemm,
     basic: Module,
@@ -81,7 +81,7 @@ pub(in crate::metrics) struct Decoder {
 
 impl Decoder {
     /// Makes weights, caches and state.
-    pub fn new(gpu: &Gpu, size: Size) -> Result<Self> {
+    pub(crate) fn new(gpu: &Gpu, size: Size) -> Result<Self> {
         let model = Module::load(gpu, Source::Model)?;
         let basic = Module::load(gpu, Source::Basic)?;
         let kernels = Kernels {
@@ -129,7 +129,7 @@ impl Decoder {
     }
 
     /// Begins anew: the same state, caches and lengths as at first.
-    pub fn reset(&mut self) -> Result<()> {
+    pub(crate) fn reset(&mut self) -> Result<()> {
         let stream = self.stream.handle();
         let cache = u64::from(self.size.batch) * u64::from(WIDTH) * u64::from(CAPACITY.cast_unsigned());
         for (layer, seed) in self.layers.iter().zip(2_000..) {
@@ -144,17 +144,17 @@ impl Decoder {
     }
 
     /// Its stream.
-    pub fn stream(&self) -> &Stream {
+    pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
     /// Submits one step of the first `batch` sequences, kernel by kernel.
-    pub fn step(&self, batch: u32) -> Result<(), CudaError> {
+    pub(crate) fn step(&self, batch: u32) -> Result<(), CudaError> {
         self.submit(self.stream.handle(), batch)
     }
 
     /// Submits one step of the first `batch` sequences as a graph, which is made the first time.
-    pub fn step_by_graph(&mut self, batch: u32) -> Result<(), CudaError> {
+    pub(crate) fn step_by_graph(&mut self, batch: u32) -> Result<(), CudaError> {
         if !self.graphs.contains_key(&batch) {
             let graph = self.stream.capture(|stream| self.submit(stream, batch))?;
             self.graphs.insert(batch, graph);
@@ -220,7 +220,7 @@ impl Decoder {
 
     /// Fails unless a step by graph gives the very bits of a step by launches, products are right to the precision of
     /// bf16, and the state is a number.
-    pub fn verify(&mut self) -> Result<()> {
+    pub(crate) fn verify(&mut self) -> Result<()> {
         let batch = self.size.batch.min(4);
         let states = [false, true].map(|by_graph| self.state_after_steps(batch, by_graph));
         let [launched, by_graph] = states;

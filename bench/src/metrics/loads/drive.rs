@@ -22,7 +22,7 @@ const GAP_NS: f64 = 50_000.0;
 ///
 /// # Errors
 /// Any CUDA error.
-pub(in crate::metrics) fn drive(
+pub(crate) fn drive(
     gpu: &Gpu,
     load: &mut dyn Load,
     until_ns: u64,

@@ -15,14 +15,14 @@ const MODEL_BYTES_PER_US: u64 = 2_500_000;
 const MODEL_LEAST_NS: u64 = 2_000;
 
 /// C = f(A B^T) + R, all in bf16 by rows, with sums in FP32.
-pub(in crate::metrics) struct Gemm {
+pub(crate) struct Gemm {
     large: Kernel,
     small: Kernel,
 }
 
 /// What happens to a sum before R is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::metrics) enum Activation {
+pub(crate) enum Activation {
     /// Nothing.
     None,
     /// Negative ones become zero.
@@ -33,7 +33,7 @@ pub(in crate::metrics) enum Activation {
 
 /// The operands of one product: A is m x k, B is n x k, C and R are m x n.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::metrics) struct Product {
+pub(crate) struct Product {
     /// Rows of C, columns of C, depth; n a multiple of 128 (32 where m is at most 64), k of 32.
     pub sizes: [u32; 3],
     /// A, B and C.
@@ -46,12 +46,12 @@ pub(in crate::metrics) struct Product {
 
 impl Product {
     /// A plain product.
-    pub fn plain(sizes: [u32; 3], operands: [CUdeviceptr; 3]) -> Self {
+    pub(crate) fn plain(sizes: [u32; 3], operands: [CUdeviceptr; 3]) -> Self {
         Self { sizes, operands, residual: 0, activation: Activation::None }
     }
 
     /// Floating-point operations.
-    pub fn flop(&self) -> u64 {
+    pub(crate) fn flop(&self) -> u64 {
         2 * self.sizes.iter().map(|size| u64::from(*size)).product::<u64>()
     }
 
@@ -65,7 +65,7 @@ impl Product {
 
 impl Gemm {
     /// Loads the kernels.
-    pub fn load(gpu: &Gpu) -> Result<Self> {
+    pub(crate) fn load(gpu: &Gpu) -> Result<Self> {
         let module = Module::load(gpu, Source::Gemm)?;
         Ok(Self { large: module.kernel("gemm_128x128")?, small: module.kernel("gemm_64x32")? })
     }
@@ -74,7 +74,7 @@ impl Gemm {
     ///
     /// # Panics
     /// When the sizes are none that the kernel takes: it would read past the ends.
-    pub fn launch(&self, stream: CUstream, product: Product) -> Result<(), CudaError> {
+    pub(crate) fn launch(&self, stream: CUstream, product: Product) -> Result<(), CudaError> {
         let [m, n, k] = product.sizes;
         let (kernel, tile_m, tile_n, threads) =
             if m <= 64 { (self.small, 64, 32, 128) } else { (self.large, 128, 128, 256) };
@@ -100,7 +100,7 @@ impl Gemm {
 }
 
 /// Places of a result that are computed again on the host: spread over it, corners included.
-pub(in crate::metrics) fn sampled_places(rows: u64, columns: u64) -> impl Iterator<Item = (u64, u64)> {
+pub(crate) fn sampled_places(rows: u64, columns: u64) -> impl Iterator<Item = (u64, u64)> {
     const SAMPLES: u64 = 64;
     (0..SAMPLES).map(move |n| {
         let row = if n == 0 { 0 } else { (n * 7_919 + n * n * 31) % rows };
@@ -110,7 +110,7 @@ pub(in crate::metrics) fn sampled_places(rows: u64, columns: u64) -> impl Iterat
 }
 
 /// The sum in FP64 of row `row` of A times row `column` of B, both as `fill_bf16` made them.
-pub(in crate::metrics) fn exact(
+pub(crate) fn exact(
     [row, column]: [u64; 2],
     depth: u64,
     scales: [f32; 2],
@@ -178,7 +178,7 @@ impl Load for Matmul {
 }
 
 /// Fails unless samples of `c`, rows x columns, are what `exact` says, to the precision of bf16.
-pub(in crate::metrics) fn verify_product(
+pub(crate) fn verify_product(
     c: &Buffer,
     [rows, columns]: [u64; 2],
     depth: u64,

@@ -12,7 +12,7 @@ const COPY_BYTES: usize = 256 << 20;
 const BLOCKS: u32 = 1_056;
 
 /// Copies inside the device's memory.
-pub(in crate::metrics) struct Copies {
+pub(crate) struct Copies {
     kernel: Kernel,
     stream: Stream,
     from: Buffer,
@@ -24,7 +24,7 @@ const MARK: u32 = 0x5ca1_ab1e;
 
 impl Copies {
     /// Two buffers of 256 MiB.
-    pub fn new(gpu: &Gpu) -> Result<Self> {
+    pub(crate) fn new(gpu: &Gpu) -> Result<Self> {
         let kernel = Module::load(gpu, Source::Basic)?.kernel("copy16")?;
         let (from, to) = (Buffer::new(gpu, COPY_BYTES)?, Buffer::new(gpu, COPY_BYTES)?);
         from.set_words(MARK)?;

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a tenant does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::metrics) struct Plan {
+pub(crate) struct Plan {
     /// Its workloads, one after the other.
     pub kinds: Vec<Kind>,
     /// How long each runs, in nanoseconds.
@@ -26,17 +26,17 @@ pub(in crate::metrics) struct Plan {
 
 impl Plan {
     /// One workload for `run_ns`.
-    pub fn of(kind: Kind, run_ns: u64) -> Self {
+    pub(crate) fn of(kind: Kind, run_ns: u64) -> Self {
         Self { kinds: vec![kind], run_ns, occupancy: false }
     }
 
     /// Several, one after the other.
-    pub fn of_all(kinds: &[Kind], run_ns: u64) -> Self {
+    pub(crate) fn of_all(kinds: &[Kind], run_ns: u64) -> Self {
         Self { kinds: kinds.to_vec(), run_ns, occupancy: false }
     }
 
     /// The same, measuring occupancy.
-    pub fn with_occupancy(self) -> Self {
+    pub(crate) fn with_occupancy(self) -> Self {
         Self { occupancy: true, ..self }
     }
 
@@ -46,7 +46,7 @@ impl Plan {
 }
 
 /// One of several tenants that run together.
-pub(in crate::metrics) struct Part<'a> {
+pub(crate) struct Part<'a> {
     /// How it is started.
     pub launcher: Launcher<'a>,
     /// Its job.
@@ -57,28 +57,28 @@ pub(in crate::metrics) struct Part<'a> {
 
 impl<'a> Part<'a> {
     /// A tenant that runs `plan`. It keeps to no CPU: tenants that shared one would judge the CPU's scheduler.
-    pub fn load(launcher: &Launcher<'a>, plan: &Plan) -> Result<Self> {
+    pub(crate) fn load(launcher: &Launcher<'a>, plan: &Plan) -> Result<Self> {
         Self::job(launcher, LOAD, plan.text()?)
     }
 
     /// A tenant that does `job`, which must open the shared page and wait for the start.
-    pub fn job(launcher: &Launcher<'a>, job: &'static str, variant: String) -> Result<Self> {
+    pub(crate) fn job(launcher: &Launcher<'a>, job: &'static str, variant: String) -> Result<Self> {
         Ok(Self { launcher: launcher.clone().on_cpu(None), job, variant })
     }
 }
 
 /// Runs one tenant by itself; how far it got with each of its workloads.
-pub(in crate::metrics) fn alone(launcher: &Launcher<'_>, plan: &Plan) -> Result<Vec<Progress>> {
+pub(crate) fn alone(launcher: &Launcher<'_>, plan: &Plan) -> Result<Vec<Progress>> {
     progress_of(&launcher.clone().on_cpu(None).run(LOAD, &plan.text()?)?)
 }
 
 /// Runs all parts together; the time of their start, and what each measured.
-pub(in crate::metrics) fn together(parts: &[Part<'_>]) -> Result<(u64, Vec<Work>)> {
+pub(crate) fn together(parts: &[Part<'_>]) -> Result<(u64, Vec<Work>)> {
     together_with(parts, |_, _| Ok(()))
 }
 
 /// The same, with `meanwhile(page, start)` run in the parent once all have begun.
-pub(in crate::metrics) fn together_with(
+pub(crate) fn together_with(
     parts: &[Part<'_>],
     meanwhile: impl FnOnce(&Page, u64) -> Result<()>,
 ) -> Result<(u64, Vec<Work>)> {
@@ -115,7 +115,7 @@ fn has_ended(running: &Running<'_>) -> bool {
 }
 
 /// How far a tenant got with each of its workloads.
-pub(in crate::metrics) fn progress_of(work: &Work) -> Result<Vec<Progress>> {
+pub(crate) fn progress_of(work: &Work) -> Result<Vec<Progress>> {
     let text = work.facts.get(PROGRESS).context("the tenant did not say how far it got")?;
     Ok(serde_json::from_str(text)?)
 }

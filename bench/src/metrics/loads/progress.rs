@@ -6,7 +6,7 @@ use crate::metrics::figures;
 
 /// Units of work that were done, over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(in crate::metrics) struct Progress {
+pub(crate) struct Progress {
     /// When it began, CLOCK_MONOTONIC.
     pub from_ns: u64,
     /// Marks: microseconds since the beginning, and units done by then.
@@ -20,23 +20,23 @@ pub(in crate::metrics) struct Progress {
 
 impl Progress {
     /// Nothing done yet at `from_ns`.
-    pub(super) fn from(from_ns: u64) -> Self {
+    pub(crate) fn from(from_ns: u64) -> Self {
         Self { from_ns, marks: vec![(0.0, 0)], unit_us: Vec::new(), occupancy: None }
     }
 
     /// Notes that `units` were done at `now_ns`.
-    pub(super) fn mark(&mut self, now_ns: u64, units: u64) {
+    pub(crate) fn mark(&mut self, now_ns: u64, units: u64) {
         let us = now_ns.saturating_sub(self.from_ns) as f64 / 1e3;
         self.marks.push((us, units));
     }
 
     /// Units done in all.
-    pub fn units(&self) -> u64 {
+    pub(crate) fn units(&self) -> u64 {
         self.marks.last().map_or(0, |mark| mark.1)
     }
 
     /// The time of the last mark.
-    pub fn end_ns(&self) -> u64 {
+    pub(crate) fn end_ns(&self) -> u64 {
         self.at_ns(self.marks.last().map_or(0.0, |mark| mark.0))
     }
 
@@ -45,12 +45,12 @@ impl Progress {
     }
 
     /// Times of the marks and units done, in the order of time.
-    pub fn marks_ns(&self) -> impl Iterator<Item = (u64, f64)> {
+    pub(crate) fn marks_ns(&self) -> impl Iterator<Item = (u64, f64)> {
         self.marks.iter().map(|(us, units)| (self.at_ns(*us), *units as f64))
     }
 
     /// Units done at `at_ns`, between two marks in proportion.
-    pub fn units_at(&self, at_ns: u64) -> f64 {
+    pub(crate) fn units_at(&self, at_ns: u64) -> f64 {
         let us = at_ns.saturating_sub(self.from_ns) as f64 / 1e3;
         let next = self.marks.partition_point(|mark| mark.0 <= us);
         let Some(&(to_us, to)) = self.marks.get(next) else { return self.units() as f64 };
@@ -61,14 +61,14 @@ impl Progress {
     }
 
     /// Units a second between two times.
-    pub fn rate(&self, from_ns: u64, to_ns: u64) -> f64 {
+    pub(crate) fn rate(&self, from_ns: u64, to_ns: u64) -> f64 {
         let seconds = to_ns.saturating_sub(from_ns) as f64 / 1e9;
         (self.units_at(to_ns) - self.units_at(from_ns)) / seconds
     }
 
     /// Units a second after a warm-up of `warm_ns`, from one mark to another, so that no unit is cut in two. `None` when
     /// there are no two marks.
-    pub fn steady_rate(&self, warm_ns: u64) -> Option<f64> {
+    pub(crate) fn steady_rate(&self, warm_ns: u64) -> Option<f64> {
         let warm_us = warm_ns as f64 / 1e3;
         let first = self.marks.iter().find(|mark| mark.0 >= warm_us && mark.1 > 0)?;
         let last = self.marks.last()?;
@@ -76,19 +76,25 @@ impl Progress {
             .then(|| (last.1 - first.1) as f64 / ((last.0 - first.0) / 1e6))
     }
 
+    /// Units a second over all of the time: for work of so few units that no two marks follow a warm-up.
+    pub(crate) fn units_rate(&self) -> f64 {
+        let seconds = self.marks.last().map_or(0.0, |mark| mark.0) / 1e6;
+        if seconds > 0.0 { self.units() as f64 / seconds } else { 0.0 }
+    }
+
     /// Units a second in each whole window of `width_ns` between two times.
-    pub fn windows(&self, from_ns: u64, to_ns: u64, width_ns: u64) -> Vec<f64> {
+    pub(crate) fn windows(&self, from_ns: u64, to_ns: u64, width_ns: u64) -> Vec<f64> {
         let count = to_ns.saturating_sub(from_ns) / width_ns;
         (0..count).map(|n| self.rate(from_ns + n * width_ns, from_ns + (n + 1) * width_ns)).collect()
     }
 
     /// The coefficient of variation of the windows of `width_ns` after `warm_ns`. `None` for fewer than three.
-    pub fn variation(&self, warm_ns: u64, width_ns: u64) -> Option<f64> {
+    pub(crate) fn variation(&self, warm_ns: u64, width_ns: u64) -> Option<f64> {
         figures::variation(&self.windows(self.from_ns + warm_ns, self.end_ns(), width_ns))
     }
 
     /// The longest time without a mark between two times, in milliseconds.
-    pub fn longest_stall_ms(&self, from_ns: u64, to_ns: u64) -> f64 {
+    pub(crate) fn longest_stall_ms(&self, from_ns: u64, to_ns: u64) -> f64 {
         let times = self.marks_ns().map(|mark| mark.0).filter(|at| (from_ns..=to_ns).contains(at));
         let all: Vec<u64> = std::iter::once(from_ns).chain(times).chain([to_ns]).collect();
         all.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).fold(0.0, f64::max)

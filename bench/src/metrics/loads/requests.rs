@@ -11,7 +11,7 @@ use crate::clock::now_ns;
 use crate::stats::SplitMix64;
 
 /// Times at which requests arrive, in nanoseconds from the beginning.
-pub(in crate::metrics) struct Arrivals {
+pub(crate) struct Arrivals {
     random: SplitMix64,
     mean_gap_ns: f64,
     at_ns: f64,
@@ -19,7 +19,7 @@ pub(in crate::metrics) struct Arrivals {
 
 impl Arrivals {
     /// Gaps of `mean_gap_ns` on average.
-    pub fn new(seed: u64, mean_gap_ns: f64) -> Self {
+    pub(crate) fn new(seed: u64, mean_gap_ns: f64) -> Self {
         Self { random: SplitMix64::new(seed), mean_gap_ns, at_ns: 0.0 }
     }
 }
@@ -41,7 +41,7 @@ fn unit(random: &mut SplitMix64) -> f64 {
 
 /// What requests of `steps` steps each had to wait for, in nanoseconds.
 #[derive(Clone, Debug, Default)]
-pub(in crate::metrics) struct Served {
+pub(crate) struct Served {
     /// Arrival to the end of the step that gives the first token.
     pub first_token_ns: Vec<f64>,
     /// From each token to the next of the same request.
@@ -54,7 +54,7 @@ pub(in crate::metrics) struct Served {
 
 /// One request.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::metrics) struct Request {
+pub(crate) struct Request {
     /// Sequences that are decoded together.
     pub batch: u32,
     /// Tokens that are fed before the first one comes out.
@@ -69,7 +69,7 @@ pub(in crate::metrics) struct Request {
 ///
 /// # Errors
 /// Any CUDA error.
-pub(in crate::metrics) fn serve(
+pub(crate) fn serve(
     decoder: &mut Decoder,
     request: Request,
     arrivals: Arrivals,
@@ -110,7 +110,7 @@ pub(in crate::metrics) fn serve(
 }
 
 /// Sleeps until shortly before `at_ns` and then looks at the clock, so that sleeping late is not taken for waiting.
-pub(in crate::metrics) fn wait_until(at_ns: u64) {
+pub(crate) fn wait_until(at_ns: u64) {
     const EARLY_NS: u64 = 150_000;
     let left_ns = at_ns.saturating_sub(now_ns());
     if left_ns > EARLY_NS {
@@ -123,7 +123,7 @@ pub(in crate::metrics) fn wait_until(at_ns: u64) {
 
 /// Whole nanoseconds of a time that is not negative.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped, and days at the most")]
-pub(in crate::metrics) fn whole_ns(value: f64) -> u64 {
+pub(crate) fn whole_ns(value: f64) -> u64 {
     value.clamp(0.0, 9e15) as u64
 }
 

@@ -1,0 +1,215 @@
+//! IS-003: how near the share of the GPU's time that a tenant gets is to its cap.
+
+use anyhow::{Context, Result};
+
+use super::control::by_effort_ns;
+use super::loads::{Kind, Plan, Progress, alone};
+use super::{Comparison, Info, Metric, Presumes};
+use crate::stats::{self, Direction};
+use crate::system::Launcher;
+use crate::worker::{Effort, Measure, Series, Tenant, Work};
+
+/// Achieved shares against caps, for nine workloads and five caps.
+pub(super) struct ShareAccuracy;
+
+static INFO: Info = Info {
+    id: "IS-003",
+    name: "SM (GPU-time) limit accuracy",
+    unit: "%",
+    direction: Direction::Higher,
+    headline: "accuracy",
+    in_process: &[],
+    comparison: Comparison::Limit,
+    method: "nine workloads at caps of 10, 25, 50, 75 and 90 %, a process for each cap between native ones; share = rate / native rate x occupancy, the occupancy measured natively; 100 less the mean distance of share and cap in points; a cell with a cap of the occupancy or more is left out of the mean and must show 99 % of native's rate",
+    presumes: Presumes::Compute,
+};
+
+const CAPS: [u32; 5] = [10, 25, 50, 75, 90];
+/// Windows of the coefficient of variation.
+const WINDOW_NS: u64 = 100_000_000;
+/// What a workload that the cap does not reach must keep of native's rate, in per cent.
+const UNTOUCHED: f64 = 99.0;
+
+impl Metric for ShareAccuracy {
+    fn info(&self) -> &'static Info {
+        &INFO
+    }
+
+    fn work(&self, _tenant: &Tenant<'_>) -> Result<Work> {
+        Ok(Work::default()) // All is done by tenants that run workloads.
+    }
+
+    fn fewest_samples(&self) -> usize {
+        2
+    }
+
+    fn warms_up(&self) -> bool {
+        false
+    }
+
+    fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
+        let effort = launcher.session.effort;
+        let warm_ns = by_effort_ns(effort, [200, 400, 500]);
+        let run_ns = warm_ns + by_effort_ns(effort, [400, 1_200, 2_000]);
+        let native = || alone(&launcher.native(), &Plan::of_all(&Kind::NINE, run_ns).with_occupancy());
+        let mut natives = vec![native().context("native")?];
+        let mut capped = Vec::new();
+        for cap in caps(effort) {
+            let at_cap = launcher.clone().with_compute(*cap);
+            let progress = alone(&at_cap, &Plan::of_all(&Kind::NINE, run_ns));
+            capped.push((*cap, progress.with_context(|| format!("at a cap of {cap} %"))?));
+            if effort == Effort::Full {
+                natives.push(native().context("native")?);
+            }
+        }
+        natives.push(native().context("native")?);
+        let cells = cells(&natives, &capped, warm_ns)?;
+        let mut series = summary(&cells);
+        series.extend(cells.iter().map(Cell::series));
+        series.extend(time_series(&natives, &capped, warm_ns));
+        Ok(series)
+    }
+}
+
+fn caps(effort: Effort) -> &'static [u32] {
+    match effort {
+        Effort::Quick => &CAPS[1..4],
+        Effort::Standard | Effort::Full => &CAPS,
+    }
+}
+
+/// One workload at one cap.
+#[derive(Clone, Debug)]
+struct Cell {
+    kind: Kind,
+    cap: f64,
+    /// Native occupancy in per cent.
+    occupancy: f64,
+    /// Rate over native's, in per cent.
+    of_native: f64,
+    /// Coefficient of variation over windows of 100 ms.
+    variation: Option<f64>,
+}
+
+impl Cell {
+    /// What of the GPU's time it got, in per cent.
+    fn share(&self) -> f64 {
+        self.of_native * self.occupancy / 100.0
+    }
+
+    /// False where the workload by itself takes no more than the cap.
+    fn is_capped(&self) -> bool {
+        self.cap < self.occupancy - 1.0
+    }
+
+    /// How far the share is from what it should be, in points.
+    fn distance(&self) -> f64 {
+        (self.share() - self.cap).abs()
+    }
+
+    fn series(&self) -> (String, Measure) {
+        let name = format!("{} at cap {}", self.kind.text(), self.cap);
+        (name, Measure::single(self.share(), "%"))
+    }
+}
+
+/// The cells of all caps, against the medians of the native processes.
+fn cells(natives: &[Vec<Progress>], capped: &[(u32, Vec<Progress>)], warm_ns: u64) -> Result<Vec<Cell>> {
+    let mut cells = Vec::new();
+    for (number, kind) in Kind::NINE.into_iter().enumerate() {
+        let of = |value: &dyn Fn(&Progress) -> Option<f64>| {
+            let values: Vec<f64> = natives.iter().filter_map(|all| value(all.get(number)?)).collect();
+            stats::median(&values).with_context(|| format!("{}: too few units natively", kind.text()))
+        };
+        let native_rate = of(&|progress| progress.steady_rate(warm_ns))?;
+        let occupancy = 100.0 * of(&|progress| progress.occupancy)?;
+        for (cap, all) in capped {
+            let progress = all.get(number).context("a workload is missing")?;
+            let rate = progress.steady_rate(warm_ns).unwrap_or_else(|| progress.units_rate());
+            cells.push(Cell {
+                kind,
+                cap: f64::from(*cap),
+                occupancy,
+                of_native: 100.0 * rate / native_rate,
+                variation: progress.variation(warm_ns, WINDOW_NS),
+            });
+        }
+    }
+    Ok(cells)
+}
+
+fn summary(cells: &[Cell]) -> Series {
+    let mut series = Series::new();
+    let mut record = |name: &str, value: f64, unit: &str| {
+        series.insert(name.to_owned(), Measure::single(value, unit));
+    };
+    let capped: Vec<&Cell> = cells.iter().filter(|cell| cell.is_capped()).collect();
+    let distances: Vec<f64> = capped.iter().map(|cell| cell.distance()).collect();
+    if !distances.is_empty() {
+        record(INFO.headline, 100.0 - distances.iter().sum::<f64>() / distances.len() as f64, "%");
+        record("worst cell: distance", distances.iter().copied().fold(0.0, f64::max), "points");
+    }
+    let variations: Vec<f64> = capped.iter().filter_map(|cell| cell.variation).collect();
+    if let Some(median) = stats::median(&variations) {
+        record("CV over windows of 100 ms, median", median, "");
+    }
+    let free: Vec<f64> = cells.iter().filter(|cell| !cell.is_capped()).map(|cell| cell.of_native).collect();
+    if let Some(worst) = free.iter().copied().reduce(f64::min) {
+        record("cap above occupancy: worst part of native (99 or more)", worst, "%");
+        let kept = free.iter().filter(|part| **part >= UNTOUCHED).count();
+        record("cap above occupancy: cells that keep 99 %", 100.0 * kept as f64 / free.len() as f64, "%");
+    }
+    for kind in Kind::NINE {
+        if let Some(cell) = cells.iter().find(|cell| cell.kind == kind) {
+            record(&format!("{}: native occupancy", kind.text()), cell.occupancy, "%");
+        }
+    }
+    series
+}
+
+/// The share over time at the middle cap, for 100 µs kernels.
+fn time_series(natives: &[Vec<Progress>], capped: &[(u32, Vec<Progress>)], warm_ns: u64) -> Option<(String, Measure)> {
+    const STEP_NS: u64 = 20_000_000;
+    let number = Kind::NINE.iter().position(|kind| *kind == Kind::Medium)?;
+    let native_rate = natives.first()?.get(number)?.steady_rate(warm_ns)?;
+    let (cap, all) = capped.get(capped.len() / 2)?;
+    let progress = all.get(number)?;
+    let windows = progress.windows(progress.from_ns, progress.end_ns(), STEP_NS);
+    let point = |(n, rate): (usize, &f64)| [(n as u64 * STEP_NS) as f64 / 1e6, 100.0 * rate / native_rate];
+    let curve = windows.iter().enumerate().map(point).take(500).collect();
+    let name = format!("time series: {} at cap {cap}", Kind::Medium.text());
+    Some((name, Measure::single(f64::from(*cap), "%").with_curve(curve)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(cap: f64, occupancy: f64, of_native: f64) -> Cell {
+        Cell { kind: Kind::Medium, cap, occupancy, of_native, variation: Some(0.1) }
+    }
+
+    #[test]
+    fn a_share_is_speed_times_occupancy() {
+        // A training step that occupies a quarter of the GPU, at 40 % of its speed: a tenth of the GPU.
+        let cell = cell(10.0, 25.0, 40.0);
+        assert!((cell.share() - 10.0).abs() < 1e-9);
+        assert!(cell.is_capped() && cell.distance() < 1e-9);
+    }
+
+    #[test]
+    fn a_cap_that_the_workload_does_not_reach_is_left_out_of_the_mean_and_must_not_slow_it() {
+        let cells = [cell(50.0, 100.0, 47.0), cell(25.0, 100.0, 26.0), cell(50.0, 25.0, 98.0), cell(24.5, 25.0, 100.0)];
+        let series = summary(&cells);
+        assert!((series["accuracy"].value - 98.0).abs() < 1e-9);
+        assert!((series["worst cell: distance"].value - 3.0).abs() < 1e-9);
+        assert!((series["cap above occupancy: worst part of native (99 or more)"].value - 98.0).abs() < 1e-9);
+        assert!((series["cap above occupancy: cells that keep 99 %"].value - 50.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn no_limit_at_all_is_as_far_from_the_cap_as_it_is() {
+        let series = summary(&[cell(10.0, 100.0, 100.0), cell(50.0, 100.0, 100.0)]);
+        assert!((series["accuracy"].value - 30.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,119 @@
+//! OH-009: what the system's own threads take of the CPU.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::control::by_effort_ns;
+use super::{Comparison, Info, Metric, Presumes, loads};
+use crate::clock::now_ns;
+use crate::gpu::Gpu;
+use crate::stats::Direction;
+use crate::system::Launcher;
+use crate::worker::{Measure, Series, Tenant, Work};
+
+/// CPU time of threads that the tenant did not start.
+pub(super) struct Monitoring;
+
+static INFO: Info = Info {
+    id: "OH-009",
+    name: "Monitoring cost",
+    unit: "% of a core",
+    direction: Direction::Lower,
+    headline: "busy",
+    in_process: &[],
+    comparison: Comparison::AddedToNative,
+    method: "CPU time (schedstat) of all threads of a tenant but the one that launches, over some seconds with a context and no work, and over as long with 100 µs kernels launched without a pause, 30 s and more over all samples; the driver's own threads are in native's figure, so what is added is the system's; daemons are not part of a tenant and are not counted",
+    presumes: Presumes::Nothing,
+};
+
+impl Metric for Monitoring {
+    fn info(&self) -> &'static Info {
+        &INFO
+    }
+
+    fn work(&self, tenant: &Tenant<'_>) -> Result<Work> {
+        let gpu = Gpu::open(tenant.request.device)?;
+        let span_ns = by_effort_ns(tenant.request.effort, [1_500, 3_000, 4_000]);
+        let mut load = loads::open(loads::Kind::Medium, &gpu)?;
+        load.submit()?;
+        gpu.synchronize()?;
+        let mut work = Work::default();
+        let mut record = |name: &str, percent: f64| {
+            work.series.insert(name.to_owned(), Measure::single(percent, "% of a core"));
+        };
+        let idle = Span::begin()?;
+        thread::sleep(Duration::from_nanos(span_ns));
+        record("idle", idle.percent()?);
+        let busy = Span::begin()?;
+        loads::drive(&gpu, load.as_mut(), now_ns() + span_ns, false, None, 0)?;
+        record("busy", busy.percent()?);
+        Ok(work)
+    }
+
+    fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
+        // On one CPU with the thread that launches, other threads would only get what it leaves.
+        Ok(launcher.clone().on_cpu(None).run(INFO.id, "")?.series)
+    }
+}
+
+/// The beginning of a span of time.
+struct Span {
+    from_ns: u64,
+    cpu_ns: u64,
+}
+
+impl Span {
+    fn begin() -> Result<Self> {
+        Ok(Self { from_ns: now_ns(), cpu_ns: other_threads_ns()? })
+    }
+
+    /// CPU time of the other threads since then, in per cent of a core.
+    fn percent(&self) -> Result<f64> {
+        let cpu_ns = other_threads_ns()?.saturating_sub(self.cpu_ns);
+        Ok(100.0 * cpu_ns as f64 / (now_ns() - self.from_ns) as f64)
+    }
+}
+
+/// CPU time of all threads of this process but the calling one, in nanoseconds. Threads that have ended are not in it.
+fn other_threads_ns() -> Result<u64> {
+    // SAFETY: gettid has no preconditions.
+    let own = unsafe { libc::gettid() }.to_string();
+    let mut sum_ns = 0;
+    for entry in fs::read_dir("/proc/self/task").context("the threads of this process")? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy() == own {
+            continue;
+        }
+        // Time on a CPU in ns, time waiting for one, slices (kernel documentation, sched-stats). A thread may end meanwhile.
+        let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
+        let on_cpu = text.split_whitespace().next().context("schedstat is empty")?;
+        sum_ns += on_cpu.parse::<u64>().context("schedstat")?;
+    }
+    Ok(sum_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_calling_thread_does_not_count_and_another_one_does() {
+        let before_ns = other_threads_ns().unwrap();
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let busy = thread::spawn(move || {
+            let until_ns = now_ns() + 30_000_000;
+            while now_ns() < until_ns {}
+            let _ = told.recv(); // Alive until it has been counted.
+        });
+        let patience_ns = now_ns() + 20_000_000_000;
+        while other_threads_ns().unwrap() < before_ns + 10_000_000 && now_ns() < patience_ns {
+            thread::yield_now();
+        }
+        assert!(other_threads_ns().unwrap() >= before_ns + 10_000_000);
+        drop(tell);
+        busy.join().unwrap();
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::units::MemoryLimit;
+use crate::units::{ComputeCap, MemoryLimit, Tolerance};
 use crate::worker::Effort;
 
 /// Measures what GPU sharing costs and how well it isolates, system beside system.
@@ -29,6 +29,20 @@ pub enum Verb {
     Run(RunArguments),
     /// List the metrics and the systems
     List,
+    /// Write the reports of a results file again, also beside published figures
+    Report(ReportArguments),
+    /// Put results of several runs together, by metric
+    ///
+    /// Only runs on one card, driver and set of limits and libraries are merged. Where two files have a metric, the later
+    /// file's stands; all verdicts are corrected anew.
+    Merge(MergeArguments),
+    /// Say what became better or worse from one results file to another
+    ///
+    /// Systems are compared by what they make of native, so that a slower machine is no finding. Exit status: 0 when nothing
+    /// became worse, 1 on an error, 4 when something did.
+    Compare(CompareArguments),
+    /// Read figures that were published with GPU-Virt-Bench 1.0.0, for columns of their own in reports
+    Import(ImportArguments),
     /// A tenant of a measurement: started by `run`, not by people
     #[command(hide = true)]
     Worker {
@@ -37,13 +51,65 @@ pub enum Verb {
     },
 }
 
+/// What to report.
+#[derive(Debug, Args)]
+pub struct ReportArguments {
+    /// The results
+    #[arg(value_name = "RESULTS.json")]
+    pub results: PathBuf,
+    /// Published figures to show beside them: a file that `import` wrote, or `seed` for the report of 2025-11-29; may be
+    /// repeated
+    #[arg(long, value_name = "FILE|seed")]
+    pub published: Vec<PathBuf>,
+    /// Where the reports go; beside the results by default
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// What to put together.
+#[derive(Debug, Args)]
+pub struct MergeArguments {
+    /// The results, at least two
+    #[arg(value_name = "RESULTS.json", required = true, num_args = 2..)]
+    pub results: Vec<PathBuf>,
+    /// Where results.json and the reports go
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// What to compare.
+#[derive(Debug, Args)]
+pub struct CompareArguments {
+    /// The earlier results
+    #[arg(value_name = "A.json")]
+    pub first: PathBuf,
+    /// The later results
+    #[arg(value_name = "B.json")]
+    pub second: PathBuf,
+    /// A change up to so much is none
+    #[arg(long, value_name = "PERCENT", default_value = "5%")]
+    pub tolerance: Tolerance,
+}
+
+/// What to read.
+#[derive(Debug, Args)]
+pub struct ImportArguments {
+    /// Result files (JSON) or comparison reports (Markdown) of GPU-Virt-Bench 1.0.0
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Where the columns go
+    #[arg(long, value_name = "FILE", default_value = "published.json")]
+    pub out: PathBuf,
+}
+
 /// What to measure.
 #[derive(Debug, Args)]
 pub struct RunArguments {
-    /// The fewest samples that can be judged: 6 processes a system
+    /// The fewest samples that can be judged: 6 turns
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
-    /// Samples for figures that will be published: 24 processes a system (12 without either option)
+    /// Samples for figures that will be published: 12 to 48 turns, until the intervals are within 1 % (8 to 24 and 2 %
+    /// without either option)
     #[arg(long)]
     pub full: bool,
     /// Metrics by ID, separated by commas; all of them by default
@@ -55,12 +121,25 @@ pub struct RunArguments {
     /// The tenant's memory limit: an amount (8GiB, 512MiB) or a part of the device (50%)
     #[arg(long, value_name = "AMOUNT", default_value = "50%")]
     pub memory: MemoryLimit,
+    /// The cap on GPU time of tenants that are measured under one, as in 50%
+    #[arg(long, value_name = "PERCENT", default_value = "50%")]
+    pub compute: ComputeCap,
     /// The device: its number, or `sim` for the software GPU in the folder that CUOTA_SIM_LIB names
     #[arg(long, value_name = "N|sim", default_value = "0")]
     pub device: DeviceChoice,
     /// Where the results go
     #[arg(long, value_name = "DIR", default_value = "bench-results")]
     pub out: PathBuf,
+    /// The most time for one metric: no turn begins that would end after it [default: 120 with --quick, 540 with --full,
+    /// otherwise 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub time_cap: Option<u64>,
+    /// Go on with the results that are in DIR: metrics that are there are not measured again
+    #[arg(long)]
+    pub resume: bool,
+    /// Measure although other processes use the device; the results say so
+    #[arg(long)]
+    pub busy: bool,
     /// How long one process of a tenant may take before it is ended and reported
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub deadline: u64,
@@ -74,6 +153,15 @@ impl RunArguments {
             (_, true) => Effort::Full,
             _ => Effort::Standard,
         }
+    }
+
+    /// The most time for one metric.
+    pub fn budget(&self) -> Duration {
+        Duration::from_secs(self.time_cap.unwrap_or(match self.effort() {
+            Effort::Quick => 120,
+            Effort::Standard => 300,
+            Effort::Full => 540,
+        }))
     }
 
     /// The deadline of a worker.

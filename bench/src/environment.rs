@@ -43,6 +43,9 @@ pub struct Environment {
     pub clock_cost_ns: u64,
     /// The memory limit in bytes.
     pub limit_bytes: u64,
+    /// The cap on GPU time that capped tenants were given, in per cent.
+    #[serde(default)]
+    pub compute_percent: u32,
     /// How much work.
     pub effort: Option<Effort>,
     /// The CPU that the processes of each turn kept to, in the order of turns; empty where they could not be kept to one.
@@ -67,16 +70,18 @@ pub struct SystemRecord {
     pub command: Vec<String>,
     /// The variables that were set for the tenant.
     pub variables: BTreeMap<String, String>,
-    /// The proof that it is in force.
+    /// The proof that its memory limit is in force.
     pub proof: Option<Proof>,
+    /// The proof that its cap on GPU time is in force, where a metric needed one.
+    #[serde(default)]
+    pub compute_proof: Option<Proof>,
 }
 
 impl Environment {
     /// What can be known before the device is.
     pub fn of_machine(command: Vec<String>) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self {
-            date: utc(now),
+            date: now_utc(),
             bench_version: env!("CARGO_PKG_VERSION").to_owned(),
             command,
             cpu: cpu_model(),
@@ -86,6 +91,42 @@ impl Environment {
             ..Self::default()
         }
     }
+}
+
+impl Environment {
+    /// What makes the figures of `other` ones of another experiment, a phrase each: card, driver, limits, libraries.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let text = |environment: &Self| {
+            [
+                ("card", environment.device.name.clone()),
+                ("device", environment.device.uuid.clone()),
+                ("driver", environment.driver_version.clone().unwrap_or_default()),
+                ("memory limit", format!("{} bytes", environment.limit_bytes)),
+                ("cap on GPU time", format!("{} %", environment.compute_percent)),
+                ("software GPU", environment.simulated.to_string()),
+            ]
+        };
+        let mut found: Vec<String> = text(self)
+            .into_iter()
+            .zip(text(other))
+            .filter(|(mine, theirs)| mine != theirs)
+            .map(|((what, mine), (_, theirs))| format!("{what}: {mine} and {theirs}"))
+            .collect();
+        for (name, record) in &self.systems {
+            let theirs = other.systems.get(name).and_then(|record| record.library_sha256.as_ref());
+            if let (Some(mine), Some(theirs)) = (&record.library_sha256, theirs)
+                && mine != theirs
+            {
+                found.push(format!("library of {name}: SHA-256 {mine:.12} and {theirs:.12}"));
+            }
+        }
+        found
+    }
+}
+
+/// The time now, UTC.
+pub fn now_utc() -> String {
+    utc(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
 /// The SHA-256 of a file, in hexadecimal.

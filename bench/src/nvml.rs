@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nvml_wrapper::enum_wrappers::device::Clock as ClockDomain;
+use nvml_wrapper::enum_wrappers::device::{Clock as ClockDomain, PerformancePolicy};
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::{Device, Nvml};
 
@@ -63,6 +63,17 @@ impl Monitor {
         let power =
             device.power_usage().map_or("?".to_owned(), |milliwatts| (milliwatts / 1_000).to_string());
         Some(format!("SM {} MHz, memory {} MHz, {power} W", mhz(ClockDomain::SM), mhz(ClockDomain::Memory)))
+    }
+
+    /// How long the device has been slowed down for heat, a power brake or reliability since the driver was loaded, in
+    /// nanoseconds; `None` where NVML does not count it. A power cap is left out: under heavy work it is the normal state
+    /// of a card, for all systems alike.
+    pub fn throttled_ns(&self) -> Option<u64> {
+        let device = self.device().ok()?;
+        let policies =
+            [PerformancePolicy::Thermal, PerformancePolicy::BoardLimit, PerformancePolicy::Reliability];
+        let times = policies.map(|policy| device.violation_status(policy).ok());
+        times.into_iter().flatten().map(|time| time.violation_time).reduce(|a, b| a + b)
     }
 
     /// Processes that hold a context now, with their bytes.

@@ -1,184 +1,201 @@
-//! Interleaved sampling, and what the samples say.
+//! Interleaved sampling: which system is asked when, what makes a sample void, and when there are enough.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::metrics::{Comparison, Fault, Metric};
-use crate::results::{AddedBy, MetricResult, SeriesResult, Status, SystemResult};
-use crate::stats::{self, FEWEST_PAIRS, Interval, Verdict};
-use crate::worker::Series;
+use crate::stats::{FEWEST_PAIRS, median, median_interval};
+use crate::worker::{Effort, NotMeasured, Series};
 
 /// The samples of one system: one entry a turn, `Err` with the reason where it is void.
 pub type Samples = Vec<Result<Series, String>>;
 
-/// The order of turns: A B C, then C B A, and so on, so that what drifts meets all systems alike.
-pub fn interleaved(systems: usize, turns: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..turns).flat_map(move |turn| {
-        (0..systems).map(move |place| (turn, if turn % 2 == 0 { place } else { systems - 1 - place }))
-    })
+/// A system whose first samples are all void, so many of them, is not asked again.
+const HOPELESS: usize = 3;
+/// How often a throttled sample is taken again in its turn.
+const AGAIN: usize = 2;
+
+/// How many turns a metric gets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// The fewest turns, unless time runs out.
+    pub fewest: usize,
+    /// The most.
+    pub most: usize,
+    /// The width of the 95 % interval, from its middle to an end, as a part of the value, that is narrow enough.
+    pub precision: f64,
+    /// When no further turn begins.
+    pub budget: Duration,
 }
 
-/// Takes `turns` samples of each of `systems` systems by `sample(turn, system)`, interleaved, after one of each that is thrown away (it fills the
-/// driver's and the file system's caches). A system whose first three samples are all void is not asked again.
-pub fn collect(
-    systems: usize,
-    turns: usize,
-    mut sample: impl FnMut(usize, usize) -> Result<Series>,
-    mut progress: impl FnMut(usize, &Result<Series, String>),
-) -> Vec<Samples> {
-    const HOPELESS: usize = 3;
-    for system in 0..systems {
-        let _warm_up = sample(0, system);
-    }
-    let mut collected: Vec<Samples> = vec![Vec::with_capacity(turns); systems];
-    for (turn, system) in interleaved(systems, turns) {
-        let so_far = &collected[system];
-        let hopeless = so_far.len() >= HOPELESS && so_far.iter().all(Result::is_err);
-        let result = if hopeless {
-            Err(format!("not tried again after {HOPELESS} failures"))
-        } else {
-            sample(turn, system).map_err(|error| format!("{error:#}"))
+impl Plan {
+    /// The plan of an effort, for a metric that is judged from `fewest_samples` on: where these are few, a sample takes
+    /// minutes.
+    pub fn of(effort: Effort, budget: Duration, fewest_samples: usize) -> Self {
+        let (fewest, most, precision) = match effort {
+            Effort::Quick => (FEWEST_PAIRS, FEWEST_PAIRS, 0.0),
+            Effort::Standard => (8, 24, 0.02),
+            Effort::Full => (12, 48, 0.01),
         };
-        progress(system, &result);
-        collected[system].push(result);
-    }
-    collected
-}
-
-/// The result of `metric` for a system with `samples`, against the `native` samples of the same turns.
-pub fn summarise(metric: &dyn Metric, samples: &Samples, native: &Samples, is_native: bool) -> SystemResult {
-    let info = metric.info();
-    let own = |all: &Samples| -> Vec<Option<Series>> {
-        all.iter().map(|sample| sample.as_ref().ok().map(|series| metric.series(series))).collect()
-    };
-    let (mine, natives) = (own(samples), own(native));
-    let paired = (!is_native && info.comparison == Comparison::AddedToNative).then_some(&natives);
-    let series = all_series(metric, &mine, paired.map(Vec::as_slice));
-    let voids = voids(samples);
-    let mut result = SystemResult::without_value(Status::Failed, "");
-    result.voids = voids;
-    result.series = series;
-    let Some(headline) = result.series.get(info.headline).filter(|h| h.samples.len() >= FEWEST_PAIRS) else {
-        let good = mine.iter().flatten().count();
-        let first = result.voids.first().map_or(String::new(), |void| format!("; first void: {void}"));
-        result.reason =
-            Some(format!("{good} of {} samples are good, {FEWEST_PAIRS} are needed{first}", mine.len()));
-        return result;
-    };
-    result.reason = None;
-    result.status = Status::Measured;
-    result.value = Some(headline.value.value);
-    result.ci95 = Some(headline.value.ci95);
-    result.samples = headline.samples.clone();
-    result.added = headline.added;
-    result.verdict = headline.verdict;
-    if let Some(series) = info.in_process.first().and_then(|name| result.series.get(*name)) {
-        result.added_in_process = series.added;
-        result.verdict_in_process = series.verdict;
-    }
-    apply_fault(metric, &mine, &mut result);
-    result
-}
-
-/// Withdraws the value, or adds a remark, when any sample shows a broken promise.
-fn apply_fault(metric: &dyn Metric, samples: &[Option<Series>], result: &mut SystemResult) {
-    let faults: Vec<Fault> = samples.iter().flatten().filter_map(|series| metric.fault(series)).collect();
-    let not_enforced = faults.iter().find(|fault| matches!(fault, Fault::NotEnforced(_)));
-    match not_enforced.or(faults.first()) {
-        Some(Fault::NotEnforced(why)) => {
-            result.status = Status::NotEnforced;
-            result.value = None;
-            result.ci95 = None;
-            result.added = None;
-            result.verdict = None;
-            result.added_in_process = None;
-            result.verdict_in_process = None;
-            result.reason = Some(why.clone());
+        match (fewest_samples < FEWEST_PAIRS, effort) {
+            (false, _) => Self { fewest, most, precision, budget },
+            (true, Effort::Quick) => Self { fewest: fewest_samples, most: fewest_samples, precision, budget },
+            (true, _) => Self { fewest: fewest_samples, most, precision, budget },
         }
-        Some(Fault::Exceeded(why)) => result.reason = Some(format!("the limit was exceeded: {why}")),
-        None => {}
     }
 }
 
-/// Each different reason once, with the number of samples it made void.
-fn voids(samples: &Samples) -> Vec<String> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for void in samples.iter().filter_map(|sample| sample.as_ref().err()) {
-        *counts.entry(void).or_default() += 1;
+/// Why sampling ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The intervals are narrow enough.
+    Precision,
+    /// The most turns were taken.
+    Turns,
+    /// The time was up.
+    Time,
+    /// The user ended it.
+    Interrupted,
+}
+
+impl Stop {
+    /// The words for it in results.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Precision => "precision reached",
+            Self::Turns => "all turns taken",
+            Self::Time => "time was up",
+            Self::Interrupted => "interrupted",
+        }
     }
-    counts.into_iter().map(|(why, count)| format!("{count} × {why}")).collect()
 }
 
-fn all_series(
-    metric: &dyn Metric,
-    mine: &[Option<Series>],
-    natives: Option<&[Option<Series>]>,
-) -> BTreeMap<String, SeriesResult> {
-    let names: BTreeSet<&String> = mine.iter().flatten().flat_map(|series| series.keys()).collect();
-    names
-        .into_iter()
-        .filter_map(|name| {
-            let measures: Vec<_> = mine.iter().flatten().filter_map(|series| series.get(name)).collect();
-            let samples: Vec<f64> = measures.iter().map(|measure| rounded(measure.value)).collect();
-            let value = stats::median_interval(&samples)?;
-            let tails: Vec<f64> = measures.iter().filter_map(|measure| measure.p99).collect();
-            // A difference that was measured within the process is held against zero, natively too: a control.
-            let in_process = measures.first()?.is_difference;
-            let added = match in_process {
-                true => Some(value).filter(|_| samples.len() >= FEWEST_PAIRS),
-                false => natives.and_then(|natives| added(name, mine, natives)),
-            };
-            let by = if in_process { AddedBy::InProcess } else { AddedBy::ProcessAgainstProcess };
-            Some((
-                name.clone(),
-                SeriesResult {
-                    unit: measures.first()?.unit.clone(),
-                    value,
-                    samples,
-                    p99: stats::median(&tails),
-                    calls: measures.iter().map(|measure| measure.calls).sum(),
-                    added,
-                    added_by: added.map(|_| by),
-                    verdict: added.map(|added| Verdict::of(&added, metric.info().direction)),
-                },
-            ))
-        })
-        .collect()
+/// What the samples of a metric are taken from: tenants, or numbers in a test.
+pub trait Bench {
+    /// One sample of the system at `place`.
+    fn sample(&mut self, turn: usize, place: usize) -> Result<Series>;
+    /// The figure in a sample that precision is judged by.
+    fn headline(&self, series: &Series) -> Option<f64>;
+    /// Whether precision is judged by what the first system's value becomes under the others, or by each value itself.
+    fn is_paired(&self) -> bool;
+    /// Whether a first sample of each system is thrown away, since it fills the driver's and the file system's caches.
+    fn warms_up(&self) -> bool;
+    /// Why what was measured since the last call does not count, if the device was throttled meanwhile.
+    fn throttled(&mut self) -> Option<String>;
+    /// The time since sampling began.
+    fn elapsed(&self) -> Duration;
+    /// Whether the user asked for the end.
+    fn is_interrupted(&self) -> bool;
+    /// A sample was taken.
+    fn progress(&mut self, _turn: usize, _place: usize, _is_good: bool) {}
 }
 
-/// `value` to six significant digits: more are noise, and make the results file large.
-fn rounded(value: f64) -> f64 {
-    format!("{value:.5e}").parse().unwrap_or(value)
+/// What was collected of one system.
+#[derive(Clone, Debug, Default)]
+pub struct Collected {
+    /// One entry a turn.
+    pub samples: Samples,
+    /// Why the metric cannot be measured for it, if it cannot.
+    pub not_measured: Option<String>,
+    /// Samples that were thrown away because the device was throttled.
+    pub throttled: usize,
 }
 
-/// The paired difference over the turns in which both sides are good.
-fn added(name: &str, mine: &[Option<Series>], natives: &[Option<Series>]) -> Option<Interval> {
-    let value = |side: &Option<Series>| Some(side.as_ref()?.get(name)?.value);
-    let pairs: Vec<(f64, f64)> =
-        natives.iter().zip(mine).filter_map(|(native, mine)| Some((value(native)?, value(mine)?))).collect();
-    stats::paired_difference(&pairs)
+impl Collected {
+    fn is_hopeless(&self) -> bool {
+        self.samples.len() >= HOPELESS && self.samples.iter().all(Result::is_err)
+    }
+
+    fn is_asked(&self) -> bool {
+        self.not_measured.is_none() && !self.is_hopeless()
+    }
 }
 
-/// A metric's result with the systems that get no samples filled in by `excused`.
-pub fn result_of(
-    metric: &dyn Metric,
-    labels: &[String],
-    excused: &BTreeMap<usize, SystemResult>,
-    samples: &BTreeMap<usize, Samples>,
-) -> MetricResult {
-    let mut result = MetricResult::new(metric.info());
-    let none = Samples::new();
-    let native = samples.get(&0).unwrap_or(&none);
-    for (index, label) in labels.iter().enumerate() {
-        let system = match (excused.get(&index), samples.get(&index)) {
-            (Some(excuse), _) => excuse.clone(),
-            (None, Some(samples)) => summarise(metric, samples, native, index == 0),
-            (None, None) => SystemResult::without_value(Status::Failed, "no samples were taken"),
+/// Takes turns of all of `systems` systems, A B C, then C B A, and so on, so that what drifts meets all alike; after one
+/// sample of each that is thrown away.
+pub fn collect(systems: usize, plan: Plan, bench: &mut impl Bench) -> (Vec<Collected>, Stop) {
+    let mut all = vec![Collected::default(); systems];
+    let warmed_up = if bench.warms_up() { systems } else { 0 };
+    for (place, collected) in all.iter_mut().enumerate().take(warmed_up) {
+        if let Err(error) = bench.sample(0, place) {
+            collected.not_measured = NotMeasured::in_error(&error);
+        }
+    }
+    let _before = bench.throttled();
+    let mut longest = bench.elapsed();
+    for turn in 0..plan.most {
+        let began = bench.elapsed();
+        if bench.is_interrupted() {
+            return (all, Stop::Interrupted);
+        }
+        if began + longest > plan.budget {
+            return (all, Stop::Time);
+        }
+        for place in order(systems, turn) {
+            take(turn, place, &mut all[place], bench);
+        }
+        longest = longest.max(bench.elapsed() - began);
+        if turn + 1 >= plan.fewest && is_precise(&all, plan, bench) {
+            return (all, Stop::Precision);
+        }
+    }
+    (all, Stop::Turns)
+}
+
+/// The order of a turn.
+fn order(systems: usize, turn: usize) -> impl Iterator<Item = usize> {
+    (0..systems).map(move |place| if turn.is_multiple_of(2) { place } else { systems - 1 - place })
+}
+
+fn take(turn: usize, place: usize, collected: &mut Collected, bench: &mut impl Bench) {
+    if !collected.is_asked() {
+        let why = format!("not tried again after {HOPELESS} failures");
+        collected.samples.push(Err(why));
+        return bench.progress(turn, place, false);
+    }
+    let mut result = Err("throttled".to_owned());
+    for _ in 0..=AGAIN {
+        let sample = bench.sample(turn, place);
+        if let Some(why) = bench.throttled().filter(|_| sample.is_ok()) {
+            collected.throttled += 1;
+            result = Err(format!("the device was throttled: {why}"));
+            continue;
+        }
+        if let Some(why) = sample.as_ref().err().and_then(NotMeasured::in_error) {
+            collected.not_measured = Some(why);
+        }
+        result = sample.map_err(|error| format!("{error:#}"));
+        break;
+    }
+    bench.progress(turn, place, result.is_ok());
+    collected.samples.push(result);
+}
+
+/// Whether every system's interval is narrow enough; systems without samples to judge do not hold the others up.
+fn is_precise(all: &[Collected], plan: Plan, bench: &impl Bench) -> bool {
+    let values = |collected: &Collected| -> Vec<Option<f64>> {
+        collected.samples.iter().map(|sample| bench.headline(sample.as_ref().ok()?)).collect()
+    };
+    let native = all.first().map(values).unwrap_or_default();
+    let scale = median(&native.iter().flatten().copied().collect::<Vec<_>>()).unwrap_or(0.0);
+    let paired = bench.is_paired() && all.len() > 1;
+    all.iter().skip(usize::from(paired)).filter(|collected| collected.is_asked()).all(|collected| {
+        let own = values(collected);
+        // Differences as parts of native's median say what ratios do, and also where values are near zero.
+        let judged: Vec<f64> = match paired {
+            true => own
+                .iter()
+                .zip(&native)
+                .filter_map(|(own, native)| Some(own.as_ref()? - native.as_ref()?))
+                .collect(),
+            false => own.iter().flatten().copied().collect(),
         };
-        result.systems.insert(label.clone(), system);
-    }
-    result
+        let scale = if paired { scale } else { median(&judged).unwrap_or(0.0) };
+        median_interval(&judged).is_some_and(|interval| {
+            judged.len() >= plan.fewest.min(FEWEST_PAIRS)
+                && (interval.ci95[1] - interval.ci95[0]) / 2.0 <= plan.precision * scale.abs()
+        })
+    })
 }
 
 #[cfg(test)]
@@ -186,141 +203,116 @@ mod tests {
     use anyhow::bail;
 
     use super::*;
-    use crate::metrics::find;
     use crate::worker::Measure;
 
-    const HEADLINE: &str = "plain 64 KiB, block in use";
+    const PLAN: Plan = Plan { fewest: 8, most: 24, precision: 0.02, budget: Duration::from_secs(1_000) };
 
-    fn sample(us: f64) -> Series {
-        Series::from([(format!("alloc/{HEADLINE}"), Measure::single(us, "µs"))])
+    /// Numbers instead of tenants, and a clock that a sample moves by a second.
+    struct Numbers<F> {
+        value: F,
+        asked: Vec<(usize, usize)>,
+        throttled: Vec<usize>,
+        paired: bool,
     }
 
-    fn metric() -> &'static dyn Metric {
-        find("OH-002").unwrap()
+    impl<F: FnMut(usize, usize) -> Result<f64>> Bench for Numbers<F> {
+        fn sample(&mut self, turn: usize, place: usize) -> Result<Series> {
+            self.asked.push((turn, place));
+            Ok(Series::from([("x".to_owned(), Measure::single((self.value)(turn, place)?, "µs"))]))
+        }
+
+        fn headline(&self, series: &Series) -> Option<f64> {
+            Some(series.get("x")?.value)
+        }
+
+        fn is_paired(&self) -> bool {
+            self.paired
+        }
+
+        fn warms_up(&self) -> bool {
+            true
+        }
+
+        fn throttled(&mut self) -> Option<String> {
+            self.throttled.contains(&self.asked.len()).then(|| "hot".to_owned())
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_secs(self.asked.len() as u64)
+        }
+
+        fn is_interrupted(&self) -> bool {
+            self.asked.len() > 1_000
+        }
     }
 
-    #[test]
-    fn systems_take_turns_forwards_and_backwards() {
-        let order: Vec<usize> = interleaved(3, 3).map(|(_, system)| system).collect();
-        assert_eq!(order, [0, 1, 2, 2, 1, 0, 0, 1, 2]);
-    }
-
-    #[test]
-    fn the_first_sample_of_each_system_is_thrown_away() {
-        let mut calls = Vec::new();
-        let collected = collect(
-            2,
-            2,
-            |_, system| {
-                calls.push(system);
-                Ok(sample(1.0))
-            },
-            |_, _| {},
-        );
-        assert_eq!(calls, [0, 1, 0, 1, 1, 0]);
-        assert!(collected.iter().all(|samples| samples.len() == 2));
-    }
-
-    #[test]
-    fn a_constant_addition_under_shared_drift_is_found_exactly() {
-        let mut time = 0.0;
-        let collected = collect(
-            2,
-            8,
-            |_, system| {
-                time += 1.0;
-                Ok(sample(100.0 + time + if system == 1 { 50.0 } else { 0.0 }))
-            },
-            |_, _| {},
-        );
-        let result = summarise(metric(), &collected[1], &collected[0], false);
-        let added = result.added.unwrap();
-        assert!((added.value - 50.0).abs() <= 1.0, "{added:?}");
-        assert_eq!(result.verdict, Some(Verdict::Worse));
+    fn numbers<F: FnMut(usize, usize) -> Result<f64>>(value: F) -> Numbers<F> {
+        Numbers { value, asked: Vec::new(), throttled: Vec::new(), paired: true }
     }
 
     #[test]
-    fn a_difference_measured_in_process_is_held_against_zero_and_natively_it_is_a_control() {
-        let name = metric().info().in_process[0];
-        let with = |added_us: f64| {
-            let difference = Measure::difference(added_us, "µs");
-            Series::from([(format!("alloc/{name}"), difference)]).into_iter().chain(sample(1.0)).collect()
-        };
-        let mine: Samples = (0..8).map(|number| Ok(with(0.050 + 0.001 * f64::from(number)))).collect();
-        let native: Samples = (0..8).map(|number| Ok(with(0.001 * f64::from(number) - 0.0035))).collect();
-        let result = summarise(metric(), &mine, &native, false);
-        assert!((result.added_in_process.unwrap().value - 0.0535).abs() < 1e-9);
-        assert_eq!(result.verdict_in_process, Some(Verdict::Worse));
-        assert_eq!(result.verdict, Some(Verdict::Tie));
-        let added_by: Vec<_> = result.series.values().map(|series| series.added_by.unwrap()).collect();
-        assert_eq!(added_by, [AddedBy::ProcessAgainstProcess, AddedBy::InProcess]);
-        let control = summarise(metric(), &native, &native, true);
-        assert_eq!(control.verdict_in_process, Some(Verdict::Tie));
+    fn systems_take_turns_forwards_and_backwards_after_one_sample_of_each_that_does_not_count() {
+        let mut bench = numbers(|_, _| Ok(1.0));
+        let (all, _) = collect(2, Plan { fewest: 2, most: 2, ..PLAN }, &mut bench);
+        assert_eq!(bench.asked, [(0, 0), (0, 1), (0, 0), (0, 1), (1, 1), (1, 0)]);
+        assert!(all.iter().all(|collected| collected.samples.len() == 2));
     }
 
     #[test]
-    fn values_are_kept_to_six_significant_digits() {
-        assert_eq!(rounded(0.123_456_789), 0.123_457);
-        assert_eq!(rounded(-190_432.71), -190_433.0);
-        assert_eq!(rounded(0.0), 0.0);
-        assert!(rounded(f64::NAN).is_nan());
+    fn quiet_values_end_with_the_fewest_turns_and_loud_ones_with_the_most() {
+        let (quiet, stop) = collect(2, PLAN, &mut numbers(|turn, _| Ok(100.0 + (turn % 2) as f64)));
+        assert_eq!((quiet[1].samples.len(), stop), (8, Stop::Precision));
+        let loud = |turn: usize, place: usize| Ok(100.0 + 60.0 * ((turn * 7 + place * 3) % 5) as f64);
+        let (loud, stop) = collect(2, PLAN, &mut numbers(loud));
+        assert_eq!((loud[1].samples.len(), stop), (24, Stop::Turns));
     }
 
     #[test]
-    fn the_same_values_on_both_sides_tie() {
-        let noise = [0.1, -0.2, 0.3, -0.1, 0.2, -0.3, 0.05, -0.05];
-        let mine: Samples = noise.iter().map(|n| Ok(sample(1.0 + n))).collect();
-        let native: Samples = noise.iter().rev().map(|n| Ok(sample(1.0 + n))).collect();
-        let result = summarise(metric(), &mine, &native, false);
-        assert_eq!((result.status, result.verdict), (Status::Measured, Some(Verdict::Tie)));
+    fn drift_that_all_share_does_not_keep_it_going() {
+        let (all, stop) = collect(2, PLAN, &mut numbers(|turn, _| Ok(100.0 * (turn + 1) as f64)));
+        assert_eq!((all[1].samples.len(), stop), (8, Stop::Precision));
     }
 
     #[test]
-    fn a_cuda_error_voids_its_sample_and_is_reported() {
-        let mut mine: Samples = (0..8).map(|_| Ok(sample(1.0))).collect();
-        let native = mine.clone();
-        mine[3] = Err("cuMemAlloc_v2 returned CUDA_ERROR_UNKNOWN (999)".to_owned());
-        let result = summarise(metric(), &mine, &native, false);
-        assert_eq!(result.status, Status::Measured);
-        assert_eq!(result.samples.len(), 7);
-        assert_eq!(result.voids, ["1 × cuMemAlloc_v2 returned CUDA_ERROR_UNKNOWN (999)"]);
+    fn no_turn_begins_that_would_end_after_the_time_is_up() {
+        let plan = Plan { precision: -1.0, budget: Duration::from_secs(14), ..PLAN };
+        let mut bench = numbers(|_, _| Ok(1.0));
+        let (all, stop) = collect(2, plan, &mut bench);
+        assert_eq!((all[0].samples.len(), stop), (6, Stop::Time));
+        assert!(bench.elapsed() <= plan.budget);
     }
 
     #[test]
-    fn too_few_good_samples_are_a_failure_with_its_reason() {
-        let mine: Samples = vec![Err("no".to_owned()); 8];
-        let result = summarise(metric(), &mine, &mine, false);
-        assert_eq!(result.status, Status::Failed);
-        assert!(result.value.is_none());
-        assert!(result.reason.unwrap().contains("0 of 8 samples are good"));
+    fn a_throttled_sample_is_thrown_away_counted_and_taken_again() {
+        let mut bench = numbers(|_, _| Ok(1.0));
+        bench.throttled = vec![3, 5, 6, 7];
+        let (all, _) = collect(1, Plan { fewest: 4, most: 4, ..PLAN }, &mut bench);
+        assert_eq!(all[0].throttled, 4);
+        let good: Vec<bool> = all[0].samples.iter().map(Result::is_ok).collect();
+        assert_eq!(good, [true, true, false, true], "{:?}", all[0].samples);
     }
 
     #[test]
-    fn a_system_that_always_fails_is_not_asked_for_ever() {
-        let mut calls = 0;
-        let collected = collect(
-            1,
-            10,
-            |_, _| {
-                calls += 1;
-                bail!("no")
-            },
-            |_, _| {},
-        );
-        assert_eq!(calls, 4);
-        assert_eq!(collected[0].len(), 10);
+    fn a_system_that_always_fails_is_not_asked_for_ever_and_does_not_hold_up_the_others() {
+        let mut bench = numbers(|_, place| if place == 1 { bail!("no") } else { Ok(1.0) });
+        let (all, _) = collect(2, PLAN, &mut bench);
+        assert_eq!(bench.asked.iter().filter(|(_, place)| *place == 1).count(), 1 + HOPELESS);
+        assert_eq!(all[1].samples.len(), 8);
     }
 
     #[test]
-    fn a_path_without_a_limit_takes_the_score_away() {
-        let metric = find("IS-001").unwrap();
-        let series = Series::from([
-            ("plain: granted".to_owned(), Measure::single(99.9, "%")),
-            ("pool: granted / limit".to_owned(), Measure::single(112.0, "%")),
-        ]);
-        let samples: Samples = (0..8).map(|_| Ok(series.clone())).collect();
-        let result = summarise(metric, &samples, &Samples::new(), false);
-        assert_eq!((result.status, result.value), (Status::NotEnforced, None));
-        assert!(result.reason.unwrap().contains("pool"));
+    fn a_metric_whose_samples_take_minutes_gets_as_few_as_it_is_judged_by() {
+        let plan = |effort, fewest| Plan::of(effort, PLAN.budget, fewest);
+        assert_eq!((plan(Effort::Quick, 2).fewest, plan(Effort::Quick, 2).most), (2, 2));
+        assert_eq!((plan(Effort::Full, 2).fewest, plan(Effort::Full, 2).most), (2, 48));
+        assert_eq!(plan(Effort::Quick, FEWEST_PAIRS).most, FEWEST_PAIRS);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_asked_once_and_its_reason_kept() {
+        let mut bench = numbers(|_, _| Err(NotMeasured::because("one GPU").into()));
+        let (all, _) = collect(1, PLAN, &mut bench);
+        assert_eq!(all[0].not_measured.as_deref(), Some("one GPU"));
+        assert_eq!(bench.asked.len(), 1);
     }
 }

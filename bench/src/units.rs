@@ -73,6 +73,40 @@ impl FromStr for MemoryLimit {
     }
 }
 
+/// A cap on GPU time in whole per cent, 1 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComputeCap(pub u32);
+
+impl FromStr for ComputeCap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let help = || {
+            format!("`{text}` is not a part of the GPU's time: give 1% to 100% in whole per cent, as in 50%")
+        };
+        let number = text.strip_suffix('%').ok_or_else(help)?;
+        match number.parse() {
+            Ok(percent @ 1..=100) => Ok(Self(percent)),
+            _ => Err(help()),
+        }
+    }
+}
+
+/// A change that does not matter, in per cent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance(pub f64);
+
+impl FromStr for Tolerance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_suffix('%').and_then(|number| number.parse().ok()) {
+            Some(percent) if (0.0..=100.0).contains(&percent) => Ok(Self(percent)),
+            _ => Err(format!("`{text}` is not a tolerance: give 0% to 100%, as in 5%")),
+        }
+    }
+}
+
 impl fmt::Display for MemoryLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -129,6 +163,16 @@ mod tests {
         }
         assert!("150%".parse::<MemoryLimit>().unwrap_err().contains("0 to 100"));
         assert!("0%".parse::<MemoryLimit>().is_err());
+    }
+
+    #[test]
+    fn a_cap_on_time_is_a_percentage_and_says_so() {
+        assert_eq!("50%".parse(), Ok(ComputeCap(50)));
+        assert_eq!("100%".parse(), Ok(ComputeCap(100)));
+        for text in ["50", "0%", "101%", "half", "33.3%", "-5%"] {
+            let error = text.parse::<ComputeCap>().unwrap_err();
+            assert!(error.contains(text) && error.contains("as in 50%"), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -4,7 +4,11 @@ mod bootstrap;
 mod paired;
 mod quantile;
 mod random;
+mod student;
+mod trimmed;
 
 pub use bootstrap::{Interval, median_interval};
-pub use paired::{Direction, FEWEST_PAIRS, Verdict, paired_difference};
+pub use paired::{Direction, FEWEST_PAIRS, Paired, Scale, Verdict, paired};
 pub use quantile::{median, quantile};
+pub(crate) use random::SplitMix64;
+pub use trimmed::{POWER_PERCENT, SIGNIFICANCE, about_each_other, holm};

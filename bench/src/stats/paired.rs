@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Interval, median_interval};
+use super::quantile::median;
+use super::trimmed::{SIGNIFICANCE, about_zero};
 
 /// Which way is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,18 +20,19 @@ pub enum Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Better than the baseline by more than the interval.
+    /// Better than the baseline.
     Better,
-    /// Worse than the baseline by more than the interval.
+    /// Worse than the baseline.
     Worse,
-    /// The interval holds zero: no difference was found.
+    /// No difference was found.
     Tie,
 }
 
 impl Verdict {
-    /// The verdict on a difference (system - baseline).
-    pub fn of(difference: &Interval, direction: Direction) -> Self {
-        if difference.contains(0.0) {
+    /// The verdict on a difference (system - baseline) whose test says `p`, corrected for its family. Two must agree that
+    /// there is one: the interval, which is that of the median, and the test.
+    pub fn of(difference: &Interval, p: f64, direction: Direction) -> Self {
+        if difference.contains(0.0) || p >= SIGNIFICANCE {
             return Self::Tie;
         }
         match (difference.value < 0.0, direction) {
@@ -52,14 +55,55 @@ impl Verdict {
 /// (of 5 pairs, all on one side by chance in 6 % of cases).
 pub const FEWEST_PAIRS: usize = 6;
 
-/// The median of (system - baseline) over `pairs` of (baseline, system) with its 95 % interval; `None` below
-/// [`FEWEST_PAIRS`].
-pub fn paired_difference(pairs: &[(f64, f64)]) -> Option<Interval> {
+/// What is held against nothing: differences against 0, or ratios against 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// What the system adds.
+    Difference,
+    /// What the system makes of native's value. Falls back to differences where a value is not above zero.
+    Ratio,
+}
+
+/// A paired comparison.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Paired {
+    /// The median of (system - baseline).
+    pub difference: Interval,
+    /// The median of system / baseline, where all values are above zero.
+    pub ratio: Option<Interval>,
+    /// The chance of such values without a difference, not yet corrected.
+    pub p: f64,
+    /// The smallest difference that would be found, in per cent of the baseline's median, where that is above zero.
+    pub detectable_percent: Option<f64>,
+    /// The same in the unit of the values.
+    pub detectable: f64,
+}
+
+/// Compares `pairs` of (baseline, system); `None` below [`FEWEST_PAIRS`].
+pub fn paired(pairs: &[(f64, f64)], scale: Scale) -> Option<Paired> {
     if pairs.len() < FEWEST_PAIRS {
         return None;
     }
     let differences: Vec<f64> = pairs.iter().map(|(baseline, system)| system - baseline).collect();
-    median_interval(&differences)
+    let positive = pairs.iter().all(|(baseline, system)| *baseline > 0.0 && *system > 0.0);
+    let ratios: Option<Vec<f64>> =
+        positive.then(|| pairs.iter().map(|(baseline, system)| system / baseline).collect());
+    let baseline = median(&pairs.iter().map(|(baseline, _)| *baseline).collect::<Vec<_>>())?;
+    let (p, detectable) = match ratios.as_ref().filter(|_| scale == Scale::Ratio) {
+        Some(ratios) => {
+            let logarithms: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
+            let test = about_zero(&logarithms)?;
+            (test.p, test.detectable.exp_m1() * baseline)
+        }
+        None => about_zero(&differences).map(|test| (test.p, test.detectable))?,
+    };
+    Some(Paired {
+        difference: median_interval(&differences)?,
+        ratio: ratios.and_then(|ratios| median_interval(&ratios)),
+        p,
+        detectable_percent: (baseline > 0.0).then(|| 100.0 * detectable / baseline),
+        detectable,
+    })
 }
 
 #[cfg(test)]
@@ -76,39 +120,59 @@ mod tests {
         (0..count).map(|_| (100.0 + noise(random), 100.0 + shift + noise(random))).collect()
     }
 
+    fn judged(pairs: &[(f64, f64)], scale: Scale, direction: Direction) -> Verdict {
+        let paired = paired(pairs, scale).unwrap();
+        Verdict::of(&paired.difference, paired.p, direction)
+    }
+
     #[test]
-    fn the_same_against_itself_ties_in_about_nineteen_of_twenty_runs() {
+    fn the_same_against_itself_ties_in_nineteen_of_twenty_runs() {
         let mut random = SplitMix64::new(42);
-        let ties = (0..200)
-            .filter(|_| {
-                let difference = paired_difference(&pairs(&mut random, 12, 0.0)).unwrap();
-                Verdict::of(&difference, Direction::Lower) == Verdict::Tie
-            })
-            .count();
-        assert!(ties >= 184, "{ties} of 200");
+        for count in [6, 12] {
+            let ties = (0..400)
+                .filter(|_| {
+                    judged(&pairs(&mut random, count, 0.0), Scale::Ratio, Direction::Lower) == Verdict::Tie
+                })
+                .count();
+            assert!(ties >= 376, "{ties} of 400 with {count} pairs");
+        }
     }
 
     #[test]
     fn a_shift_of_three_standard_deviations_is_always_found() {
         let mut random = SplitMix64::new(43);
-        for _ in 0..100 {
-            let difference = paired_difference(&pairs(&mut random, 12, 3.0)).unwrap();
-            assert_eq!(Verdict::of(&difference, Direction::Lower), Verdict::Worse);
-            assert_eq!(Verdict::of(&difference, Direction::Higher), Verdict::Better);
+        for scale in [Scale::Difference, Scale::Ratio] {
+            for _ in 0..100 {
+                let pairs = pairs(&mut random, 12, 3.0);
+                assert_eq!(judged(&pairs, scale, Direction::Lower), Verdict::Worse);
+                assert_eq!(judged(&pairs, scale, Direction::Higher), Verdict::Better);
+            }
         }
     }
 
     #[test]
     fn drift_that_both_sides_share_does_not_widen_the_interval() {
         let pairs: Vec<(f64, f64)> =
-            (0..12).map(|i| (f64::from(i) * 10.0, f64::from(i) * 10.0 + 1.0)).collect();
-        let difference = paired_difference(&pairs).unwrap();
+            (1..13).map(|i| (f64::from(i) * 10.0, f64::from(i) * 10.0 + 1.0)).collect();
+        let difference = paired(&pairs, Scale::Difference).unwrap().difference;
         assert_eq!(difference, Interval { value: 1.0, ci95: [1.0, 1.0] });
+        let pairs: Vec<(f64, f64)> = (1..13).map(|i| (f64::from(i), f64::from(i) * 2.0)).collect();
+        let found = paired(&pairs, Scale::Ratio).unwrap();
+        assert_eq!(found.ratio.unwrap(), Interval { value: 2.0, ci95: [2.0, 2.0] });
+        assert_eq!(found.detectable_percent, Some(0.0));
+    }
+
+    #[test]
+    fn a_ratio_to_nothing_is_not_formed() {
+        let pairs = [(0.0, 1.0); 8];
+        let found = paired(&pairs, Scale::Ratio).unwrap();
+        assert!(found.ratio.is_none() && found.detectable_percent.is_none());
+        assert_eq!(Verdict::of(&found.difference, found.p, Direction::Lower), Verdict::Worse);
     }
 
     #[test]
     fn too_few_pairs_are_not_judged() {
-        assert_eq!(paired_difference(&[(1.0, 2.0); FEWEST_PAIRS - 1]), None);
-        assert!(paired_difference(&[(1.0, 2.0); FEWEST_PAIRS]).is_some());
+        assert_eq!(paired(&[(1.0, 2.0); FEWEST_PAIRS - 1], Scale::Difference), None);
+        assert!(paired(&[(1.0, 2.0); FEWEST_PAIRS], Scale::Difference).is_some());
     }
 }

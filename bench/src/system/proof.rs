@@ -88,10 +88,11 @@ pub fn ceiling_bytes(limit_bytes: u64) -> u64 {
     limit_bytes + (limit_bytes / 8).next_multiple_of(BLOCK_BYTES)
 }
 
-/// What the tenant's report says about a limit of `limit_bytes`.
-pub fn judge(report: &ProofReport, limit_bytes: u64) -> Proof {
+/// What the tenant's report says about a limit of `limit_bytes`; `has_no_library` for a system that is a daemon.
+pub fn judge(report: &ProofReport, limit_bytes: u64, has_no_library: bool) -> Proof {
     let limit = bytes_text(limit_bytes);
-    if report.library.is_none() {
+    // A daemon's system has no library of its own: what it refuses is all its proof.
+    if !has_no_library && report.library.is_none() {
         return Proof::NotEnforced("its library is not mapped in the tenant's process".to_owned());
     }
     if report.single_granted {
@@ -111,6 +112,23 @@ pub fn judge(report: &ProofReport, limit_bytes: u64) -> Proof {
     Proof::Enforced(format!("{granted} granted under a limit of {limit}, what goes beyond is refused"))
 }
 
+/// What `share`, the rate of a saturating tenant under a cap of `percent` as a part of the native rate, says. The cap need
+/// not be met, which is what metrics measure, but a fifth of the way to it must be gone.
+pub fn judge_compute(share: f64, percent: u32) -> Proof {
+    let cap = f64::from(percent) / 100.0;
+    let found = format!("{:.1} % of the native rate under a cap of {percent} %", 100.0 * share);
+    match share {
+        _ if percent >= 100 => {
+            Proof::Failed("a cap of 100 % cannot be told from none: give less with --compute".to_owned())
+        }
+        share if !share.is_finite() || share <= 0.0 => {
+            Proof::Failed(format!("{found}: no progress is no cap"))
+        }
+        share if share > 1.0 - (1.0 - cap) / 5.0 => Proof::NotEnforced(found),
+        _ => Proof::Enforced(found),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,28 +140,44 @@ mod tests {
 
     #[test]
     fn a_library_that_does_nothing_is_not_enforced() {
-        let proof = judge(&report(true, true, 9 * GIB), 8 * GIB);
+        let proof = judge(&report(true, true, 9 * GIB), 8 * GIB, false);
         assert!(matches!(proof, Proof::NotEnforced(why) if why.contains("was granted")));
     }
 
     #[test]
     fn a_library_that_is_not_in_the_process_is_not_enforced_whatever_was_refused() {
-        assert!(matches!(judge(&report(false, false, 7 * GIB), 8 * GIB), Proof::NotEnforced(_)));
+        assert!(matches!(judge(&report(false, false, 7 * GIB), 8 * GIB, false), Proof::NotEnforced(_)));
     }
 
     #[test]
     fn a_limit_that_parts_can_exceed_is_not_enforced() {
-        assert!(matches!(judge(&report(true, false, 9 * GIB), 8 * GIB), Proof::NotEnforced(_)));
+        assert!(matches!(judge(&report(true, false, 9 * GIB), 8 * GIB, false), Proof::NotEnforced(_)));
     }
 
     #[test]
     fn refusing_everything_is_a_failure_and_no_limit() {
-        assert!(matches!(judge(&report(true, false, GIB), 8 * GIB), Proof::Failed(_)));
+        assert!(matches!(judge(&report(true, false, GIB), 8 * GIB, false), Proof::Failed(_)));
     }
 
     #[test]
     fn a_limit_that_holds_is_enforced() {
-        assert!(matches!(judge(&report(true, false, 7 * GIB), 8 * GIB), Proof::Enforced(_)));
+        assert!(matches!(judge(&report(true, false, 7 * GIB), 8 * GIB, false), Proof::Enforced(_)));
+    }
+
+    #[test]
+    fn a_daemon_is_proved_by_what_it_refuses() {
+        let refused = report(false, false, 7 * GIB);
+        assert!(matches!(judge(&refused, 8 * GIB, true), Proof::Enforced(_)));
+        assert!(matches!(judge(&report(false, true, 9 * GIB), 8 * GIB, true), Proof::NotEnforced(_)));
+    }
+
+    #[test]
+    fn a_cap_must_move_the_rate_and_let_something_through() {
+        assert!(matches!(judge_compute(0.69, 50), Proof::Enforced(_)));
+        assert!(matches!(judge_compute(0.97, 50), Proof::NotEnforced(why) if why.contains("97.0 %")));
+        assert!(matches!(judge_compute(0.93, 90), Proof::Enforced(_)));
+        assert!(matches!(judge_compute(0.0, 50), Proof::Failed(_)));
+        assert!(matches!(judge_compute(1.0, 100), Proof::Failed(_)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::daemon::{Daemon, Plan};
 use super::{Launcher, System};
 use crate::affinity;
+use crate::gpu::DeviceInfo;
 use crate::nvml::Monitor;
 use crate::worker::Effort;
 
@@ -23,6 +24,8 @@ pub struct Session {
     pub device: i32,
     /// The folder of the software GPU's libraries, when that is the device.
     pub simulator: Option<PathBuf>,
+    /// The device.
+    pub device_info: DeviceInfo,
     /// The memory limit in bytes.
     pub limit_bytes: u64,
     /// The cap on GPU time that metrics give a tenant, in per cent.
@@ -60,6 +63,7 @@ impl Session {
         Ok(Self {
             device,
             simulator,
+            device_info: DeviceInfo::default(),
             limit_bytes: 0,
             compute_percent: 100,
             effort,
@@ -124,7 +128,8 @@ impl Session {
         for folder in plan.variables.values().map(Path::new).filter(|path| path.starts_with(self.scratch())) {
             fs::create_dir_all(folder).with_context(|| format!("{} cannot be created", folder.display()))?;
         }
-        let daemon = Daemon::start(plan).with_context(|| format!("the daemon of system `{}`", system.label))?;
+        let daemon =
+            Daemon::start(plan).with_context(|| format!("the daemon of system `{}`", system.label))?;
         self.daemons.push(daemon);
         Ok(())
     }

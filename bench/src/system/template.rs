@@ -60,7 +60,9 @@ impl Values<'_> {
             "memory_mib" => (self.memory_bytes / MIB).to_string(),
             "compute" => self.compute_percent.to_string(),
             "device" => self.device.to_string(),
-            "tenant" => self.tenant.context("the profile asks for the name of a tenant that has none")?.to_owned(),
+            "tenant" => {
+                self.tenant.context("the profile asks for the name of a tenant that has none")?.to_owned()
+            }
             "scope" => self.scope(),
             "scratch" => self.scratch.display().to_string(),
             "shared_scratch" => self.shared_scratch.display().to_string(),
@@ -139,7 +141,8 @@ mod tests {
             scratch: Path::new("/s"),
             shared_scratch: Path::new("/m"),
         };
-        let text = "a{memory_mib}m {memory_bytes} {library} {scratch}/c {compute} {device} {scope} {shared_scratch}";
+        let text =
+            "a{memory_mib}m {memory_bytes} {library} {scratch}/c {compute} {device} {scope} {shared_scratch}";
         assert_eq!(values.expand(text).unwrap(), "a3m 3145728 /opt/lib/libx.so /s/c 40 1 t-3-40 /m");
         assert!(values.expand("{open").is_err());
     }

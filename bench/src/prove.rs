@@ -1,0 +1,91 @@
+//! The proofs of a run: which systems hold a tenant to its limits. Natively first: where native is refused or slowed down
+//! too, it proves nothing.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::environment::{Environment, sha256};
+use crate::system::{self, Proof, ProofReport, Session, System};
+use crate::units::bytes_text;
+use crate::worker;
+
+/// Proves the memory limits, and records the library that was found in each tenant.
+pub fn memory(session: &Session, systems: &[System], environment: &mut Environment) -> Result<()> {
+    let report = |system: &System| -> Result<ProofReport> {
+        ProofReport::from_fields(&session.launcher(system).run(worker::PROOF, "")?.facts)
+    };
+    let limits = systems.iter().any(|system| system.profile.limits_memory);
+    if limits {
+        let native = report(&systems[0]).context("the proof's control, natively")?;
+        if !native.single_granted || native.granted_bytes < system::ceiling_bytes(session.limit_bytes) {
+            bail!(
+                "natively only {} could be allocated, not an eighth over the limit of {}: the device is in use. Stop \
+                 its other users, or ask for less with --memory",
+                bytes_text(native.granted_bytes),
+                bytes_text(session.limit_bytes)
+            );
+        }
+    }
+    for system in systems {
+        let (proof, mapped) = match system.profile.limits_memory {
+            false => (Proof::NoLimit, None),
+            true => match report(system) {
+                Ok(report) => (
+                    system::judge(&report, session.limit_bytes, system.profile.daemon.is_some()),
+                    report.library,
+                ),
+                Err(error) => (Proof::Failed(format!("{error:#}")), None),
+            },
+        };
+        announce(&system.label, "memory limit", &proof);
+        if let Some(record) = environment.systems.get_mut(&system.label) {
+            record.proof = Some(proof);
+            // What was found in the process is the truth, also where the system chose its library itself.
+            if let Some(library) = mapped {
+                record.library_sha256 = Some(sha256(Path::new(&library))?);
+                record.library = Some(library);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Proves the caps on GPU time: the rate of a saturating tenant under a cap against the native rate.
+pub fn compute(session: &Session, systems: &[System], environment: &mut Environment) -> Result<()> {
+    let capped: Vec<&System> = systems.iter().filter(|system| system.profile.limits_compute).collect();
+    let rate = |system: &System, percent: u32| -> Result<f64> {
+        let launcher = session.launcher(system).with_compute(percent);
+        let work = launcher.run(worker::COMPUTE_PROOF, "")?;
+        let rate = work.facts.get("units_per_s").context("the tenant did not say how fast it was")?;
+        Ok(rate.parse()?)
+    };
+    let native = match capped.is_empty() {
+        true => Ok(f64::NAN),
+        false => rate(&session.native, 100).context("the rate of a native tenant, to hold caps against"),
+    };
+    for system in systems {
+        let proof = match (system.profile.limits_compute, &native) {
+            (false, _) => Proof::NoLimit,
+            (true, Err(error)) => Proof::Failed(format!("{error:#}")),
+            (true, Ok(native)) => match rate(system, session.compute_percent) {
+                Ok(rate) => system::judge_compute(rate / native, session.compute_percent),
+                Err(error) => Proof::Failed(format!("{error:#}")),
+            },
+        };
+        announce(&system.label, "cap on GPU time", &proof);
+        if let Some(record) = environment.systems.get_mut(&system.label) {
+            record.compute_proof = Some(proof);
+        }
+    }
+    Ok(())
+}
+
+fn announce(label: &str, limit: &str, proof: &Proof) {
+    match proof {
+        Proof::NotEnforced(why) => eprintln!("{label}: {limit} NOT ENFORCED: {why}"),
+        Proof::Failed(why) => eprintln!("{label}: {limit} cannot be proved: {why}"),
+        Proof::Enforced(what) => eprintln!("{label}: {limit}: {what}"),
+        Proof::NoLimit => {}
+    }
+}

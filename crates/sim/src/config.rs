@@ -1,6 +1,8 @@
 //! What the environment says about the modelled GPU. Read once a process, when the library is initialised.
 
-use crate::units::{GIB, MIB, parse_bytes};
+use crate::engine::SMS;
+use crate::mig;
+use crate::units::{BLOCK, GIB, MIB, parse_bytes};
 use std::path::PathBuf;
 
 /// The variables of the software GPU.
@@ -17,6 +19,8 @@ pub struct Config {
     pub devices: u32,
     /// `CUOTA_SIM_CONTEXT_MIB`: what a new context takes, in bytes here. Default: 500 MiB.
     pub context_bytes: u64,
+    /// `CUOTA_SIM_MIG`: into how many instances device 0 is cut, 1 to 7; 0 for none. Default: none.
+    pub mig: u32,
     /// `CUDA_VISIBLE_DEVICES`, read as [`crate::visible`] says: the devices that CUDA shows, in its order. NVML shows all.
     pub visible: Vec<u32>,
     /// `CUOTA_SIM_DEATH_MS`: how long the memory of a dead process stays taken after its death is noticed, in nanoseconds here.
@@ -31,6 +35,7 @@ impl Config {
     #[must_use]
     pub fn from_environment() -> Self {
         let devices = read("CUOTA_SIM_DEVICES", 1, |t| t.parse().ok().filter(|n| (1..=16).contains(n)));
+        let mig = read("CUOTA_SIM_MIG", 0, |t| t.parse().ok().filter(|n| (0..=mig::MOST).contains(n)));
         let visible = std::env::var_os("CUDA_VISIBLE_DEVICES");
         Self {
             folder: std::env::var_os("CUOTA_SIM_DIR").filter(|v| !v.is_empty()).map_or_else(
@@ -47,7 +52,9 @@ impl Config {
             visible: crate::visible::devices(
                 visible.as_ref().map(|v| v.to_string_lossy()).as_deref(),
                 devices,
+                mig,
             ),
+            mig,
             context_bytes: read("CUOTA_SIM_CONTEXT_MIB", 500 * MIB, |t| {
                 t.parse::<u64>().ok()?.checked_mul(MIB)
             }),
@@ -56,26 +63,57 @@ impl Config {
         }
     }
 
-    /// The UUID of device `ordinal`, the same in every process: bytes that spell the model's name.
+    /// The memory of a device, or of an instance of one, in bytes.
+    #[must_use]
+    pub fn memory_of(&self, ordinal: u32) -> u64 {
+        match mig::index(ordinal) {
+            Some(_) if self.mig > 0 => self.memory_bytes / u64::from(self.mig) / BLOCK * BLOCK,
+            _ => self.memory_bytes,
+        }
+    }
+
+    /// The multiprocessors of a device, or of an instance of one.
+    #[must_use]
+    pub fn sms_of(&self, ordinal: u32) -> u32 {
+        match mig::index(ordinal) {
+            Some(_) if self.mig > 0 => mig::sms(self.mig),
+            _ => SMS,
+        }
+    }
+
+    /// What people read as the name of a device, or of an instance of one.
+    #[must_use]
+    pub fn name_of(&self, ordinal: u32) -> String {
+        match mig::index(ordinal) {
+            Some(_) => format!("{DEVICE_NAME} MIG 1g.{}gb", self.memory_of(ordinal) / GIB),
+            None => DEVICE_NAME.to_owned(),
+        }
+    }
+
+    /// The UUID of a device or an instance, the same in every process: bytes that spell the model's name.
     #[must_use]
     pub fn uuid(ordinal: u32) -> [u8; 16] {
-        let mut bytes = *b"cuota-sim-gpu-\0\0";
-        bytes[14..].copy_from_slice(&u16::try_from(ordinal).unwrap_or(u16::MAX).to_be_bytes());
+        let (mut bytes, number) = match mig::index(ordinal) {
+            Some(index) => (*b"cuota-sim-mig-\0\0", index),
+            None => (*b"cuota-sim-gpu-\0\0", ordinal),
+        };
+        bytes[14..].copy_from_slice(&u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes());
         bytes
     }
 
-    /// `GPU-xxxxxxxx-xxxx-…`, the UUID as NVML writes it.
+    /// `GPU-xxxxxxxx-xxxx-…`, or `MIG-…` for an instance: the UUID as NVML writes it.
     #[must_use]
     pub fn uuid_text(ordinal: u32) -> String {
         let hex: Vec<String> = Self::uuid(ordinal).iter().map(|b| format!("{b:02x}")).collect();
         let part = |range: std::ops::Range<usize>| hex[range].concat();
-        format!("GPU-{}-{}-{}-{}-{}", part(0..4), part(4..6), part(6..8), part(8..10), part(10..16))
+        let kind = if mig::index(ordinal).is_some() { "MIG" } else { "GPU" };
+        format!("{kind}-{}-{}-{}-{}-{}", part(0..4), part(4..6), part(6..8), part(8..10), part(10..16))
     }
 
-    /// `0000:01:00.0`, the modelled PCI address: bus `ordinal + 1`.
+    /// `0000:01:00.0`, the modelled PCI address: bus `ordinal + 1`; an instance has its device's.
     #[must_use]
     pub fn pci_bus_id(ordinal: u32) -> String {
-        format!("0000:{:02X}:00.0", ordinal + 1)
+        format!("0000:{:02X}:00.0", mig::parent(ordinal) + 1)
     }
 }
 

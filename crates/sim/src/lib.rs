@@ -15,6 +15,7 @@ pub mod error;
 pub mod gpu;
 pub mod log;
 pub mod memory;
+pub mod mig;
 pub mod ptx;
 pub mod shared;
 pub mod slice;

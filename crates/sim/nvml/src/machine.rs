@@ -2,6 +2,7 @@
 
 use cuota_abi::nvml::{nvmlDevice_t, nvmlReturn_t};
 use cuota_sim::config::Config;
+use cuota_sim::mig;
 use cuota_sim::shared::SharedDevice;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +13,8 @@ pub(crate) type Answer<T> = Result<T, nvmlReturn_t>;
 pub(crate) struct Machine {
     pub(crate) config: Config,
     devices: Vec<SharedDevice>,
+    /// The MIG instances of device 0.
+    instances: Vec<SharedDevice>,
 }
 
 static MACHINE: OnceLock<Answer<Machine>> = OnceLock::new();
@@ -30,7 +33,9 @@ impl Machine {
                 SharedDevice::open(&config, ordinal).map_err(|_| nvmlReturn_t::NVML_ERROR_OPERATING_SYSTEM)
             };
             let devices = (0..config.devices).map(open).collect::<Answer<Vec<_>>>()?;
-            Ok(Self { config, devices })
+            let instances = (0..config.mig).map(|index| open(mig::number(index)));
+            let instances = instances.collect::<Answer<Vec<_>>>()?;
+            Ok(Self { config, devices, instances })
         });
         machine.as_ref().map_err(|code| *code)?;
         USERS.fetch_add(1, Ordering::AcqRel);
@@ -52,19 +57,41 @@ impl Machine {
         machine.as_ref().map_err(|code| *code)
     }
 
+    /// The handle of a device, or of an instance.
     pub(crate) fn handle(&self, ordinal: u32) -> Answer<nvmlDevice_t> {
-        let known = ordinal < self.config.devices;
+        let known = match mig::index(ordinal) {
+            Some(index) => index < self.config.mig,
+            None => ordinal < self.config.devices,
+        };
         let handle = (HANDLE_BASE + u64::from(ordinal) * 16) as nvmlDevice_t;
         if known { Ok(handle) } else { Err(nvmlReturn_t::NVML_ERROR_INVALID_ARGUMENT) }
     }
 
-    /// The device that a handle names, with its number.
+    /// The device or instance that a handle names, with its number.
     pub(crate) fn device(&self, handle: nvmlDevice_t) -> Answer<(u32, &SharedDevice)> {
         let offset = (handle as u64).checked_sub(HANDLE_BASE).filter(|o| o.is_multiple_of(16));
         let ordinal = offset
             .and_then(|o| u32::try_from(o / 16).ok())
             .ok_or(nvmlReturn_t::NVML_ERROR_INVALID_ARGUMENT)?;
-        let device = self.devices.get(ordinal as usize).ok_or(nvmlReturn_t::NVML_ERROR_INVALID_ARGUMENT)?;
-        Ok((ordinal, device))
+        let found = match mig::index(ordinal) {
+            Some(index) => self.instances.get(index as usize),
+            None => self.devices.get(ordinal as usize),
+        };
+        Ok((ordinal, found.ok_or(nvmlReturn_t::NVML_ERROR_INVALID_ARGUMENT)?))
+    }
+
+    /// What holds the memory of a device or an instance: itself, or for a device that is cut into instances each of them. With
+    /// an instance comes its index.
+    pub(crate) fn parts(&self, handle: nvmlDevice_t) -> Answer<Vec<(Option<u32>, &SharedDevice)>> {
+        let (ordinal, device) = self.device(handle)?;
+        if self.is_cut(ordinal) {
+            return Ok((0..).map(Some).zip(&self.instances).collect());
+        }
+        Ok(vec![(mig::index(ordinal), device)])
+    }
+
+    /// Whether a device is cut into instances.
+    pub(crate) fn is_cut(&self, ordinal: u32) -> bool {
+        ordinal == 0 && self.config.mig > 0
     }
 }

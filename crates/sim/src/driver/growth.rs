@@ -3,7 +3,6 @@
 
 use super::context::{Context, FIRST_LAUNCH_BYTES, Limit};
 use super::{Driver, State};
-use crate::engine::SMS;
 use crate::error::{Answer, Fault};
 use crate::ptx::Needs;
 use crate::shared::Charge;
@@ -14,8 +13,8 @@ pub(super) const STACK_SIZE: Limit = 0;
 const PRINTF_FIFO_SIZE: Limit = 1;
 /// `CU_LIMIT_MALLOC_HEAP_SIZE`.
 const MALLOC_HEAP_SIZE: Limit = 2;
-/// The threads of which each has a stack: 2,048 on each multiprocessor.
-const STACKS: u64 = SMS as u64 * 2048;
+/// The threads of a multiprocessor, of which each has a stack.
+const SM_THREADS: u64 = 2048;
 /// Local frames are multiples of so many bytes.
 const FRAME_ALIGNMENT: u64 = 16;
 
@@ -75,12 +74,13 @@ impl Driver {
     /// `OutOfMemory` where the device has no room: nothing is taken then.
     pub(super) fn grow_for(&self, state: &mut State, context: u64, needs: Needs) -> Answer<()> {
         let found = state.contexts.get_mut(&context).ok_or(Fault::InvalidContext)?;
+        let stacks = self.stacks(found.device());
         let mut after = found.growth;
         let mut bytes = if after.launched { 0 } else { FIRST_LAUNCH_BYTES };
         after.launched = true;
         let frame = needs.local_bytes.checked_next_multiple_of(FRAME_ALIGNMENT).ok_or(Fault::OutOfMemory)?;
         let more =
-            frame.saturating_sub(found.thread_bytes()).checked_mul(STACKS).ok_or(Fault::OutOfMemory)?;
+            frame.saturating_sub(found.thread_bytes()).checked_mul(stacks).ok_or(Fault::OutOfMemory)?;
         after.frame_bytes = after.frame_bytes.max(frame);
         bytes += more;
         if needs.heap && !std::mem::replace(&mut after.has_heap, true) {
@@ -119,9 +119,10 @@ impl Driver {
                 return Err(Fault::InvalidValue);
             }
             let (device, before) = (found.device(), found.thread_bytes());
+            let stacks = self.stacks(device);
             let after = if limit == STACK_SIZE { value.max(found.growth.frame_bytes) } else { before };
-            let more = after.saturating_sub(before).checked_mul(STACKS).ok_or(Fault::OutOfMemory)?;
-            let less = before.saturating_sub(after) * STACKS;
+            let more = after.saturating_sub(before).checked_mul(stacks).ok_or(Fault::OutOfMemory)?;
+            let less = before.saturating_sub(after) * stacks;
             self.take_charged(state, device, Charge::Context, more)?;
             self.gpu_of(device).give(Charge::Context, less);
             if let Some(found) = state.contexts.get_mut(&handle) {
@@ -130,6 +131,11 @@ impl Driver {
             }
             Ok(())
         })
+    }
+
+    /// The threads of a device of which each has a stack.
+    fn stacks(&self, device: u32) -> u64 {
+        u64::from(self.config.sms_of(self.gpu_of(device).machine_ordinal())) * SM_THREADS
     }
 
     /// A limit of the current context, as set or by default.

@@ -120,7 +120,7 @@ impl SharedDevice {
             libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST);
             libc::pthread_mutex_init(layout.mutex.get(), &raw const attributes);
             layout.guarded.get().write(Guarded {
-                ledger: Ledger::new(config.memory_bytes),
+                ledger: Ledger::new(config.memory_of(self.ordinal)),
                 turns: Turns::default(),
                 window_start_ns: now_ns(),
                 window_occupied_ns: 0,
@@ -304,7 +304,7 @@ impl State<'_> {
         if unused && config.is_memory_set {
             // Memory that a descriptor holds outlives its processes.
             let objects = self.ledger.objects;
-            *self.ledger = Ledger::new(config.memory_bytes);
+            *self.ledger = Ledger::new(config.memory_of(self.device.ordinal));
             self.ledger.objects = objects;
         }
     }
@@ -321,6 +321,7 @@ mod tests {
             memory_bytes: 1000,
             is_memory_set: true,
             devices: 1,
+            mig: 0,
             context_bytes: 0,
             visible: vec![0],
             death_ns: 0,

@@ -2,11 +2,11 @@
 
 use super::{get, put, put_text};
 use cuota_abi::cuda::{CUdevice, CUdevice_attribute, CUuuid};
-use cuota_sim::config::{Config, DEVICE_NAME};
+use cuota_sim::config::Config;
 use cuota_sim::driver::Driver;
-use cuota_sim::engine::SMS;
 use cuota_sim::error::{Answer, Fault};
 use cuota_sim::gpu::Gpu;
+use cuota_sim::mig;
 use std::ffi::{CStr, c_char, c_int, c_uint};
 
 /// Attribute number and value, in the order of `CUdevice_attribute`. What is not listed is 0: "no such ability".
@@ -26,7 +26,6 @@ const ATTRIBUTES: &[(u32, i32)] = &[
     (13, 1_980_000),
     (14, 512),
     (15, 1),
-    (16, SMS as i32),
     (19, 1),
     (30, 512),
     (31, 1),
@@ -63,6 +62,7 @@ const ATTRIBUTES: &[(u32, i32)] = &[
     (132, 1),
 ];
 
+const MULTIPROCESSORS: u32 = 16;
 const PCI_BUS_ID: u32 = 33;
 
 fn attribute(ordinal: u32, number: u32) -> Answer<i32> {
@@ -70,7 +70,10 @@ fn attribute(ordinal: u32, number: u32) -> Answer<i32> {
         return Err(Fault::InvalidValue);
     }
     if number == PCI_BUS_ID {
-        return i32::try_from(ordinal + 1).map_err(|_| Fault::InvalidValue);
+        return i32::try_from(mig::parent(ordinal) + 1).map_err(|_| Fault::InvalidValue);
+    }
+    if number == MULTIPROCESSORS {
+        return i32::try_from(Driver::get()?.config().sms_of(ordinal)).map_err(|_| Fault::InvalidValue);
     }
     Ok(ATTRIBUTES.iter().find(|row| row.0 == number).map_or(0, |row| row.1))
 }
@@ -97,12 +100,12 @@ driver_api! {
     }
 
     fn cuDeviceGetName(name: *mut c_char, len: c_int, dev: CUdevice) {
-        Driver::get()?.gpu(dev)?;
-        put_text(name, len, DEVICE_NAME)
+        let driver = Driver::get()?;
+        put_text(name, len, &driver.config().name_of(driver.gpu(dev)?.machine_ordinal()))
     }
 
     fn cuDeviceGetUuid(uuid: *mut CUuuid, dev: CUdevice) {
-        let ordinal = Driver::get()?.gpu(dev)?.machine_ordinal();
+        let ordinal = mig::parent(Driver::get()?.gpu(dev)?.machine_ordinal());
         put(uuid, CUuuid { bytes: Config::uuid(ordinal).map(|b| b as c_char) })
     }
 

@@ -6,7 +6,6 @@ use cuota_abi::cuda::{
     CUstream,
 };
 use cuota_sim::driver::{Driver, Split};
-use cuota_sim::engine::SMS;
 use cuota_sim::error::{Answer, Fault};
 use std::ffi::{c_int, c_uint, c_ulonglong};
 
@@ -49,16 +48,17 @@ unsafe fn answer(to: *mut CUdevResource, kind: CUdevResourceType, sms: u32) -> A
 
 driver_api! {
     fn cuDeviceGetDevResource(device: CUdevice, result: *mut CUdevResource, type_: CUdevResourceType) {
-        Driver::get()?.gpu(device)?;
-        answer(result, type_, SMS)
+        let driver = Driver::get()?;
+        answer(result, type_, driver.config().sms_of(driver.gpu(device)?.machine_ordinal()))
     }
 
     fn cuCtxGetDevResource(hCtx: CUcontext, result: *mut CUdevResource, type_: CUdevResourceType) {
         let driver = Driver::get()?;
-        driver.context_facts(hCtx as u64)?;
+        let device = driver.context_facts(hCtx as u64)?.device;
+        let all = driver.config().sms_of(driver.gpu(device as i32)?.machine_ordinal());
         let context = if hCtx.is_null() { driver.current() } else { hCtx as u64 };
         let green = driver.green_of(context);
-        answer(result, type_, if green == 0 { SMS } else { driver.green_sms(green)? })
+        answer(result, type_, if green == 0 { all } else { driver.green_sms(green)? })
     }
 
     fn cuGreenCtxGetDevResource(hCtx: CUgreenCtx, result: *mut CUdevResource, type_: CUdevResourceType) {

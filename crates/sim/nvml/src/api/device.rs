@@ -3,12 +3,15 @@
 use super::{put, put_text};
 use crate::machine::{Answer, Machine};
 use cuota_abi::nvml::{nvmlComputeMode_t, nvmlDevice_t, nvmlEnableState_t, nvmlPciInfo_t, nvmlReturn_t};
-use cuota_sim::config::{Config, DEVICE_NAME};
+use cuota_sim::config::Config;
+use cuota_sim::mig;
 use std::ffi::{CStr, c_char, c_int, c_uint};
 
 fn find(matches: impl Fn(u32) -> bool) -> Answer<nvmlDevice_t> {
     let machine = Machine::get()?;
-    let found = (0..machine.config.devices).find(|&ordinal| matches(ordinal));
+    let found = (0..machine.config.devices)
+        .chain((0..machine.config.mig).map(mig::number))
+        .find(|&ordinal| matches(ordinal));
     machine.handle(found.ok_or(nvmlReturn_t::NVML_ERROR_NOT_FOUND)?)
 }
 
@@ -42,7 +45,7 @@ unsafe fn pci_info(device: nvmlDevice_t, pci: *mut nvmlPciInfo_t) -> Answer<()> 
     let info = nvmlPciInfo_t {
         busIdLegacy: chars(&short),
         domain: 0,
-        bus: ordinal + 1,
+        bus: mig::parent(ordinal) + 1,
         device: 0,
         pciDeviceId: 0,
         pciSubSystemId: 0,
@@ -93,8 +96,8 @@ nvml_api! {
     }
 
     fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_char, length: c_uint) {
-        Machine::get()?.device(device)?;
-        put_text(name, length, DEVICE_NAME)
+        let machine = Machine::get()?;
+        put_text(name, length, &machine.config.name_of(machine.device(device)?.0))
     }
 
     fn nvmlDeviceGetUUID(device: nvmlDevice_t, uuid: *mut c_char, length: c_uint) {
@@ -103,11 +106,12 @@ nvml_api! {
     }
 
     fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) {
-        put(index, Machine::get()?.device(device)?.0)
+        let (ordinal, _) = Machine::get()?.device(device)?;
+        put(index, mig::index(ordinal).unwrap_or(ordinal))
     }
 
     fn nvmlDeviceGetMinorNumber(device: nvmlDevice_t, minorNumber: *mut c_uint) {
-        put(minorNumber, Machine::get()?.device(device)?.0)
+        put(minorNumber, mig::parent(Machine::get()?.device(device)?.0))
     }
 
     fn nvmlDeviceGetPciInfo(device: nvmlDevice_t, pci: *mut nvmlPciInfo_t) {

@@ -18,11 +18,15 @@ macro_rules! nvml_api {
 
 mod device;
 mod memory;
+mod mig;
+mod processes;
 mod sensors;
 mod system;
 
 pub(crate) use device::*;
 pub(crate) use memory::*;
+pub(crate) use mig::*;
+pub(crate) use processes::*;
 pub(crate) use sensors::*;
 pub(crate) use system::*;
 

@@ -5,6 +5,8 @@ use crate::machine::{Answer, Machine};
 use cuota_abi::nvml::{
     nvmlClockType_t, nvmlDevice_t, nvmlReturn_t, nvmlTemperatureSensors_t, nvmlUtilization_t,
 };
+use cuota_sim::mig;
+use cuota_sim::shared::SharedDevice;
 use std::ffi::c_uint;
 
 const TEMPERATURE_C: c_uint = 40;
@@ -17,9 +19,19 @@ unsafe fn constant(device: nvmlDevice_t, to: *mut c_uint, value: c_uint) -> Answ
     unsafe { put(to, value) }
 }
 
+/// The device of a handle. Of instances, and of a device that is cut into them, no utilisation is known, as NVIDIA's manual says.
+pub(super) fn whole(handle: nvmlDevice_t) -> Answer<&'static SharedDevice> {
+    let machine = Machine::get()?;
+    let (ordinal, device) = machine.device(handle)?;
+    if machine.is_cut(ordinal) || mig::index(ordinal).is_some() {
+        return Err(nvmlReturn_t::NVML_ERROR_NOT_SUPPORTED);
+    }
+    Ok(device)
+}
+
 nvml_api! {
     fn nvmlDeviceGetUtilizationRates(device: nvmlDevice_t, utilization: *mut nvmlUtilization_t) {
-        let (_, device) = Machine::get()?.device(device)?;
+        let device = whole(device)?;
         put(utilization, nvmlUtilization_t { gpu: device.utilization_percent(), memory: 0 })
     }
 

@@ -64,12 +64,4 @@ nvml_api! {
     fn nvmlSystemGetCudaDriverVersion_v2(cudaDriverVersion: *mut c_int) {
         put(cudaDriverVersion, cuota_sim::config::Config::from_environment().driver_version)
     }
-
-    fn nvmlSystemGetProcessName(pid: c_uint, name: *mut c_char, length: c_uint) {
-        Machine::get()?;
-        let path = std::fs::read_link(format!("/proc/{pid}/exe")).map_err(|_| nvmlReturn_t::NVML_ERROR_NOT_FOUND)?;
-        let room = (length as usize).saturating_sub(1);
-        let text = path.to_string_lossy();
-        put_text(name, length, text.get(..text.len().min(room)).unwrap_or_default())
-    }
 }

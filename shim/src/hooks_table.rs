@@ -6,7 +6,7 @@ use core::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use cuota_abi::cuda::*;
 use cuota_abi::nvml::*;
 
-use crate::hooks::{array, context, graph, info, module, plain, pool, vmm};
+use crate::hooks::{array, context, graph, info, launch, module, plain, pool, processes, sharing, vmm};
 use crate::interpose::proc_address;
 use crate::interpose::table::{calls, hooks};
 
@@ -52,6 +52,11 @@ hooks! {
         cuDeviceGetMemPool: PFN_cuDeviceGetMemPool_v11020
             fn(pool: *mut CUmemoryPool, dev: CUdevice) = pool::learn;
 
+        cuMemGetDefaultMemPool: PFN_cuMemGetDefaultMemPool_v13000
+            fn(pool: *mut CUmemoryPool, location: *mut CUmemLocation, kind: CUmemAllocationType) = pool::learn_at;
+        cuMemGetMemPool: PFN_cuMemGetMemPool_v13000
+            fn(pool: *mut CUmemoryPool, location: *mut CUmemLocation, kind: CUmemAllocationType) = pool::learn_at;
+
         // VMM handles and mappings.
         cuMemCreate: PFN_cuMemCreate_v10020
             fn(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: c_ulonglong) = vmm::create;
@@ -63,6 +68,46 @@ hooks! {
             fn(ptr: CUdeviceptr, size: usize) = vmm::unmap;
         cuMemRetainAllocationHandle: PFN_cuMemRetainAllocationHandle_v11000
             fn(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) = vmm::retain;
+
+        // Memory that crosses the borders of a process.
+        cuIpcGetMemHandle: PFN_cuIpcGetMemHandle_v4010
+            fn(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr) = sharing::ipc_get;
+        cuIpcOpenMemHandle: PFN_cuIpcOpenMemHandle_v4010, cuIpcOpenMemHandle_v2: PFN_cuIpcOpenMemHandle_v11000
+            fn(pdptr: *mut CUdeviceptr, handle: CUipcMemHandle, Flags: c_uint) = sharing::ipc_open;
+        cuIpcCloseMemHandle: PFN_cuIpcCloseMemHandle_v4010
+            fn(dptr: CUdeviceptr) = sharing::ipc_close;
+        cuMemExportToShareableHandle: PFN_cuMemExportToShareableHandle_v10020
+            fn(shareableHandle: *mut c_void, handle: CUmemGenericAllocationHandle, handleType: CUmemAllocationHandleType, flags: c_ulonglong) = sharing::export;
+        cuMemImportFromShareableHandle: PFN_cuMemImportFromShareableHandle_v10020
+            fn(handle: *mut CUmemGenericAllocationHandle, osHandle: *mut c_void, shHandleType: CUmemAllocationHandleType) = sharing::import;
+        cuMemGetHandleForAddressRange: PFN_cuMemGetHandleForAddressRange_v11070
+            fn(handle: *mut c_void, dptr: CUdeviceptr, size: usize, handleType: CUmemRangeHandleType, flags: c_ulonglong) = sharing::export_range;
+        cuImportExternalMemory: PFN_cuImportExternalMemory_v10000
+            fn(extMem_out: *mut CUexternalMemory, memHandleDesc: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC) = sharing::import_external;
+        cuDestroyExternalMemory: PFN_cuDestroyExternalMemory_v10000
+            fn(extMem: CUexternalMemory) = sharing::destroy_external;
+        cuMemPoolImportFromShareableHandle: PFN_cuMemPoolImportFromShareableHandle_v11020
+            fn(pool_out: *mut CUmemoryPool, handle: *mut c_void, handleType: CUmemAllocationHandleType, flags: c_ulonglong) = sharing::import_pool;
+        cuMemPoolExportPointer: PFN_cuMemPoolExportPointer_v11020
+            fn(shareData_out: *mut CUmemPoolPtrExportData, ptr: CUdeviceptr) = sharing::export_pointer;
+        cuMemPoolImportPointer: PFN_cuMemPoolImportPointer_v11020
+            fn(ptr_out: *mut CUdeviceptr, pool: CUmemoryPool, shareData: *mut CUmemPoolPtrExportData) = sharing::import_pointer;
+        cuMulticastCreate: PFN_cuMulticastCreate_v12010
+            fn(mcHandle: *mut CUmemGenericAllocationHandle, prop: *const CUmulticastObjectProp) = sharing::create_multicast;
+        cuMulticastBindMem: PFN_cuMulticastBindMem_v12010
+            fn(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) = sharing::bind_memory_v1;
+        cuMulticastBindMem_v2: PFN_cuMulticastBindMem_v13010
+            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) = sharing::bind_memory;
+        cuMulticastBindAddr: PFN_cuMulticastBindAddr_v12010
+            fn(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) = sharing::bind_address_v1;
+        cuMulticastBindAddr_v2: PFN_cuMulticastBindAddr_v13010
+            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) = sharing::bind_address;
+        cuMulticastUnbind: PFN_cuMulticastUnbind_v12010
+            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, size: usize) = sharing::unbind;
+        cuLogicalEndpointBindMem: PFN_cuLogicalEndpointBindMem_v13030
+            fn(leId: CUlogicalEndpointId, dev: CUdevice, offset: cuuint64_t, memHandle: CUmemGenericAllocationHandle, memOffset: cuuint64_t, size: cuuint64_t, flags: c_ulonglong) = sharing::bind_endpoint;
+        cuMemMapArrayAsync: PFN_cuMemMapArrayAsync_v11010, cuMemMapArrayAsync_ptsz: PFN_cuMemMapArrayAsync_v11010_ptsz
+            fn(mapInfoList: *mut CUarrayMapInfo, count: c_uint, hStream: CUstream) = sharing::map_arrays;
 
         // Arrays.
         cuArrayCreate: PFN_cuArrayCreate_v2000
@@ -108,7 +153,60 @@ hooks! {
         cuLibraryLoadFromFile: PFN_cuLibraryLoadFromFile_v12000
             fn(library: *mut CUlibrary, fileName: *const c_char, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) = module::load_library_file;
 
+        cuModuleGetFunction: PFN_cuModuleGetFunction_v2000
+            fn(hfunc: *mut CUfunction, hmod: CUmodule, name: *const c_char) = module::function;
+        cuModuleGetGlobal: PFN_cuModuleGetGlobal_v2000
+            fn(dptr: *mut CUdeviceptr_v1, bytes: *mut c_uint, hmod: CUmodule, name: *const c_char) = module::global_v1;
+        cuModuleGetGlobal_v2: PFN_cuModuleGetGlobal_v3020
+            fn(dptr: *mut CUdeviceptr, bytes: *mut usize, hmod: CUmodule, name: *const c_char) = module::global;
+        cuLibraryGetGlobal: PFN_cuLibraryGetGlobal_v12000, cuLibraryGetManaged: PFN_cuLibraryGetManaged_v12000
+            fn(dptr: *mut CUdeviceptr, bytes: *mut usize, library: CUlibrary, name: *const c_char) = module::library_global;
+        cuLibraryGetModule: PFN_cuLibraryGetModule_v12000
+            fn(pMod: *mut CUmodule, library: CUlibrary) = module::library_module;
+        cuLibraryGetUnifiedFunction: PFN_cuLibraryGetUnifiedFunction_v12000
+            fn(fptr: *mut *mut c_void, library: CUlibrary, symbol: *const c_char) = module::unified_function;
+        cuKernelGetFunction: PFN_cuKernelGetFunction_v12000
+            fn(pFunc: *mut CUfunction, kernel: CUkernel) = module::kernel_function;
+        cuFuncLoad: PFN_cuFuncLoad_v12040
+            fn(function: CUfunction) = module::load_function;
+        cuModuleUnload: PFN_cuModuleUnload_v2000
+            fn(hmod: CUmodule) = module::unload;
+        cuLibraryUnload: PFN_cuLibraryUnload_v12000
+            fn(library: CUlibrary) = module::unload_whole_library;
+
+        // Launches.
+        cuLaunchKernel: PFN_cuLaunchKernel_v4000, cuLaunchKernel_ptsz: PFN_cuLaunchKernel_v7000_ptsz
+            fn(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) = launch::kernel;
+        cuLaunchKernelEx: PFN_cuLaunchKernelEx_v11060, cuLaunchKernelEx_ptsz: PFN_cuLaunchKernelEx_v11060_ptsz
+            fn(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) = launch::kernel_ex;
+        cuLaunchCooperativeKernel: PFN_cuLaunchCooperativeKernel_v9000, cuLaunchCooperativeKernel_ptsz: PFN_cuLaunchCooperativeKernel_v9000_ptsz
+            fn(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void) = launch::cooperative;
+        cuLaunchCooperativeKernelMultiDevice: PFN_cuLaunchCooperativeKernelMultiDevice_v9000
+            fn(launchParamsList: *mut CUDA_LAUNCH_PARAMS, numDevices: c_uint, flags: c_uint) = launch::cooperative_multi_device;
+        cuLaunch: PFN_cuLaunch_v2000
+            fn(f: CUfunction) = launch::legacy;
+        cuLaunchGrid: PFN_cuLaunchGrid_v2000
+            fn(f: CUfunction, grid_width: c_int, grid_height: c_int) = launch::legacy_grid;
+        cuLaunchGridAsync: PFN_cuLaunchGridAsync_v2000
+            fn(f: CUfunction, grid_width: c_int, grid_height: c_int, hStream: CUstream) = launch::legacy_grid_async;
+        cuGraphExecKernelNodeSetParams: PFN_cuGraphExecKernelNodeSetParams_v10010
+            fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1) = launch::set_node_v1;
+        cuGraphExecKernelNodeSetParams_v2: PFN_cuGraphExecKernelNodeSetParams_v12000
+            fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2) = launch::set_node;
+        cuGraphExecNodeSetParams: PFN_cuGraphExecNodeSetParams_v12020
+            fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *mut CUgraphNodeParams) = launch::set_any_node;
+        cuGraphExecUpdate: PFN_cuGraphExecUpdate_v10020
+            fn(hGraphExec: CUgraphExec, hGraph: CUgraph, hErrorNode_out: *mut CUgraphNode, updateResult_out: *mut CUgraphExecUpdateResult) = launch::update_v1;
+        cuGraphExecUpdate_v2: PFN_cuGraphExecUpdate_v12000
+            fn(hGraphExec: CUgraphExec, hGraph: CUgraph, resultInfo: *mut CUgraphExecUpdateResultInfo) = launch::update;
+
         // Contexts.
+        cuCtxAttach: PFN_cuCtxAttach_v2000
+            fn(pctx: *mut CUcontext, flags: c_uint) = context::attach;
+        cuCtxDetach: PFN_cuCtxDetach_v2000
+            fn(ctx: CUcontext) = context::detach;
+        cuGreenCtxCreate: PFN_cuGreenCtxCreate_v12040
+            fn(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: c_uint) = context::create_green;
         cuCtxCreate: PFN_cuCtxCreate_v2000
             fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) = context::create_v2;
         cuCtxCreate_v2: PFN_cuCtxCreate_v3020
@@ -150,6 +248,22 @@ hooks! {
             fn(device: nvmlDevice_t, memory: *mut nvmlMemory_t) = info::nvml_memory;
         nvmlDeviceGetMemoryInfo_v2: PFN_nvmlDeviceGetMemoryInfo_v2
             fn(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) = info::nvml_memory_v2;
+
+        // The processes on it.
+        nvmlDeviceGetComputeRunningProcesses: PFN_nvmlDeviceGetComputeRunningProcesses
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) = processes::list_v1;
+        nvmlDeviceGetComputeRunningProcesses_v2: PFN_nvmlDeviceGetComputeRunningProcesses_v2, nvmlDeviceGetComputeRunningProcesses_v3: PFN_nvmlDeviceGetComputeRunningProcesses_v3
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) = processes::list_v2;
+        nvmlDeviceGetGraphicsRunningProcesses: PFN_nvmlDeviceGetGraphicsRunningProcesses
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) = processes::list_v1;
+        nvmlDeviceGetGraphicsRunningProcesses_v2: PFN_nvmlDeviceGetGraphicsRunningProcesses_v2, nvmlDeviceGetGraphicsRunningProcesses_v3: PFN_nvmlDeviceGetGraphicsRunningProcesses_v3
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) = processes::list_v2;
+        nvmlDeviceGetMPSComputeRunningProcesses: PFN_nvmlDeviceGetMPSComputeRunningProcesses
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) = processes::list_v1;
+        nvmlDeviceGetMPSComputeRunningProcesses_v2: PFN_nvmlDeviceGetMPSComputeRunningProcesses_v2, nvmlDeviceGetMPSComputeRunningProcesses_v3: PFN_nvmlDeviceGetMPSComputeRunningProcesses_v3
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) = processes::list_v2;
+        nvmlDeviceGetRunningProcessDetailList: PFN_nvmlDeviceGetRunningProcessDetailList
+            fn(device: nvmlDevice_t, plist: *mut nvmlProcessDetailList_t) = processes::detail;
     }
 }
 
@@ -174,14 +288,17 @@ calls! {
         cuGraphMemAllocNodeGetParams: PFN_cuGraphMemAllocNodeGetParams_v11040;
         cuGraphChildGraphNodeGetGraph: PFN_cuGraphChildGraphNodeGetGraph_v10000;
         cuCtxGetLimit: PFN_cuCtxGetLimit_v3010;
-        cuModuleUnload: PFN_cuModuleUnload_v2000;
-        cuLibraryUnload: PFN_cuLibraryUnload_v12000;
+        cuFuncGetAttribute: PFN_cuFuncGetAttribute_v2020;
+        cuKernelGetAttribute: PFN_cuKernelGetAttribute_v12000;
+        cuGraphKernelNodeGetParams_v2: PFN_cuGraphKernelNodeGetParams_v12000;
+        cuMemGetAddressRange_v2: PFN_cuMemGetAddressRange_v3020;
+        cuMemAddressReserve: PFN_cuMemAddressReserve_v10020;
+        cuMemAddressFree: PFN_cuMemAddressFree_v10020;
     }
     Nvml {
         nvmlInit_v2: PFN_nvmlInit_v2;
         nvmlDeviceGetHandleByUUID: PFN_nvmlDeviceGetHandleByUUID;
         nvmlDeviceGetUUID: PFN_nvmlDeviceGetUUID;
-        nvmlDeviceGetComputeRunningProcesses_v3: PFN_nvmlDeviceGetComputeRunningProcesses_v3;
     }
 }
 

@@ -72,6 +72,7 @@ pub struct Usage {
     pub refused: u64,
 }
 
+#[inline(always)]
 fn counts(line: &Line) -> bool {
     line.life.load(Ordering::Acquire) & 1 != 0
 }
@@ -85,15 +86,18 @@ const PENDING: u64 = u32::MAX as u64;
 const LARGEST_BYTES: u64 = UNIT_BYTES << 26;
 
 /// An amount in units, rounded up, as it stands in the high half of a line's word; as pending, in the low half.
+#[inline(always)]
 fn units(bytes: u64) -> u64 {
     bytes.min(LARGEST_BYTES).div_ceil(UNIT_BYTES)
 }
 
+#[inline(always)]
 const fn as_booked(units: u64) -> u64 {
     units << 32
 }
 
 /// A line's booked and pending bytes.
+#[inline(always)]
 fn read(line: &Line) -> (u64, u64) {
     let word = line.booked.load(Ordering::SeqCst);
     ((word >> 32) * UNIT_BYTES, (word & PENDING) * UNIT_BYTES)
@@ -106,7 +110,7 @@ pub(crate) fn booked_bytes(line: &Line) -> u64 {
 
 /// Subtracts from a line's word. Books that another process scribbled over must not wrap to "everything": they are set to
 /// nothing.
-#[inline]
+#[inline(always)]
 fn subtract(line: &Line, booked: u64, pending: u64) {
     let old = line.booked.fetch_sub(as_booked(booked) + pending, Ordering::SeqCst);
     if old >> 32 < booked || old & PENDING < pending {
@@ -131,14 +135,14 @@ impl Books {
     }
 
     /// Whether these are still this process's books.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn is_mine(&self) -> bool {
         self.own.life.load(Ordering::Acquire) == self.member.life
     }
 
     /// Sums the living lines, this process's included. `pending` leaves out `mine`.
-    #[inline]
+    #[inline(always)]
     fn sum(&self, mine: u64) -> Sum {
         let (mut booked, mut pending) = (0_u64, 0_u64);
         for line in self.book.iter().take(self.member.tenant.places_in_use()) {
@@ -229,7 +233,7 @@ impl Books {
 
     /// Turns a reservation into `taken` bytes; the rest is given back. More than was reserved is booked all the same:
     /// the books say what is, not what should be.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&self, reservation: Reservation, taken: u64) {
         if reservation.life != self.member.life {
             return self.book(taken); // It went with the line that it was made on.
@@ -257,7 +261,7 @@ impl Books {
     }
 
     /// Gives back `bytes` that were booked.
-    #[inline]
+    #[inline(always)]
     pub fn release(&self, bytes: u64) {
         if self.is_mine() {
             subtract(self.own, units(bytes), 0);

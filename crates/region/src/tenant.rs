@@ -319,7 +319,7 @@ impl Tenant {
     }
 
     /// How many places a sum must look at: bounded by the layout, whatever the file says.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn places_in_use(&self) -> usize {
         (self.0.summary.high_water.load(Ordering::Acquire) as usize).min(PROCESSES)
     }

@@ -2,7 +2,7 @@
 
 use core::ffi::{CStr, c_char, c_void};
 
-use super::hash;
+use super::hash::Name;
 
 /// `Elf64_Dyn`.
 #[repr(C)]
@@ -102,7 +102,7 @@ impl Image {
     /// The address of the function `name` as this object defines it; null if it does not.
     ///
     /// Of several versions the default one, as `dlsym` has it; a hidden one only if there is no other.
-    pub(crate) fn function(&self, name: &CStr) -> *mut c_void {
+    pub(crate) fn function(&self, name: Name) -> *mut c_void {
         let mut hidden = 0;
         let found = if self.gnu_hash.is_null() {
             self.walk_sysv(name, &mut hidden)
@@ -114,8 +114,8 @@ impl Image {
     }
 
     /// The value of the default version; a hidden version's goes to `hidden`.
-    fn walk_gnu(&self, name: &CStr, hidden: &mut usize) -> Option<usize> {
-        let hash = hash::gnu(name.to_bytes());
+    fn walk_gnu(&self, name: Name, hidden: &mut usize) -> Option<usize> {
+        let hash = name.gnu();
         // SAFETY: DT_GNU_HASH is: bucket count, first hashed symbol, bloom words, bloom shift; then the bloom filter
         // (words of the machine's size), the buckets, and one chain word for each hashed symbol. The object is loaded.
         unsafe {
@@ -148,11 +148,11 @@ impl Image {
     }
 
     /// The same through DT_HASH, for an object that has no GNU hash table (`--hash-style=sysv`).
-    fn walk_sysv(&self, name: &CStr, hidden: &mut usize) -> Option<usize> {
+    fn walk_sysv(&self, name: Name, hidden: &mut usize) -> Option<usize> {
         if self.sysv_hash.is_null() {
             return None;
         }
-        let hash = hash::sysv(name.to_bytes());
+        let hash = name.sysv();
         // SAFETY: DT_HASH is: bucket count, chain count, buckets, chains (one for each symbol). The object is loaded.
         unsafe {
             let buckets_count = *self.sysv_hash;
@@ -180,7 +180,7 @@ impl Image {
     ///
     /// # Safety
     /// `index` comes from the object's own hash table.
-    unsafe fn matching(&self, index: usize, name: &CStr, hidden: &mut usize) -> Option<usize> {
+    unsafe fn matching(&self, index: usize, name: Name, hidden: &mut usize) -> Option<usize> {
         // SAFETY: a hash table names only symbols that exist; each symbol has its word in DT_VERSYM.
         let (symbol, version) = unsafe {
             let version = if self.versions.is_null() { 1 } else { *self.versions.add(index) };
@@ -193,7 +193,7 @@ impl Image {
         }
         // SAFETY: the offset is checked, and a string table ends with a NUL.
         let found = unsafe { CStr::from_ptr(self.strings.add(symbol.name as usize)) };
-        if found != name {
+        if !name.is(found.to_bytes()) {
             return None;
         }
         if version & VERSYM_HIDDEN != 0 {
@@ -214,6 +214,7 @@ fn relocated(base: usize, value: usize) -> usize {
 mod tests {
     use core::ffi::c_void;
 
+    use crate::elf::hash::Name;
     use crate::elf::{Image, LinkMap};
 
     fn libc_image() -> Image {
@@ -225,21 +226,21 @@ mod tests {
     fn function_is_where_the_loader_finds_it() {
         let libc = libc_image();
         assert_eq!(libc.soname(), Some(c"libc.so.6"));
-        assert_eq!(libc.function(c"getpid"), libc::getpid as *mut c_void);
-        assert!(libc.function(c"no_such_function").is_null());
+        assert_eq!(libc.function(Name::of(b"getpid")), libc::getpid as *mut c_void);
+        assert!(libc.function(Name::of(b"no_such_function")).is_null());
     }
 
     #[test]
     fn default_version_of_a_function_is_preferred() {
         // glibc keeps an older pthread_cond_wait for programs of 2002, at another address, on x86-64.
-        let found = libc_image().function(c"pthread_cond_wait");
+        let found = libc_image().function(Name::of(b"pthread_cond_wait"));
         assert_eq!(found, libc::pthread_cond_wait as *mut c_void);
     }
 
     #[test]
     fn both_kinds_of_hash_table_lead_to_the_same_function() {
         let libc = libc_image();
-        for name in [c"getpid", c"dlsym", c"pthread_cond_wait"] {
+        for name in ["getpid", "dlsym", "pthread_cond_wait"].map(|name| Name::of(name.as_bytes())) {
             let mut hidden = 0;
             let by_sysv = libc.walk_sysv(name, &mut hidden);
             assert!(libc.sysv_hash.is_null() || by_sysv == libc.walk_gnu(name, &mut hidden), "{name:?}");
@@ -248,6 +249,6 @@ mod tests {
 
     #[test]
     fn data_is_no_function() {
-        assert!(libc_image().function(c"environ").is_null());
+        assert!(libc_image().function(Name::of(b"environ")).is_null());
     }
 }

@@ -16,13 +16,13 @@ use cuota_abi::cuda::{
 use cuota_governor::physical::{self, BLOCK_BYTES};
 
 use super::REFUSED;
+use super::vmm::dropping;
 use crate::hooks_table::{
     cuArray3DCreate_v2, cuArrayDestroy, cuMipmappedArrayCreate, cuMipmappedArrayDestroy, real,
 };
 use crate::process::account::{self, Account, Booking};
 use crate::process::driver;
-use crate::process::handles::Owner;
-use crate::process::{self, Standing};
+use crate::process::handles::{Kind, Owner};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
@@ -92,8 +92,16 @@ fn create(
 ) -> CUresult {
     let account = match account::on_current_device() {
         Booking::On(account) if descriptor.Flags & UNBACKED == 0 => account,
+        Booking::On(account) => {
+            // It will keep what is mapped into it.
+            let status = call();
+            if status == OK {
+                note(&account, made(), 0);
+            }
+            return status;
+        }
         Booking::Refuse => return REFUSED,
-        Booking::On(_) | Booking::No => return call(),
+        Booking::No => return call(),
     };
     let device = account.ordinal().cast_signed();
     let asked = driver::outside_captures(|| ask_driver(descriptor, levels, device));
@@ -110,10 +118,15 @@ fn create(
     }
     let taken = grow(&account, bytes);
     account.commit(reservation, taken);
-    let owner = Owner { device: account.ordinal(), context: account.process.contexts.current() };
-    // Where the table is full, the array stays charged for good: 262,144 others are live.
-    account.process.handles.add(made(), bytes, owner);
+    note(&account, made(), bytes);
     status
+}
+
+/// Notes an array. Where the table is full it stays charged for good: 262,144 others are live.
+fn note(account: &Account, handle: u64, bytes: u64) {
+    let context = account.process.contexts.current();
+    let owner = Owner { device: account.ordinal(), context, kind: Kind::Array };
+    account.process.handles.add(handle, bytes, owner);
 }
 
 /// Books an array of `bytes`: how many bytes of blocks it adds. A large one has blocks of its own, small ones share.
@@ -134,23 +147,6 @@ pub(super) fn shrink(account: &Account, bytes: u64) {
         before.next_multiple_of(BLOCK_BYTES) - before.saturating_sub(bytes).next_multiple_of(BLOCK_BYTES)
     };
     account.release(freed);
-}
-
-/// Runs `call`, which destroys the array with this handle.
-#[inline(never)]
-fn destroying(handle: u64, call: &dyn Fn() -> CUresult) -> CUresult {
-    let Standing::Managed(process) = process::standing() else { return call() };
-    let Some(place) = process.handles.find(handle) else { return call() };
-    // Forgotten before the driver forgets it: afterwards the handle can be another array's.
-    let last = process.handles.release(place);
-    let status = call();
-    let Some(last) = last else { return status };
-    if status != OK {
-        process.handles.add(handle, last.bytes, last.owner);
-    } else if let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) {
-        shrink(&account, last.bytes);
-    }
-    status
 }
 
 /// `cuArray3DCreate_v2`.
@@ -264,7 +260,7 @@ pub(crate) unsafe fn create_mipmapped(
 /// `cuArrayDestroy`.
 pub(crate) unsafe fn destroy(real: PFN_cuArrayDestroy_v2000, array: CUarray) -> CUresult {
     // SAFETY: the program's argument.
-    destroying(array.addr() as u64, &|| unsafe { real(array) })
+    dropping(array.addr() as u64, &|| unsafe { real(array) })
 }
 
 /// `cuMipmappedArrayDestroy`.
@@ -273,5 +269,5 @@ pub(crate) unsafe fn destroy_mipmapped(
     array: CUmipmappedArray,
 ) -> CUresult {
     // SAFETY: the program's argument.
-    destroying(array.addr() as u64, &|| unsafe { real(array) })
+    dropping(array.addr() as u64, &|| unsafe { real(array) })
 }

@@ -4,14 +4,15 @@ use core::ffi::{c_int, c_uint};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use cuota_abi::cuda::{
-    CUcontext, CUctxCreateParams, CUdevice, CUdevice_attribute, CUexecAffinityParam, CUlimit, CUresult,
-    PFN_cuCtxCreate_v2000, PFN_cuCtxCreate_v11040, PFN_cuCtxCreate_v12050, PFN_cuCtxDestroy_v2000,
-    PFN_cuCtxSetLimit_v3010, PFN_cuDevicePrimaryCtxRelease_v7000, PFN_cuDevicePrimaryCtxRetain_v7000,
+    CUcontext, CUctxCreateParams, CUdevResourceDesc, CUdevice, CUdevice_attribute, CUexecAffinityParam,
+    CUgreenCtx, CUlimit, CUresult, PFN_cuCtxAttach_v2000, PFN_cuCtxCreate_v2000, PFN_cuCtxCreate_v11040,
+    PFN_cuCtxCreate_v12050, PFN_cuCtxDestroy_v2000, PFN_cuCtxDetach_v2000, PFN_cuCtxSetLimit_v3010,
+    PFN_cuDevicePrimaryCtxRelease_v7000, PFN_cuDevicePrimaryCtxRetain_v7000, PFN_cuGreenCtxCreate_v12040,
 };
 use cuota_governor::physical::BLOCK_BYTES;
 use cuota_region::sys;
 
-use super::{REFUSED, array};
+use super::{REFUSED, let_go};
 use crate::hooks_table::real;
 use crate::process::account::{self, Booking};
 use crate::process::contexts::Gone;
@@ -84,7 +85,7 @@ fn ended(gone: Option<Gone>) {
         && let Booking::On(account) = account::on_device(gone.device)
     {
         let blocks = account.process.blocks.remove_context(gone.number);
-        account.process.handles.remove_context(gone.number, |last| array::shrink(&account, last.bytes));
+        account.process.handles.remove_context(gone.number, let_go);
         account.end_context(blocks * BLOCK_BYTES);
     }
 }
@@ -177,24 +178,59 @@ pub(crate) unsafe fn release_primary(
     status
 }
 
-/// `cuCtxSetLimit`: a larger stack is taken at once, for every thread that the device can hold.
-pub(crate) unsafe fn set_limit(real: PFN_cuCtxSetLimit_v3010, limit: CUlimit, value: usize) -> CUresult {
+/// `cuCtxAttach`: one more end that the context needs.
+pub(crate) unsafe fn attach(real: PFN_cuCtxAttach_v2000, context: *mut CUcontext, flags: c_uint) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(context, flags) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+    {
+        // SAFETY: the driver has written the context.
+        process.contexts.attach(unsafe { *context });
+    }
+    status
+}
+
+/// `cuCtxDetach`: the last one ends the context.
+pub(crate) unsafe fn detach(real: PFN_cuCtxDetach_v2000, context: CUcontext) -> CUresult {
+    // SAFETY: the program's argument.
+    let status = unsafe { real(context) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+        && process.contexts.detach(context)
+    {
+        ended(process.contexts.remove(context));
+    }
+    status
+}
+
+/// What a green context takes at most where it is made (measured: 4 MiB).
+const GREEN_BYTES: u64 = 4 * BLOCK_BYTES;
+
+/// `cuGreenCtxCreate`: multiprocessors of a device whose primary context is there, or is made by the call.
+pub(crate) unsafe fn create_green(
+    real: PFN_cuGreenCtxCreate_v12040,
+    context: *mut CUgreenCtx,
+    resources: CUdevResourceDesc,
+    device: CUdevice,
+    flags: c_uint,
+) -> CUresult {
     let call = || {
         // SAFETY: the program's arguments.
-        unsafe { real(limit, value) }
+        unsafe { real(context, resources, device, flags) }
     };
-    let account = match account::on_current_device() {
-        Booking::On(account) if limit == CUlimit::CU_LIMIT_STACK_SIZE => account,
+    let account = match account::on_device(device) {
+        Booking::On(account) => account,
+        Booking::No => return call(),
         Booking::Refuse => return REFUSED,
-        Booking::On(_) | Booking::No => return call(),
     };
-    let Some(growth) = stack_growth(account.ordinal().cast_signed(), value) else { return REFUSED };
-    let reservation = match account.reserve(growth) {
+    let reservation = match account.reserve(GREEN_BYTES) {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
     let status = call();
     if status == OK {
+        // Given back with the device's last context, or when NVML says so.
         account.commit_overhead(reservation);
     } else {
         account.cancel(reservation);
@@ -202,15 +238,54 @@ pub(crate) unsafe fn set_limit(real: PFN_cuCtxSetLimit_v3010, limit: CUlimit, va
     status
 }
 
-/// What a stack of `bytes` a thread takes beyond the present one (measured, H100: the difference × multiprocessors ×
-/// threads). `None`: more than 64 bits, or the driver does not say how large the device is.
-fn stack_growth(device: CUdevice, bytes: usize) -> Option<u64> {
+/// `cuCtxSetLimit`: a larger stack is taken at once, for every thread that the device can hold; a larger heap or print buffer when a
+/// kernel first needs it, and is promised until then.
+pub(crate) unsafe fn set_limit(real: PFN_cuCtxSetLimit_v3010, limit: CUlimit, value: usize) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(limit, value) }
+    };
+    let is_promise = matches!(limit, CUlimit::CU_LIMIT_MALLOC_HEAP_SIZE | CUlimit::CU_LIMIT_PRINTF_FIFO_SIZE);
+    let account = match account::on_current_device() {
+        Booking::On(account) if is_promise || limit == CUlimit::CU_LIMIT_STACK_SIZE => account,
+        Booking::Refuse => return REFUSED,
+        Booking::On(_) | Booking::No => return call(),
+    };
+    let more = (value as u64).saturating_sub(self::limit(limit));
+    let growth = if is_promise {
+        more.checked_next_multiple_of(BLOCK_BYTES)
+    } else {
+        for_every_thread(account.ordinal().cast_signed(), more)
+    };
+    let reservation = match growth.ok_or(REFUSED).and_then(|growth| account.reserve(growth)) {
+        Ok(reservation) => reservation,
+        Err(error) => return error,
+    };
+    let status = call();
+    if status != OK {
+        account.cancel(reservation);
+        return status;
+    }
+    if is_promise {
+        account.device.promised.fetch_add(reservation.bytes(), Ordering::Relaxed);
+    }
+    account.commit_overhead(reservation);
+    status
+}
+
+/// A limit of the current context; 0 where the driver does not say.
+pub(super) fn limit(limit: CUlimit) -> u64 {
     let mut now = 0;
     // SAFETY: fills one size.
-    real::cuCtxGetLimit.get().map(|call| unsafe { call(&raw mut now, CUlimit::CU_LIMIT_STACK_SIZE) });
-    let more = (bytes as u64).saturating_sub(now as u64);
+    real::cuCtxGetLimit.get().map(|call| unsafe { call(&raw mut now, limit) });
+    now as u64
+}
+
+/// What `bytes` more for each thread take (measured, H100, of the stack: × multiprocessors × threads of each). `None`: more than 64
+/// bits, or the driver does not say how large the device is.
+pub(super) fn for_every_thread(device: CUdevice, bytes: u64) -> Option<u64> {
     let attribute = |attribute| driver::device_attribute(device, attribute);
     let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     let threads = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?;
-    more.checked_mul(multiprocessors)?.checked_mul(threads)?.checked_next_multiple_of(BLOCK_BYTES)
+    bytes.checked_mul(multiprocessors)?.checked_mul(threads)?.checked_next_multiple_of(BLOCK_BYTES)
 }

@@ -7,18 +7,19 @@ use core::ffi::{c_char, c_ulonglong};
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{
-    CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_MEM_ALLOC_NODE_PARAMS, CUdevice, CUgraph, CUgraphExec, CUgraphNode,
-    CUgraphNodeType, CUresult, CUstream, PFN_cuDeviceGraphMemTrim_v11040, PFN_cuGraphExecDestroy_v10000,
-    PFN_cuGraphInstantiate_v10000, PFN_cuGraphInstantiateWithFlags_v11040,
-    PFN_cuGraphInstantiateWithParams_v12000, PFN_cuGraphLaunch_v10000,
+    CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEM_ALLOC_NODE_PARAMS, CUdevice,
+    CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUgraphNodeType, CUresult, CUstream,
+    PFN_cuDeviceGraphMemTrim_v11040, PFN_cuGraphExecDestroy_v10000, PFN_cuGraphInstantiate_v10000,
+    PFN_cuGraphInstantiateWithFlags_v11040, PFN_cuGraphInstantiateWithParams_v12000,
+    PFN_cuGraphLaunch_v10000,
 };
 use cuota_governor::physical;
 
-use super::REFUSED;
+use super::{REFUSED, launch as first_launch};
 use crate::hooks_table::real;
 use crate::process::account::{self, Account, Booking};
 use crate::process::driver;
-use crate::process::handles::Owner;
+use crate::process::handles::{Kind, Owner};
 use crate::process::pools::Change;
 use crate::process::{self, Standing};
 
@@ -30,9 +31,18 @@ const NODES_AT_HAND: usize = 256;
 /// How deep graphs in graphs are looked into: what allocates further down cannot be told.
 const DEPTH: u32 = 4;
 
-/// The bytes that the allocations of a graph can take, all at once. `None`: it cannot be told.
+/// What a graph's launch can take.
+#[derive(Clone, Copy, Default)]
+struct Needs {
+    /// Bytes of its allocations, all at once.
+    bytes: u64,
+    /// The largest frame of local memory of a kernel that was not launched before, bytes.
+    frame: u64,
+}
+
+/// What the nodes of a graph need. `None`: it cannot be told.
 #[inline(never)]
-fn allocations(graph: CUgraph, depth: u32) -> Option<u64> {
+fn needs(account: &Account, graph: CUgraph, depth: u32) -> Option<Needs> {
     let mut count = 0;
     // SAFETY: asks for the number of nodes only.
     let status = real::cuGraphGetNodes
@@ -42,30 +52,39 @@ fn allocations(graph: CUgraph, depth: u32) -> Option<u64> {
         return None;
     }
     if count <= NODES_AT_HAND {
-        return sum(graph, &mut [core::ptr::null_mut(); NODES_AT_HAND], count, depth);
+        return sum(account, graph, &mut [core::ptr::null_mut(); NODES_AT_HAND], count, depth);
     }
     let bytes = count.checked_mul(size_of::<CUgraphNode>())?;
     let room = cuota_region::sys::map(cuota_region::sys::Mapping::Private, bytes).ok()?;
     // SAFETY: fresh zeroed memory, long enough and page-aligned, for as many null pointers.
     let nodes = unsafe { core::slice::from_raw_parts_mut(room.cast::<CUgraphNode>().as_ptr(), count) };
-    let total = sum(graph, nodes, count, depth);
+    let total = sum(account, graph, nodes, count, depth);
     // SAFETY: mapped above; the slice is not used again.
     unsafe { cuota_region::sys::unmap(room, bytes) };
     total
 }
 
-fn sum(graph: CUgraph, room: &mut [CUgraphNode], mut count: usize, depth: u32) -> Option<u64> {
+fn sum(
+    account: &Account,
+    graph: CUgraph,
+    room: &mut [CUgraphNode],
+    mut count: usize,
+    depth: u32,
+) -> Option<Needs> {
     // SAFETY: the driver writes at most `count` nodes, for which there is room.
     let status =
         real::cuGraphGetNodes.get().map(|call| unsafe { call(graph, room.as_mut_ptr(), &raw mut count) })?;
     if status != OK {
         return None;
     }
-    room.get(..count)?.iter().try_fold(0_u64, |sum, node| sum.checked_add(allocation(*node, depth)?))
+    room.get(..count)?.iter().try_fold(Needs::default(), |sum, node| {
+        let node = node_needs(account, *node, depth)?;
+        Some(Needs { bytes: sum.bytes.checked_add(node.bytes)?, frame: sum.frame.max(node.frame) })
+    })
 }
 
-/// What one node allocates, bytes.
-fn allocation(node: CUgraphNode, depth: u32) -> Option<u64> {
+/// What one node needs.
+fn node_needs(account: &Account, node: CUgraphNode, depth: u32) -> Option<Needs> {
     let mut kind = CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
     // SAFETY: fills one type.
     real::cuGraphNodeGetType.get().map(|call| unsafe { call(node, &raw mut kind) })?;
@@ -77,7 +96,10 @@ fn allocation(node: CUgraphNode, depth: u32) -> Option<u64> {
             let status = real::cuGraphMemAllocNodeGetParams
                 .get()
                 .map(|call| unsafe { call(node, &raw mut parameters) })?;
-            (status == OK).then_some(parameters.bytesize as u64)
+            (status == OK).then_some(Needs { bytes: parameters.bytesize as u64, frame: 0 })
+        }
+        CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL => {
+            Some(Needs { bytes: 0, frame: node_frame(account, node).unwrap_or(0) })
         }
         CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH if depth != 0 => {
             let mut child = core::ptr::null_mut();
@@ -85,11 +107,33 @@ fn allocation(node: CUgraphNode, depth: u32) -> Option<u64> {
             let status = real::cuGraphChildGraphNodeGetGraph
                 .get()
                 .map(|call| unsafe { call(node, &raw mut child) })?;
-            if status == OK { allocations(child, depth - 1) } else { None }
+            if status == OK { needs(account, child, depth - 1) } else { None }
         }
         CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH => None,
-        _ => Some(0),
+        _ => Some(Needs::default()),
     }
+}
+
+/// The function of a kernel node, which is given as one or as a kernel of all devices.
+pub(super) fn function_of(parameters: &CUDA_KERNEL_NODE_PARAMS_v2) -> CUfunction {
+    if parameters.func.is_null() { parameters.kern.cast() } else { parameters.func }
+}
+
+/// The frame of a kernel node's threads; `None` where it was launched before, or cannot be told.
+fn node_frame(account: &Account, node: CUgraphNode) -> Option<u64> {
+    // SAFETY: integers and pointers, for which all-zero is a value.
+    let mut parameters: CUDA_KERNEL_NODE_PARAMS_v2 = unsafe { core::mem::zeroed() };
+    // SAFETY: fills one struct.
+    let status =
+        real::cuGraphKernelNodeGetParams_v2.get().map(|call| unsafe { call(node, &raw mut parameters) })?;
+    let function = function_of(&parameters);
+    let is_new = status == OK && !account.process.functions.knows(function, account.ordinal());
+    if is_new { first_launch::frame_of(function, account.ordinal().cast_signed()) } else { None }
+}
+
+/// The largest frame of local memory of the kernels in `graph` that were not launched before.
+pub(super) fn frame_in(account: &Account, graph: CUgraph) -> Option<u64> {
+    needs(account, graph, DEPTH).map(|needs| needs.frame)
 }
 
 /// Makes `graph` executable: `call` asks the driver, which writes the result to `executable`.
@@ -103,12 +147,20 @@ unsafe fn instantiate(executable: *mut CUgraphExec, graph: CUgraph, call: &dyn F
         Booking::No => return call(),
         Booking::Refuse => return REFUSED,
     };
-    let status = call();
     // A graph whose nodes cannot be told is followed all the same: each launch books what it took.
+    let needs = needs(&account, graph, DEPTH).unwrap_or(Needs { bytes: 1, frame: 0 });
+    let raised = match first_launch::raise(&account, needs.frame) {
+        Ok(raised) => raised,
+        Err(error) => return error,
+    };
+    let status = call();
+    if let Some(raised) = raised {
+        raised.settle(&account, status);
+    }
     if status == OK
-        && let bytes @ 1.. = allocations(graph, DEPTH).unwrap_or(1)
+        && let bytes @ 1.. = needs.bytes
     {
-        let owner = Owner { device: account.ordinal(), context: 0 };
+        let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Graph };
         // SAFETY: the driver has written the handle.
         account.process.handles.add(unsafe { *executable }.addr() as u64, bytes, owner);
         account.device.allocating_graphs.fetch_add(1, Ordering::Relaxed);
@@ -219,7 +271,7 @@ pub(crate) unsafe fn destroy(real: PFN_cuGraphExecDestroy_v10000, executable: CU
     if let Some((process, last)) = last
         && status != OK
     {
-        process.handles.add(key, last.bytes, last.owner);
+        process.handles.put_back(last);
     }
     status
 }

@@ -11,7 +11,9 @@ use cuota_abi::nvml::{
     nvmlReturn_t,
 };
 use cuota_governor::quota::UNLIMITED;
+use cuota_region::member::Member;
 use cuota_region::policy::{Found, MemoryLimit};
+use cuota_region::tenant::GpuIndex;
 
 use crate::process::account::{self, Booking};
 use crate::process::settings::Settings;
@@ -112,20 +114,31 @@ pub(crate) unsafe fn total_mem_v1(
     status
 }
 
-/// The quota and the tenant's booked bytes on an NVML device that has `total` bytes; `None`: show the device as it is.
-fn tenant_on(device: nvmlDevice_t, total: u64) -> Option<(u64, u64)> {
+/// This process's place and the GPU's index, where the tenant's memory is limited on an NVML device; and the limit.
+fn limit_on(device: nvmlDevice_t) -> Option<(&'static Member, GpuIndex, MemoryLimit)> {
     let Standing::Managed(process) = process::standing() else { return None };
     let gpu = nvml::gpu_of(device)?;
     let Found::Limits(limits) = process.policy().look_up(&Settings::get().tenant(), gpu) else { return None };
-    let tenant = process.member().tenant();
-    let index = tenant.gpu_index(gpu)?;
+    let member = process.member();
+    (limits.memory != MemoryLimit::Unlimited).then_some((
+        member,
+        member.tenant().gpu_index(gpu)?,
+        limits.memory,
+    ))
+}
+
+/// This process's place and the GPU's index, where the tenant's memory is limited on an NVML device.
+pub(super) fn limited_tenant_on(device: nvmlDevice_t) -> Option<(&'static Member, GpuIndex)> {
+    limit_on(device).map(|(member, index, _)| (member, index))
+}
+
+/// The quota and the tenant's booked bytes on an NVML device that has `total` bytes; `None`: show the device as it is.
+fn tenant_on(device: nvmlDevice_t, total: u64) -> Option<(u64, u64)> {
+    let (member, index, limit) = limit_on(device)?;
     // A share is a share of the memory as CUDA counts it, which is a little less than NVML's figure.
-    let known = tenant.total(index);
-    let quota = match limits.memory {
-        MemoryLimit::Unlimited => return None,
-        limit => limit.in_bytes(if known == 0 { total } else { known }),
-    };
-    Some((quota, tenant.usage(index).booked))
+    let known = member.tenant().total(index);
+    let quota = limit.in_bytes(if known == 0 { total } else { known });
+    Some((quota, member.tenant().usage(index).booked))
 }
 
 /// `nvmlDeviceGetMemoryInfo`.

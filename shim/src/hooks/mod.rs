@@ -8,15 +8,46 @@ pub(crate) mod array;
 pub(crate) mod context;
 pub(crate) mod graph;
 pub(crate) mod info;
+pub(crate) mod launch;
 pub(crate) mod module;
 pub(crate) mod plain;
 pub(crate) mod pool;
+pub(crate) mod processes;
+pub(crate) mod sharing;
 pub(crate) mod vmm;
+
+use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{CUmemLocation, CUmemLocationType, CUresult};
 
+use crate::process::account::{self, Booking};
+use crate::process::handles::{Kind, Last};
+
 /// What a refused allocation returns: the same as a full device.
 pub(crate) const REFUSED: CUresult = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+
+/// Gives back what an entry of the handles' table stood for, once its last reference is gone.
+fn let_go(last: Last) {
+    let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) else { return };
+    sharing::unpin(account.process, last.handle, None);
+    if let Some(key) = last.key {
+        // Before the bytes: whoever sums must not miss them.
+        account.unshare(key);
+    }
+    match last.owner.kind {
+        Kind::Array => array::shrink(&account, last.bytes),
+        Kind::Memory => account.release_unless_open(last.bytes, last.exported),
+        Kind::Import => {
+            account.device.unseen.fetch_sub(last.bytes, Ordering::Relaxed);
+            account.release(last.bytes);
+        }
+        // Charged by its blocks.
+        Kind::Managed => {
+            account.device.unseen.fetch_sub(last.bytes, Ordering::Relaxed);
+        }
+        Kind::Export | Kind::Graph => {}
+    }
+}
 
 /// The ordinal of the device that memory at `location` lies on; `None`: the host's memory, or no memory at all.
 fn device_at(location: CUmemLocation) -> Option<i32> {

@@ -6,21 +6,25 @@
 use core::ffi::{c_char, c_uint, c_void};
 
 use cuota_abi::cuda::{
-    CUjit_option, CUlibrary, CUlibraryOption, CUmodule, CUresult, PFN_cuLibraryLoadData_v12000,
-    PFN_cuLibraryLoadFromFile_v12000, PFN_cuModuleLoad_v2000, PFN_cuModuleLoadData_v2000,
-    PFN_cuModuleLoadDataEx_v2010,
+    CUdeviceptr, CUdeviceptr_v1, CUfunction, CUjit_option, CUkernel, CUlibrary, CUlibraryOption, CUmodule,
+    CUresult, PFN_cuFuncLoad_v12040, PFN_cuKernelGetFunction_v12000, PFN_cuLibraryGetGlobal_v12000,
+    PFN_cuLibraryGetModule_v12000, PFN_cuLibraryGetUnifiedFunction_v12000, PFN_cuLibraryLoadData_v12000,
+    PFN_cuLibraryLoadFromFile_v12000, PFN_cuLibraryUnload_v12000, PFN_cuModuleGetFunction_v2000,
+    PFN_cuModuleGetGlobal_v2000, PFN_cuModuleGetGlobal_v3020, PFN_cuModuleLoad_v2000,
+    PFN_cuModuleLoadData_v2000, PFN_cuModuleLoadDataEx_v2010, PFN_cuModuleUnload_v2000,
 };
 use cuota_governor::physical::BLOCK_BYTES;
 use cuota_governor::quota::UNLIMITED;
 
 use super::REFUSED;
-use crate::hooks_table::{cuMemGetInfo_v2, real};
+use crate::hooks_table::{cuLibraryUnload, cuMemGetInfo_v2, cuModuleUnload};
 use crate::process::account::{self, Booking};
+use crate::process::{self, Standing};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
 /// The device's free bytes; `None` without a current context.
-fn device_free() -> Option<usize> {
+pub(super) fn device_free() -> Option<usize> {
     let (mut free, mut total) = (0, 0);
     // SAFETY: fills two sizes.
     let status = cuMemGetInfo_v2::REAL.get().map(|call| unsafe { call(&raw mut free, &raw mut total) });
@@ -49,7 +53,7 @@ fn checked(load: &dyn Fn() -> CUresult, unload: &dyn Fn()) -> CUresult {
 /// # Safety
 /// `module` was written by the driver.
 unsafe fn unload_module(module: *mut CUmodule) {
-    if let Some(unload) = real::cuModuleUnload.get() {
+    if let Some(unload) = cuModuleUnload::REAL.get() {
         // SAFETY: just loaded, and nobody else has seen it.
         unsafe { unload(*module) };
     }
@@ -58,7 +62,7 @@ unsafe fn unload_module(module: *mut CUmodule) {
 /// # Safety
 /// `library` was written by the driver.
 unsafe fn unload_library(library: *mut CUlibrary) {
-    if let Some(unload) = real::cuLibraryUnload.get() {
+    if let Some(unload) = cuLibraryUnload::REAL.get() {
         // SAFETY: just loaded, and nobody else has seen it.
         unsafe { unload(*library) };
     }
@@ -144,4 +148,116 @@ pub(crate) unsafe fn load_library_file(
     };
     // SAFETY: called after success only.
     checked(&load, &|| unsafe { unload_library(library) })
+}
+
+/// Runs `call`, which can load what was only registered before: code and global variables. It cannot be undone, so what does not fit
+/// is booked and the call refused; the next one finds it loaded.
+#[inline(never)]
+fn loading(call: &dyn Fn() -> CUresult) -> CUresult {
+    checked(call, &|| {})
+}
+
+/// `cuModuleGetFunction`.
+pub(crate) unsafe fn function(
+    real: PFN_cuModuleGetFunction_v2000,
+    function: *mut CUfunction,
+    module: CUmodule,
+    name: *const c_char,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    loading(&|| unsafe { real(function, module, name) })
+}
+
+/// `cuModuleGetGlobal`, the 32-bit form.
+pub(crate) unsafe fn global_v1(
+    real: PFN_cuModuleGetGlobal_v2000,
+    address: *mut CUdeviceptr_v1,
+    bytes: *mut c_uint,
+    module: CUmodule,
+    name: *const c_char,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    loading(&|| unsafe { real(address, bytes, module, name) })
+}
+
+/// `cuModuleGetGlobal_v2`.
+pub(crate) unsafe fn global(
+    real: PFN_cuModuleGetGlobal_v3020,
+    address: *mut CUdeviceptr,
+    bytes: *mut usize,
+    module: CUmodule,
+    name: *const c_char,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    loading(&|| unsafe { real(address, bytes, module, name) })
+}
+
+/// `cuLibraryGetGlobal` and `cuLibraryGetManaged`.
+pub(crate) unsafe fn library_global(
+    real: PFN_cuLibraryGetGlobal_v12000,
+    address: *mut CUdeviceptr,
+    bytes: *mut usize,
+    library: CUlibrary,
+    name: *const c_char,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    loading(&|| unsafe { real(address, bytes, library, name) })
+}
+
+/// `cuLibraryGetModule`.
+pub(crate) unsafe fn library_module(
+    real: PFN_cuLibraryGetModule_v12000,
+    module: *mut CUmodule,
+    library: CUlibrary,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    loading(&|| unsafe { real(module, library) })
+}
+
+/// `cuLibraryGetUnifiedFunction`.
+pub(crate) unsafe fn unified_function(
+    real: PFN_cuLibraryGetUnifiedFunction_v12000,
+    function: *mut *mut c_void,
+    library: CUlibrary,
+    name: *const c_char,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    loading(&|| unsafe { real(function, library, name) })
+}
+
+/// `cuKernelGetFunction`.
+pub(crate) unsafe fn kernel_function(
+    real: PFN_cuKernelGetFunction_v12000,
+    function: *mut CUfunction,
+    kernel: CUkernel,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    loading(&|| unsafe { real(function, kernel) })
+}
+
+/// `cuFuncLoad`.
+pub(crate) unsafe fn load_function(real: PFN_cuFuncLoad_v12040, function: CUfunction) -> CUresult {
+    // SAFETY: the program's argument.
+    loading(&|| unsafe { real(function) })
+}
+
+/// Forgets the kernels that were launched: code is about to be unloaded, and its handles can be other kernels'.
+fn unloading() {
+    if let Standing::Managed(process) = process::standing() {
+        process.functions.forget();
+    }
+}
+
+/// `cuModuleUnload`.
+pub(crate) unsafe fn unload(real: PFN_cuModuleUnload_v2000, module: CUmodule) -> CUresult {
+    unloading();
+    // SAFETY: the program's argument.
+    unsafe { real(module) }
+}
+
+/// `cuLibraryUnload`.
+pub(crate) unsafe fn unload_whole_library(real: PFN_cuLibraryUnload_v12000, library: CUlibrary) -> CUresult {
+    unloading();
+    // SAFETY: the program's argument.
+    unsafe { real(library) }
 }

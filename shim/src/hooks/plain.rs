@@ -1,6 +1,7 @@
 //! Plain memory: `cuMemAlloc`, `cuMemAllocPitch`, `cuMemAllocManaged` and `cuMemFree`, in their 32- and 64-bit forms.
 
 use core::ffi::c_uint;
+use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{
     CUdeviceptr, CUdeviceptr_v1, CUresult, PFN_cuMemAlloc_v2000, PFN_cuMemAlloc_v3020,
@@ -9,11 +10,12 @@ use cuota_abi::cuda::{
 };
 use cuota_governor::physical::{self, BLOCK_BYTES};
 
-use super::REFUSED;
+use super::{REFUSED, let_go};
 use crate::hooks_table::cuMemFree_v2;
 use crate::process::account::{self, Account, Booking};
 use crate::process::blocks::Extent;
-use crate::process::{self, Standing};
+use crate::process::handles::{Kind, Last, Owner};
+use crate::process::{self, Process, Standing};
 
 /// The pitch that the driver chooses is a multiple of this (measured; `doctor` checks what the driver takes).
 const PITCH_ALIGNMENT: u64 = 512;
@@ -26,7 +28,12 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 /// # Safety
 /// `call` passes the program's arguments to the driver; `made` is called only after it succeeded.
 #[inline(always)]
-unsafe fn allocate_hot(asked: u64, call: impl Fn() -> CUresult, made: impl Fn() -> (u64, u64)) -> CUresult {
+unsafe fn allocate_hot(
+    asked: u64,
+    is_managed: bool,
+    call: impl Fn() -> CUresult,
+    made: impl Fn() -> (u64, u64),
+) -> CUresult {
     let account = match account::on_current_device_hot() {
         Booking::On(account) if asked != 0 => account,
         Booking::Refuse => return REFUSED,
@@ -47,6 +54,11 @@ unsafe fn allocate_hot(asked: u64, call: impl Fn() -> CUresult, made: impl Fn() 
     let context = account.process.contexts.current();
     let blocks = account.process.blocks.add(address, bytes, context);
     let taken = blocks.map_or(worst, |blocks| blocks * BLOCK_BYTES);
+    if is_managed {
+        let owner = Owner { device: account.ordinal(), context, kind: Kind::Managed };
+        account.process.handles.add(address, taken, owner);
+        account.device.unseen.fetch_add(taken, Ordering::Relaxed);
+    }
     if account.commit_hot(reservation, taken) && blocks.is_ok() {
         return OK;
     }
@@ -60,9 +72,14 @@ unsafe fn allocate_hot(asked: u64, call: impl Fn() -> CUresult, made: impl Fn() 
 /// # Safety
 /// As [`allocate_hot`].
 #[inline(never)]
-unsafe fn allocate(asked: u64, call: &dyn Fn() -> CUresult, made: &dyn Fn() -> (u64, u64)) -> CUresult {
+unsafe fn allocate(
+    asked: u64,
+    is_managed: bool,
+    call: &dyn Fn() -> CUresult,
+    made: &dyn Fn() -> (u64, u64),
+) -> CUresult {
     // SAFETY: the caller's contract.
-    unsafe { allocate_hot(asked, call, made) }
+    unsafe { allocate_hot(asked, is_managed, call, made) }
 }
 
 /// Frees an allocation that was not granted after all. `taken`: bytes booked for an address that the table lacks.
@@ -70,7 +87,7 @@ unsafe fn allocate(asked: u64, call: &dyn Fn() -> CUresult, made: &dyn Fn() -> (
 fn undo(account: &Account, address: u64, taken: Option<u64>) {
     if let Some(free) = cuMemFree_v2::REAL.get() {
         // SAFETY: the driver has just returned this address, and nobody else has seen it.
-        unsafe { release(address, || free(address)) };
+        unsafe { release(address, &|| free(address)) };
     }
     account.release(taken.unwrap_or(0));
 }
@@ -79,8 +96,8 @@ fn undo(account: &Account, address: u64, taken: Option<u64>) {
 ///
 /// # Safety
 /// `call` passes the program's arguments to the driver.
-#[inline]
-pub(super) unsafe fn release(address: u64, call: impl FnOnce() -> CUresult) -> CUresult {
+#[inline(never)]
+unsafe fn release(address: u64, call: &dyn Fn() -> CUresult) -> CUresult {
     freeing(address, call, Account::release)
 }
 
@@ -89,26 +106,47 @@ pub(super) unsafe fn release(address: u64, call: impl FnOnce() -> CUresult) -> C
 ///
 /// # Safety
 /// As [`release`].
-pub(super) unsafe fn release_in_order(address: u64, call: impl FnOnce() -> CUresult) -> CUresult {
+pub(super) unsafe fn release_in_order(address: u64, call: &dyn Fn() -> CUresult) -> CUresult {
     freeing(address, call, Account::release_later)
 }
 
-#[inline]
+#[inline(always)]
 fn freeing(address: u64, call: impl FnOnce() -> CUresult, give: fn(&Account, u64)) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call() };
-    let Some(extent) = process.blocks.take(address) else { return call() };
+    // Managed memory, and what others may hold too, before the driver forgets the address.
+    let mark = if process.handles.has_marks() { process.handles.take_mark(address) } else { None };
+    let extent = process.blocks.take(address);
+    if mark.is_none() && extent.is_none() {
+        return call();
+    }
     let status = call();
-    if status == OK {
-        give_back(process, extent, give);
-    } else {
-        process.blocks.put_back(address, extent);
+    if status != OK {
+        extent.into_iter().for_each(|extent| process.blocks.put_back(address, extent));
+        mark.into_iter().for_each(|mark| process.handles.put_back(mark));
+        return status;
+    }
+    match mark {
+        None => extent.into_iter().for_each(|extent| give_back(process, extent, give)),
+        Some(mark) => give_back_marked(process, extent, mark, give),
     }
     status
 }
 
+#[cold]
+fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: Last, give: fn(&Account, u64)) {
+    let_go(mark);
+    match (extent, mark.exported) {
+        (Some(extent), Some(exported)) => {
+            give_back(process, extent, |account, bytes| account.release_unless_open(bytes, Some(exported)));
+        }
+        (Some(extent), None) => give_back(process, extent, give),
+        (None, _) => {}
+    }
+}
+
 /// Gives the blocks back that nothing is left in, to the device that they lie on, whichever is current now.
 #[inline]
-fn give_back(process: &'static process::Process, extent: Extent, give: fn(&Account, u64)) {
+fn give_back(process: &'static Process, extent: Extent, give: impl Fn(&Account, u64)) {
     let blocks = process.blocks.remove(extent);
     if blocks == 0 {
         return;
@@ -128,7 +166,7 @@ fn give_back(process: &'static process::Process, extent: Extent, give: fn(&Accou
 /// The program's arguments; so for each hook below.
 pub(crate) unsafe fn alloc(real: PFN_cuMemAlloc_v3020, pointer: *mut CUdeviceptr, bytes: usize) -> CUresult {
     // SAFETY: the program's arguments; after success the driver has written the address.
-    unsafe { allocate_hot(bytes as u64, || real(pointer, bytes), || (*pointer, bytes as u64)) }
+    unsafe { allocate_hot(bytes as u64, false, || real(pointer, bytes), || (*pointer, bytes as u64)) }
 }
 
 /// `cuMemAlloc`, the 32-bit form.
@@ -139,7 +177,9 @@ pub(crate) unsafe fn alloc_v1(
 ) -> CUresult {
     // SAFETY: as in `alloc`.
     unsafe {
-        allocate(u64::from(bytes), &|| real(pointer, bytes), &|| (u64::from(*pointer), u64::from(bytes)))
+        allocate(u64::from(bytes), false, &|| real(pointer, bytes), &|| {
+            (u64::from(*pointer), u64::from(bytes))
+        })
     }
 }
 
@@ -151,7 +191,7 @@ pub(crate) unsafe fn alloc_managed(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: as in `alloc`.
-    unsafe { allocate(bytes as u64, &|| real(pointer, bytes, flags), &|| (*pointer, bytes as u64)) }
+    unsafe { allocate(bytes as u64, true, &|| real(pointer, bytes, flags), &|| (*pointer, bytes as u64)) }
 }
 
 fn pitched(width: u64, height: u64) -> u64 {
@@ -174,7 +214,7 @@ pub(crate) unsafe fn alloc_pitch(
         unsafe { real(pointer, pitch, width, height, element) }
     };
     // SAFETY: as in `alloc`; the driver has written the pitch too.
-    unsafe { allocate(asked, &call, &|| (*pointer, (*pitch as u64).saturating_mul(height as u64))) }
+    unsafe { allocate(asked, false, &call, &|| (*pointer, (*pitch as u64).saturating_mul(height as u64))) }
 }
 
 /// `cuMemAllocPitch`, the 32-bit form.
@@ -192,17 +232,17 @@ pub(crate) unsafe fn alloc_pitch_v1(
         unsafe { real(pointer, pitch, width, height, element) }
     };
     // SAFETY: as in `alloc_pitch`.
-    unsafe { allocate(asked, &call, &|| (u64::from(*pointer), u64::from(*pitch) * u64::from(height))) }
+    unsafe { allocate(asked, false, &call, &|| (u64::from(*pointer), u64::from(*pitch) * u64::from(height))) }
 }
 
 /// `cuMemFree_v2`.
 pub(crate) unsafe fn free(real: PFN_cuMemFree_v3020, pointer: CUdeviceptr) -> CUresult {
     // SAFETY: the program's argument.
-    unsafe { release(pointer, || real(pointer)) }
+    freeing(pointer, || unsafe { real(pointer) }, Account::release)
 }
 
 /// `cuMemFree`, the 32-bit form.
 pub(crate) unsafe fn free_v1(real: PFN_cuMemFree_v2000, pointer: CUdeviceptr_v1) -> CUresult {
     // SAFETY: the program's argument.
-    unsafe { release(u64::from(pointer), || real(pointer)) }
+    unsafe { release(u64::from(pointer), &|| real(pointer)) }
 }

@@ -1,9 +1,10 @@
 //! Stream-ordered memory: allocations from pools, which are charged by what the pool holds.
 
 use cuota_abi::cuda::{
-    CUdevice, CUdeviceptr, CUmemPoolProps, CUmemoryPool, CUresult, CUstream, PFN_cuDeviceGetMemPool_v11020,
-    PFN_cuMemAllocAsync_v11020, PFN_cuMemAllocFromPoolAsync_v11020, PFN_cuMemFreeAsync_v11020,
-    PFN_cuMemPoolCreate_v11020, PFN_cuMemPoolDestroy_v11020, PFN_cuMemPoolTrimTo_v11020,
+    CUdevice, CUdeviceptr, CUmemAllocationType, CUmemLocation, CUmemPoolProps, CUmemoryPool, CUresult,
+    CUstream, PFN_cuDeviceGetMemPool_v11020, PFN_cuMemAllocAsync_v11020, PFN_cuMemAllocFromPoolAsync_v11020,
+    PFN_cuMemFreeAsync_v11020, PFN_cuMemGetMemPool_v13000, PFN_cuMemPoolCreate_v11020,
+    PFN_cuMemPoolDestroy_v11020, PFN_cuMemPoolTrimTo_v11020,
 };
 use cuota_governor::physical;
 use cuota_region::ledger::{Refusal, Reservation};
@@ -163,7 +164,7 @@ pub(crate) unsafe fn free_async(
     stream: CUstream,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { plain::release_in_order(pointer, || real(pointer, stream)) }
+    unsafe { plain::release_in_order(pointer, &|| real(pointer, stream)) }
 }
 
 /// `cuDeviceGetDefaultMemPool` and `cuDeviceGetMemPool`: note which device the pool takes from.
@@ -181,6 +182,26 @@ pub(crate) unsafe fn learn(
         // A pool that was set with `cuDeviceSetMemPool` is known from its making, and stays what it is.
         // SAFETY: the driver has written the pool.
         process.pools.entry(unsafe { *pool }, device);
+    }
+    status
+}
+
+/// `cuMemGetDefaultMemPool` and `cuMemGetMemPool`: the same, of any location.
+pub(crate) unsafe fn learn_at(
+    real: PFN_cuMemGetMemPool_v13000,
+    pool: *mut CUmemoryPool,
+    location: *mut CUmemLocation,
+    kind: CUmemAllocationType,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(pool, location, kind) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+    {
+        // SAFETY: the driver has read the location and written the pool.
+        let (pool, location) = unsafe { (*pool, *location) };
+        let device = device_at(location).and_then(|device| u32::try_from(device).ok());
+        process.pools.entry(pool, device.unwrap_or(pools::HOST));
     }
     status
 }

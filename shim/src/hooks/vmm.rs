@@ -9,19 +9,13 @@ use cuota_abi::cuda::{
 };
 use cuota_governor::physical;
 
-use super::{REFUSED, device_at};
+use super::{REFUSED, device_at, let_go};
 use crate::hooks_table::cuMemRelease;
 use crate::process::account::{self, Booking};
-use crate::process::handles::{Last, Owner};
+use crate::process::handles::{Kind, Owner};
 use crate::process::{self, Process, Standing};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
-
-fn give_back(last: Last) {
-    if let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) {
-        account.release(last.bytes);
-    }
-}
 
 /// The device that physical memory of these properties lies on; `None`: the host's memory, or properties that the driver
 /// will refuse.
@@ -68,7 +62,8 @@ pub(crate) unsafe fn create(
     account.commit(reservation, taken);
     // SAFETY: the driver has written the handle.
     let made = unsafe { *handle };
-    if account.process.handles.add(made, taken, Owner { device: account.ordinal(), context: 0 }) {
+    let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Memory };
+    if account.process.handles.add(made, taken, owner) {
         return OK;
     }
     // A handle that cannot be followed would stay charged for ever: not granted.
@@ -80,19 +75,18 @@ pub(crate) unsafe fn create(
     REFUSED
 }
 
-/// Runs `call`, which drops one reference on the memory behind `handle`.
-fn dropping(handle: CUmemGenericAllocationHandle, call: impl FnOnce() -> CUresult) -> CUresult {
+/// Runs `call`, which drops one reference on what stands behind `handle`.
+#[inline(never)]
+pub(super) fn dropping(handle: CUmemGenericAllocationHandle, call: &dyn Fn() -> CUresult) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call() };
     let Some(place) = process.handles.find(handle) else { return call() };
     let last = process.handles.release(place);
     let status = call();
     match (status, last) {
-        (OK, Some(last)) => give_back(last),
+        (OK, Some(last)) => let_go(last),
         (OK, None) => {}
         // The driver kept it: so do we.
-        (_, Some(last)) => {
-            process.handles.add(handle, last.bytes, last.owner);
-        }
+        (_, Some(last)) => process.handles.put_back(last),
         (_, None) => process.handles.retain(place),
     }
     status
@@ -104,7 +98,7 @@ pub(crate) unsafe fn release(
     handle: CUmemGenericAllocationHandle,
 ) -> CUresult {
     // SAFETY: the program's argument.
-    dropping(handle, || unsafe { real(handle) })
+    dropping(handle, &|| unsafe { real(handle) })
 }
 
 /// `cuMemMap`: the mapping keeps the memory.
@@ -143,7 +137,7 @@ pub(crate) unsafe fn unmap(real: PFN_cuMemUnmap_v10020, address: CUdeviceptr, by
 fn unmapped(process: &'static Process, address: u64, bytes: u64) {
     process.blocks.take_mappings(address, bytes, |place| {
         if let Some(last) = process.handles.release(place) {
-            give_back(last);
+            let_go(last);
         }
     });
 }

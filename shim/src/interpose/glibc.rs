@@ -4,6 +4,7 @@ use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use crate::elf::hash::Name;
 use crate::elf::link_map::IteratePhdr;
 use crate::elf::{Image, LinkMap};
 
@@ -59,19 +60,20 @@ impl Glibc {
 #[cold]
 fn resolve() -> Option<*mut c_void> {
     let libc = image_of_start(c"libc.so.6")?;
-    let dl_iterate_phdr = libc.function(c"dl_iterate_phdr");
-    let home = if libc.function(c"dlsym").is_null() { image_of_start(c"libdl.so.2")? } else { libc };
-    let find = |name: &CStr, place: &AtomicPtr<c_void>| {
+    let dl_iterate_phdr = libc.function(Name::of(b"dl_iterate_phdr"));
+    let home =
+        if libc.function(Name::of(b"dlsym")).is_null() { image_of_start(c"libdl.so.2")? } else { libc };
+    let find = |name: Name, place: &AtomicPtr<c_void>| {
         let address = home.function(name);
         place.store(address, Ordering::Relaxed);
         !address.is_null()
     };
     DL_ITERATE_PHDR.store(dl_iterate_phdr, Ordering::Relaxed);
     let all = !dl_iterate_phdr.is_null()
-        && find(c"dlvsym", &DLVSYM)
-        && find(c"dlopen", &DLOPEN)
-        && find(c"dlmopen", &DLMOPEN);
-    let dlsym = home.function(c"dlsym");
+        && find(Name::of(b"dlvsym"), &DLVSYM)
+        && find(Name::of(b"dlopen"), &DLOPEN)
+        && find(Name::of(b"dlmopen"), &DLMOPEN);
+    let dlsym = home.function(Name::of(b"dlsym"));
     (all && !dlsym.is_null()).then(|| {
         DLSYM.store(dlsym, Ordering::Release);
         dlsym

@@ -6,7 +6,8 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::driver::Library;
-use crate::elf::{Image, hash};
+use crate::elf::Image;
+use crate::elf::hash::{self, Name};
 use crate::hooks_table::{CALLS, TABLE};
 
 /// The place of one real function of the driver, of type `F`: a `PFN_*` type of `cuota-abi`.
@@ -44,8 +45,7 @@ impl<F: Copy> Slot<F> {
 
 /// One hook of the table.
 pub(crate) struct Row {
-    pub(crate) name: &'static CStr,
-    hash: u32,
+    name: Name,
     pub(crate) library: Library,
     /// The exported wrapper; null for a function that we only call.
     hook: *const c_void,
@@ -56,8 +56,8 @@ pub(crate) struct Row {
 unsafe impl Sync for Row {}
 
 impl Row {
-    pub(crate) const fn new<F>(name: &'static CStr, slot: &'static Slot<F>, hook: *const c_void) -> Self {
-        Self { name, hash: hash::gnu(name.to_bytes()), library: slot.library, hook, real: &slot.real }
+    pub(crate) const fn new<F>(name: &str, slot: &'static Slot<F>, hook: *const c_void) -> Self {
+        Self { name: Name::of(name.as_bytes()), library: slot.library, hook, real: &slot.real }
     }
 
     /// The address to hand out.
@@ -73,8 +73,8 @@ impl Row {
 
 /// The hook of this name.
 pub(crate) fn named(name: &CStr) -> Option<&'static Row> {
-    let hash = hash::gnu(name.to_bytes());
-    TABLE.iter().find(|row| row.hash == hash && row.name == name)
+    let whole = hash::fnv(name.to_bytes());
+    TABLE.iter().find(|row| row.name.hashes_to(whole))
 }
 
 /// The hook whose real function lies at this address. Two names of one address (`cuMemAlloc_v2` and an alias) have the same
@@ -128,8 +128,7 @@ macro_rules! hooks {
         /// Every hook.
         pub(crate) static TABLE: &[$crate::interpose::table::Row] = &[ $($($(
             $crate::interpose::table::Row::new(
-                // SAFETY: the NUL that is written here ends the literal; a symbol's name has no other.
-                unsafe { core::ffi::CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) },
+                stringify!($name),
                 &$name::REAL,
                 $name as *const core::ffi::c_void,
             ),
@@ -183,8 +182,7 @@ macro_rules! calls {
         /// Every function that handlers call.
         pub(crate) static CALLS: &[$crate::interpose::table::Row] = &[ $($(
             $crate::interpose::table::Row::new(
-                // SAFETY: the NUL that is written here ends the literal; a symbol's name has no other.
-                unsafe { core::ffi::CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) },
+                stringify!($name),
                 &real::$name,
                 core::ptr::null(),
             ),

@@ -11,9 +11,11 @@ use cuota_region::death::{HOLD_NS, SWEEP_INTERVAL_NS};
 use cuota_region::event::Event;
 use cuota_region::ledger::{Books, Refusal, Reservation, UNIT_BYTES};
 use cuota_region::member::Blind;
+use cuota_region::share::ShareKey;
 use cuota_region::sys;
 
 use super::device::Device;
+use super::lingering::Exported;
 use super::pools::{Change, Pool};
 use super::{Process, Standing, driver, standing};
 use crate::hooks_table::{cuDeviceGraphMemTrim, cuMemPoolDestroy, cuMemPoolTrimTo};
@@ -104,7 +106,7 @@ impl Account {
     }
 
     /// This process's books: those that the account was opened with, unless the process has rejoined since.
-    #[inline]
+    #[inline(always)]
     fn books(&self) -> Books {
         if self.books.is_mine() { self.books } else { self.books_now() }
     }
@@ -125,7 +127,7 @@ impl Account {
     }
 
     /// The quota in force, bytes.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn quota(&self) -> u64 {
         self.device.quota(self.process)
     }
@@ -143,7 +145,7 @@ impl Account {
     /// [`Account::reserve`], inlined.
     #[inline(always)]
     pub(crate) fn reserve_hot(&self, bytes: u64) -> Result<Reservation, CUresult> {
-        let quota = self.quota();
+        let quota = self.device.quota(self.process);
         match self.books.reserve(bytes, quota) {
             Ok(reservation) if !self.is_near(&reservation, quota) => Ok(reservation),
             Ok(reservation) => {
@@ -175,7 +177,7 @@ impl Account {
         self.books.reserve(bytes, quota)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_near(&self, reservation: &Reservation, quota: u64) -> bool {
         quota != UNLIMITED && reservation.tenant_booked().saturating_add(EXACT_WITHIN_BYTES) > quota
     }
@@ -198,6 +200,7 @@ impl Account {
         if bytes <= quota {
             let steps = [
                 Self::update_pools,
+                Self::collect_lingering,
                 Self::ask_again,
                 Self::sweep,
                 Self::close_books_of_gone,
@@ -313,6 +316,45 @@ impl Account {
             self.device.held.fetch_sub(bytes, Ordering::Relaxed);
             self.books().release(bytes);
         }
+    }
+
+    /// Gives back `bytes` that were committed, at once or, where they were exported to a descriptor that is open, when that is closed.
+    pub(crate) fn release_unless_open(&self, bytes: u64, exported: Option<Exported>) {
+        match exported.filter(|exported| exported.is_open()) {
+            Some(exported) => self.process.lingering.add(exported, bytes, self.ordinal),
+            None => self.release(bytes),
+        }
+    }
+
+    /// Gives back what lingered for descriptors that are closed now. `true`: there was some.
+    fn collect_lingering(&self) -> bool {
+        let bytes = self.process.lingering.collect(self.ordinal);
+        self.release(bytes);
+        bytes != 0
+    }
+
+    /// Reserves `bytes` of an object that others of the tenant may hold too.
+    ///
+    /// # Errors
+    /// As [`Account::reserve`].
+    pub(crate) fn reserve_shared(&self, key: ShareKey, bytes: u64) -> Result<Reservation, CUresult> {
+        let quota = self.quota();
+        self.books().reserve_shared(key, bytes, quota).or_else(|_| {
+            // As for any other; the room that is made there is kept by the second try, unless somebody is faster.
+            let room = self.reserve(bytes)?;
+            self.books().share(key, bytes);
+            Ok(room)
+        })
+    }
+
+    /// Notes that others of the tenant may come to hold `bytes` that are charged.
+    pub(crate) fn share(&self, key: ShareKey, bytes: u64) {
+        self.books().share(key, bytes);
+    }
+
+    /// Takes that note back.
+    pub(crate) fn unshare(&self, key: ShareKey) {
+        self.books().unshare(key);
     }
 
     /// Moves `bytes` that were committed to the overhead: the driver will give them back, nobody says when.
@@ -454,6 +496,9 @@ impl Account {
         self.release(block_bytes);
         let before = self.device.contexts.fetch_sub(1, Ordering::Relaxed).max(1);
         let overhead = self.device.overhead.load(Ordering::Relaxed);
+        if before == 1 {
+            self.device.promised.store(0, Ordering::Relaxed);
+        }
         // The last one takes all of it along.
         let ended = (overhead / u64::from(before)).next_multiple_of(UNIT_BYTES);
         self.set_overhead(overhead.saturating_sub(ended));
@@ -541,7 +586,9 @@ impl Account {
             return Ok(None);
         }
         // In whole units of the books, so that what is booked for it bit by bit adds up.
-        let bytes = used.saturating_sub(held.saturating_add(pending)).next_multiple_of(UNIT_BYTES);
+        let seen = held.saturating_sub(self.device.unseen.load(Ordering::Relaxed));
+        let bytes = used.saturating_sub(seen.saturating_add(pending)).next_multiple_of(UNIT_BYTES);
+        let bytes = bytes.max(self.device.promised.load(Ordering::Relaxed));
         Ok(Some(Overhead { bytes, is_quiet: pending == 0 }))
     }
 }

@@ -51,6 +51,7 @@ const fn mask(bits: u32) -> u64 {
 }
 
 impl Plain {
+    #[inline(always)]
     fn unpack(word: u64) -> Self {
         if word & MAPPING != 0 {
             return Plain::default();
@@ -63,6 +64,7 @@ impl Plain {
         }
     }
 
+    #[inline(always)]
     fn pack(self) -> u64 {
         self.count.min(mask(COUNT_BITS))
             | (self.start & mask(START_BITS)) << COUNT_BITS
@@ -71,6 +73,7 @@ impl Plain {
     }
 }
 
+#[inline(always)]
 fn start_of(address: u64) -> u64 {
     ((address & BLOCK_MASK) >> 8) + 1
 }
@@ -89,6 +92,7 @@ pub(crate) struct Extent {
 pub(crate) struct NoPlace;
 
 impl Blocks {
+    #[inline(always)]
     fn word(&self, block: u64) -> Option<&AtomicU64> {
         let leaf = self.0.get(usize::try_from(block).ok()? / LEAF_BLOCKS)?;
         // SAFETY: a leaf, once set, is a mapping that is never taken away, and all-zero is a `Leaf`.
@@ -96,6 +100,7 @@ impl Blocks {
         leaf.0.get(usize::try_from(block).ok()? % LEAF_BLOCKS)
     }
 
+    #[inline(always)]
     fn word_or_new(&self, block: u64) -> Result<&AtomicU64, NoPlace> {
         if let Some(word) = self.word(block) {
             return Ok(word);
@@ -111,6 +116,7 @@ impl Blocks {
     }
 
     /// Changes a block's word by `change` and returns what it was.
+    #[inline(always)]
     fn change(word: &AtomicU64, mut change: impl FnMut(Plain) -> Plain) -> Plain {
         let mut old = word.load(Ordering::Relaxed);
         loop {
@@ -131,7 +137,7 @@ impl Blocks {
     ///
     /// # Errors
     /// [`NoPlace`]; then nothing is noted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(&self, address: u64, bytes: u64, context: u8) -> Result<u64, NoPlace> {
         let first = address >> BLOCK_SHIFT;
         let span = (address.checked_add(bytes - 1).ok_or(NoPlace)? >> BLOCK_SHIFT) - first;
@@ -160,7 +166,7 @@ impl Blocks {
 
     /// Finds the allocation at `address` and takes hold of it, before the driver is asked to free it: once the driver has
     /// freed it, the address can be another allocation's. `None`: not ours.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, address: u64) -> Option<Extent> {
         let first = address >> BLOCK_SHIFT;
         let word = self.word(first)?;
@@ -182,7 +188,7 @@ impl Blocks {
     }
 
     /// Forgets an allocation that the driver has freed. Returns how many blocks it was the last in.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn remove(&self, extent: Extent) -> u64 {
         let words = (extent.first..=extent.first + extent.span).filter_map(|block| self.word(block));
         words
@@ -234,7 +240,6 @@ impl Blocks {
         }
     }
 
-    #[cfg(test)]
     /// The place of the handle whose mapping begins at `address`'s block.
     pub(crate) fn mapping_at(&self, address: u64) -> Option<u32> {
         let value = self.word(address >> BLOCK_SHIFT)?.load(Ordering::Relaxed);

@@ -28,6 +28,10 @@ pub(crate) struct Contexts {
     live: AtomicU32,
     /// The number of the one context, while there is just one.
     sole: AtomicU32,
+    /// By number: the largest frame of local memory that a kernel's thread was given there, bytes. 255 is for all foreign ones.
+    frames: [AtomicU64; 256],
+    /// By number: how often the program has attached itself to the context.
+    attached: [AtomicU32; 256],
 }
 
 /// A context that is gone.
@@ -67,7 +71,7 @@ impl Contexts {
     }
 
     /// The device of the context with this number; `None` for a foreign one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn device_of(&self, number: u8) -> Option<CUdevice> {
         let entry = self.entries.get(usize::from(number).checked_sub(1)?)?;
         let known = entry.handle.load(Ordering::Acquire) != 0;
@@ -80,12 +84,36 @@ impl Contexts {
     }
 
     /// The number of the calling thread's current context. With one context in the process: no look-up.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn current(&self) -> u8 {
         if self.live.load(Ordering::Acquire) == 1 {
             return self.sole.load(Ordering::Relaxed).to_le_bytes()[0];
         }
         driver::current_context().and_then(|context| self.number_of(context)).unwrap_or(FOREIGN)
+    }
+
+    /// The largest frame of local memory that a thread was given in the context with this number, bytes.
+    pub(crate) fn frame(&self, number: u8) -> u64 {
+        self.frames[usize::from(number)].load(Ordering::Relaxed)
+    }
+
+    /// Notes that threads were given a frame of `bytes`.
+    pub(crate) fn raise_frame(&self, number: u8, bytes: u64) {
+        self.frames[usize::from(number)].fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that the program has attached itself to `context`.
+    pub(crate) fn attach(&self, context: CUcontext) {
+        if let Some(number) = self.number_of(context) {
+            self.attached[usize::from(number)].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the program has detached itself from `context`; whether that ends it.
+    pub(crate) fn detach(&self, context: CUcontext) -> bool {
+        let Some(number) = self.number_of(context) else { return false };
+        let attached = &self.attached[usize::from(number)];
+        attached.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_err()
     }
 
     /// Forgets `context`.
@@ -110,6 +138,8 @@ impl Contexts {
         let left = self.entries.iter().position(|entry| entry.handle.load(Ordering::Acquire) != 0);
         self.sole.store(left.map_or(0, |index| u32::from(number(index))), Ordering::Relaxed);
         self.live.fetch_sub(1, Ordering::Release);
+        self.frames[usize::from(number(index))].store(0, Ordering::Relaxed);
+        self.attached[usize::from(number(index))].store(0, Ordering::Relaxed);
         Some(Gone { number: number(index), device })
     }
 }
@@ -132,8 +162,14 @@ mod tests {
         table.add(b, 1, false);
         table.add(a, 0, true);
         assert_eq!((table.number_of(a), table.number_of(b)), (Some(1), Some(2)));
+        table.raise_frame(1, 4096);
+        table.attach(a);
+        assert_eq!((table.frame(1), table.frame(2)), (4096, 0));
+        assert!(!table.detach(a));
+        assert!(table.detach(a));
         assert_eq!(table.remove_primary(0), Some(Gone { number: 1, device: 0 }));
         assert_eq!(table.remove_primary(0), None);
+        assert_eq!(table.frame(1), 0);
         assert_eq!(table.current(), 2);
         assert_eq!(table.remove(b), Some(Gone { number: 2, device: 1 }));
         assert_eq!(table.remove(b), None);

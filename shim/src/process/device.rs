@@ -30,6 +30,10 @@ pub(crate) struct Device {
     quota_epoch: AtomicU64,
     /// Bytes held by plain memory, pools and handles.
     pub(super) held: AtomicU64,
+    /// Of `held`, bytes that NVML does not count for this process: managed memory, and what is another process's.
+    pub(crate) unseen: AtomicU64,
+    /// Bytes promised to device code by raised limits: the driver takes them when a kernel first needs them.
+    pub(crate) promised: AtomicU64,
     /// Bytes held by contexts, modules and local memory: an estimate until NVML was asked.
     pub(super) overhead: AtomicU64,
     /// NVML's last figure for it, where that was lower than what is booked: a lower one is believed only twice.
@@ -54,7 +58,7 @@ pub(crate) struct Device {
 
 impl Process {
     /// The ordinal of the calling thread's current device. With one device in the process: no look-up.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn current_device(&self) -> Option<u32> {
         match self.device_count.load(Ordering::Relaxed) {
             1 => Some(0),
@@ -86,7 +90,7 @@ impl Device {
     }
 
     /// The device's index in the tenant's books; found at first use.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn index(&self, member: &'static Member, ordinal: u32) -> Option<GpuIndex> {
         match self.index.load(Ordering::Acquire) {
             0 => self.find(member, ordinal),
@@ -116,7 +120,7 @@ impl Device {
 
     /// The memory quota in force, bytes; [`UNLIMITED`] without one. One load and a compare while the policy has not
     /// changed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn quota(&self, process: &Process) -> u64 {
         let epoch = u64::from(process.policy().epoch()) + 1;
         if self.quota_epoch.load(Ordering::Acquire) == epoch {
@@ -139,17 +143,14 @@ impl Device {
         quota
     }
 
-    /// Books what this process holds here in `member`'s name, after the process lost its place. Returns the bytes.
-    pub(super) fn bring(&self, member: &'static Member) -> u64 {
-        let index = match self.index.load(Ordering::Acquire) {
-            0 => return 0,
-            index => GpuIndex::new(index as usize - 1),
-        };
-        let Some(books) = index.and_then(|index| Books::open(member, index)) else { return 0 };
+    /// Books what this process holds here in `member`'s name, after the process lost its place. Returns the books and the bytes.
+    pub(super) fn bring(&self, member: &'static Member) -> Option<(Books, u64)> {
+        let index = GpuIndex::new((self.index.load(Ordering::Acquire) as usize).checked_sub(1)?)?;
+        let books = Books::open(member, index)?;
         let overhead = self.overhead.load(Ordering::Relaxed);
         let bytes = self.held.load(Ordering::Relaxed) + overhead;
         books.book(bytes);
         books.note_overhead(overhead);
-        bytes
+        Some((books, bytes))
     }
 }

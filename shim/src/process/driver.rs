@@ -9,7 +9,7 @@ use cuota_abi::cuda::{
 };
 use cuota_abi::nvml::{nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
 
-use crate::hooks_table::real;
+use crate::hooks_table::{nvmlDeviceGetComputeRunningProcesses_v3, real};
 
 /// The error number that stands for "the library or the function is not there".
 pub(crate) const NO_LIBRARY: u32 = nvmlReturn_t::NVML_ERROR_LIBRARY_NOT_FOUND.0;
@@ -163,7 +163,7 @@ pub(crate) fn nvml_processes(
     room: &mut [core::mem::MaybeUninit<nvmlProcessInfo_t>],
 ) -> Result<usize, u32> {
     let mut count = u32::try_from(room.len()).unwrap_or(u32::MAX);
-    let call = real::nvmlDeviceGetComputeRunningProcesses_v3.get();
+    let call = nvmlDeviceGetComputeRunningProcesses_v3::REAL.get();
     // SAFETY: NVML writes at most `count` entries, and their number to `count`.
     answered(call.map(|call| unsafe { call(device, &raw mut count, room.as_mut_ptr().cast()) }))?;
     Ok((count as usize).min(room.len()))

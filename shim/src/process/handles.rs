@@ -5,6 +5,10 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use cuota_region::share::ShareKey;
+
+use super::lingering::Exported;
+
 /// Places: 512 GiB of 2 MiB handles.
 const PLACES: usize = 1 << 18;
 
@@ -17,8 +21,43 @@ struct Place {
     handle: AtomicU64,
     bytes: AtomicU64,
     references: AtomicU32,
-    /// The device's ordinal in the low 16 bits, then the context's number.
+    /// The device's ordinal in the low 16 bits, then the context's number, then the kind.
     owner: AtomicU32,
+    /// The key under which others of the tenant may hold it too; 0: none.
+    key: AtomicU64,
+    /// The descriptor that it was exported to; all zero: none.
+    exported: AtomicU64,
+}
+
+/// What a handle stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// Physical memory that this process made.
+    Memory,
+    /// An array, or a mipmapped one.
+    Array,
+    /// Memory of another process, or of another API: NVML does not count it for this process.
+    Import,
+    /// Not charged by this entry: the address of a managed allocation, of which NVML counts nothing.
+    Managed,
+    /// Not charged by this entry: the address of an allocation that others may open.
+    Export,
+    /// Not charged by this entry: an executable graph, with what it can take.
+    Graph,
+}
+
+impl Kind {
+    fn from_number(number: u8) -> Self {
+        [Kind::Memory, Kind::Array, Kind::Import, Kind::Managed, Kind::Export, Kind::Graph]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
+            .unwrap_or(Kind::Memory)
+    }
+
+    /// Whether an address can be noted so, that a free must look for.
+    fn is_mark(self) -> bool {
+        matches!(self, Kind::Managed | Kind::Export | Kind::Import)
+    }
 }
 
 /// What a handle's memory belongs to.
@@ -28,23 +67,28 @@ pub(crate) struct Owner {
     pub(crate) device: u32,
     /// The context's number; 0: none, the memory outlives contexts.
     pub(crate) context: u8,
+    pub(crate) kind: Kind,
 }
 
 impl Owner {
     fn pack(self) -> u32 {
-        self.device & 0xffff | u32::from(self.context) << 16
+        self.device & 0xffff | u32::from(self.context) << 16 | (self.kind as u32) << 24
     }
 
     fn unpack(word: u32) -> Self {
-        Owner { device: word & 0xffff, context: word.to_le_bytes()[2] }
+        let [.., context, kind] = word.to_le_bytes();
+        Owner { device: word & 0xffff, context, kind: Kind::from_number(kind) }
     }
 }
 
 impl Place {
     fn read(&self) -> Last {
         Last {
+            handle: self.handle.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             owner: Owner::unpack(self.owner.load(Ordering::Relaxed)),
+            key: ShareKey::from_number(self.key.load(Ordering::Relaxed)),
+            exported: Exported::unpack(self.exported.load(Ordering::Relaxed)),
         }
     }
 }
@@ -54,13 +98,20 @@ pub(crate) struct Handles {
     places: [Place; PLACES],
     /// The furthest that any handle lies from where its hash puts it: no look-up goes further.
     furthest: AtomicU32,
+    /// Entries that say something about an address: a free looks for one only where there are any.
+    marks: AtomicU32,
+    /// How often a key was given.
+    shared: AtomicU32,
 }
 
 /// Memory whose last reference is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Last {
+    pub(crate) handle: u64,
     pub(crate) bytes: u64,
     pub(crate) owner: Owner,
+    pub(crate) key: Option<ShareKey>,
+    pub(crate) exported: Option<Exported>,
 }
 
 fn hash(handle: u64) -> usize {
@@ -85,12 +136,78 @@ impl Handles {
                 place.bytes.store(bytes, Ordering::Relaxed);
                 place.references.store(1, Ordering::Relaxed);
                 place.owner.store(owner.pack(), Ordering::Relaxed);
+                place.key.store(0, Ordering::Relaxed);
+                place.exported.store(0, Ordering::Relaxed);
+                if owner.kind.is_mark() {
+                    self.marks.fetch_add(1, Ordering::Relaxed);
+                }
                 self.furthest.fetch_max(u32::try_from(distance).unwrap_or(u32::MAX), Ordering::Relaxed);
                 place.handle.store(handle, Ordering::Release);
                 return true;
             }
         }
         false
+    }
+
+    /// Notes again what was released, because the driver kept it.
+    pub(crate) fn put_back(&self, last: Last) {
+        if self.add(last.handle, last.bytes, last.owner)
+            && let Some(place) = self.find(last.handle)
+        {
+            last.key.into_iter().for_each(|key| self.share(place, key));
+            last.exported.into_iter().for_each(|exported| self.export(place, exported));
+        }
+    }
+
+    /// Notes the key under which others of the tenant may hold it.
+    pub(crate) fn share(&self, place: u32, key: ShareKey) {
+        if let Some(place) = self.place(place) {
+            place.key.store(key.number(), Ordering::Relaxed);
+            self.shared.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes the descriptor that it was exported to.
+    pub(crate) fn export(&self, place: u32, exported: Exported) {
+        if let Some(place) = self.place(place) {
+            place.exported.store(exported.pack(), Ordering::Relaxed);
+        }
+    }
+
+    /// The key of the handle in a place.
+    pub(crate) fn key(&self, place: u32) -> Option<ShareKey> {
+        self.place(place).and_then(|place| place.read().key)
+    }
+
+    /// What the memory in a place belongs to.
+    pub(crate) fn owner(&self, place: u32) -> Owner {
+        Owner::unpack(self.place(place).map_or(0, |place| place.owner.load(Ordering::Relaxed)))
+    }
+
+    /// Whether any entry says something about an address.
+    #[inline]
+    pub(crate) fn has_marks(&self) -> bool {
+        self.marks.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes out what is noted about the allocation at `address`.
+    #[cold]
+    pub(crate) fn take_mark(&self, address: u64) -> Option<Last> {
+        let place = self.find(address)?;
+        self.place(place)?.read().owner.kind.is_mark().then(|| self.release(place)).flatten()
+    }
+
+    /// Calls `each` with what this process shares on `device`: key and bytes.
+    pub(crate) fn each_share(&self, device: u32, mut each: impl FnMut(ShareKey, u64)) {
+        if self.shared.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for place in self.places.iter().filter(|place| place.handle.load(Ordering::Acquire) > CLAIMED) {
+            let entry = place.read();
+            if let Some(key) = entry.key.filter(|_| entry.owner.device == device) {
+                each(key, entry.bytes);
+            }
+        }
     }
 
     /// The place of a handle.
@@ -129,8 +246,15 @@ impl Handles {
         (had == 1).then(|| {
             let last = place.read();
             place.handle.store(REMOVED, Ordering::Release);
-            last
+            self.count_out(last)
         })
+    }
+
+    fn count_out(&self, last: Last) -> Last {
+        if last.owner.kind.is_mark() {
+            self.marks.fetch_sub(1, Ordering::Relaxed);
+        }
+        last
     }
 
     /// The bytes behind the handle in a place.
@@ -143,10 +267,11 @@ impl Handles {
         for place in &self.places {
             let handle = place.handle.load(Ordering::Acquire);
             if handle > CLAIMED && place.read().owner.context == context {
+                let last = Last { handle, ..place.read() };
                 let removed =
                     place.handle.compare_exchange(handle, REMOVED, Ordering::AcqRel, Ordering::Relaxed);
                 if removed.is_ok() {
-                    each(place.read());
+                    each(self.count_out(last));
                 }
             }
         }
@@ -164,12 +289,35 @@ mod tests {
         unsafe { memory.cast::<Handles>().as_ref() }
     }
 
-    const THREE: Owner = Owner { device: 3, context: 0 };
+    const THREE: Owner = Owner { device: 3, context: 0, kind: Kind::Memory };
+
+    fn last(handle: u64, bytes: u64) -> Last {
+        Last { handle, bytes, owner: THREE, key: None, exported: None }
+    }
+
+    #[test]
+    fn what_is_noted_about_an_allocation_is_found_only_as_that() {
+        let table = handles();
+        assert!(!table.has_marks());
+        table.add(0x7f00_0000_0000, 64, Owner { kind: Kind::Export, ..THREE });
+        table.add(0x5500_0000_1000, 7, THREE);
+        let place = table.find(0x7f00_0000_0000).unwrap();
+        table.share(place, ShareKey::of(b"handle"));
+        let mut shares = Vec::new();
+        table.each_share(3, |key, bytes| shares.push((key, bytes)));
+        assert_eq!(shares, [(ShareKey::of(b"handle"), 64)]);
+        assert!(table.has_marks());
+        assert_eq!(table.take_mark(0x5500_0000_1000), None);
+        let taken = table.take_mark(0x7f00_0000_0000).unwrap();
+        assert_eq!((taken.key, table.has_marks()), (Some(ShareKey::of(b"handle")), false));
+        table.put_back(taken);
+        assert_eq!(table.take_mark(0x7f00_0000_0000), Some(taken));
+    }
 
     #[test]
     fn a_context_takes_its_arrays_with_it() {
         let table = handles();
-        table.add(0x5500_0000_1000, 7, Owner { device: 1, context: 2 });
+        table.add(0x5500_0000_1000, 7, Owner { device: 1, context: 2, kind: Kind::Array });
         table.add(0x5500_0000_2000, 9, THREE);
         let mut gone = Vec::new();
         table.remove_context(2, |last| gone.push(last.bytes));
@@ -186,7 +334,7 @@ mod tests {
         table.retain(place);
         assert_eq!(table.release(place), None);
         assert_eq!(table.release(place), None);
-        assert_eq!(table.release(place), Some(Last { bytes: 4 << 20, owner: THREE }));
+        assert_eq!(table.release(place), Some(last(0x55cf_d5ea_8620, 4 << 20)));
         assert_eq!(table.find(0x55cf_d5ea_8620), None);
     }
 
@@ -198,7 +346,7 @@ mod tests {
             (0..50_000).for_each(|n| assert!(table.add(handle(n), n, THREE)));
             for n in 0..50_000 {
                 let place = table.find(handle(n)).unwrap();
-                assert_eq!(table.release(place), Some(Last { bytes: n, owner: THREE }));
+                assert_eq!(table.release(place), Some(last(handle(n), n)));
             }
         }
         assert!(table.furthest.load(Ordering::Relaxed) < 1000);

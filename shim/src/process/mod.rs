@@ -5,7 +5,8 @@
 //!
 //! - [`settings`]: what the environment said when we were loaded.
 //! - [`device`], [`account`]: a GPU, and booking memory on it.
-//! - [`blocks`], [`contexts`], [`pools`], [`handles`]: what is held, kind by kind.
+//! - [`blocks`], [`contexts`], [`pools`], [`handles`], [`pins`], [`lingering`]: what is held, kind by kind.
+//! - [`functions`]: which kernels were launched before.
 //! - [`driver`], [`nvml`]: what we ask the driver for ourselves.
 
 pub(crate) mod account;
@@ -13,8 +14,11 @@ pub(crate) mod blocks;
 pub(crate) mod contexts;
 pub(crate) mod device;
 pub(crate) mod driver;
+pub(crate) mod functions;
 pub(crate) mod handles;
+pub(crate) mod lingering;
 pub(crate) mod nvml;
+pub(crate) mod pins;
 pub(crate) mod pools;
 pub(crate) mod settings;
 
@@ -32,7 +36,10 @@ use cuota_region::sys::{self, Errno, InChild, Mapping};
 use self::blocks::Blocks;
 use self::contexts::Contexts;
 use self::device::{DEVICES, Device};
+use self::functions::Functions;
 use self::handles::Handles;
+use self::lingering::Lingering;
+use self::pins::Pins;
 use self::pools::Pools;
 use self::settings::Settings;
 
@@ -54,6 +61,9 @@ pub(crate) struct Process {
     pub(crate) contexts: Contexts,
     pub(crate) pools: Pools,
     pub(crate) handles: Handles,
+    pub(crate) lingering: Lingering,
+    pub(crate) pins: Pins,
+    pub(crate) functions: Functions,
 }
 
 // SAFETY: the cells are written by the one thread that holds JOINING, before the release store that lets others read
@@ -177,14 +187,14 @@ impl Process {
     }
 
     /// The policy in force.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn policy(&self) -> Policy {
         // SAFETY: a `&Process` is handed out only once MANAGED (`standing`), and the policy was written before that.
         unsafe { (*self.policy.get()).assume_init() }
     }
 
     /// This process's place in the tenant's file.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn member(&'static self) -> &'static Member {
         let last = self.lives.load(Ordering::Acquire).saturating_sub(1).min(LIVES - 1);
         // SAFETY: MANAGED, so at least one member was written, the last one before `lives` counted it.
@@ -221,7 +231,15 @@ impl Process {
             return false;
         }
         let member = self.member();
-        let brought = self.devices.iter().map(|device| device.bring(member)).sum();
+        let brought = (0_u32..).zip(&self.devices).map(|(ordinal, device)| {
+            let books = device.bring(member);
+            let Some((books, bytes)) = books else { return 0 };
+            self.handles.each_share(ordinal, |key, bytes| {
+                books.share(key, bytes);
+            });
+            bytes
+        });
+        let brought = brought.sum();
         // Not before: what is held must be booked at each moment.
         lost.leave();
         member.tenant().events().add(sys::process_id(), Event::Rejoined { booked: brought });

@@ -6,7 +6,6 @@
 //! near the quota.
 
 use core::ffi::CStr;
-use core::fmt::Write;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
@@ -18,7 +17,7 @@ use super::driver;
 use crate::elf::link_map;
 use crate::interpose::glibc::Glibc;
 
-/// `GPU-` and 36 characters, with its NUL; MIG names are longer and are cut by no one: they do not parse.
+/// `GPU-` or `MIG-` and 36 characters, with its NUL; MIG names of drivers before 470 are longer, and do not parse.
 const UUID_CHARS: usize = 96;
 
 /// As many processes as are looked through on one GPU.
@@ -27,16 +26,16 @@ const PROCESSES: usize = 256;
 /// NVML's answer to a question, or its error number.
 pub(crate) type Answer<T> = Result<T, u32>;
 
-/// A text of fixed size, NUL-terminated.
-struct Text([u8; UUID_CHARS], usize);
-
-impl Write for Text {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        let room = self.0.get_mut(self.1..UUID_CHARS - 1).and_then(|room| room.get_mut(..text.len()));
-        room.ok_or(core::fmt::Error)?.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
-        self.1 += text.len();
-        Ok(())
-    }
+/// The name that NVML has for a device, NUL-terminated: `kind` is `GPU` or `MIG`. (`core::fmt` would be 3 KiB of code.)
+fn name_of(gpu: GpuId, kind: &[u8]) -> [u8; UUID_CHARS] {
+    let mut name = [0; UUID_CHARS];
+    let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
+    let hex = gpu.uuid().into_iter().enumerate().flat_map(|(index, byte)| {
+        let dash = matches!(index, 0 | 4 | 6 | 8 | 10).then_some(b'-');
+        dash.into_iter().chain([digit(byte >> 4), digit(byte)])
+    });
+    name.iter_mut().zip(kind.iter().copied().chain(hex)).for_each(|(to, from)| *to = from);
+    name
 }
 
 /// NVML as one device's state knows it: opened once, the handle kept.
@@ -78,10 +77,12 @@ impl Nvml {
             open_library();
             driver::nvml_init().inspect_err(|_| self.opened.store(0, Ordering::Relaxed))?;
         }
-        let mut name = Text([0; UUID_CHARS], 0);
-        write!(name, "{gpu}").map_err(|_| driver::NO_LIBRARY)?;
-        let name = CStr::from_bytes_until_nul(&name.0).map_err(|_| driver::NO_LIBRARY)?;
-        let device = driver::nvml_device(name)?;
+        let named = |kind| {
+            let name = name_of(gpu, kind);
+            driver::nvml_device(CStr::from_bytes_until_nul(&name).map_err(|_| driver::NO_LIBRARY)?)
+        };
+        // To CUDA a MIG instance is a device; NVML wants to know which of the two it is.
+        let device = named(b"GPU").or_else(|_| named(b"MIG"))?;
         self.device.store(device, Ordering::Release);
         Ok(device)
     }
@@ -100,16 +101,21 @@ fn open_library() {
     unsafe { *errno = saved };
 }
 
-/// The GPU behind an NVML handle. `None` for a MIG instance's and where NVML fails.
+/// The GPU, or the MIG instance, behind an NVML handle. `None` where NVML fails.
 pub(crate) fn gpu_of(device: nvmlDevice_t) -> Option<GpuId> {
     let mut text = [0_u8; UUID_CHARS];
     driver::nvml_uuid(device, &mut text).ok()?;
     parse_uuid(&text)
 }
 
-/// Reads `GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
+/// Reads `GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`, or the same with `MIG`.
 fn parse_uuid(text: &[u8]) -> Option<GpuId> {
-    let hex = text.strip_prefix(b"GPU-")?.iter().take_while(|c| **c != 0).filter(|c| **c != b'-');
+    let hex = text
+        .strip_prefix(b"GPU-")
+        .or_else(|| text.strip_prefix(b"MIG-"))?
+        .iter()
+        .take_while(|c| **c != 0)
+        .filter(|c| **c != b'-');
     let (mut value, mut digits) = (0_u128, 0);
     for c in hex {
         value = (value << 4) | u128::from(char::from(*c).to_digit(16)?);
@@ -125,9 +131,11 @@ mod tests {
     #[test]
     fn a_gpus_name_is_read_as_it_is_written() {
         let gpu = GpuId::from_words([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
-        let mut text = Text([0; UUID_CHARS], 0);
-        write!(text, "{gpu}").unwrap();
-        assert_eq!(parse_uuid(&text.0), Some(gpu));
+        for kind in ["GPU", "MIG"] {
+            let name = name_of(gpu, kind.as_bytes());
+            assert_eq!(name[..40], *format!("{gpu}").replace("GPU", kind).as_bytes());
+            assert_eq!(parse_uuid(&name), Some(gpu));
+        }
         assert_eq!(parse_uuid(b"MIG-0123\0"), None);
         assert_eq!(parse_uuid(b"GPU-0123\0"), None);
     }

@@ -1,0 +1,646 @@
+//! Memory that crosses the borders of a process: IPC, exported and imported physical memory, memory of other APIs, multicast objects.
+//!
+//! What a process holds it is charged for, whoever made it. Within a tenant an object counts once, where the same 64 bytes went from
+//! one process to the other (`cuota_region::share`); a descriptor has no name that two processes could compare, so what comes by one
+//! is charged to whoever imports it, too.
+
+use core::ffi::{c_int, c_uint, c_ulonglong, c_void};
+use core::sync::atomic::Ordering;
+
+use cuota_abi::cuda::{
+    CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1, CUarrayMapInfo_v1, CUdevice, CUdeviceptr, CUexternalMemory,
+    CUipcMemHandle_v1, CUlogicalEndpointId, CUmemAllocationHandleType, CUmemGenericAllocationHandle,
+    CUmemHandleType, CUmemOperationType, CUmemPoolPtrExportData_v1, CUmemRangeHandleType, CUmemoryPool,
+    CUmulticastObjectProp, CUresourcetype, CUresult, CUstream, PFN_cuDestroyExternalMemory_v10000,
+    PFN_cuImportExternalMemory_v10000, PFN_cuIpcCloseMemHandle_v4010, PFN_cuIpcGetMemHandle_v4010,
+    PFN_cuIpcOpenMemHandle_v4010, PFN_cuLogicalEndpointBindMem_v13030,
+    PFN_cuMemExportToShareableHandle_v10020, PFN_cuMemGetHandleForAddressRange_v11070,
+    PFN_cuMemImportFromShareableHandle_v10020, PFN_cuMemMapArrayAsync_v11010,
+    PFN_cuMemPoolExportPointer_v11020, PFN_cuMemPoolImportFromShareableHandle_v11020,
+    PFN_cuMemPoolImportPointer_v11020, PFN_cuMulticastBindAddr_v12010, PFN_cuMulticastBindAddr_v13010,
+    PFN_cuMulticastBindMem_v12010, PFN_cuMulticastBindMem_v13010, PFN_cuMulticastCreate_v12010,
+    PFN_cuMulticastUnbind_v12010, cuuint64_t,
+};
+use cuota_governor::physical::{self, BLOCK_BYTES};
+use cuota_region::share::ShareKey;
+
+use super::vmm::dropping;
+use super::{REFUSED, let_go};
+use crate::hooks_table::{cuIpcCloseMemHandle, cuMemFreeAsync, cuMemMap, cuMemRelease, cuMemUnmap, real};
+use crate::process::account::{self, Account, Booking};
+use crate::process::handles::{Kind, Owner};
+use crate::process::lingering::Exported;
+use crate::process::{self, Process, Standing, pools};
+
+const OK: CUresult = CUresult::CUDA_SUCCESS;
+
+/// The bytes of a handle that goes from process to process.
+const HANDLE_BYTES: usize = 64;
+
+/// # Safety
+/// `handle` leads to 64 bytes.
+unsafe fn key_of(handle: *const c_void) -> ShareKey {
+    // SAFETY: the caller's contract.
+    ShareKey::of(unsafe { core::slice::from_raw_parts(handle.cast::<u8>(), HANDLE_BYTES) })
+}
+
+/// Where the allocation around `address` begins, and how many bytes of 2 MiB blocks it lies in.
+fn allocation_at(address: u64) -> Option<(u64, u64)> {
+    let (mut base, mut bytes) = (0, 0);
+    let call = real::cuMemGetAddressRange_v2.get()?;
+    // SAFETY: fills an address and a size.
+    if unsafe { call(&raw mut base, &raw mut bytes, address) } != OK || bytes == 0 {
+        return None;
+    }
+    let last = base.checked_add(bytes as u64 - 1)?;
+    Some((base, (last / BLOCK_BYTES - base / BLOCK_BYTES + 1) * BLOCK_BYTES))
+}
+
+/// Notes that the allocation around `address` can be opened by whoever has `key`.
+#[inline(never)]
+fn exported(address: u64, key: ShareKey) {
+    if let Booking::On(account) = account::on_current_device()
+        && let Some((base, bytes)) = allocation_at(address)
+    {
+        let handles = &account.process.handles;
+        if handles.find(base).is_none() {
+            let owner = Owner {
+                device: account.ordinal(),
+                context: account.process.contexts.current(),
+                kind: Kind::Export,
+            };
+            handles.add(base, bytes, owner);
+        }
+        if let Some(place) = handles.find(base)
+            && handles.key(place).is_none()
+        {
+            handles.share(place, key);
+            account.share(key, bytes);
+        }
+    }
+}
+
+/// Charges this process for memory that it has just been given access to under `id`; `undo` gives it up again.
+#[inline(never)]
+fn imported(
+    account: &Account,
+    id: u64,
+    bytes: u64,
+    key: Option<ShareKey>,
+    context: u8,
+    undo: &dyn Fn(),
+) -> CUresult {
+    let handles = &account.process.handles;
+    if let Some(place) = handles.find(id) {
+        // The same again: the driver counts, and so do we.
+        handles.retain(place);
+        return OK;
+    }
+    let reserved = match key {
+        Some(key) => account.reserve_shared(key, bytes),
+        None => account.reserve(bytes),
+    };
+    let reservation = match reserved {
+        Ok(reservation) => reservation,
+        Err(error) => {
+            undo();
+            return error;
+        }
+    };
+    account.device.unseen.fetch_add(bytes, Ordering::Relaxed);
+    account.commit(reservation, bytes);
+    handles.add(id, bytes, Owner { device: account.ordinal(), context, kind: Kind::Import });
+    if let Some((key, place)) = key.zip(handles.find(id)) {
+        handles.share(place, key);
+    }
+    OK
+}
+
+/// `cuIpcGetMemHandle`.
+///
+/// # Safety
+/// The program's arguments; so for each hook below.
+pub(crate) unsafe fn ipc_get(
+    real: PFN_cuIpcGetMemHandle_v4010,
+    handle: *mut CUipcMemHandle_v1,
+    address: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(handle, address) };
+    if status == OK {
+        // SAFETY: the driver has written the handle.
+        exported(address, unsafe { key_of(handle.cast()) });
+    }
+    status
+}
+
+/// `cuIpcOpenMemHandle` and `cuIpcOpenMemHandle_v2`.
+pub(crate) unsafe fn ipc_open(
+    real: PFN_cuIpcOpenMemHandle_v4010,
+    address: *mut CUdeviceptr,
+    handle: CUipcMemHandle_v1,
+    flags: c_uint,
+) -> CUresult {
+    let booking = account::on_current_device();
+    if matches!(booking, Booking::Refuse) {
+        return REFUSED;
+    }
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(address, handle, flags) };
+    let Booking::On(account) = booking else { return status };
+    if status != OK {
+        return status;
+    }
+    // SAFETY: the driver has written the address.
+    let opened = unsafe { *address };
+    let close = || {
+        if let Some(close) = cuIpcCloseMemHandle::REAL.get() {
+            // SAFETY: just opened, and nobody else has seen it.
+            unsafe { close(opened) };
+        }
+    };
+    let Some((_, bytes)) = allocation_at(opened) else {
+        close();
+        return REFUSED;
+    };
+    // SAFETY: a handle has 64 bytes.
+    let key = unsafe { key_of((&raw const handle).cast()) };
+    imported(&account, opened, bytes, Some(key), account.process.contexts.current(), &close)
+}
+
+/// `cuIpcCloseMemHandle`.
+pub(crate) unsafe fn ipc_close(real: PFN_cuIpcCloseMemHandle_v4010, address: CUdeviceptr) -> CUresult {
+    // SAFETY: the program's argument.
+    dropping(address, &|| unsafe { real(address) })
+}
+
+/// `cuMemExportToShareableHandle`.
+pub(crate) unsafe fn export(
+    real: PFN_cuMemExportToShareableHandle_v10020,
+    shareable: *mut c_void,
+    handle: CUmemGenericAllocationHandle,
+    kind: CUmemAllocationHandleType,
+    flags: c_ulonglong,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(shareable, handle, kind, flags) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+        && let Some(place) = process.handles.find(handle)
+    {
+        match kind {
+            CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR => {
+                // SAFETY: the driver has written a descriptor.
+                let fd = unsafe { *shareable.cast::<c_int>() };
+                Exported::to(fd).into_iter().for_each(|exported| process.handles.export(place, exported));
+            }
+            CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC => {
+                // SAFETY: the driver has written a `CUmemFabricHandle`.
+                let key = unsafe { key_of(shareable) };
+                let device = process.handles.owner(place).device.cast_signed();
+                if process.handles.key(place).is_none()
+                    && let Booking::On(account) = account::on_device(device)
+                {
+                    process.handles.share(place, key);
+                    account.share(key, process.handles.bytes(place));
+                }
+            }
+            _ => {}
+        }
+    }
+    status
+}
+
+/// The bytes of imported physical memory. The driver does not say, but it maps no more than there is.
+fn size_of(handle: CUmemGenericAllocationHandle, device_bytes: u64) -> Option<u64> {
+    let (reserve, free) = (real::cuMemAddressReserve.get()?, real::cuMemAddressFree.get()?);
+    let (map, unmap) = (cuMemMap::REAL.get()?, cuMemUnmap::REAL.get()?);
+    let room = usize::try_from(device_bytes.checked_next_multiple_of(BLOCK_BYTES)?).ok()?;
+    let mut address = 0;
+    // SAFETY: addresses only; given back below.
+    if unsafe { reserve(&raw mut address, room, 0, 0, 0) } != OK {
+        return None;
+    }
+    let fits = |blocks: u64| {
+        let bytes = usize::try_from(blocks * BLOCK_BYTES).unwrap_or(usize::MAX);
+        // SAFETY: our own range of addresses, which nobody reads or writes.
+        unsafe { map(address, bytes, 0, handle, 0) == OK && unmap(address, bytes) == OK }
+    };
+    let (mut fitting, mut too_many) = (0, room as u64 / BLOCK_BYTES + 1);
+    while too_many - fitting > 1 {
+        let half = fitting.midpoint(too_many);
+        if fits(half) {
+            fitting = half;
+        } else {
+            too_many = half;
+        }
+    }
+    // SAFETY: reserved above, and nothing is mapped there.
+    unsafe { free(address, room) };
+    (fitting != 0).then_some(fitting * BLOCK_BYTES)
+}
+
+/// `cuMemImportFromShareableHandle`.
+pub(crate) unsafe fn import(
+    real: PFN_cuMemImportFromShareableHandle_v10020,
+    handle: *mut CUmemGenericAllocationHandle,
+    shareable: *mut c_void,
+    kind: CUmemAllocationHandleType,
+) -> CUresult {
+    let booking = account::on_current_device();
+    if matches!(booking, Booking::Refuse) {
+        return REFUSED;
+    }
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(handle, shareable, kind) };
+    let Booking::On(account) = booking else { return status };
+    if status != OK {
+        return status;
+    }
+    // SAFETY: the driver has written the handle.
+    let made = unsafe { *handle };
+    let release = || {
+        if let Some(release) = cuMemRelease::REAL.get() {
+            // SAFETY: just imported, and nobody else has seen it.
+            unsafe { release(made) };
+        }
+    };
+    let is_known = account.process.handles.find(made).is_some();
+    let bytes = if is_known { Some(0) } else { size_of(made, account.device.total_bytes()) };
+    let Some(bytes) = bytes else {
+        release();
+        return REFUSED;
+    };
+    let is_fabric = kind == CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC;
+    // SAFETY: the program's `CUmemFabricHandle`, which the driver has just read.
+    let key = is_fabric.then(|| unsafe { key_of(shareable) });
+    imported(&account, made, bytes, key, 0, &release)
+}
+
+/// `cuMemGetHandleForAddressRange`: a descriptor that may keep the memory.
+pub(crate) unsafe fn export_range(
+    real: PFN_cuMemGetHandleForAddressRange_v11070,
+    handle: *mut c_void,
+    address: CUdeviceptr,
+    bytes: usize,
+    kind: CUmemRangeHandleType,
+    flags: c_ulonglong,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(handle, address, bytes, kind, flags) };
+    if status == OK
+        && kind == CUmemRangeHandleType::CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
+        && let Booking::On(account) = account::on_current_device()
+        // SAFETY: the driver has written a descriptor.
+        && let Some(exported) = Exported::to(unsafe { *handle.cast::<c_int>() })
+    {
+        let process = account.process;
+        if let Some(place) = process.blocks.mapping_at(address) {
+            process.handles.export(place, exported);
+        } else if let Some((base, _)) = allocation_at(address) {
+            if process.handles.find(base).is_none() {
+                let owner = Owner {
+                    device: account.ordinal(),
+                    context: process.contexts.current(),
+                    kind: Kind::Export,
+                };
+                process.handles.add(base, 0, owner);
+            }
+            process.handles.find(base).into_iter().for_each(|place| process.handles.export(place, exported));
+        }
+    }
+    status
+}
+
+/// `cuImportExternalMemory`: memory of another API, or of another process through it.
+pub(crate) unsafe fn import_external(
+    real: PFN_cuImportExternalMemory_v10000,
+    memory: *mut CUexternalMemory,
+    descriptor: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(memory, descriptor) }
+    };
+    // SAFETY: the program's argument.
+    let bytes = unsafe { descriptor.as_ref() }.map_or(0, |descriptor| descriptor.size);
+    let account = match account::on_current_device() {
+        Booking::On(account) if bytes != 0 => account,
+        Booking::Refuse => return REFUSED,
+        Booking::On(_) | Booking::No => return call(),
+    };
+    let Some(bytes) = physical::worst_case(bytes) else { return REFUSED };
+    let reservation = match account.reserve(bytes) {
+        Ok(reservation) => reservation,
+        Err(error) => return error,
+    };
+    let status = call();
+    if status != OK {
+        account.cancel(reservation);
+        return status;
+    }
+    account.device.unseen.fetch_add(bytes, Ordering::Relaxed);
+    account.commit(reservation, bytes);
+    let owner =
+        Owner { device: account.ordinal(), context: account.process.contexts.current(), kind: Kind::Import };
+    // SAFETY: the driver has written the handle.
+    account.process.handles.add(unsafe { *memory }.addr() as u64, bytes, owner);
+    OK
+}
+
+/// `cuDestroyExternalMemory`.
+pub(crate) unsafe fn destroy_external(
+    real: PFN_cuDestroyExternalMemory_v10000,
+    memory: CUexternalMemory,
+) -> CUresult {
+    // SAFETY: the program's argument.
+    dropping(memory.addr() as u64, &|| unsafe { real(memory) })
+}
+
+/// `cuMemPoolImportFromShareableHandle`: another process's pool, of which nothing is this one's until a pointer is imported.
+pub(crate) unsafe fn import_pool(
+    real: PFN_cuMemPoolImportFromShareableHandle_v11020,
+    pool: *mut CUmemoryPool,
+    shareable: *mut c_void,
+    kind: CUmemAllocationHandleType,
+    flags: c_ulonglong,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(pool, shareable, kind, flags) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+    {
+        // SAFETY: the driver has written the pool.
+        process.pools.entry(unsafe { *pool }, pools::HOST);
+    }
+    status
+}
+
+/// `cuMemPoolExportPointer`.
+pub(crate) unsafe fn export_pointer(
+    real: PFN_cuMemPoolExportPointer_v11020,
+    data: *mut CUmemPoolPtrExportData_v1,
+    address: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(data, address) };
+    if status == OK {
+        // SAFETY: the driver has written the data.
+        exported(address, unsafe { key_of(data.cast()) });
+    }
+    status
+}
+
+/// `cuMemPoolImportPointer`.
+pub(crate) unsafe fn import_pointer(
+    real: PFN_cuMemPoolImportPointer_v11020,
+    address: *mut CUdeviceptr,
+    pool: CUmemoryPool,
+    data: *mut CUmemPoolPtrExportData_v1,
+) -> CUresult {
+    let booking = account::on_current_device();
+    if matches!(booking, Booking::Refuse) {
+        return REFUSED;
+    }
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(address, pool, data) };
+    let Booking::On(account) = booking else { return status };
+    if status != OK {
+        return status;
+    }
+    // SAFETY: the driver has written the address.
+    let opened = unsafe { *address };
+    let free = || {
+        if let Some(free) = cuMemFreeAsync::REAL.get() {
+            // SAFETY: just imported, and nobody else has seen it.
+            unsafe { free(opened, core::ptr::null_mut()) };
+        }
+    };
+    let Some((_, bytes)) = allocation_at(opened) else {
+        free();
+        return REFUSED;
+    };
+    // SAFETY: the program's data, which the driver has just read.
+    let key = unsafe { key_of(data.cast()) };
+    imported(&account, opened, bytes, Some(key), account.process.contexts.current(), &free)
+}
+
+/// Notes that `holder` keeps the memory of `handle`, as long as it is bound there.
+#[inline(never)]
+fn pin(process: &'static Process, holder: u64, device: CUdevice, offset: u64, place: Option<u32>) {
+    if let Some(place) = place {
+        process.handles.retain(place);
+        process.pins.add(holder, device.cast_unsigned(), offset, place);
+    }
+}
+
+/// Lets go of what `holder` kept: all of it, or what is bound on a device in a range.
+pub(super) fn unpin(process: &'static Process, holder: u64, range: Option<(u32, u64, u64)>) {
+    process.pins.take(holder, range, |place| {
+        process.handles.release(place).into_iter().for_each(let_go);
+    });
+}
+
+/// Runs `call`; after it succeeded, `holder` keeps the memory that `place` finds.
+fn binding(
+    call: impl FnOnce() -> CUresult,
+    holder: u64,
+    device: CUdevice,
+    offset: u64,
+    place: impl FnOnce(&'static Process) -> Option<u32>,
+) -> CUresult {
+    let status = call();
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+    {
+        pin(process, holder, device, offset, place(process));
+    }
+    status
+}
+
+/// `cuMulticastCreate`: takes no memory by itself, and keeps what is bound to it.
+pub(crate) unsafe fn create_multicast(
+    real: PFN_cuMulticastCreate_v12010,
+    handle: *mut CUmemGenericAllocationHandle,
+    properties: *const CUmulticastObjectProp,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(handle, properties) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+    {
+        let owner = Owner { device: 0, context: 0, kind: Kind::Memory };
+        // SAFETY: the driver has written the handle.
+        process.handles.add(unsafe { *handle }, 0, owner);
+    }
+    status
+}
+
+/// Where no device is named, the one that the memory lies on.
+const DEVICE_OF_MEMORY: CUdevice = -1;
+
+/// The device that a binding is noted under: the one that an unbinding will name.
+fn device_of(process: &'static Process, place: Option<u32>) -> CUdevice {
+    place.map_or(DEVICE_OF_MEMORY, |place| process.handles.owner(place).device.cast_signed())
+}
+
+/// Runs `call`, which binds the memory in the place that `find` finds to a multicast object or an endpoint.
+#[inline(never)]
+fn binding_memory(
+    holder: u64,
+    device: Option<CUdevice>,
+    offset: u64,
+    find: &dyn Fn(&'static Process) -> Option<u32>,
+    call: &dyn Fn() -> CUresult,
+) -> CUresult {
+    let place = match process::standing() {
+        Standing::Managed(process) => find(process).map(|place| (process, place)),
+        Standing::Unmanaged | Standing::Closed => None,
+    };
+    let device = device.or_else(|| place.map(|(process, place)| device_of(process, Some(place))));
+    binding(call, holder, device.unwrap_or(DEVICE_OF_MEMORY), offset, |_| place.map(|(_, place)| place))
+}
+
+/// `cuMulticastBindMem`.
+pub(crate) unsafe fn bind_memory_v1(
+    real: PFN_cuMulticastBindMem_v12010,
+    multicast: CUmemGenericAllocationHandle,
+    offset: usize,
+    memory: CUmemGenericAllocationHandle,
+    memory_offset: usize,
+    bytes: usize,
+    flags: c_ulonglong,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(multicast, offset, memory, memory_offset, bytes, flags) }
+    };
+    binding_memory(multicast, None, offset as u64, &|process| process.handles.find(memory), &call)
+}
+
+/// `cuMulticastBindMem_v2`.
+#[expect(clippy::too_many_arguments, reason = "the driver's")]
+pub(crate) unsafe fn bind_memory(
+    real: PFN_cuMulticastBindMem_v13010,
+    multicast: CUmemGenericAllocationHandle,
+    device: CUdevice,
+    offset: usize,
+    memory: CUmemGenericAllocationHandle,
+    memory_offset: usize,
+    bytes: usize,
+    flags: c_ulonglong,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(multicast, device, offset, memory, memory_offset, bytes, flags) }
+    };
+    binding_memory(multicast, Some(device), offset as u64, &|process| process.handles.find(memory), &call)
+}
+
+/// `cuMulticastBindAddr`.
+pub(crate) unsafe fn bind_address_v1(
+    real: PFN_cuMulticastBindAddr_v12010,
+    multicast: CUmemGenericAllocationHandle,
+    offset: usize,
+    address: CUdeviceptr,
+    bytes: usize,
+    flags: c_ulonglong,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(multicast, offset, address, bytes, flags) }
+    };
+    binding_memory(multicast, None, offset as u64, &|process| process.blocks.mapping_at(address), &call)
+}
+
+/// `cuMulticastBindAddr_v2`.
+pub(crate) unsafe fn bind_address(
+    real: PFN_cuMulticastBindAddr_v13010,
+    multicast: CUmemGenericAllocationHandle,
+    device: CUdevice,
+    offset: usize,
+    address: CUdeviceptr,
+    bytes: usize,
+    flags: c_ulonglong,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(multicast, device, offset, address, bytes, flags) }
+    };
+    binding_memory(
+        multicast,
+        Some(device),
+        offset as u64,
+        &|process| process.blocks.mapping_at(address),
+        &call,
+    )
+}
+
+/// `cuMulticastUnbind`.
+pub(crate) unsafe fn unbind(
+    real: PFN_cuMulticastUnbind_v12010,
+    multicast: CUmemGenericAllocationHandle,
+    device: CUdevice,
+    offset: usize,
+    bytes: usize,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(multicast, device, offset, bytes) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+    {
+        unpin(process, multicast, Some((device.cast_unsigned(), offset as u64, bytes as u64)));
+    }
+    status
+}
+
+/// `cuLogicalEndpointBindMem`: kept as long as the process lives, or the memory's other holders let go.
+#[expect(clippy::too_many_arguments, reason = "the driver's")]
+pub(crate) unsafe fn bind_endpoint(
+    real: PFN_cuLogicalEndpointBindMem_v13030,
+    endpoint: CUlogicalEndpointId,
+    device: CUdevice,
+    offset: cuuint64_t,
+    memory: CUmemGenericAllocationHandle,
+    memory_offset: cuuint64_t,
+    bytes: cuuint64_t,
+    flags: c_ulonglong,
+) -> CUresult {
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(endpoint, device, offset, memory, memory_offset, bytes, flags) }
+    };
+    binding_memory(u64::MAX, Some(device), offset, &|process| process.handles.find(memory), &call)
+}
+
+/// `cuMemMapArrayAsync`: an array keeps what is mapped into it; charged until the array is gone, since what is unmapped has no handle.
+pub(crate) unsafe fn map_arrays(
+    real: PFN_cuMemMapArrayAsync_v11010,
+    list: *mut CUarrayMapInfo_v1,
+    count: c_uint,
+    stream: CUstream,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(list, count, stream) };
+    if status == OK
+        && !list.is_null()
+        && let Standing::Managed(process) = process::standing()
+    {
+        // SAFETY: the program's array of `count` entries, which the driver has just read.
+        for info in unsafe { core::slice::from_raw_parts(list, count as usize) } {
+            let maps = info.memOperationType == CUmemOperationType::CU_MEM_OPERATION_TYPE_MAP
+                && info.memHandleType == CUmemHandleType::CU_MEM_HANDLE_TYPE_GENERIC;
+            // SAFETY: the types say which members of the unions are in use; both members of the first are handles.
+            let (holder, memory) = unsafe {
+                let array = info.resource.array.addr() as u64;
+                let mipmap = info.resource.mipmap.addr() as u64;
+                let is_array = info.resourceType == CUresourcetype::CU_RESOURCE_TYPE_ARRAY;
+                (if is_array { array } else { mipmap }, info.memHandle.memHandle)
+            };
+            if maps {
+                pin(process, holder, 0, info.offset, process.handles.find(memory));
+            }
+        }
+    }
+    status
+}

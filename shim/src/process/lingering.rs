@@ -1,0 +1,117 @@
+//! Memory that was exported to a descriptor and then let go: the driver keeps it as long as the descriptor is open.
+//!
+//! Nobody tells us of a `close`. So the bytes stay charged, and before a refusal each descriptor is looked at: once its number is
+//! free, or another file's, the bytes are given back. A descriptor that is on its way to another process in a socket, and closed
+//! here, is beyond this (docs/threat-model.md).
+
+use core::mem::ManuallyDrop;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use cuota_region::sys::{self, Fd};
+
+/// How many allocations can linger and be given back; those beyond stay charged for good.
+const ENTRIES: usize = 512;
+
+/// A descriptor that memory was exported to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Exported {
+    number: u32,
+    inode: u32,
+}
+
+impl Exported {
+    /// The descriptor with this number, which is open.
+    pub(crate) fn to(number: i32) -> Option<Self> {
+        Some(Exported { number: u32::try_from(number).ok()?, inode: inode(number)? })
+    }
+
+    pub(super) fn pack(self) -> u64 {
+        u64::from(self.number + 1) << 32 | u64::from(self.inode)
+    }
+
+    pub(super) fn unpack(word: u64) -> Option<Self> {
+        let number = u32::try_from(word >> 32).ok()?.checked_sub(1)?;
+        Some(Exported { number, inode: u32::try_from(word & u64::from(u32::MAX)).ok()? })
+    }
+
+    /// Whether the number is still this file's.
+    pub(crate) fn is_open(self) -> bool {
+        i32::try_from(self.number).ok().and_then(inode) == Some(self.inode)
+    }
+}
+
+/// The low half of the inode number of an open file.
+fn inode(number: i32) -> Option<u32> {
+    let fd = ManuallyDrop::new(Fd::from_owned(number));
+    let (_, inode) = sys::file_info(&fd).ok()?.identity;
+    u32::try_from(inode & u64::from(u32::MAX)).ok()
+}
+
+struct Entry {
+    /// 0: free.
+    exported: AtomicU64,
+    bytes: AtomicU64,
+    device: AtomicU32,
+}
+
+/// The table. All-zero is an empty one.
+pub(crate) struct Lingering {
+    entries: [Entry; ENTRIES],
+    used: AtomicU32,
+}
+
+impl Lingering {
+    /// Notes `bytes` that stay charged while a descriptor is open.
+    pub(crate) fn add(&self, exported: Exported, bytes: u64, device: u32) {
+        for entry in &self.entries {
+            if entry.exported.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                entry.bytes.store(bytes, Ordering::Relaxed);
+                entry.device.store(device, Ordering::Relaxed);
+                entry.exported.store(exported.pack(), Ordering::Release);
+                self.used.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// Forgets those on `device` whose descriptors were closed; how many bytes they had.
+    pub(crate) fn collect(&self, device: u32) -> u64 {
+        if self.used.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        let closed = self.entries.iter().map(|entry| {
+            let word = entry.exported.load(Ordering::Acquire);
+            let is_over = entry.device.load(Ordering::Relaxed) == device
+                && Exported::unpack(word).is_some_and(|exported| !exported.is_open());
+            let bytes = entry.bytes.load(Ordering::Relaxed);
+            let is_ours = is_over
+                && entry.exported.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+            if is_ours {
+                self.used.fetch_sub(1, Ordering::Relaxed);
+                bytes
+            } else {
+                0
+            }
+        });
+        closed.sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_linger_until_the_descriptor_is_closed_or_anothers() {
+        // SAFETY: all-zero is an empty table.
+        let table: Box<Lingering> = unsafe { Box::new(core::mem::zeroed()) };
+        let fd = sys::open(c"/dev/null", libc::O_RDONLY, 0).unwrap();
+        let exported = Exported::to(fd.number()).unwrap();
+        assert_eq!(Exported::unpack(exported.pack()), Some(exported));
+        table.add(exported, 7, 1);
+        assert_eq!((table.collect(1), table.collect(0)), (0, 0));
+        drop(fd);
+        assert_eq!((table.collect(0), table.collect(1), table.collect(1)), (0, 7, 0));
+        assert_eq!(Exported::to(-1), None);
+    }
+}

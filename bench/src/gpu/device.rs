@@ -131,6 +131,7 @@ fn uuid_text(bytes: &[u8; 16]) -> String {
 pub struct Gpu {
     /// The device.
     pub device: Device,
+    context: sys::CUcontext,
 }
 
 impl Gpu {
@@ -148,9 +149,16 @@ impl Gpu {
                 "cuDevicePrimaryCtxRetain",
                 sys::cuDevicePrimaryCtxRetain(&raw mut context, device.handle),
             )?;
-            check("cuCtxSetCurrent", sys::cuCtxSetCurrent(context))?;
         }
-        Ok(Self { device })
+        let gpu = Self { device, context };
+        gpu.make_current()?;
+        Ok(gpu)
+    }
+
+    /// Makes its context the current one of this thread: for threads that drive several devices.
+    pub fn make_current(&self) -> Result<()> {
+        // SAFETY: the primary context lives as long as the process.
+        Ok(check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context) })?)
     }
 
     /// Waits for all work of the current context.

@@ -3,6 +3,7 @@
 
 mod allocation;
 mod control;
+mod cublaslt;
 mod figures;
 mod hooked_paths;
 mod in_process;
@@ -17,7 +18,18 @@ mod is_008;
 mod is_009;
 mod is_010;
 mod launching;
+mod llm_001;
+mod llm_002;
+mod llm_003;
+mod llm_004;
+mod llm_005;
+mod llm_006;
+mod llm_007;
+mod llm_008;
+mod llm_009;
+mod llm_010;
 mod loads;
+mod nccl;
 mod oh_001;
 mod oh_002;
 mod oh_003;
@@ -151,7 +163,7 @@ pub trait Metric: Sync {
 }
 
 /// All metrics, in the order of reports.
-pub static ALL: [&dyn Metric; 20] = [
+pub static ALL: [&dyn Metric; 30] = [
     &oh_001::LaunchLatency,
     &oh_002::AllocationLatency,
     &oh_003::FreeLatency,
@@ -172,6 +184,16 @@ pub static ALL: [&dyn Metric; 20] = [
     &is_008::Fairness,
     &is_009::NoisyNeighbour,
     &is_010::FaultIsolation,
+    &llm_001::Attention,
+    &llm_002::CacheGrowth,
+    &llm_003::BatchScaling,
+    &llm_004::TokenLatency,
+    &llm_005::PoolEfficiency,
+    &llm_006::MultiStream,
+    &llm_007::LargeTensor,
+    &llm_008::MixedPrecision,
+    &llm_009::DynamicBatching,
+    &llm_010::MultiGpu,
 ];
 
 /// The metric `id`, whatever the case of its letters.

@@ -11,7 +11,7 @@ use shared_memory::{Shmem, ShmemConf};
 use crate::clock::now_ns;
 
 /// The most tenants at one time.
-pub const PLACES: usize = 128;
+const PLACES: usize = 128;
 /// How often the page is looked at while waiting.
 const POLL: Duration = Duration::from_micros(200);
 /// From the word to the start: time for everybody to have seen it.

@@ -16,7 +16,7 @@ mod training;
 pub(super) use decoder::{Decoder, Size as DecoderSize};
 pub(super) use drive::drive;
 pub(super) use burn::Work as BurnWork;
-pub(super) use matmul::{Gemm, Product, verify_product};
+pub(super) use matmul::{Activation, Gemm, Product, sampled_places};
 pub(super) use plan::{Part, Plan, alone, progress_of, together, together_with};
 pub(super) use progress::Progress;
 pub(super) use requests::{Arrivals, Request as DecoderRequest, Served, serve, wait_until, whole_ns};

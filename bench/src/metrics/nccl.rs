@@ -1,0 +1,80 @@
+//! NCCL, as far as an all-reduce over the GPUs of one process needs it.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+
+use anyhow::{Result, bail};
+use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use cudarc::nccl::sys::{ncclComm_t, ncclRedOp_t, ncclResult_t};
+
+use crate::gpu::Library;
+
+/// Names that installations have.
+const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
+/// `ncclBfloat16` of nccl.h; not in the oldest of cudarc's bindings.
+const BF16: c_int = 9;
+
+type Simple = unsafe extern "C" fn() -> ncclResult_t;
+type InitAll = unsafe extern "C" fn(*mut ncclComm_t, c_int, *const c_int) -> ncclResult_t;
+type AllReduce = unsafe extern "C" fn(
+    *const c_void,
+    *mut c_void,
+    usize,
+    c_int,
+    ncclRedOp_t,
+    ncclComm_t,
+    CUstream,
+) -> ncclResult_t;
+
+/// Communicators of the first GPUs, which live as long as the process.
+pub(super) struct Group {
+    begin: Simple,
+    end: Simple,
+    all_reduce: AllReduce,
+    communicators: Vec<ncclComm_t>,
+}
+
+fn check(call: &str, result: ncclResult_t) -> Result<()> {
+    match result {
+        ncclResult_t::ncclSuccess => Ok(()),
+        result => bail!("{call} returned {result:?}"),
+    }
+}
+
+impl Group {
+    /// Joins the first `count` GPUs.
+    ///
+    /// # Errors
+    /// `NotMeasured` where there is no NCCL.
+    pub(super) fn of_first(count: c_int) -> Result<Self> {
+        let library = Library::open(&NAMES)?;
+        // SAFETY: the signatures are those of nccl.h, as cudarc's bindings have them; an enum is passed as an int.
+        let (begin, end, all_reduce, init) = unsafe {
+            (
+                library.function::<Simple>("ncclGroupStart")?,
+                library.function::<Simple>("ncclGroupEnd")?,
+                library.function::<AllReduce>("ncclAllReduce")?,
+                library.function::<InitAll>("ncclCommInitAll")?,
+            )
+        };
+        let mut communicators = vec![ptr::null_mut(); usize::try_from(count)?];
+        // SAFETY: there is room for `count` communicators; NULL means the first devices.
+        check("ncclCommInitAll", unsafe { init(communicators.as_mut_ptr(), count, ptr::null()) })?;
+        Ok(Self { begin, end, all_reduce, communicators })
+    }
+
+    /// Replaces `count` numbers in bf16 at each address by their sums over all GPUs, in the order of each stream.
+    pub(super) fn sum_bf16(&self, operands: &[(CUdeviceptr, CUstream)], count: usize) -> Result<()> {
+        // SAFETY: as many operands as communicators, each `count` numbers long on that communicator's device.
+        unsafe {
+            check("ncclGroupStart", (self.begin)())?;
+            for ((address, stream), communicator) in operands.iter().zip(&self.communicators) {
+                let at = ptr::with_exposed_provenance_mut::<c_void>(*address as usize);
+                let sum = ncclRedOp_t::ncclSum;
+                let result = (self.all_reduce)(at, at, count, BF16, sum, *communicator, *stream);
+                check("ncclAllReduce", result)?;
+            }
+            check("ncclGroupEnd", (self.end)())
+        }
+    }
+}

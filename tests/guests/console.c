@@ -5,6 +5,9 @@
  *                                  b:HEX a pointer to these bytes, z:N a pointer to N zeros, t:TEXT a text;
  *                                  NAME may be WAY!NAME: found in that way (see find_in), or the answer is -404
  *   repeat COUNT NAME ARGUMENT...  the same up to COUNT times, while it succeeds; writes how often it did (8 bytes)
+ *   churn SEED                     allocates and frees at random until it is killed or there is more input, which it
+ *                                  does not read; the status is 0, or that of a call that failed for another reason than
+ *                                  want of memory
  *   at NS                          waits for a time of CLOCK_MONOTONIC
  *   fork                           a child takes over until `end`; then its wait status is the answer
  *   exec                           the program executes itself; no answer
@@ -17,6 +20,7 @@
  */
 #include "guest.h"
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -176,6 +180,35 @@ static void wait_until(uint64_t ns) {
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL) != 0) {}
 }
 
+/* Memory of each kind that a process can hold, in random pieces, at most 32 of them. */
+static int churn(unsigned seed) {
+    enum { PIECES = 32, OUT_OF_MEMORY = 2 };
+    uint64_t held[PIECES] = {0}, kinds[PIECES] = {0};
+    const char *const take[] = {"cuMemAlloc_v2", "cuMemAllocAsync", "cuMemAllocManaged", "cuMemCreate"};
+    const char *const give[] = {"cuMemFree_v2", "cuMemFreeAsync", "cuMemFree_v2", "cuMemRelease"};
+    unsigned char properties[32] = {[0] = 1, [8] = 1};
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    char name[64];
+    while (poll(&input, 1, 0) == 0) {
+        unsigned piece = rand_r(&seed) % PIECES, kind = rand_r(&seed) % 4;
+        uint64_t size = (uint64_t)(1 + rand_r(&seed) % 24) << (kind == 3 ? 21 : 18 + rand_r(&seed) % 5);
+        struct argument a[ARGUMENTS] = {{.value = (uintptr_t)&held[piece]}, {.value = size}, {.value = kind == 2}};
+        int status;
+        if (kind == 3) a[2].value = (uintptr_t)properties;
+        if (held[piece]) {
+            a[0].value = held[piece], a[1].value = 0;
+            status = call(find(strcpy(name, give[kinds[piece]])), a);
+            held[piece] = 0;
+        } else {
+            status = call(find(strcpy(name, take[kind])), a);
+            kinds[piece] = kind;
+            if (status) held[piece] = 0;
+        }
+        if (status != 0 && status != OUT_OF_MEMORY) return status;
+    }
+    return 0;
+}
+
 /* In the child: returns. In the parent: waits for the child and answers with its status. */
 static void fork_and_wait(void) {
     int status = -1;
@@ -238,6 +271,10 @@ int main(int count, char **arguments) {
         if (strcmp(word, "exec") == 0) {
             execv("/proc/self/exe", arguments);
             return 9;
+        }
+        if (strcmp(word, "churn") == 0) {
+            answer(churn(strtoul(rest, NULL, 0)));
+            continue;
         }
         if (strcmp(word, "spawn") == 0) {
             spawn_and_wait(rest, arguments);

@@ -8,16 +8,39 @@ static int allocations;
 
 int fake_allocations(void) { return allocations; }
 
+/* The next call that can calls back, once. */
+static void (*callback)(void);
+void fake_call_back(void (*function)(void)) { callback = function; }
+static void call_back(void) {
+    void (*function)(void) = callback;
+    callback = NULL;
+    if (function) function();
+}
+
 int cuInit(unsigned flags) { (void)flags; return 0; }
 int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
 int cuCtxGetDevice(int *device) { *device = 0; return 0; }
 int cuMemAlloc_v2(unsigned long long *address, size_t bytes) {
+    call_back();
     *address = 0x700000000ull + ((unsigned long long)__atomic_add_fetch(&allocations, 1, __ATOMIC_SEQ_CST) << 21);
     return bytes ? 0 : 1;
 }
 int cuMemAlloc(unsigned *address, unsigned bytes) { (void)address; (void)bytes; return 1; }
 int cuMemFree_v2(unsigned long long address) { (void)address; return 0; }
 int cuMemGetInfo_v2(size_t *free, size_t *total) { *free = *total = (size_t)16 << 30; return 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+    (void)device;
+    call_back();
+    *context = &allocations;
+    return 0;
+}
+int cuCtxSetCurrent(void *context) { (void)context; return 0; }
+int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) {
+    (void)device;
+    *flags = 0;
+    *active = 0;
+    return 0;
+}
 /* What a process needs to become a tenant. */
 int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGetUuid_v2(char *uuid, int device) { (void)device; memcpy(uuid, "the fake driver.", 16); return 0; }

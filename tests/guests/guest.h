@@ -2,7 +2,9 @@
 #ifndef GUEST_H
 #define GUEST_H
 
+#ifndef _GNU_SOURCE /* C++ has it already */
 #define _GNU_SOURCE
+#endif
 #include <dlfcn.h>
 #include <errno.h>
 #include <signal.h>

@@ -123,15 +123,23 @@ pub fn compile(source: &str, name: &str, flags: &[&OsStr]) -> PathBuf {
     }
     fs::create_dir_all(&folder).expect("the target folder is writable");
     let unfinished = folder.join(format!("{name}.{}", std::process::id()));
-    let output = Command::new("cc")
-        .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"])
+    let (compiler, language) =
+        if source.ends_with(".cpp") { ("c++", "-std=gnu++17") } else { ("cc", "-std=gnu11") };
+    let output = Command::new(compiler)
+        .args([language, "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-fexceptions"])
         .arg(&path)
         .arg("-o")
         .arg(&unfinished)
         .args(flags)
         .output()
-        .expect("tests need a C compiler: install gcc or clang, so that `cc` runs");
-    assert!(output.status.success(), "cc {source} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+        .expect(
+            "tests need a C and a C++ compiler: install gcc and g++, or clang, so that `cc` and `c++` run",
+        );
+    assert!(
+        output.status.success(),
+        "{compiler} {source} failed:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     fs::rename(&unfinished, &binary).expect("the target folder is writable");
     binary
 }

@@ -111,6 +111,22 @@ impl Console {
         self.ask(&format!("call {name}{}", written(arguments)))
     }
 
+    /// As [`Self::call`], of a console that may end in the middle of it.
+    ///
+    /// # Errors
+    /// How it ended, and what it said.
+    pub fn try_call(&mut self, name: &str, arguments: &[Arg<'_>]) -> Result<Answer, String> {
+        self.tell(&format!("call {name}{}", written(arguments)));
+        let mut line = String::new();
+        match self.output.read_line(&mut line) {
+            Ok(1..) => {}
+            _ => return Err(self.last_words()),
+        }
+        let mut words = line.split_whitespace();
+        let status = words.next().and_then(|word| word.parse().ok()).ok_or_else(|| line.clone())?;
+        Ok(Answer { status, wrote: words.map(bytes_of).collect() })
+    }
+
     /// Lets it call a function up to `count` times, while it succeeds: the last status, and how often it did.
     #[track_caller]
     pub fn repeat(&mut self, count: u64, name: &str, arguments: &[Arg<'_>]) -> (i64, u64) {

@@ -5,10 +5,12 @@
 mod arrays;
 mod code;
 mod contexts;
+mod damage;
 mod devices;
 mod forms;
 mod frees;
 mod graphs;
+mod limits;
 mod live;
 mod own_pools;
 mod plain;
@@ -16,6 +18,7 @@ mod pools;
 mod processes;
 mod regions;
 mod settings;
+mod storm;
 mod view;
 mod vmm;
 

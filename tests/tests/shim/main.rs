@@ -2,6 +2,7 @@
 
 mod cudart;
 mod golden;
+mod hostile;
 mod hosts;
 mod lookup;
 mod others;

@@ -38,7 +38,7 @@ pub use host::HostFacts;
 pub use launch::{Arguments, Launch, Shape};
 pub use multicast::Binding;
 pub use pool_sharing::PoolPointer;
-pub use sharing::IpcName;
+pub use sharing::{FABRIC, IpcName, POSIX_DESCRIPTOR};
 pub use sparse::ArrayMapping;
 pub use streams::{GREATEST_PRIORITY, StreamRef};
 pub use transfer::{Direction, Promise};

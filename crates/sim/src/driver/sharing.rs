@@ -8,9 +8,14 @@ use crate::gpu::Gpu;
 use crate::memory::Backing;
 use crate::shared::{Charge, Label};
 use crate::units::BLOCK;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
+
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`.
+pub const POSIX_DESCRIPTOR: u32 = 1;
+/// `CU_MEM_HANDLE_TYPE_FABRIC`.
+pub const FABRIC: u32 = 8;
 
 /// An object of a device: the device's number in this process, and the object's.
 pub(super) type Name = (u32, u64);
@@ -24,8 +29,8 @@ pub(crate) struct Sharing {
     imported: HashMap<u64, Name>,
     /// Allocations of others that are open here.
     opened: HashMap<Name, Opened>,
-    /// The handles whose memory may be exported.
-    exportable: HashSet<u64>,
+    /// The handles whose memory may be exported, and as what: a set of [`POSIX_DESCRIPTOR`] and [`FABRIC`].
+    exportable: HashMap<u64, u32>,
 }
 
 #[derive(Debug)]
@@ -159,17 +164,34 @@ impl Driver {
     /// # Errors
     /// `InvalidValue` where the handle names nothing or was not made to be exported; `OutOfMemory`; `OperatingSystem`.
     pub fn export_physical(&self, handle: u64) -> Answer<File> {
+        let (device, label) = self.export_as(handle, POSIX_DESCRIPTOR)?;
+        self.gpu_of(device).give_out(label.id)
+    }
+
+    /// What names physical memory to other processes without a descriptor. The name holds nothing: the memory lives as long as
+    /// a process has a handle or a mapping of it.
+    ///
+    /// # Errors
+    /// As [`Self::export_physical`].
+    pub fn export_fabric(&self, handle: u64) -> Answer<Label> {
+        Ok(self.export_as(handle, FABRIC)?.1)
+    }
+
+    fn export_as(&self, handle: u64, kind: u32) -> Answer<(u32, Label)> {
         let mut state = self.state.lock();
-        let device = state.vmm.physical(handle)?.device;
-        let name = match state.sharing.imported.get(&handle) {
+        let physical = state.vmm.physical(handle)?;
+        if state.sharing.exportable.get(&handle).is_none_or(|kinds| kinds & kind == 0) {
+            return Err(Fault::InvalidValue);
+        }
+        let (device, id) = match state.sharing.imported.get(&handle) {
             Some(name) => *name,
-            None if state.sharing.exportable.contains(&handle) => {
+            None => {
                 let backing = state.physical.get(&handle).cloned().ok_or(Fault::InvalidValue)?;
-                self.export(&mut state, handle, device, &backing)?
+                self.export(&mut state, handle, physical.device, &backing)?
             }
-            None => return Err(Fault::InvalidValue),
         };
-        self.gpu_of(name.0).give_out(name.1)
+        let machine = self.gpu_of(device).machine_ordinal();
+        Ok((device, Label { device: machine, id, bytes: physical.bytes }))
     }
 
     /// Imports physical memory; one more handle where the process has it already.
@@ -177,7 +199,18 @@ impl Driver {
     /// # Errors
     /// `InvalidValue` where `file` is no exported memory; `InvalidDevice` where its device is not visible; `OutOfMemory`.
     pub fn import_physical(&self, file: &File) -> Answer<u64> {
-        let label = Label::read(file)?;
+        self.import_as(Label::read(file)?, POSIX_DESCRIPTOR)
+    }
+
+    /// Imports physical memory by the name that [`Self::export_fabric`] gave.
+    ///
+    /// # Errors
+    /// As [`Self::import_physical`].
+    pub fn import_fabric(&self, label: Label) -> Answer<u64> {
+        self.import_as(label, FABRIC)
+    }
+
+    fn import_as(&self, label: Label, kind: u32) -> Answer<u64> {
         let gpu = self.gpu_by_machine_ordinal(label.device)?;
         let name = (gpu.ordinal(), label.id);
         let mut state = self.state.lock();
@@ -188,22 +221,22 @@ impl Driver {
         }
         let backing = gpu.open_shared(label.id)?;
         let handle = fresh(Kind::Physical);
-        state.vmm.create(handle, label.bytes, gpu.ordinal())?;
+        state.vmm.create(handle, backing.bytes(), gpu.ordinal())?;
+        state.sharing.exportable.insert(handle, kind);
         state.physical.insert(handle, Arc::new(backing));
         state.sharing.imported.insert(handle, name);
         Ok(handle)
     }
 
-    /// Notes that the memory of `handle` may be exported.
-    pub fn allow_export(&self, handle: u64) {
-        self.state.lock().sharing.exportable.insert(handle);
+    /// Notes as what the memory of `handle` may be exported.
+    pub fn allow_export(&self, handle: u64, kinds: u32) {
+        self.state.lock().sharing.exportable.insert(handle, kinds);
     }
 
-    /// Whether the memory of `handle` may be exported.
+    /// As what the memory of `handle` may be exported; 0 where it may not.
     #[must_use]
-    pub fn is_exportable(&self, handle: u64) -> bool {
-        let state = self.state.lock();
-        state.sharing.exportable.contains(&handle) || state.sharing.imported.contains_key(&handle)
+    pub fn exportable_as(&self, handle: u64) -> u32 {
+        self.state.lock().sharing.exportable.get(&handle).copied().unwrap_or(0)
     }
 
     /// Physical memory, named by its first address or its handle, is gone from this process.

@@ -262,3 +262,62 @@ fn imported_memory_is_shared_and_outlives_its_exporter() {
         assert_eq!(program.free_bytes() - left, (100 + 504) * MIB);
     });
 }
+
+fn export_fabric(program: &Program, handle: u64) -> Result<CUmemFabricHandle, u32> {
+    let mut fabric = CUmemFabricHandle { data: [0; 64] };
+    let (to, kind) = ((&raw mut fabric).cast(), CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC);
+    match call!(
+        program.cuda,
+        cuMemExportToShareableHandle: PFN_cuMemExportToShareableHandle_v10020(to, handle, kind, 0)
+    ) {
+        0 => Ok(fabric),
+        error => Err(error),
+    }
+}
+
+fn import_fabric(program: &Program, fabric: &mut CUmemFabricHandle) -> Result<u64, u32> {
+    let (mut handle, kind) = (0, CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC);
+    let from = std::ptr::from_mut(fabric).cast();
+    match call!(
+        program.cuda,
+        cuMemImportFromShareableHandle:
+            PFN_cuMemImportFromShareableHandle_v10020(&raw mut handle, from, kind)
+    ) {
+        0 => Ok(handle),
+        error => Err(error),
+    }
+}
+
+#[test]
+fn a_fabric_handle_names_memory_and_holds_nothing() {
+    let name = "sharing::a_fabric_handle_names_memory_and_holds_nothing";
+    in_child(name, || {
+        let program = Program::start();
+        if is_importer() {
+            let CUipcMemHandle { reserved } =
+                from_text(&std::env::var(SHARED).expect("the exporter sets it"));
+            let mut fabric = CUmemFabricHandle { data: reserved.map(i8::cast_unsigned) };
+            let handle = import_fabric(&program, &mut fabric).expect("it lives");
+            say('!');
+            hear();
+            let before = program.free_bytes();
+            assert_eq!((release(&program, handle), program.free_bytes()), (0, before + 100 * MIB));
+            assert_eq!(import_fabric(&program, &mut fabric), Err(1), "it is gone");
+            return;
+        }
+        let (descriptor_only, handle) = (physical(&program, 1), physical(&program, 8));
+        assert!(export_fabric(&program, descriptor_only).is_err(), "not made for it");
+        assert_eq!(export(&program, handle), Err(1));
+        let mut fabric = export_fabric(&program, handle).expect("made for it");
+        assert_eq!(import_fabric(&program, &mut fabric), Ok(handle), "one more handle");
+        assert_eq!(release(&program, handle), 0);
+        let words = to_text(CUipcMemHandle { reserved: fabric.data.map(u8::cast_signed) });
+        let mut child = importer(name, &words);
+        wait_for(&mut child, b'!');
+        let (shown, left) = (program.shown_bytes(), program.free_bytes());
+        assert_eq!((release(&program, handle), program.free_bytes()), (0, left), "the importer holds it");
+        assert_eq!(shown - program.shown_bytes(), 100 * MIB);
+        drop(child.stdin.take());
+        assert!(child.wait().expect("it is a child").success());
+    });
+}

@@ -1,9 +1,12 @@
 //! Memory of several processes.
 
-use super::put;
-use cuota_abi::cuda::{CUdeviceptr, CUipcMemHandle, CUmemAllocationHandleType, CUmemGenericAllocationHandle};
-use cuota_sim::driver::{Driver, IpcName};
+use super::{get, put};
+use cuota_abi::cuda::{
+    CUdeviceptr, CUipcMemHandle, CUmemAllocationHandleType, CUmemFabricHandle, CUmemGenericAllocationHandle,
+};
+use cuota_sim::driver::{Driver, FABRIC, IpcName, POSIX_DESCRIPTOR};
 use cuota_sim::error::{Answer, Fault};
+use cuota_sim::shared::Label;
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::fs::File;
 use std::mem::ManuallyDrop;
@@ -11,8 +14,8 @@ use std::os::fd::{FromRawFd, IntoRawFd};
 
 /// The first word of an IPC handle.
 const MAGIC: u64 = 0x6970_635f_6375_6f74;
-const POSIX_FILE_DESCRIPTOR: CUmemAllocationHandleType =
-    CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+/// The first word of a fabric handle.
+const FABRIC_MAGIC: u64 = 0x6661_6272_6963_0001;
 
 /// Eight words as the 64 bytes that travel between processes.
 pub(super) fn pack(words: [u64; 8]) -> [u8; 64] {
@@ -64,12 +67,20 @@ unsafe fn open(pdptr: *mut CUdeviceptr, handle: &CUipcMemHandle, flags: c_uint) 
     unsafe { put(pdptr, address) }
 }
 
-fn check_kind(kind: CUmemAllocationHandleType) -> Answer<()> {
-    match kind {
-        POSIX_FILE_DESCRIPTOR => Ok(()),
-        CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC => Err(Fault::NotSupported),
-        _ => Err(Fault::InvalidValue),
-    }
+fn unknown_kind(kind: CUmemAllocationHandleType) -> Fault {
+    // Windows has the kinds 2 and 4.
+    if matches!(kind.0, 2 | 4) { Fault::NotSupported } else { Fault::InvalidValue }
+}
+
+fn to_fabric(label: Label) -> CUmemFabricHandle {
+    let words = [FABRIC_MAGIC, u64::from(label.device), label.id, label.bytes, 0, 0, 0, 0];
+    CUmemFabricHandle { data: pack(words) }
+}
+
+fn from_fabric(handle: &CUmemFabricHandle) -> Answer<Label> {
+    let [magic, device, id, bytes, ..] = unpack(&handle.data);
+    let device = u32::try_from(device).map_err(|_| Fault::InvalidValue)?;
+    if magic == FABRIC_MAGIC { Ok(Label { device, id, bytes }) } else { Err(Fault::InvalidValue) }
 }
 
 driver_api! {
@@ -101,8 +112,12 @@ driver_api! {
         if shareableHandle.is_null() || flags != 0 {
             return Err(Fault::InvalidValue);
         }
-        check_kind(handleType)?;
-        put(shareableHandle.cast::<c_int>(), Driver::get()?.export_physical(handle)?.into_raw_fd())
+        let driver = Driver::get()?;
+        match handleType.0 {
+            POSIX_DESCRIPTOR => put(shareableHandle.cast::<c_int>(), driver.export_physical(handle)?.into_raw_fd()),
+            FABRIC => put(shareableHandle.cast::<CUmemFabricHandle>(), to_fabric(driver.export_fabric(handle)?)),
+            _ => Err(unknown_kind(handleType)),
+        }
     }
 
     fn cuMemImportFromShareableHandle(
@@ -113,7 +128,14 @@ driver_api! {
         if handle.is_null() {
             return Err(Fault::InvalidValue);
         }
-        check_kind(shHandleType)?;
-        put(handle, Driver::get()?.import_physical(&*descriptor(osHandle)?)?)
+        let driver = Driver::get()?;
+        match shHandleType.0 {
+            POSIX_DESCRIPTOR => put(handle, driver.import_physical(&*descriptor(osHandle)?)?),
+            FABRIC => {
+                let label = from_fabric(&get(osHandle.cast::<CUmemFabricHandle>())?)?;
+                put(handle, driver.import_fabric(label)?)
+            }
+            _ => Err(unknown_kind(shHandleType)),
+        }
     }
 }

@@ -5,7 +5,7 @@ use cuota_abi::cuda::{
     CUdeviceptr, CUmemAccessDesc, CUmemAllocationGranularity_flags, CUmemAllocationHandleType,
     CUmemAllocationProp, CUmemAllocationType, CUmemGenericAllocationHandle, CUmemLocation, CUmemLocationType,
 };
-use cuota_sim::driver::Driver;
+use cuota_sim::driver::{Driver, FABRIC, POSIX_DESCRIPTOR};
 use cuota_sim::error::{Answer, Fault};
 use cuota_sim::units::BLOCK;
 use std::ffi::{c_int, c_ulonglong, c_void};
@@ -49,7 +49,8 @@ driver_api! {
         }
         let properties = get(prop)?;
         let device = device_of(&properties)?;
-        if properties.requestedHandleTypes.0 > 1 {
+        let kinds = properties.requestedHandleTypes.0;
+        if kinds & !(POSIX_DESCRIPTOR | FABRIC) != 0 {
             return Err(Fault::NotSupported);
         }
         if properties.allocFlags.usage & !TILE_POOL != 0 {
@@ -60,8 +61,8 @@ driver_api! {
         if properties.allocFlags.usage & TILE_POOL != 0 {
             driver.allow_tiles(made);
         }
-        if properties.requestedHandleTypes.0 == 1 {
-            driver.allow_export(made);
+        if kinds != 0 {
+            driver.allow_export(made, kinds);
         }
         put(handle, made)
     }
@@ -128,7 +129,7 @@ driver_api! {
         }
         let mut properties: CUmemAllocationProp = std::mem::zeroed();
         properties.type_ = CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
-        properties.requestedHandleTypes = CUmemAllocationHandleType(u32::from(driver.is_exportable(handle)));
+        properties.requestedHandleTypes = CUmemAllocationHandleType(driver.exportable_as(handle));
         properties.location.type_ = CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
         super::pool::set_location_id(&mut properties.location, device as c_int);
         put(prop, properties)

@@ -17,6 +17,10 @@ pub const TARGET_NS: u64 = 300_000;
 /// next look. Later, and the program's own idle time would be taken for work.
 pub const QUIET_NS: u64 = 100_000;
 
+/// GPU time of a boundary, ns (a timing event, measured on an H100 between kernels of 4 µs). It lies in the bracket that it
+/// ends; the tenant does not pay for the sensor.
+pub const BOUNDARY_NS: u64 = 1_900;
+
 /// Different keys that a batch can learn from. Work of further keys is charged and not learned from; a unit that was
 /// never measured has a batch of its own, so all of these were.
 pub const KEYS: usize = 8;
@@ -40,7 +44,9 @@ pub enum Close {
     /// A copy from or to the host, an event or a value waited for, a host function: its waiting is not GPU time. The
     /// next batch begins after it.
     Wait,
-    /// Nothing was launched for [`QUIET_NS`], or the launch has to wait.
+    /// The program waits for the stream, so the GPU will have nothing to do.
+    Sync,
+    /// Nothing was launched for [`QUIET_NS`]. The boundary comes late: see [`Measured::late`].
     Quiet,
     /// The stream or its context goes, or the process ends.
     End,
@@ -72,7 +78,7 @@ pub struct Batch {
     unknown: bool,
 }
 
-/// What the events around a closed batch say.
+/// What the events around a closed batch say, the boundary itself included: settling takes it out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Measured {
     /// From its first boundary to its last, ns.
@@ -81,6 +87,24 @@ pub struct Measured {
     pub covered_ns: u64,
     /// Nobody else could run meanwhile: no other process on the GPU, or inside an exclusive turn.
     pub exclusive: bool,
+    /// The last boundary was recorded some time after the last unit ([`Close::Quiet`]), so the bracket holds idle time.
+    pub late: bool,
+}
+
+impl Measured {
+    /// Whether the bracket says what the units took.
+    const fn is_exact(self) -> bool {
+        self.exclusive && !self.late
+    }
+
+    /// The batch without the boundary at its end, and without one of its own at its start: that lies in the short
+    /// gap before the bracket, which the union has added.
+    fn without_boundaries(self) -> Self {
+        let gap_ns = self.covered_ns.saturating_sub(self.bracket_ns);
+        let sensor_ns = BOUNDARY_NS + gap_ns.min(BOUNDARY_NS);
+        let bracket_ns = self.bracket_ns.saturating_sub(BOUNDARY_NS);
+        Self { bracket_ns, covered_ns: self.covered_ns.saturating_sub(sensor_ns), ..self }
+    }
 }
 
 /// The books of a batch that has ended.
@@ -125,18 +149,33 @@ impl Batch {
         self.booked_ns
     }
 
-    /// Whether the next unit goes into this batch or a new one. `target_ns` is [`TARGET_NS`] or less.
+    /// Whether the next unit goes into this batch or a new one. A batch is full where one unit more would take it further
+    /// from `target_ns` ([`TARGET_NS`] or less) than it is.
     #[must_use]
     pub const fn place(&self, unit: &Unit, estimate: Estimate, target_ns: u64) -> Place {
         if self.is_empty() || unit.continues_chain {
             Place::Same
         } else if self.unknown || !estimate.is_learned() {
             Place::New(Close::Unknown)
-        } else if self.cost_ns.saturating_add(estimate.cost_ns()) > target_ns {
+        } else if self.cost_ns.saturating_add(estimate.cost_ns() / 2) > target_ns {
             Place::New(Close::Full)
         } else {
             Place::Same
         }
+    }
+
+    /// Units launched into it: where this has not moved in [`QUIET_NS`], the stream is quiet.
+    #[must_use]
+    pub const fn units(&self) -> u32 {
+        self.units
+    }
+
+    /// Whether a boundary follows at once, without waiting for the next launch: after a unit that was never measured, so that
+    /// what it takes is known however late the next one comes. It can come between such a unit and a dependent launch:
+    /// that pair then overlaps from the second time on.
+    #[must_use]
+    pub const fn ends_here(&self, unit: &Unit) -> bool {
+        self.unknown && !unit.continues_chain
     }
 
     /// Adds a unit that was launched.
@@ -157,32 +196,39 @@ impl Batch {
         self.booked_ns = self.booked_ns.saturating_add(gpu_ns);
     }
 
-    /// Takes back what was booked and not spent when the batch is closed, GPU-ns; until it ends it is charged its
-    /// estimate and no more. Returns the correction for both words of the budget.
-    pub const fn close(&mut self, unspent_ns: u64) -> Correction {
-        let kept_ns = self.booked_ns.saturating_sub(unspent_ns);
-        let correction = Correction::from(self.booked_ns, kept_ns);
-        self.booked_ns = kept_ns;
+    /// Closes the batch: from now until it ends it is charged its estimate, and neither what was booked and not spent nor
+    /// less than what was launched. Returns the correction for both words of the budget.
+    pub const fn close(&mut self, concurrency: Concurrency) -> Correction {
+        let estimate_ns = if self.is_empty() { 0 } else { concurrency.scale(self.cost_ns) };
+        let correction = Correction::from(self.booked_ns, estimate_ns);
+        self.booked_ns = estimate_ns;
         correction
     }
 
     /// Settles an ended batch.
     ///
-    /// Measured alone, it costs what it added to the occupied time. Measured beside a neighbour, it costs what was
-    /// learned alone, and never more than the time between its boundaries.
+    /// Measured alone, it costs what it added to the occupied time. Measured beside a neighbour, or with a late
+    /// boundary, it costs what was learned alone, and never more than the time between its boundaries.
     #[must_use]
     pub fn settle(&self, measured: Measured, concurrency: Concurrency) -> Settlement {
-        let (charge_ns, concurrency) = if measured.exclusive {
-            (measured.covered_ns, concurrency.learned(measured.bracket_ns, measured.covered_ns))
+        let measured = measured.without_boundaries();
+        let charge_ns = if measured.is_exact() || measured.exclusive && self.unknown {
+            measured.covered_ns
         } else {
-            (concurrency.scale(self.cost_ns).min(measured.bracket_ns), concurrency)
+            concurrency.scale(self.cost_ns).min(measured.bracket_ns)
+        };
+        let concurrency = if measured.is_exact() {
+            concurrency.learned(measured.bracket_ns, measured.covered_ns)
+        } else {
+            concurrency
         };
         Settlement { charge_ns, correction: Correction::from(self.booked_ns, charge_ns), concurrency }
     }
 
-    /// Learns from an ended batch, if it was alone: its time is divided among its units as their estimates were.
+    /// Learns from an ended batch, if it was alone and its last boundary was not late: its time is divided among its units as their estimates were.
     pub fn teach(&self, measured: Measured, costs: &Costs<'_>) {
-        if !measured.exclusive || measured.bracket_ns == 0 || self.cost_ns == 0 {
+        let measured = measured.without_boundaries();
+        if !measured.is_exact() || measured.bracket_ns == 0 || self.cost_ns == 0 {
             return;
         }
         for share in self.shares.iter().flatten() {
@@ -204,7 +250,8 @@ mod tests {
     }
 
     fn alone(ns: u64) -> Measured {
-        Measured { bracket_ns: ns, covered_ns: ns, exclusive: true }
+        let ns = ns + BOUNDARY_NS;
+        Measured { bracket_ns: ns, covered_ns: ns, exclusive: true, late: false }
     }
 
     const KNOWN: Estimate = Estimate::Learned(100_000);
@@ -249,7 +296,7 @@ mod tests {
         batch.add(&unit(1), Estimate::Learned(10_000));
         batch.add(&unit(2), Estimate::Learned(30_000));
         batch.add(&unit(2), Estimate::Learned(30_000));
-        let measured = Measured { covered_ns: 100_000, ..alone(140_000) };
+        let measured = Measured { covered_ns: 100_000 + BOUNDARY_NS, ..alone(140_000) };
         assert_eq!(batch.settle(measured, Concurrency::NONE).correction, Correction::Refund(200_000));
         batch.teach(measured, &costs);
         assert_eq!(costs.estimate(unit(1).key), Estimate::Learned(20_000));
@@ -272,25 +319,58 @@ mod tests {
     }
 
     #[test]
+    fn the_idle_time_before_a_late_boundary_is_neither_charged_nor_learned() {
+        let words = [const { AtomicU64::new(0) }; 64];
+        let costs = Costs::new(&words);
+        let mut batch = Batch::new();
+        batch.add(&unit(1), KNOWN);
+        let measured = Measured { late: true, ..alone(260_000) };
+        batch.teach(measured, &costs);
+        assert_eq!(costs.estimate(unit(1).key), Estimate::Prior);
+        assert_eq!(batch.settle(measured, Concurrency::NONE).charge_ns, 100_000);
+    }
+
+    #[test]
+    fn a_unit_that_was_never_measured_has_its_boundary_at_once_unless_a_chain_would_be_split() {
+        let mut batch = Batch::new();
+        batch.add(&unit(1), KNOWN);
+        assert!(!batch.ends_here(&unit(1)));
+        let link = Unit { continues_chain: true, ..unit(2) };
+        batch.add(&link, Estimate::Prior);
+        assert!(!batch.ends_here(&link));
+        assert!(batch.ends_here(&unit(3)));
+    }
+
+    #[test]
     fn what_was_booked_and_not_spent_is_given_back_when_the_batch_is_closed() {
         let mut batch = Batch::new();
         batch.book(300_000);
         batch.add(&unit(1), KNOWN);
-        assert_eq!(batch.close(200_000), Correction::Refund(200_000));
+        assert_eq!(batch.close(Concurrency::NONE), Correction::Refund(200_000));
         assert_eq!(batch.booked_ns(), 100_000);
+        assert_eq!(Batch::new().close(Concurrency::NONE), Correction::None);
+    }
+
+    #[test]
+    fn what_was_launched_beyond_the_lease_is_booked_when_the_batch_is_closed() {
+        let mut batch = Batch::new();
+        batch.book(150_000);
+        batch.add(&unit(1), KNOWN);
+        batch.add(&unit(1), KNOWN);
+        assert_eq!(batch.close(Concurrency::NONE), Correction::Owed(50_000));
     }
 
     proptest! {
         #[test]
         fn no_measurement_makes_books_that_do_not_add_up(
-            booked: u64, bracket_ns: u64, covered_ns: u64, exclusive: bool, costs: Vec<(u64, u64)>,
+            booked: u64, bracket_ns: u64, covered_ns: u64, exclusive: bool, late: bool, costs: Vec<(u64, u64)>,
         ) {
             let mut batch = Batch::new();
             batch.book(booked);
             for (function, cost_ns) in costs {
                 batch.add(&unit(function), Estimate::Learned(cost_ns));
             }
-            let settled = batch.settle(Measured { bracket_ns, covered_ns, exclusive }, Concurrency::NONE);
+            let settled = batch.settle(Measured { bracket_ns, covered_ns, exclusive, late }, Concurrency::NONE);
             let paid = match settled.correction {
                 Correction::None => booked,
                 Correction::Owed(more) => booked + more,

@@ -1,0 +1,315 @@
+//! The limiter as the guest in a tenant's process would run it: all of the law, and none of CUDA.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
+
+use cuota_governor::admission::{Arrival, IN_FLIGHT_NS, Pass, Scene, Verdict, weight};
+use cuota_governor::batch::{Batch, Close, Measured, Place, TARGET_NS, Unit};
+use cuota_governor::budget::{Budget, Correction, Look, Opening, Rule, book_period, book_window};
+use cuota_governor::cap::Cap;
+use cuota_governor::concurrency::Concurrency;
+use cuota_governor::cost::{Costs, Estimate};
+use cuota_governor::lease::{self, Spend};
+use cuota_governor::occupancy::{Interval, Union};
+
+use super::gpu::Gpu;
+
+/// What all processes of a tenant share.
+pub(crate) struct Tenant {
+    pub(crate) cap: Cap,
+    pub(crate) budget: Budget,
+}
+
+impl Tenant {
+    pub(crate) fn correct(&mut self, look: Look, correction: Correction) {
+        self.budget.window = Rule::Window.correct(self.budget.window, look, correction);
+        self.budget.period = Rule::Period.correct(self.budget.period, look, correction);
+    }
+
+    fn book(&mut self, look: Look, gpu_ns: u64) -> Opening {
+        let (window, opening) = book_window(self.budget.window, look, gpu_ns);
+        let (period, opening) = book_period(self.budget.period, look, gpu_ns, opening);
+        self.budget = Budget { window, period };
+        opening
+    }
+}
+
+struct Closed {
+    batch: Batch,
+    start: usize,
+    end: usize,
+    unknown: bool,
+    late: bool,
+}
+
+/// What the guest knows of a stream.
+#[derive(Default)]
+struct Books {
+    lease: u64,
+    batch: Batch,
+    /// Begins the open batch.
+    boundary: Option<usize>,
+    unknown: bool,
+    closed: VecDeque<Closed>,
+    seen_units: u32,
+}
+
+impl Books {
+    fn is_busy(&self) -> bool {
+        !self.batch.is_empty() || !self.closed.is_empty()
+    }
+
+    fn in_flight_ns(&self) -> u64 {
+        let closed: u64 = self.closed.iter().map(|c| weight(c.batch.cost_ns(), !c.unknown)).sum();
+        closed + weight(self.batch.cost_ns(), !self.unknown) * u64::from(!self.batch.is_empty())
+    }
+}
+
+/// A launch that waits.
+pub(crate) struct Waiting {
+    arrival: Arrival,
+    booked_ns: u64,
+    pub(crate) debt_at_arrival_ns: u64,
+}
+
+/// What becomes of a launch.
+pub(crate) enum Gate {
+    Go,
+    Wait { look_ns: u64, waiting: Waiting },
+}
+
+/// The guest in one process.
+pub(crate) struct Guest {
+    pub(crate) managed: bool,
+    pub(crate) exclusive: bool,
+    words: Vec<AtomicU64>,
+    concurrency: Concurrency,
+    union: Union,
+    streams: Vec<Books>,
+    progress_ns: u64,
+    pub(crate) passes: Vec<Pass>,
+    pub(crate) charged_ns: u64,
+    pub(crate) looks: u64,
+}
+
+impl Guest {
+    pub(crate) fn new(managed: bool, exclusive: bool) -> Self {
+        Self {
+            managed,
+            exclusive,
+            words: (0..1024).map(|_| AtomicU64::new(0)).collect(),
+            concurrency: Concurrency::NONE,
+            union: Union::new(),
+            streams: Vec::new(),
+            progress_ns: 0,
+            passes: Vec::new(),
+            charged_ns: 0,
+            looks: 0,
+        }
+    }
+
+    fn books(&mut self, stream: usize) -> &mut Books {
+        let length = self.streams.len().max(stream + 1);
+        self.streams.resize_with(length, Books::default);
+        &mut self.streams[stream]
+    }
+
+    fn estimate(&self, unit: &Unit) -> Estimate {
+        Costs::new(&self.words).estimate(unit.key)
+    }
+
+    /// A launch: the common one returns from the first branch, and under a cap from the second.
+    pub(crate) fn launch(
+        &mut self,
+        gpu: &mut Gpu,
+        tenant: &mut Tenant,
+        now_ns: u64,
+        stream: usize,
+        unit: &Unit,
+    ) -> Gate {
+        if !self.managed || !tenant.cap.binds() {
+            return Gate::Go;
+        }
+        let estimate = self.estimate(unit);
+        let cost_ns = self.concurrency.scale(estimate.cost_ns());
+        let books = self.books(stream);
+        let place = books.batch.place(unit, estimate, TARGET_NS);
+        if let (false, Place::Same, Spend::Within { word }) =
+            (books.batch.is_empty(), place, lease::spend(books.lease, cost_ns))
+        {
+            books.lease = word;
+            books.batch.add(unit, estimate);
+            return Gate::Go;
+        }
+        self.look(gpu, tenant, now_ns, stream, unit)
+    }
+
+    /// One launch in a batch looks at the clock, at what has ended, and at the budget.
+    fn look(&mut self, gpu: &mut Gpu, tenant: &mut Tenant, now_ns: u64, stream: usize, unit: &Unit) -> Gate {
+        self.looks += 1;
+        self.reap(gpu, tenant, now_ns);
+        if !unit.continues_chain {
+            self.close(gpu, tenant, now_ns, stream, Close::Full);
+        }
+        let look = Look { now_ns, cap: tenant.cap, clock_went_back: false };
+        let unit_ns = self.concurrency.scale(self.estimate(unit).cost_ns());
+        let most_ns = match tenant.budget.peek(look) {
+            Opening::Now { left_ns } => left_ns,
+            Opening::At { .. } => tenant.cap.quantum_ns(),
+        };
+        let booked_ns = match self.estimate(unit) {
+            Estimate::Learned(_) => lease::size(TARGET_NS, most_ns, unit_ns),
+            Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
+        };
+        let debt_at_arrival_ns = tenant.budget.debt_ns(look);
+        let arrival = Arrival::new(look, booked_ns, tenant.book(look, booked_ns));
+        self.wait(gpu, tenant, now_ns, stream, unit, Waiting { arrival, booked_ns, debt_at_arrival_ns })
+    }
+
+    /// A waiter looks again.
+    pub(crate) fn wait(
+        &mut self,
+        gpu: &mut Gpu,
+        tenant: &mut Tenant,
+        now_ns: u64,
+        stream: usize,
+        unit: &Unit,
+        mut waiting: Waiting,
+    ) -> Gate {
+        self.reap(gpu, tenant, now_ns);
+        let look = Look { now_ns, cap: tenant.cap, clock_went_back: false };
+        let scene = Scene {
+            in_flight_ns: self.streams.iter().map(Books::in_flight_ns).sum(),
+            bound_ns: IN_FLIGHT_NS,
+            own_stream_busy: self.books(stream).is_busy(),
+            process_busy: self.streams.iter().any(Books::is_busy),
+            progress_ns: self.progress_ns,
+        };
+        match waiting.arrival.judge(look, tenant.budget, &scene) {
+            Verdict::Go(pass) => {
+                self.check_promise(look, &waiting);
+                self.passes.push(pass);
+                self.enter(gpu, tenant, look, stream, unit, &waiting, pass);
+                Gate::Go
+            }
+            Verdict::Wait { look_ns, .. } => Gate::Wait { look_ns, waiting },
+        }
+    }
+
+    /// Every launch goes within (debt at arrival ÷ cap) + 2 periods; what the model's sleeper oversleeps comes on top.
+    fn check_promise(&self, look: Look, waiting: &Waiting) {
+        let promise_ns = look.cap.time_to_earn(waiting.debt_at_arrival_ns + 1)
+            + 2 * cuota_governor::cap::PERIOD_NS
+            + super::OVERSLEEP_NS
+            + 64;
+        let waited_ns = look.now_ns - waiting.arrival.arrived_ns();
+        assert!(waited_ns <= promise_ns, "waited {waited_ns} ns, promised {promise_ns}");
+    }
+
+    fn enter(
+        &mut self,
+        gpu: &mut Gpu,
+        tenant: &mut Tenant,
+        look: Look,
+        stream: usize,
+        unit: &Unit,
+        waiting: &Waiting,
+        pass: Pass,
+    ) {
+        let (estimate, concurrency) = (self.estimate(unit), self.concurrency);
+        let cost_ns = concurrency.scale(estimate.cost_ns());
+        let books = self.books(stream);
+        books.batch.book(waiting.booked_ns);
+        books.boundary.get_or_insert_with(|| gpu.record(stream));
+        books.batch.add(unit, estimate);
+        books.unknown |= !estimate.is_learned();
+        books.lease = books.lease.saturating_add(waiting.booked_ns).saturating_sub(cost_ns);
+        if pass == Pass::Stalled {
+            // One unit, and no more.
+            books.lease = lease::EMPTY;
+            tenant.correct(look, books.batch.close(concurrency));
+        }
+    }
+
+    /// After the kernel was launched.
+    pub(crate) fn launched(
+        &mut self,
+        gpu: &mut Gpu,
+        tenant: &mut Tenant,
+        now_ns: u64,
+        stream: usize,
+        unit: &Unit,
+    ) {
+        if self.managed && tenant.cap.binds() && self.books(stream).batch.ends_here(unit) {
+            self.close(gpu, tenant, now_ns, stream, Close::Unknown);
+        }
+    }
+
+    /// Closes the stream's open batch: a launch that looks, a wait or a synchronisation of the program, the helper.
+    pub(crate) fn close(
+        &mut self,
+        gpu: &mut Gpu,
+        tenant: &mut Tenant,
+        now_ns: u64,
+        stream: usize,
+        why: Close,
+    ) {
+        let look = Look { now_ns, cap: tenant.cap, clock_went_back: false };
+        let concurrency = self.concurrency;
+        let books = self.books(stream);
+        let Some(start) = books.boundary.take() else { return };
+        let mut batch = std::mem::take(&mut books.batch);
+        books.lease = lease::EMPTY;
+        tenant.correct(look, batch.close(concurrency));
+        let unknown = std::mem::take(&mut books.unknown);
+        if batch.is_empty() {
+            // The boundary ended the batch before; a new one is recorded when work comes.
+            return;
+        }
+        let end = gpu.record(stream);
+        books.closed.push_back(Closed { batch, start, end, unknown, late: why == Close::Quiet });
+        books.seen_units = 0;
+        // One event ends a batch and begins the next, if that comes at once.
+        books.boundary = matches!(why, Close::Full | Close::Unknown).then_some(end);
+    }
+
+    /// What the helper thread does each 100 µs while anything is in flight: closes what is quiet, and reaps.
+    pub(crate) fn help(&mut self, gpu: &mut Gpu, tenant: &mut Tenant, now_ns: u64) {
+        for stream in 0..self.streams.len() {
+            let books = &mut self.streams[stream];
+            let units = books.batch.units();
+            if units > 0 && units == std::mem::replace(&mut books.seen_units, units) {
+                self.close(gpu, tenant, now_ns, stream, Close::Quiet);
+            }
+        }
+        self.reap(gpu, tenant, now_ns);
+    }
+
+    /// Settles the batches that have ended.
+    pub(crate) fn reap(&mut self, gpu: &Gpu, tenant: &mut Tenant, now_ns: u64) {
+        let look = Look { now_ns, cap: tenant.cap, clock_went_back: false };
+        let costs = Costs::new(&self.words);
+        for books in &mut self.streams {
+            while let Some(end_ns) = books.closed.front().and_then(|c| gpu.event_ns(c.end)) {
+                let Some(closed) = books.closed.pop_front() else { break };
+                let start_ns = gpu.event_ns(closed.start).unwrap_or(end_ns);
+                let measured = Measured {
+                    bracket_ns: end_ns - start_ns,
+                    covered_ns: self.union.add(Interval { start_ns, end_ns }),
+                    exclusive: self.exclusive,
+                    late: closed.late,
+                };
+                let settled = closed.batch.settle(measured, self.concurrency);
+                closed.batch.teach(measured, &costs);
+                self.concurrency = settled.concurrency;
+                self.charged_ns += settled.charge_ns;
+                self.progress_ns = now_ns;
+                tenant.correct(look, settled.correction);
+            }
+            if books.closed.is_empty() && books.batch.is_empty() {
+                // The stream has run dry: the next batch begins with a boundary of its own.
+                books.boundary = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Programs, their guests and a GPU, on virtual time.
+
+pub(crate) mod gpu;
+pub(crate) mod guest;
+
+use cuota_governor::batch::{Close, Unit};
+use cuota_governor::budget::Budget;
+use cuota_governor::cap::Cap;
+use cuota_governor::cost::Key;
+
+use gpu::{Gpu, Kernel};
+use guest::{Gate, Guest, Tenant, Waiting};
+
+/// How late a sleeper wakes, ns.
+pub(crate) const OVERSLEEP_NS: u64 = 60_000;
+/// How long a launch, and the return from a synchronisation, keep the CPU, ns (measured on an H100).
+const LAUNCH_NS: u64 = 2_900;
+const SYNC_NS: u64 = 5_000;
+/// The driver's submission queue; with it full, a launch blocks.
+const QUEUE: usize = 1_000;
+const HELPER_NS: u64 = 100_000;
+
+/// What a program does next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Op {
+    /// Launches a kernel of this function on the stream.
+    Launch { stream: usize, function: u64, kernel: Kernel },
+    /// Waits until the stream has drained.
+    Sync { stream: usize },
+    /// Computes on the CPU, ns.
+    Host(u64),
+    /// Ends.
+    End,
+}
+
+/// The script of a thread: the n-th operation.
+pub(crate) type Script = Box<dyn FnMut(u64) -> Op>;
+
+enum State {
+    Running,
+    AtGate { op: (usize, Unit, Kernel), waiting: Waiting },
+    QueueFull { op: (usize, Unit, Kernel) },
+    Syncing { stream: usize },
+    Ended,
+}
+
+struct Thread {
+    process: usize,
+    script: Script,
+    step: u64,
+    state: State,
+    wake_ns: u64,
+    launches: u64,
+}
+
+/// A machine.
+pub(crate) struct World {
+    pub(crate) now_ns: u64,
+    pub(crate) gpu: Gpu,
+    pub(crate) tenants: Vec<Tenant>,
+    pub(crate) guests: Vec<(usize, Guest)>,
+    threads: Vec<Thread>,
+    /// Whether the guests have helper threads.
+    pub(crate) helper: bool,
+    next_help_ns: u64,
+}
+
+impl World {
+    pub(crate) fn new(helper: bool) -> Self {
+        Self {
+            now_ns: 0,
+            gpu: Gpu::default(),
+            tenants: Vec::new(),
+            guests: Vec::new(),
+            threads: Vec::new(),
+            helper,
+            next_help_ns: HELPER_NS,
+        }
+    }
+
+    pub(crate) fn tenant(&mut self, cap_ppm: u32) -> usize {
+        let cap = Cap::from_ppm(cap_ppm).expect("a cap");
+        self.tenants.push(Tenant { cap, budget: Budget::default() });
+        self.tenants.len() - 1
+    }
+
+    pub(crate) fn process(&mut self, tenant: usize, managed: bool, exclusive: bool) -> usize {
+        self.guests.push((tenant, Guest::new(managed, exclusive)));
+        self.guests.len() - 1
+    }
+
+    pub(crate) fn thread(&mut self, process: usize, script: Script) -> usize {
+        let state = State::Running;
+        self.threads.push(Thread { process, script, step: 0, state, wake_ns: self.now_ns, launches: 0 });
+        self.threads.len() - 1
+    }
+
+    pub(crate) fn launches(&self, thread: usize) -> u64 {
+        self.threads[thread].launches
+    }
+
+    pub(crate) fn has_ended(&self, thread: usize) -> bool {
+        matches!(self.threads[thread].state, State::Ended)
+    }
+
+    /// Runs until `end_ns`, or until nothing can happen any more.
+    pub(crate) fn run_until(&mut self, end_ns: u64) {
+        while self.now_ns < end_ns {
+            let wakes = self.threads.iter().filter(|t| t.sleeps()).map(|t| t.wake_ns);
+            let next = wakes.chain(self.gpu.next_ns()).min().unwrap_or(end_ns);
+            let next = if self.helper { next.min(self.next_help_ns) } else { next };
+            self.now_ns = next.clamp(self.now_ns, end_ns);
+            self.gpu.advance(self.now_ns);
+            if self.helper && self.now_ns >= self.next_help_ns {
+                self.next_help_ns = self.now_ns + HELPER_NS;
+                for (tenant, guest) in &mut self.guests {
+                    guest.help(&mut self.gpu, &mut self.tenants[*tenant], self.now_ns);
+                }
+            }
+            for thread in 0..self.threads.len() {
+                self.turn(thread);
+            }
+        }
+    }
+
+    fn turn(&mut self, thread: usize) {
+        let now_ns = self.now_ns;
+        let Thread { state, wake_ns, .. } = &mut self.threads[thread];
+        match state {
+            State::Syncing { stream } if self.gpu.queued(*stream) == 0 => {
+                *state = State::Running;
+                *wake_ns = now_ns + SYNC_NS;
+            }
+            State::QueueFull { op } if self.gpu.queued(op.0) < QUEUE => {
+                let op = *op;
+                self.submit(thread, op);
+            }
+            State::Running if *wake_ns <= now_ns => self.step(thread),
+            State::AtGate { .. } if *wake_ns <= now_ns => self.look_again(thread),
+            _ => {}
+        }
+    }
+
+    fn step(&mut self, thread: usize) {
+        let Thread { process, script, step, .. } = &mut self.threads[thread];
+        let (process, op) = (*process, script(*step));
+        *step += 1;
+        match op {
+            Op::Launch { stream, function, kernel } => {
+                let unit = Unit { key: Key { function, shape: 1 }, continues_chain: false };
+                let (tenant, guest) = &mut self.guests[process];
+                let tenant = &mut self.tenants[*tenant];
+                let gate = guest.launch(&mut self.gpu, tenant, self.now_ns, stream, &unit);
+                self.pass(thread, (stream, unit, kernel), gate);
+            }
+            Op::Sync { stream } => {
+                let (tenant, guest) = &mut self.guests[process];
+                let tenant = &mut self.tenants[*tenant];
+                guest.close(&mut self.gpu, tenant, self.now_ns, stream, Close::Sync);
+                self.threads[thread].state = State::Syncing { stream };
+                self.turn(thread);
+            }
+            Op::Host(ns) => self.threads[thread].wake_ns = self.now_ns + ns,
+            Op::End => self.threads[thread].state = State::Ended,
+        }
+    }
+
+    fn look_again(&mut self, thread: usize) {
+        let process = self.threads[thread].process;
+        let state = std::mem::replace(&mut self.threads[thread].state, State::Running);
+        let State::AtGate { op, waiting } = state else { return };
+        let (tenant, guest) = &mut self.guests[process];
+        let tenant = &mut self.tenants[*tenant];
+        let gate = guest.wait(&mut self.gpu, tenant, self.now_ns, op.0, &op.1, waiting);
+        self.pass(thread, op, gate);
+    }
+
+    fn pass(&mut self, thread: usize, op: (usize, Unit, Kernel), gate: Gate) {
+        match gate {
+            Gate::Go if self.gpu.queued(op.0) < QUEUE => self.submit(thread, op),
+            Gate::Go => self.threads[thread].state = State::QueueFull { op },
+            Gate::Wait { look_ns, waiting } => {
+                assert!(look_ns > self.now_ns, "a waiter that does not sleep");
+                self.threads[thread].wake_ns = look_ns + OVERSLEEP_NS;
+                self.threads[thread].state = State::AtGate { op, waiting };
+            }
+        }
+    }
+
+    fn submit(&mut self, thread: usize, (stream, unit, kernel): (usize, Unit, Kernel)) {
+        self.gpu.launch(stream, kernel);
+        let Thread { process, wake_ns, launches, state, .. } = &mut self.threads[thread];
+        (*state, *wake_ns) = (State::Running, self.now_ns + LAUNCH_NS);
+        *launches += 1;
+        let (tenant, guest) = &mut self.guests[*process];
+        let tenant = &mut self.tenants[*tenant];
+        guest.launched(&mut self.gpu, tenant, self.now_ns, stream, &unit);
+    }
+}
+
+impl Thread {
+    fn sleeps(&self) -> bool {
+        matches!(self.state, State::Running | State::AtGate { .. })
+    }
+}

@@ -41,6 +41,12 @@ pub enum Verb {
     /// Systems are compared by what they make of native, so that a slower machine is no finding. Exit status: 0 when nothing
     /// became worse, 1 on an error, 4 when something did.
     Compare(CompareArguments),
+    /// Test the benchmark against itself (SELF-001)
+    ///
+    /// Native again must tie, slowdowns of 1, 5 and 20 % that are put in must be found where they are detectable, and a
+    /// library that does nothing must be called not enforced. Exit status: 0 when it keeps these promises, 1 on an error, 3
+    /// when it does not.
+    SelfTest(SelfTestArguments),
     /// Read figures that were published with GPU-Virt-Bench 1.0.0, for columns of their own in reports
     Import(ImportArguments),
     /// A tenant of a measurement: started by `run`, not by people
@@ -49,6 +55,46 @@ pub enum Verb {
         /// The request, as JSON.
         request: String,
     },
+}
+
+/// What to test the benchmark on.
+#[derive(Debug, Args)]
+pub struct SelfTestArguments {
+    /// The fewest samples that can be judged: 6 turns
+    #[arg(long, conflicts_with = "full")]
+    pub quick: bool,
+    /// 48 turns (24 without either option)
+    #[arg(long)]
+    pub full: bool,
+    /// The device: its number, or `sim` for the software GPU
+    #[arg(long, value_name = "N|sim", default_value = "0")]
+    pub device: DeviceChoice,
+    /// Where the results go
+    #[arg(long, value_name = "DIR", default_value = "bench-self-test")]
+    pub out: PathBuf,
+    /// Measure although other processes use the device
+    #[arg(long)]
+    pub busy: bool,
+}
+
+impl SelfTestArguments {
+    /// The arguments of a run like it.
+    pub fn as_run(&self) -> RunArguments {
+        RunArguments {
+            quick: self.quick,
+            full: self.full,
+            metrics: Vec::new(),
+            system: Vec::new(),
+            memory: MemoryLimit::Percent(50.0),
+            compute: ComputeCap(100),
+            device: self.device,
+            out: self.out.clone(),
+            time_cap: None,
+            resume: false,
+            busy: self.busy,
+            deadline: 60,
+        }
+    }
 }
 
 /// What to report.

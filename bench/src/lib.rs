@@ -33,6 +33,7 @@ pub mod run;
 pub mod runner;
 pub mod sampling;
 pub mod scorecard;
+pub mod selftest;
 pub mod spawn;
 pub mod stats;
 pub mod summary;

@@ -96,7 +96,7 @@ impl Session {
     }
 
     /// A shared library that does nothing, built with `cc` where there is one: what any preloading costs.
-    pub(super) fn empty_library(&self) -> Option<PathBuf> {
+    pub fn empty_library(&self) -> Option<PathBuf> {
         let build = || {
             let path = self.scratch.path().join("libempty.so");
             let words = ["-shared", "-fPIC", "-x", "c", "/dev/null", "-o"];

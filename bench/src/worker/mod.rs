@@ -14,12 +14,15 @@ use anyhow::{Context, Result};
 use crate::affinity;
 use crate::clock::{Clock, now_ns};
 use crate::metrics;
+use crate::selftest;
 use crate::system;
 
 /// The internal job of proving that a system enforces its limit.
 pub const PROOF: &str = "proof";
 /// The internal job of proving that a system holds a tenant to its cap on GPU time.
 pub const COMPUTE_PROOF: &str = "compute-proof";
+/// The internal job of a tenant of the benchmark's test of itself.
+pub const SELF_TEST: &str = "self-test";
 /// The internal job of a tenant that runs workloads.
 pub const LOAD: &str = "load";
 /// The internal job of describing the device.
@@ -55,6 +58,7 @@ fn answer(request: &Request) -> Result<Work> {
         PROOF => system::proof_work(request),
         COMPUTE_PROOF => metrics::compute_proof(request),
         LOAD => metrics::load(request),
+        SELF_TEST => selftest::work(request),
         DEVICE => metrics::describe_device(request),
         id => {
             let metric = metrics::find(id).with_context(|| format!("no metric `{id}` in this binary"))?;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// An argument of a call.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +53,27 @@ pub struct Console {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
+    observer: Observer,
+}
+
+/// A console outside of any tenant, started when it is first needed: it sees the device as it is, while NVML shows a tenant
+/// what it is meant to see.
+#[derive(Clone)]
+pub struct Observer(Arc<LazyLock<Mutex<Console>, Start>>);
+
+/// Starts an observer.
+type Start = Box<dyn FnOnce() -> Mutex<Console> + Send>;
+
+impl Observer {
+    /// An observer that `start` starts.
+    pub fn new(start: impl FnOnce() -> Console + Send + 'static) -> Self {
+        Self(Arc::new(LazyLock::new(Box::new(|| Mutex::new(start())))))
+    }
+
+    /// The console.
+    pub fn console(&self) -> MutexGuard<'_, Console> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Console {
@@ -60,10 +82,23 @@ impl Console {
     /// # Panics
     /// If it cannot be started.
     pub fn start(command: &mut Command) -> Self {
+        Self::observed(command, Observer::new(|| panic!("an observer is not observed")))
+    }
+
+    /// As [`Self::start`], with somebody who says what the device has for it.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn observed(command: &mut Command, observer: Observer) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
         let (input, output) = (child.stdin.take(), child.stdout.take().expect("its output is a pipe"));
-        Self { child, input, output: BufReader::new(output) }
+        Self { child, input, output: BufReader::new(output), observer }
+    }
+
+    /// Who sees the device as it is.
+    pub(crate) fn observer(&self) -> Observer {
+        self.observer.clone()
     }
 
     /// The process's id.

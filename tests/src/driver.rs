@@ -135,25 +135,57 @@ impl Console {
         self.call("cuDeviceTotalMem_v2", &[Out(8), Is(0)]).ok().number(0)
     }
 
-    /// NVML's handle of the device that CUDA counts first.
+    /// NVML's name of the device that CUDA counts first.
     #[track_caller]
-    fn nvml_device(&mut self) -> u64 {
-        let _ = self.call("nvmlInit_v2", &[]).ok();
+    fn nvml_name(&mut self) -> String {
         let uuid = self.call("cuDeviceGetUuid_v2", &[Out(16), Is(0)]).ok().wrote.remove(0);
         let hex = uuid.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-        let name = format!("GPU-{a}-{b}-{c}-{d}-{e}");
-        self.call("nvmlDeviceGetHandleByUUID", &[Text(&name), Out(8)]).ok().number(0)
+        format!("GPU-{a}-{b}-{c}-{d}-{e}")
     }
 
-    /// What NVML says that the console's process takes of the GPU, bytes; 0 where it lists no such process.
+    /// NVML's handle of a device.
+    #[track_caller]
+    fn nvml_handle(&mut self, name: &str) -> u64 {
+        let _ = self.call("nvmlInit_v2", &[]).ok();
+        self.call("nvmlDeviceGetHandleByUUID", &[Text(name), Out(8)]).ok().number(0)
+    }
+
+    /// NVML's handle of the device that CUDA counts first.
+    #[track_caller]
+    fn nvml_device(&mut self) -> u64 {
+        let name = self.nvml_name();
+        self.nvml_handle(&name)
+    }
+
+    /// What NVML says, to a process outside of any tenant, that the console's process takes of the GPU, bytes; 0 where it lists
+    /// no such process.
     ///
     /// # Panics
     /// If NVML fails.
     #[track_caller]
     pub fn nvml_own(&mut self) -> u64 {
-        let me = self.ask("pid").number(0);
+        let (me, name) = (self.ask("pid").number(0), self.nvml_name());
+        let observer = self.observer();
+        let mut observer = observer.console();
+        let device = observer.nvml_handle(&name);
+        observer
+            .nvml_processes(device)
+            .into_iter()
+            .filter(|(pid, _)| *pid == me)
+            .map(|(_, bytes)| bytes)
+            .sum()
+    }
+
+    /// The processes on the GPU and what each takes of it, bytes, as NVML shows this one.
+    #[track_caller]
+    pub fn nvml_neighbours(&mut self) -> Vec<(u64, u64)> {
         let device = self.nvml_device();
+        self.nvml_processes(device)
+    }
+
+    #[track_caller]
+    fn nvml_processes(&mut self, device: u64) -> Vec<(u64, u64)> {
         let count = u32::try_from(LISTED).expect("a small number").to_le_bytes();
         let room = Out(LISTED * PROCESS_INFO_BYTES);
         let answer =
@@ -165,7 +197,7 @@ impl Console {
             u64::from_le_bytes(eight)
         };
         let infos = answer.wrote[1].chunks_exact(PROCESS_INFO_BYTES).take(listed);
-        infos.filter(|info| word(&info[..4]) == me).map(|info| word(&info[8..16])).sum()
+        infos.map(|info| (word(&info[..4]), word(&info[8..16]))).collect()
     }
 
     /// The GPU's memory as the first form of NVML's question answers.

@@ -22,7 +22,7 @@ use cuota_region::tenant::{GpuIndex, Tenant};
 use tempfile::TempDir;
 
 use crate::build;
-use crate::console::Console;
+use crate::console::{Arg, Console, Observer};
 
 /// 1 MiB in bytes.
 pub const MIB: u64 = 1 << 20;
@@ -45,6 +45,7 @@ pub fn skip(why: &str) {
 /// A GPU and a directory with a policy and tenants.
 pub struct Machine {
     home: TempDir,
+    observer: Observer,
     /// A real GPU is one for all tests, and what one takes another one sees: one test at a time.
     _alone: Option<MutexGuard<'static, ()>>,
 }
@@ -52,6 +53,7 @@ pub struct Machine {
 /// A program to be started.
 pub struct Program {
     command: Command,
+    observer: Observer,
 }
 
 impl Machine {
@@ -69,7 +71,10 @@ impl Machine {
             fs::create_dir_all(&path).expect("the folder is ours");
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the folder is ours");
         }
-        Self { home, _alone: alone }
+        let gpu = home.path().join("gpu");
+        let observer =
+            Observer::new(move || Console::start(&mut prepared(&build::program("console"), &gpu, true)));
+        Self { home, observer, _alone: alone }
     }
 
     /// The directory of the region.
@@ -82,22 +87,17 @@ impl Machine {
         self.region().join("policy.v1")
     }
 
-    fn prepared(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        for variable in ["LD_PRELOAD", "CUOTA_DIR", "CUOTA_TENANT", "CUOTA_LIB"] {
-            command.env_remove(variable);
-        }
-        command.env("CUOTA_SIM_DIR", self.home.path().join("gpu"));
-        command
+    fn prepared(&self, program: &Path, finds_driver: bool) -> Command {
+        prepared(program, &self.home.path().join("gpu"), finds_driver)
+    }
+
+    fn program(&self, command: Command) -> Program {
+        Program { command, observer: self.observer.clone() }
     }
 
     /// A console that nothing is preloaded into.
     pub fn native(&self) -> Program {
-        let mut command = self.prepared(&build::program("console"));
-        if !has_real_gpu() {
-            command.env("LD_LIBRARY_PATH", build::software_gpu());
-        }
-        Program { command }
+        self.program(self.prepared(&build::program("console"), true))
     }
 
     /// A console with `libcuota.so` preloaded that nobody has made a tenant.
@@ -112,7 +112,7 @@ impl Machine {
 
     /// As [`Self::tenant`], for a program that is, or becomes, the console.
     pub fn tenant_of(&self, program: &Path, name: &str, quota: Option<&str>) -> Program {
-        let mut command = self.prepared(build::command());
+        let mut command = self.prepared(build::command(), false);
         command.env("CUOTA_DIR", self.region()).args(["run", "--tenant", name]);
         if let Some(quota) = quota {
             command.args(["--memory", quota]);
@@ -121,7 +121,7 @@ impl Machine {
             command.arg("--sim").env("CUOTA_SIM_LIB", build::software_gpu());
         }
         command.arg("--lib").arg(build::libcuota()).arg("--").arg(program);
-        Program { command }
+        self.program(command)
     }
 
     /// Starts a console as [`Self::tenant`], with a context that is current.
@@ -170,6 +170,17 @@ impl Machine {
         books.booked - books.overhead
     }
 
+    /// What the first GPU has taken by whomever, bytes, as a process outside of any tenant sees it.
+    ///
+    /// # Panics
+    /// If there is no GPU.
+    #[track_caller]
+    pub fn device_used(&self) -> u64 {
+        let mut observer = self.observer.console();
+        let _ = observer.call("cuInit", &[Arg::Is(0)]).ok();
+        observer.nvml_memory().used
+    }
+
     /// What each process of a tenant has booked on the GPU.
     pub fn processes(&self, name: &str) -> Vec<ProcessUsage> {
         self.file(name).map_or(Vec::new(), |(tenant, index)| tenant.processes(index).collect())
@@ -207,7 +218,7 @@ impl Program {
                 None => command.env_remove(name),
             };
         }
-        Some(Self { command })
+        Some(Self { command, observer: self.observer })
     }
 
     /// The command, to be changed further.
@@ -217,7 +228,7 @@ impl Program {
 
     /// Starts it.
     pub fn start(mut self) -> Console {
-        Console::start(&mut self.command)
+        Console::observed(&mut self.command, self.observer)
     }
 
     /// Starts it and makes the first device's primary context current.
@@ -227,6 +238,19 @@ impl Program {
         console.use_primary_context();
         console
     }
+}
+
+/// A program on the machine whose software GPU is in this folder; not yet of any tenant.
+fn prepared(program: &Path, gpu: &Path, finds_driver: bool) -> Command {
+    let mut command = Command::new(program);
+    for variable in ["LD_PRELOAD", "CUOTA_DIR", "CUOTA_TENANT", "CUOTA_LIB"] {
+        command.env_remove(variable);
+    }
+    command.env("CUOTA_SIM_DIR", gpu);
+    if finds_driver && !has_real_gpu() {
+        command.env("LD_LIBRARY_PATH", build::software_gpu());
+    }
+    command
 }
 
 fn tenant_name(name: &str) -> TenantName {

@@ -9,7 +9,7 @@ use cuota_governor::cap::Cap;
 use cuota_governor::cost::Key;
 
 use gpu::{Gpu, Kernel};
-use guest::{Gate, Guest, Tenant, Waiting};
+use guest::{Gate, Ground, Guest, Tenant, Waiting};
 
 /// How late a sleeper wakes, ns.
 pub(crate) const OVERSLEEP_NS: u64 = 60_000;
@@ -103,6 +103,14 @@ impl World {
         matches!(self.threads[thread].state, State::Ended)
     }
 
+    /// Runs until the thread has ended, or until `end_ns`. Returns whether it has ended.
+    pub(crate) fn run_to_the_end_of(&mut self, thread: usize, end_ns: u64) -> bool {
+        while self.now_ns < end_ns && !self.has_ended(thread) {
+            self.run_until((self.now_ns + 10_000_000).min(end_ns));
+        }
+        self.has_ended(thread)
+    }
+
     /// Runs until `end_ns`, or until nothing can happen any more.
     pub(crate) fn run_until(&mut self, end_ns: u64) {
         while self.now_ns < end_ns {
@@ -113,14 +121,21 @@ impl World {
             self.gpu.advance(self.now_ns);
             if self.helper && self.now_ns >= self.next_help_ns {
                 self.next_help_ns = self.now_ns + HELPER_NS;
-                for (tenant, guest) in &mut self.guests {
-                    guest.help(&mut self.gpu, &mut self.tenants[*tenant], self.now_ns);
+                for process in 0..self.guests.len() {
+                    let (guest, mut on) = self.guest(process);
+                    guest.help(&mut on);
                 }
             }
             for thread in 0..self.threads.len() {
                 self.turn(thread);
             }
         }
+    }
+
+    fn guest(&mut self, process: usize) -> (&mut Guest, Ground<'_>) {
+        let (tenant, guest) = &mut self.guests[process];
+        let on = Ground { gpu: &mut self.gpu, tenant: &mut self.tenants[*tenant], now_ns: self.now_ns };
+        (guest, on)
     }
 
     fn turn(&mut self, thread: usize) {
@@ -148,15 +163,13 @@ impl World {
         match op {
             Op::Launch { stream, function, kernel } => {
                 let unit = Unit { key: Key { function, shape: 1 }, continues_chain: false };
-                let (tenant, guest) = &mut self.guests[process];
-                let tenant = &mut self.tenants[*tenant];
-                let gate = guest.launch(&mut self.gpu, tenant, self.now_ns, stream, &unit);
+                let (guest, mut on) = self.guest(process);
+                let gate = guest.launch(&mut on, stream, &unit);
                 self.pass(thread, (stream, unit, kernel), gate);
             }
             Op::Sync { stream } => {
-                let (tenant, guest) = &mut self.guests[process];
-                let tenant = &mut self.tenants[*tenant];
-                guest.close(&mut self.gpu, tenant, self.now_ns, stream, Close::Sync);
+                let (guest, mut on) = self.guest(process);
+                guest.close(&mut on, stream, Close::Sync);
                 self.threads[thread].state = State::Syncing { stream };
                 self.turn(thread);
             }
@@ -169,9 +182,8 @@ impl World {
         let process = self.threads[thread].process;
         let state = std::mem::replace(&mut self.threads[thread].state, State::Running);
         let State::AtGate { op, waiting } = state else { return };
-        let (tenant, guest) = &mut self.guests[process];
-        let tenant = &mut self.tenants[*tenant];
-        let gate = guest.wait(&mut self.gpu, tenant, self.now_ns, op.0, &op.1, waiting);
+        let (guest, mut on) = self.guest(process);
+        let gate = guest.wait(&mut on, op.0, &op.1, waiting);
         self.pass(thread, op, gate);
     }
 
@@ -190,11 +202,11 @@ impl World {
     fn submit(&mut self, thread: usize, (stream, unit, kernel): (usize, Unit, Kernel)) {
         self.gpu.launch(stream, kernel);
         let Thread { process, wake_ns, launches, state, .. } = &mut self.threads[thread];
+        let process = *process;
         (*state, *wake_ns) = (State::Running, self.now_ns + LAUNCH_NS);
         *launches += 1;
-        let (tenant, guest) = &mut self.guests[*process];
-        let tenant = &mut self.tenants[*tenant];
-        guest.launched(&mut self.gpu, tenant, self.now_ns, stream, &unit);
+        let (guest, mut on) = self.guest(process);
+        guest.launched(&mut on, stream, &unit);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 
-use cuota_governor::admission::{Arrival, IN_FLIGHT_NS, Pass, Scene, Verdict, weight};
+use cuota_governor::admission::{Arrival, Bound, Pass, Scene, Verdict, weight};
 use cuota_governor::batch::{Batch, Close, Measured, Place, TARGET_NS, Unit};
 use cuota_governor::budget::{Budget, Correction, Look, Opening, Rule, book_period, book_window};
 use cuota_governor::cap::Cap;
@@ -59,9 +59,26 @@ impl Books {
         !self.batch.is_empty() || !self.closed.is_empty()
     }
 
+    fn batches(&self) -> u32 {
+        u32::try_from(self.closed.len()).unwrap_or(u32::MAX) + u32::from(!self.batch.is_empty())
+    }
+
     fn in_flight_ns(&self) -> u64 {
         let closed: u64 = self.closed.iter().map(|c| weight(c.batch.cost_ns(), !c.unknown)).sum();
         closed + weight(self.batch.cost_ns(), !self.unknown) * u64::from(!self.batch.is_empty())
+    }
+}
+
+/// Where a guest acts: its GPU and its tenant's books, now.
+pub(crate) struct Ground<'a> {
+    pub(crate) gpu: &'a mut Gpu,
+    pub(crate) tenant: &'a mut Tenant,
+    pub(crate) now_ns: u64,
+}
+
+impl Ground<'_> {
+    fn look(&self) -> Look {
+        Look { now_ns: self.now_ns, cap: self.tenant.cap, clock_went_back: false }
     }
 }
 
@@ -69,7 +86,8 @@ impl Books {
 pub(crate) struct Waiting {
     arrival: Arrival,
     booked_ns: u64,
-    pub(crate) debt_at_arrival_ns: u64,
+    debt_at_arrival_ns: u64,
+    cap_at_arrival: Cap,
 }
 
 /// What becomes of a launch.
@@ -119,15 +137,8 @@ impl Guest {
     }
 
     /// A launch: the common one returns from the first branch, and under a cap from the second.
-    pub(crate) fn launch(
-        &mut self,
-        gpu: &mut Gpu,
-        tenant: &mut Tenant,
-        now_ns: u64,
-        stream: usize,
-        unit: &Unit,
-    ) -> Gate {
-        if !self.managed || !tenant.cap.binds() {
+    pub(crate) fn launch(&mut self, on: &mut Ground<'_>, stream: usize, unit: &Unit) -> Gate {
+        if !self.managed || !on.tenant.cap.binds() {
             return Gate::Go;
         }
         let estimate = self.estimate(unit);
@@ -141,55 +152,59 @@ impl Guest {
             books.batch.add(unit, estimate);
             return Gate::Go;
         }
-        self.look(gpu, tenant, now_ns, stream, unit)
+        self.look(on, stream, unit)
     }
 
     /// One launch in a batch looks at the clock, at what has ended, and at the budget.
-    fn look(&mut self, gpu: &mut Gpu, tenant: &mut Tenant, now_ns: u64, stream: usize, unit: &Unit) -> Gate {
+    fn look(&mut self, on: &mut Ground<'_>, stream: usize, unit: &Unit) -> Gate {
         self.looks += 1;
-        self.reap(gpu, tenant, now_ns);
+        self.reap(on);
         if !unit.continues_chain {
-            self.close(gpu, tenant, now_ns, stream, Close::Full);
+            self.close(on, stream, Close::Full);
         }
-        let look = Look { now_ns, cap: tenant.cap, clock_went_back: false };
+        let look = on.look();
         let unit_ns = self.concurrency.scale(self.estimate(unit).cost_ns());
-        let most_ns = match tenant.budget.peek(look) {
+        let most_ns = match on.tenant.budget.peek(look) {
             Opening::Now { left_ns } => left_ns,
-            Opening::At { .. } => tenant.cap.quantum_ns(),
+            Opening::At { .. } => on.tenant.cap.quantum_ns(),
         };
         let booked_ns = match self.estimate(unit) {
             Estimate::Learned(_) => lease::size(TARGET_NS, most_ns, unit_ns),
             Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
         };
-        let debt_at_arrival_ns = tenant.budget.debt_ns(look);
-        let arrival = Arrival::new(look, booked_ns, tenant.book(look, booked_ns));
-        self.wait(gpu, tenant, now_ns, stream, unit, Waiting { arrival, booked_ns, debt_at_arrival_ns })
+        let debt_at_arrival_ns = on.tenant.budget.debt_ns(look);
+        let arrival = Arrival::new(look, booked_ns, on.tenant.book(look, booked_ns));
+        self.wait(
+            on,
+            stream,
+            unit,
+            Waiting { arrival, booked_ns, debt_at_arrival_ns, cap_at_arrival: on.tenant.cap },
+        )
     }
 
     /// A waiter looks again.
     pub(crate) fn wait(
         &mut self,
-        gpu: &mut Gpu,
-        tenant: &mut Tenant,
-        now_ns: u64,
+        on: &mut Ground<'_>,
         stream: usize,
         unit: &Unit,
         mut waiting: Waiting,
     ) -> Gate {
-        self.reap(gpu, tenant, now_ns);
-        let look = Look { now_ns, cap: tenant.cap, clock_went_back: false };
+        self.reap(on);
+        let look = on.look();
         let scene = Scene {
             in_flight_ns: self.streams.iter().map(Books::in_flight_ns).sum(),
-            bound_ns: IN_FLIGHT_NS,
+            batches: self.streams.iter().map(Books::batches).sum(),
+            bound: Bound::USUAL,
             own_stream_busy: self.books(stream).is_busy(),
             process_busy: self.streams.iter().any(Books::is_busy),
             progress_ns: self.progress_ns,
         };
-        match waiting.arrival.judge(look, tenant.budget, &scene) {
+        match waiting.arrival.judge(look, on.tenant.budget, &scene) {
             Verdict::Go(pass) => {
                 self.check_promise(look, &waiting);
                 self.passes.push(pass);
-                self.enter(gpu, tenant, look, stream, unit, &waiting, pass);
+                self.enter(on, stream, unit, &waiting, pass);
                 Gate::Go
             }
             Verdict::Wait { look_ns, .. } => Gate::Wait { look_ns, waiting },
@@ -198,7 +213,8 @@ impl Guest {
 
     /// Every launch goes within (debt at arrival ÷ cap) + 2 periods; what the model's sleeper oversleeps comes on top.
     fn check_promise(&self, look: Look, waiting: &Waiting) {
-        let promise_ns = look.cap.time_to_earn(waiting.debt_at_arrival_ns + 1)
+        let cap = look.cap.min(waiting.cap_at_arrival);
+        let promise_ns = cap.time_to_earn(waiting.debt_at_arrival_ns + 1)
             + 2 * cuota_governor::cap::PERIOD_NS
             + super::OVERSLEEP_NS
             + 64;
@@ -206,67 +222,44 @@ impl Guest {
         assert!(waited_ns <= promise_ns, "waited {waited_ns} ns, promised {promise_ns}");
     }
 
-    fn enter(
-        &mut self,
-        gpu: &mut Gpu,
-        tenant: &mut Tenant,
-        look: Look,
-        stream: usize,
-        unit: &Unit,
-        waiting: &Waiting,
-        pass: Pass,
-    ) {
+    fn enter(&mut self, on: &mut Ground<'_>, stream: usize, unit: &Unit, waiting: &Waiting, pass: Pass) {
         let (estimate, concurrency) = (self.estimate(unit), self.concurrency);
         let cost_ns = concurrency.scale(estimate.cost_ns());
         let books = self.books(stream);
         books.batch.book(waiting.booked_ns);
-        books.boundary.get_or_insert_with(|| gpu.record(stream));
+        books.boundary.get_or_insert_with(|| on.gpu.record(stream));
         books.batch.add(unit, estimate);
         books.unknown |= !estimate.is_learned();
         books.lease = books.lease.saturating_add(waiting.booked_ns).saturating_sub(cost_ns);
         if pass == Pass::Stalled {
             // One unit, and no more.
             books.lease = lease::EMPTY;
-            tenant.correct(look, books.batch.close(concurrency));
+            on.tenant.correct(on.look(), books.batch.close(concurrency));
         }
     }
 
     /// After the kernel was launched.
-    pub(crate) fn launched(
-        &mut self,
-        gpu: &mut Gpu,
-        tenant: &mut Tenant,
-        now_ns: u64,
-        stream: usize,
-        unit: &Unit,
-    ) {
-        if self.managed && tenant.cap.binds() && self.books(stream).batch.ends_here(unit) {
-            self.close(gpu, tenant, now_ns, stream, Close::Unknown);
+    pub(crate) fn launched(&mut self, on: &mut Ground<'_>, stream: usize, unit: &Unit) {
+        if self.managed && on.tenant.cap.binds() && self.books(stream).batch.ends_here(unit) {
+            self.close(on, stream, Close::Unknown);
         }
     }
 
     /// Closes the stream's open batch: a launch that looks, a wait or a synchronisation of the program, the helper.
-    pub(crate) fn close(
-        &mut self,
-        gpu: &mut Gpu,
-        tenant: &mut Tenant,
-        now_ns: u64,
-        stream: usize,
-        why: Close,
-    ) {
-        let look = Look { now_ns, cap: tenant.cap, clock_went_back: false };
+    pub(crate) fn close(&mut self, on: &mut Ground<'_>, stream: usize, why: Close) {
+        let look = on.look();
         let concurrency = self.concurrency;
         let books = self.books(stream);
         let Some(start) = books.boundary.take() else { return };
         let mut batch = std::mem::take(&mut books.batch);
         books.lease = lease::EMPTY;
-        tenant.correct(look, batch.close(concurrency));
+        on.tenant.correct(look, batch.close(concurrency));
         let unknown = std::mem::take(&mut books.unknown);
         if batch.is_empty() {
             // The boundary ended the batch before; a new one is recorded when work comes.
             return;
         }
-        let end = gpu.record(stream);
+        let end = on.gpu.record(stream);
         books.closed.push_back(Closed { batch, start, end, unknown, late: why == Close::Quiet });
         books.seen_units = 0;
         // One event ends a batch and begins the next, if that comes at once.
@@ -274,25 +267,25 @@ impl Guest {
     }
 
     /// What the helper thread does each 100 µs while anything is in flight: closes what is quiet, and reaps.
-    pub(crate) fn help(&mut self, gpu: &mut Gpu, tenant: &mut Tenant, now_ns: u64) {
+    pub(crate) fn help(&mut self, on: &mut Ground<'_>) {
         for stream in 0..self.streams.len() {
             let books = &mut self.streams[stream];
             let units = books.batch.units();
             if units > 0 && units == std::mem::replace(&mut books.seen_units, units) {
-                self.close(gpu, tenant, now_ns, stream, Close::Quiet);
+                self.close(on, stream, Close::Quiet);
             }
         }
-        self.reap(gpu, tenant, now_ns);
+        self.reap(on);
     }
 
     /// Settles the batches that have ended.
-    pub(crate) fn reap(&mut self, gpu: &Gpu, tenant: &mut Tenant, now_ns: u64) {
-        let look = Look { now_ns, cap: tenant.cap, clock_went_back: false };
+    pub(crate) fn reap(&mut self, on: &mut Ground<'_>) {
+        let look = on.look();
         let costs = Costs::new(&self.words);
         for books in &mut self.streams {
-            while let Some(end_ns) = books.closed.front().and_then(|c| gpu.event_ns(c.end)) {
+            while let Some(end_ns) = books.closed.front().and_then(|c| on.gpu.event_ns(c.end)) {
                 let Some(closed) = books.closed.pop_front() else { break };
-                let start_ns = gpu.event_ns(closed.start).unwrap_or(end_ns);
+                let start_ns = on.gpu.event_ns(closed.start).unwrap_or(end_ns);
                 let measured = Measured {
                     bracket_ns: end_ns - start_ns,
                     covered_ns: self.union.add(Interval { start_ns, end_ns }),
@@ -303,8 +296,8 @@ impl Guest {
                 closed.batch.teach(measured, &costs);
                 self.concurrency = settled.concurrency;
                 self.charged_ns += settled.charge_ns;
-                self.progress_ns = now_ns;
-                tenant.correct(look, settled.correction);
+                self.progress_ns = on.now_ns;
+                on.tenant.correct(look, settled.correction);
             }
             if books.closed.is_empty() && books.batch.is_empty() {
                 // The stream has run dry: the next batch begins with a boundary of its own.

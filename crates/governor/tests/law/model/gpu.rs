@@ -136,7 +136,7 @@ impl Gpu {
         } else if self.switching_until_ns > self.now_ns {
             next = next.min(self.switching_until_ns);
         }
-        next.is_finite().then(|| next.ceil() as u64)
+        next.is_finite().then(|| whole_ns(next.ceil()))
     }
 
     /// Lets time pass. `to_ns` is not beyond [`Gpu::next_ns`].
@@ -154,7 +154,7 @@ impl Gpu {
                 continue;
             }
             match stream.queue.pop_front() {
-                Some(Item::Event { id, .. }) => self.events[id] = Some(to_ns as u64),
+                Some(Item::Event { id, .. }) => self.events[id] = Some(whole_ns(to_ns)),
                 Some(Item::Kernel { kernel, .. }) => self.flags.extend(kernel.sets),
                 None => {}
             }
@@ -197,4 +197,13 @@ impl Gpu {
         }
         self.slice_ends_ns = self.now_ns.max(self.switching_until_ns) + SLICE_NS;
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "times of the model are hours at most"
+)]
+fn whole_ns(ns: f64) -> u64 {
+    ns as u64
 }

@@ -48,6 +48,8 @@ fn hold_is_over(place: &Place, life: u64, now_ns: u64) -> bool {
 /// free.
 pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_ns: u64) -> bool {
     let is_over = hold_is_over(place, life, now_ns);
+    // Read first: once its lines have ended, the place may be another's.
+    let pid = place.pid.load(Ordering::Relaxed);
     let lines = tenant.0.books.iter().filter_map(|book| book.get(number)).enumerate();
     let mut left = false;
     let mut closed = 0_u64;
@@ -59,7 +61,7 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
             left = true;
         }
     }
-    log(tenant, place, closed);
+    log(tenant, pid, closed);
     if left {
         return false;
     }
@@ -68,9 +70,8 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
     place.life.load(Ordering::Acquire) == life & !ALIVE
 }
 
-fn log(tenant: Tenant, place: &Place, booked: u64) {
+fn log(tenant: Tenant, pid: u32, booked: u64) {
     if booked != 0 {
-        let pid = place.pid.load(Ordering::Relaxed);
         tenant.events().add(sys::process_id(), Event::Reaped { pid, booked });
     }
 }
@@ -79,8 +80,10 @@ fn log(tenant: Tenant, place: &Place, booked: u64) {
 fn end_line(tenant: Tenant, place: usize, gpu: usize, line: &Line, life: u64) -> u64 {
     // First what it shared, so that nobody counts on it for another's memory.
     tenant.forget_shares(place, Some(gpu));
+    // Read first: once it has ended, the place may be another's.
+    let booked = crate::ledger::booked_bytes(line);
     let won = line.life.compare_exchange(life, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-    if won { crate::ledger::booked_bytes(line) } else { 0 }
+    if won { booked } else { 0 }
 }
 
 /// Ends all lines of a life that its own process gives up.
@@ -151,8 +154,9 @@ impl Member {
         };
         let mut closed = 0;
         for (number, place, line, life) in self.dead(gpu).filter(|(_, place, _, _)| is_near(place)) {
-            if is_gone(place.pid.load(Ordering::Relaxed)) {
-                log(self.tenant, place, end_line(self.tenant, number, gpu.0, line, life));
+            let pid = place.pid.load(Ordering::Relaxed);
+            if is_gone(pid) {
+                log(self.tenant, pid, end_line(self.tenant, number, gpu.0, line, life));
                 bury(self.tenant, number, place, life, sync::monotonic_ns());
                 closed += 1;
             }

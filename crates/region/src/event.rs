@@ -8,7 +8,10 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys;
 
 /// How many events are kept.
-pub const EVENTS: usize = if cfg!(loom) { 4 } else { 1024 };
+#[cfg(not(loom))]
+pub const EVENTS: usize = 1024;
+#[cfg(loom)]
+pub use crate::model::EVENTS;
 
 /// One place in the ring.
 #[repr(C, align(64))]

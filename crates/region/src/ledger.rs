@@ -72,9 +72,11 @@ pub struct Usage {
     pub refused: u64,
 }
 
+/// Whether a line's bytes belong to the sum. Sequentially consistent like the words themselves: who adds first and looks later must
+/// also see that a line counts that has just begun to.
 #[inline(always)]
 fn counts(line: &Line) -> bool {
-    line.life.load(Ordering::Acquire) & 1 != 0
+    line.life.load(Ordering::SeqCst) & 1 != 0
 }
 
 /// The unit of the books, bytes: what the driver takes is a multiple of it.

@@ -82,15 +82,15 @@ impl Member {
         entry.joined_ns.store(sys::coarse_ns(), Ordering::Relaxed);
         for line in tenant.0.books.iter().filter_map(|book| book.get(place)) {
             // Not counted while it is cleared: the life that it had has ended.
-            line.life.store(0, Ordering::Release);
+            line.life.store(0, Ordering::SeqCst);
             for counter in [&line.booked, &line.overhead, &line.refused] {
                 counter.store(0, Ordering::SeqCst);
             }
-            line.life.store(life, Ordering::Release);
+            line.life.store(life, Ordering::SeqCst);
         }
         entry.life.store(life, Ordering::Release);
         let high = u32::try_from(place + 1).ok()?;
-        tenant.0.summary.high_water.fetch_max(high, Ordering::AcqRel);
+        tenant.0.summary.high_water.fetch_max(high, Ordering::SeqCst);
         Some(Member { tenant, place, life, live })
     }
 

@@ -16,10 +16,16 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{self, Errno, Fd, InChild, Mapping};
 
 /// How many processes a tenant can have at a time.
-pub const PROCESSES: usize = if cfg!(loom) { 3 } else { 1024 };
+#[cfg(not(loom))]
+pub const PROCESSES: usize = 1024;
+#[cfg(loom)]
+pub use crate::model::PROCESSES;
 
 /// How many GPUs a tenant can use.
-pub const GPUS: usize = if cfg!(loom) { 1 } else { 16 };
+#[cfg(not(loom))]
+pub const GPUS: usize = 16;
+#[cfg(loom)]
+pub use crate::model::GPUS;
 
 /// Facts about the tenant as a whole, hints all: nothing depends on them for being right.
 #[repr(C, align(64))]
@@ -102,7 +108,10 @@ pub(crate) struct Share {
 }
 
 /// How many shared objects a process can have and be charged for once among all that hold them.
-pub const SHARES: usize = if cfg!(loom) { 2 } else { 128 };
+#[cfg(not(loom))]
+pub const SHARES: usize = 128;
+#[cfg(loom)]
+pub use crate::model::SHARES;
 
 /// `tenant/NAME.v1`. Written by the tenant's processes, each its own lines: for everybody else it is hostile input.
 #[repr(C, align(64))]
@@ -245,6 +254,10 @@ impl Tenant {
     }
 
     fn lay_out(fd: &Fd, name: &TenantName) -> Result<(), Unusable> {
+        // Beyond the process's limit on file sizes the kernel would not only refuse, but send SIGXFSZ.
+        if sys::most_file_bytes() < KIND.bytes as u64 {
+            return Err(Unusable::System(Errno(libc::EFBIG)));
+        }
         sys::set_length(fd, KIND.bytes)?;
         let memory = sys::map(Mapping::Shared(fd), KIND.bytes)?;
         {
@@ -321,7 +334,7 @@ impl Tenant {
     /// How many places a sum must look at: bounded by the layout, whatever the file says.
     #[inline(always)]
     pub(crate) fn places_in_use(&self) -> usize {
-        (self.0.summary.high_water.load(Ordering::Acquire) as usize).min(PROCESSES)
+        (self.0.summary.high_water.load(Ordering::SeqCst) as usize).min(PROCESSES)
     }
 }
 

@@ -8,9 +8,24 @@
 //! beside the code have that). Loom gives every thread an order of its own only where the memory model allows one; it does not
 //! show loads that take values from the future, which Rust's model allows for relaxed atomics and no machine does.
 
+/// A model's file: three processes, one GPU, two notes a process, and as many events as one life of each has.
+pub const PROCESSES: usize = 3;
+#[allow(missing_docs, reason = "as above")]
+pub const GPUS: usize = 1;
+#[allow(missing_docs, reason = "as above")]
+pub const SHARES: usize = 2;
+#[allow(missing_docs, reason = "as above")]
+pub const EVENTS: usize = 4;
+
 pub(crate) mod process;
 pub(crate) mod sync;
 pub(crate) mod world;
 
 #[cfg(test)]
+mod death;
+#[cfg(test)]
 mod quota;
+#[cfg(test)]
+mod rejoin;
+#[cfg(test)]
+mod share;

@@ -9,7 +9,7 @@ use std::sync::atomic;
 
 use super::process::{self, step};
 use super::sync::AtomicU32;
-use crate::ledger::{Books, Refusal, UNIT_BYTES};
+use crate::ledger::{Books, Refusal, Reservation, UNIT_BYTES};
 use crate::live::Live;
 use crate::member::Member;
 use crate::share::ShareKey;
@@ -20,6 +20,11 @@ use crate::tenant::{File, GpuIndex, PROCESSES, Tenant};
 pub(crate) const ACTORS: usize = loom::MAX_THREADS;
 
 pub(crate) const GPU: GpuIndex = GpuIndex(0);
+
+/// The key of the one object that processes share.
+pub(crate) fn object() -> ShareKey {
+    ShareKey::of(&[7; 64])
+}
 
 /// What a process is at, for the fairness of pauses.
 const IDLE: u32 = 0;
@@ -33,11 +38,14 @@ pub(crate) struct World {
     /// By place: the process that holds the lock, plus one; 0: nobody.
     locks: [AtomicU32; PROCESSES],
     /// By place: whether its process is at an attempt to reserve.
-    stages: [AtomicU32; PROCESSES],
+    stages: [atomic::AtomicU32; PROCESSES],
     has_closed: [atomic::AtomicBool; ACTORS],
     now_ns: atomic::AtomicU64,
     /// By process: units taken on the device.
     taken: [atomic::AtomicU64; ACTORS],
+    /// How many processes hold the one object that may be shared, and its size in units.
+    holders: atomic::AtomicU64,
+    object: atomic::AtomicU64,
     /// Members, which live as long as the world.
     members: Mutex<Vec<Box<Member>>>,
 }
@@ -77,7 +85,9 @@ impl World {
 
     /// Units that the tenant's processes have taken on the device.
     pub(crate) fn taken(&self) -> u64 {
-        self.taken.iter().map(|taken| taken.load(Ordering::Relaxed)).sum()
+        let own: u64 = self.taken.iter().map(|taken| taken.load(Ordering::Relaxed)).sum();
+        let is_there = self.holders.load(Ordering::Relaxed) != 0;
+        own + if is_there { self.object.load(Ordering::Relaxed) } else { 0 }
     }
 
     /// The driver has let go what a dead process had.
@@ -132,12 +142,12 @@ impl World {
 /// Pauses.
 impl World {
     fn enter(&self, place: usize, stage: u32) {
-        self.stages[place].store(stage, Ordering::SeqCst);
+        self.stages[place].store(stage, Ordering::Relaxed);
     }
 
     pub(crate) fn stand_aside(&self, place: usize) {
         self.enter(place, STANDING_ASIDE);
-        let is_in_my_way = |other: usize| match self.stages[other].load(Ordering::SeqCst) {
+        let is_in_my_way = |other: usize| match self.stages[other].load(Ordering::Relaxed) {
             IDLE => false,
             STANDING_ASIDE => other < place,
             _ => other != place,
@@ -182,31 +192,54 @@ impl Process {
 
     /// Takes units on the device after reserving them, and books what was taken.
     pub(crate) fn allocate(self, books: Books, units: u64) -> Result<(), Refusal> {
-        self.allocate_as(books, units, None)
-    }
-
-    /// Comes to hold an object that others may hold: the device has it once.
-    pub(crate) fn open_shared(self, books: Books, key: ShareKey, units: u64) -> Result<(), Refusal> {
-        self.allocate_as(books, units, Some(key))
-    }
-
-    fn allocate_as(self, books: Books, units: u64, shared: Option<ShareKey>) -> Result<(), Refusal> {
-        let place = books.member().place;
-        let bytes = units * UNIT_BYTES;
-        self.world.enter(place, TRYING);
-        let granted = match shared {
-            Some(key) => books.reserve_shared(key, bytes, self.quota * UNIT_BYTES),
-            None => books.reserve(bytes, self.quota * UNIT_BYTES),
-        };
-        self.world.enter(place, IDLE);
-        let reservation = granted?;
+        let reservation = self.reserve(books, None, units)?;
         step();
-        if shared.is_none() {
-            self.take(units);
-            assert!(self.world.taken() <= self.quota, "granted over the quota: {}", self.world.taken());
-        }
-        books.commit(reservation, bytes);
+        self.take(units);
+        assert!(self.world.taken() <= self.quota, "granted over the quota: {}", self.world.taken());
+        books.commit(reservation, units * UNIT_BYTES);
         Ok(())
+    }
+
+    /// Makes the one object that others may come to hold.
+    pub(crate) fn make_object(self, books: Books, units: u64) {
+        self.world.object.store(units, Ordering::Relaxed);
+        self.world.holders.store(1, Ordering::Relaxed);
+        books.book(units * UNIT_BYTES);
+        assert!(books.share(object(), units * UNIT_BYTES));
+    }
+
+    /// Comes to hold the object too, if there still is one. `false`: there is none.
+    pub(crate) fn open_object(self, books: Books) -> Result<bool, Refusal> {
+        let units = self.world.object.load(Ordering::Relaxed);
+        let reservation = self.reserve(books, Some(object()), units)?;
+        step();
+        let is_there = self.world.holders.load(Ordering::Relaxed) != 0;
+        if is_there {
+            self.world.holders.fetch_add(1, Ordering::Relaxed);
+            books.commit(reservation, units * UNIT_BYTES);
+        } else {
+            books.unshare(object());
+            books.cancel(reservation);
+        }
+        Ok(is_there)
+    }
+
+    /// Lets the object go: the driver first, then the books.
+    pub(crate) fn close_object(self, books: Books) {
+        self.world.holders.fetch_sub(1, Ordering::Relaxed);
+        books.unshare(object());
+        books.release(self.world.object.load(Ordering::Relaxed) * UNIT_BYTES);
+    }
+
+    fn reserve(self, books: Books, key: Option<ShareKey>, units: u64) -> Result<Reservation, Refusal> {
+        let (bytes, quota) = (units * UNIT_BYTES, self.quota * UNIT_BYTES);
+        self.world.enter(books.member().place, TRYING);
+        let granted = match key {
+            Some(key) => books.reserve_shared(key, bytes, quota),
+            None => books.reserve(bytes, quota),
+        };
+        self.world.enter(books.member().place, IDLE);
+        granted
     }
 
     /// Changes the device.
@@ -247,9 +280,12 @@ pub(crate) fn explore(
     builder.max_branches = 10_000;
     let orders = std::sync::Arc::new(atomic::AtomicUsize::new(0));
     let count = orders.clone();
+    let begun = std::time::Instant::now();
     builder.check(move || {
         count.fetch_add(1, Ordering::Relaxed);
         World::with(&body);
     });
-    orders.load(Ordering::Relaxed)
+    let orders = orders.load(Ordering::Relaxed);
+    println!("{orders} orders in {:.1} s", begun.elapsed().as_secs_f64());
+    orders
 }

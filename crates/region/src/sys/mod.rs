@@ -330,6 +330,16 @@ pub fn byte_is_locked_elsewhere(fd: &Fd, byte: u64) -> Result<bool> {
     Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }
 
+/// The process's limit on the size of files (RLIMIT_FSIZE), bytes.
+#[must_use]
+pub fn most_file_bytes() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let what = register(i64::from(libc::RLIMIT_FSIZE));
+    // SAFETY: fills the one `rlimit` that the pointer leads to (`rlimit64`, which is the same here).
+    let answer = unsafe { call(libc::SYS_prlimit64, [0, what, 0, &raw mut limit as usize, 0, 0]) };
+    if answer.is_ok() { limit.rlim_cur } else { u64::MAX }
+}
+
 /// The process's id in its own PID namespace.
 #[must_use]
 pub fn process_id() -> u32 {

@@ -11,8 +11,8 @@ const RESOURCE_BYTES: usize = 144;
 const SM: u64 = 1;
 /// `CU_GREEN_CTX_DEFAULT_STREAM`
 const DEFAULT_STREAM: u64 = 1;
-/// What a green context takes at least, bytes.
-const GREEN_BYTES: u64 = 2 << 20;
+/// What a green context takes on the software GPU, bytes.
+const GREEN_BYTES: u64 = 4 << 20;
 
 const DESTROY: &str = "cuCtxDestroy_v2";
 

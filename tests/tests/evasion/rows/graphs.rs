@@ -14,9 +14,10 @@ const UPLOAD: u8 = 2;
 /// `CU_STREAM_CAPTURE_MODE_RELAXED`
 const RELAXED: u64 = 2;
 
-/// sizeof(CUgraphNodeParams), `CU_GRAPH_NODE_TYPE_MEM_ALLOC`, and where the parameters begin.
+/// sizeof(CUgraphNodeParams), `CU_GRAPH_NODE_TYPE_MEM_ALLOC` and `_GRAPH`, and where the parameters begin.
 const ANY_NODE_BYTES: usize = 256;
 const MEM_ALLOC: u8 = 10;
+const CHILD: u8 = 4;
 const ANY_NODE_AT: usize = 16;
 
 pub(super) const ROWS: &[Row] = &[
@@ -83,6 +84,20 @@ pub(super) const ROWS: &[Row] = &[
         t.make("cuGraphAddMemFreeNode", &[Out(8), Is(inner), At(&node), Is(1), Is(address.1)])?;
         let outer = t.keep("cuGraphCreate", &[Out(8), Is(0)], "cuGraphDestroy")?;
         t.make("cuGraphAddChildGraphNode", &[Out(8), Is(outer), Is(0), Is(0), Is(inner)])?;
+        let executable = instantiate(t, outer, 0)?;
+        launch(t, executable)
+    }),
+    take("graph, in a child graph that is moved", |t| {
+        let inner = t.make("cuGraphCreate", &[Out(8), Is(0)])?;
+        let (node, address) = add(t, inner)?;
+        let after = node.to_le_bytes();
+        t.make("cuGraphAddMemFreeNode", &[Out(8), Is(inner), At(&after), Is(1), Is(address)])?;
+        let outer = t.keep("cuGraphCreate", &[Out(8), Is(0)], "cuGraphDestroy")?;
+        // CUgraphNodeParams: a child graph, the graph, CU_GRAPH_CHILD_GRAPH_OWNERSHIP_MOVE.
+        let mut parameters = [0; ANY_NODE_BYTES];
+        (parameters[0], parameters[ANY_NODE_AT + 8]) = (CHILD, 1);
+        parameters[ANY_NODE_AT..ANY_NODE_AT + 8].copy_from_slice(&inner.to_le_bytes());
+        t.make("cuGraphAddNode", &[Out(8), Is(outer), Is(0), Is(0), At(&parameters)])?;
         let executable = instantiate(t, outer, 0)?;
         launch(t, executable)
     }),

@@ -20,9 +20,9 @@ pub(super) const ROWS: &[Row] = &[
         let mut owner = t.stranger();
         let descriptor = exported(t, &mut owner)?;
         let arguments = [Out(8), Is(descriptor), Is(DESCRIPTOR)];
-        t.keep("cuMemImportFromShareableHandle", &arguments, "cuMemRelease")?;
+        let imported = t.keep("cuMemImportFromShareableHandle", &arguments, "cuMemRelease");
         end(t, owner, descriptor);
-        Ok(())
+        imported.map(drop)
     }),
     take("cuMemPoolImportPointer, then its owner ends", |t| {
         let mut owner = t.stranger();
@@ -41,10 +41,11 @@ pub(super) const ROWS: &[Row] = &[
         let descriptor = taken(t, &owner, descriptor)?;
         let pointer = owner.call("cuMemPoolExportPointer", &[Out(HANDLE_BYTES), Is(address)]).ok();
         let arguments = [Out(8), Is(descriptor), Is(DESCRIPTOR), Is(0)];
-        let pool = t.keep("cuMemPoolImportFromShareableHandle", &arguments, "cuMemPoolDestroy")?;
-        let address = t.make("cuMemPoolImportPointer", &[Out(8), Is(pool), At(&pointer.wrote[0])])?;
-        t.later("cuMemFreeAsync", &[address, 0]);
+        let pool = t.keep("cuMemPoolImportFromShareableHandle", &arguments, "cuMemPoolDestroy");
+        let address = pool
+            .and_then(|pool| t.make("cuMemPoolImportPointer", &[Out(8), Is(pool), At(&pointer.wrote[0])]));
         end(t, owner, descriptor);
+        t.later("cuMemFreeAsync", &[address?, 0]);
         Ok(())
     }),
     take("cuImportExternalMemory, then its owner ends", |t| {
@@ -55,9 +56,10 @@ pub(super) const ROWS: &[Row] = &[
         description[0] = 1;
         description[8..16].copy_from_slice(&descriptor.to_le_bytes());
         description[24..32].copy_from_slice(&TAKE.to_le_bytes());
-        t.keep("cuImportExternalMemory", &[Out(8), At(&description)], "cuDestroyExternalMemory")?;
+        let imported =
+            t.keep("cuImportExternalMemory", &[Out(8), At(&description)], "cuDestroyExternalMemory");
         end(t, owner, descriptor);
-        Ok(())
+        imported.map(drop)
     }),
 ];
 
@@ -86,7 +88,8 @@ fn exported(t: &mut Attempt<'_>, owner: &mut Console) -> Result<u64, i64> {
     taken(t, owner, descriptor)
 }
 
-/// The owner ends, and the descriptor with it: only what was imported holds the memory now.
+/// The owner ends, and the descriptor with it: only what was imported holds the memory now. (An open descriptor holds it too, for
+/// nobody to use.)
 fn end(t: &mut Attempt<'_>, owner: Console, descriptor: u64) {
     owner.kill();
     let _ = t.console.ask(&format!("openas {descriptor}"));

@@ -76,3 +76,23 @@ fn without_a_quota_everything_is_as_the_driver_says() {
     console.finish();
     native.finish();
 }
+
+#[test]
+fn tenant_is_shown_its_own_processes_with_what_they_have_booked() {
+    let machine = Machine::new();
+    let (mut one, mut two) = (machine.start("t", "4GiB"), machine.start("t", "4GiB"));
+    let (mut other, mut native) = (machine.start("other", QUOTA), machine.native().start_with_context());
+    let _pieces = [one.alloc(64 * MIB), two.alloc(128 * MIB), other.alloc(MIB), native.alloc(MIB)];
+    let mut booked: Vec<(u64, u64)> =
+        machine.processes("t").iter().map(|p| (u64::from(p.pid), p.usage.booked)).collect();
+    booked.sort_unstable();
+    for console in [&mut one, &mut two] {
+        let mut shown = console.nvml_neighbours();
+        shown.sort_unstable();
+        assert_eq!(shown, booked);
+    }
+    assert_eq!(other.nvml_neighbours().len(), 1);
+    // Who is in no tenant sees all of them.
+    assert!(native.nvml_neighbours().len() >= 4);
+    [one, two, other, native].into_iter().for_each(cuota_tests::console::Console::finish);
+}

@@ -81,16 +81,21 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
 }
 
+/// Compares with the golden file, or with `CUOTA_GOLDEN=write` writes it.
 #[track_caller]
 fn must_be(name: &str, found: &BTreeSet<String>) {
     let path = golden(name);
+    if std::env::var_os("CUOTA_GOLDEN").is_some_and(|value| value == "write") {
+        let lines: String = found.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(&path, lines).expect("the golden file can be written");
+    }
     let expected: BTreeSet<String> =
         fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
     let more: Vec<_> = found.difference(&expected).collect();
     let fewer: Vec<_> = expected.difference(found).collect();
     assert!(
         more.is_empty() && fewer.is_empty(),
-        "libcuota.so has {more:?} more and {fewer:?} fewer than {}; if that is meant, change the file",
+        "libcuota.so has {more:?} more and {fewer:?} fewer than {}; if that is meant, run this test with CUOTA_GOLDEN=write",
         path.display()
     );
 }

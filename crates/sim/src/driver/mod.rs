@@ -17,6 +17,7 @@ mod handle;
 mod host;
 mod launch;
 mod legacy;
+mod libraries;
 mod managed;
 mod modules;
 mod multicast;
@@ -81,7 +82,7 @@ pub(crate) struct State {
     pub(crate) streams: HashMap<u64, streams::StreamRef>,
     pub(crate) events: HashMap<u64, event::EventRef>,
     pub(crate) modules: HashMap<u64, modules::Module>,
-    pub(crate) libraries: HashMap<u64, modules::Library>,
+    pub(crate) libraries: HashMap<u64, libraries::Library>,
     pub(crate) functions: HashMap<u64, modules::Function>,
     pub(crate) graphs: HashMap<u64, graph::Graph>,
     pub(crate) executables: HashMap<u64, graph::Executable>,

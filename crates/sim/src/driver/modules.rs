@@ -1,4 +1,4 @@
-//! Modules and libraries: what a program can launch.
+//! Modules: programs in a context, and the functions that can be launched.
 
 use super::allocate::Keeper;
 use super::handle::{Kind, fresh};
@@ -19,17 +19,11 @@ pub(crate) struct Module {
     variables: HashMap<String, (u64, u64)>,
 }
 
-/// A library: a program that becomes a module in each context that uses it.
-#[derive(Debug)]
-pub(crate) struct Library {
-    program: Arc<Program>,
-    modules: HashMap<u64, u64>,
-}
-
 /// A function of a module, or a kernel of a library.
 #[derive(Debug, Clone)]
 pub(crate) struct Function {
-    owner: u64,
+    /// The module or the library.
+    pub(super) owner: u64,
     pub(super) kernel: Arc<Kernel>,
     /// What the calls of CUDA 2 have set for its launches.
     pub(super) setting: Setting,
@@ -76,59 +70,6 @@ impl Driver {
         found.variables.get(name).copied().ok_or(Fault::NotFound)
     }
 
-    /// Loads PTX as a library. It takes memory where it is used.
-    ///
-    /// # Errors
-    /// `InvalidImage` where it is no PTX.
-    pub fn load_library(&self, image: &[u8]) -> Answer<u64> {
-        let library = Library { program: Arc::new(read_program(image)?), modules: HashMap::new() };
-        let handle = fresh(Kind::Library);
-        self.state.lock().libraries.insert(handle, library);
-        Ok(handle)
-    }
-
-    /// Unloads a library with its modules.
-    ///
-    /// # Errors
-    /// `InvalidHandle` where it is none.
-    pub fn unload_library(&self, library: u64) -> Answer<()> {
-        self.wait_for_all()?;
-        let mut state = self.state.lock();
-        let gone = state.libraries.remove(&library).ok_or(Fault::InvalidHandle)?;
-        state.functions.retain(|_, f| f.owner != library);
-        gone.modules.values().for_each(|module| self.end_module(&mut state, *module));
-        Ok(())
-    }
-
-    /// The kernel `name` of a library. Its handle is a function's too.
-    ///
-    /// # Errors
-    /// `InvalidHandle` where it is no library; `NotFound` where it has no such kernel.
-    pub fn library_kernel(&self, library: u64, name: &str) -> Answer<u64> {
-        let mut state = self.state.lock();
-        let program = state.libraries.get(&library).ok_or(Fault::InvalidHandle)?.program.clone();
-        state.add_function(Kind::Kernel, library, &program, name)
-    }
-
-    /// The module of a library in the current context, loaded where it is not.
-    ///
-    /// # Errors
-    /// `InvalidHandle`; `OutOfMemory`; `InvalidContext`.
-    pub fn library_module(&self, library: u64) -> Answer<u64> {
-        self.in_context(|state, context| self.library_module_in(state, context, library))
-    }
-
-    /// The function of a library's kernel in the current context: the same handle, once its module is loaded.
-    ///
-    /// # Errors
-    /// `InvalidHandle`; `OutOfMemory`; `InvalidContext`.
-    pub fn kernel_function(&self, kernel: u64) -> Answer<u64> {
-        self.in_context(|state, context| {
-            self.ready_function(state, context, kernel)?;
-            Ok(kernel)
-        })
-    }
-
     /// The kernel behind a function's handle, its module loaded in `context`.
     pub(super) fn ready_function(
         &self,
@@ -157,19 +98,7 @@ impl Driver {
         all.into_iter().for_each(|module| self.end_module(state, module));
     }
 
-    fn library_module_in(&self, state: &mut State, context: u64, library: u64) -> Answer<u64> {
-        let found = state.libraries.get(&library).ok_or(Fault::InvalidHandle)?;
-        if let Some(module) = found.modules.get(&context) {
-            return Ok(*module);
-        }
-        let module = self.instantiate(state, context, found.program.clone())?;
-        if let Some(found) = state.libraries.get_mut(&library) {
-            found.modules.insert(context, module);
-        }
-        Ok(module)
-    }
-
-    fn instantiate(&self, state: &mut State, context: u64, program: Arc<Program>) -> Answer<u64> {
+    pub(super) fn instantiate(&self, state: &mut State, context: u64, program: Arc<Program>) -> Answer<u64> {
         let device = state.contexts.get(&context).ok_or(Fault::InvalidContext)?.device();
         self.gpu_of(device).take(Charge::Module, context::MODULE_BYTES)?;
         let mut variables = HashMap::new();
@@ -189,7 +118,7 @@ impl Driver {
         Ok(handle)
     }
 
-    fn end_module(&self, state: &mut State, module: u64) {
+    pub(super) fn end_module(&self, state: &mut State, module: u64) {
         let Some(gone) = state.modules.remove(&module) else { return };
         state.functions.retain(|_, f| f.owner != module);
         for library in state.libraries.values_mut() {
@@ -209,7 +138,13 @@ impl Driver {
 }
 
 impl State {
-    fn add_function(&mut self, kind: Kind, owner: u64, program: &Program, name: &str) -> Answer<u64> {
+    pub(super) fn add_function(
+        &mut self,
+        kind: Kind,
+        owner: u64,
+        program: &Program,
+        name: &str,
+    ) -> Answer<u64> {
         let known = self.functions.iter().find(|(_, f)| f.owner == owner && f.kernel.name == name);
         if let Some((handle, _)) = known {
             return Ok(*handle);
@@ -224,7 +159,7 @@ impl State {
     }
 }
 
-fn read_program(image: &[u8]) -> Answer<Program> {
+pub(super) fn read_program(image: &[u8]) -> Answer<Program> {
     let text = std::str::from_utf8(image).ok().and_then(ptx::parse);
     text.ok_or_else(|| {
         crate::log::once(

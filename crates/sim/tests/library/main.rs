@@ -9,6 +9,7 @@ mod external;
 mod graph_nodes;
 mod graphs;
 mod launches;
+mod libraries;
 mod memory;
 mod mig;
 mod multicast;

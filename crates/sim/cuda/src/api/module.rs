@@ -1,9 +1,9 @@
-//! Modules, libraries, functions and what can be asked of them.
+//! Modules, functions and what can be asked of them.
 
 use super::put;
 use cuota_abi::cuda::{
-    CUdevice, CUdeviceptr, CUfunc_cache, CUfunction, CUfunction_attribute, CUjit_option, CUkernel, CUlibrary,
-    CUlibraryOption, CUmodule, CUmoduleLoadingMode,
+    CUdevice, CUdeviceptr, CUfunc_cache, CUfunction, CUfunction_attribute, CUjit_option, CUkernel, CUmodule,
+    CUmoduleLoadingMode,
 };
 use cuota_sim::driver::Driver;
 use cuota_sim::error::{Answer, Fault};
@@ -12,7 +12,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 /// The image at the caller's pointer: PTX up to its final zero; empty where the first byte says that it is machine code
 /// (ELF begins with 0x7f, a fatbin's wrapper with 0xb1, a fatbin with 0x50 0xed).
-unsafe fn image<'a>(code: *const c_void) -> Answer<&'a [u8]> {
+pub(super) unsafe fn image<'a>(code: *const c_void) -> Answer<&'a [u8]> {
     if code.is_null() {
         return Err(Fault::InvalidValue);
     }
@@ -26,7 +26,7 @@ unsafe fn image<'a>(code: *const c_void) -> Answer<&'a [u8]> {
     Ok(&[])
 }
 
-unsafe fn name<'a>(text: *const c_char) -> Answer<&'a str> {
+pub(super) unsafe fn name<'a>(text: *const c_char) -> Answer<&'a str> {
     if text.is_null() {
         return Err(Fault::InvalidValue);
     }
@@ -34,7 +34,7 @@ unsafe fn name<'a>(text: *const c_char) -> Answer<&'a str> {
     unsafe { CStr::from_ptr(text) }.to_str().map_err(|_| Fault::NotFound)
 }
 
-unsafe fn read_file(path: *const c_char) -> Answer<Vec<u8>> {
+pub(super) unsafe fn read_file(path: *const c_char) -> Answer<Vec<u8>> {
     // SAFETY: null or a C string by the caller's word.
     let path = unsafe { name(path)? };
     std::fs::read(path).map_err(|_| Fault::FileNotFound)
@@ -99,8 +99,9 @@ driver_api! {
         load(module, image(image_)?)
     }
 
-    fn cuModuleLoadFatBinary(module: *mut CUmodule, _fatCubin: *const c_void) {
-        load(module, &[])
+    fn cuModuleLoadFatBinary(module: *mut CUmodule, fatCubin: *const c_void) {
+        // NVIDIA's takes fat binaries only; the text stands here for one that holds it.
+        load(module, image(fatCubin)?)
     }
 
     fn cuModuleUnload(hmod: CUmodule) {
@@ -120,56 +121,6 @@ driver_api! {
 
     fn cuModuleGetLoadingMode(mode: *mut CUmoduleLoadingMode) {
         put(mode, CUmoduleLoadingMode(1))
-    }
-
-    fn cuLibraryLoadData(
-        library: *mut CUlibrary,
-        code: *const c_void,
-        _jitOptions: *mut CUjit_option,
-        _jitOptionsValues: *mut *mut c_void,
-        _numJitOptions: c_uint,
-        _libraryOptions: *mut CUlibraryOption,
-        _libraryOptionValues: *mut *mut c_void,
-        _numLibraryOptions: c_uint,
-    ) {
-        put(library, Driver::get()?.load_library(image(code)?)? as CUlibrary)
-    }
-
-    fn cuLibraryLoadFromFile(
-        library: *mut CUlibrary,
-        fileName: *const c_char,
-        _jitOptions: *mut CUjit_option,
-        _jitOptionsValues: *mut *mut c_void,
-        _numJitOptions: c_uint,
-        _libraryOptions: *mut CUlibraryOption,
-        _libraryOptionValues: *mut *mut c_void,
-        _numLibraryOptions: c_uint,
-    ) {
-        put(library, Driver::get()?.load_library(&read_file(fileName)?)? as CUlibrary)
-    }
-
-    fn cuLibraryUnload(library: CUlibrary) {
-        Driver::get()?.unload_library(library as u64)
-    }
-
-    fn cuLibraryGetKernel(pKernel: *mut CUkernel, library: CUlibrary, name_: *const c_char) {
-        put(pKernel, Driver::get()?.library_kernel(library as u64, name(name_)?)? as CUkernel)
-    }
-
-    fn cuLibraryGetModule(pMod: *mut CUmodule, library: CUlibrary) {
-        put(pMod, Driver::get()?.library_module(library as u64)? as CUmodule)
-    }
-
-    fn cuLibraryGetGlobal(dptr: *mut CUdeviceptr, bytes: *mut usize, library: CUlibrary, name_: *const c_char) {
-        let driver = Driver::get()?;
-        let (address, size) = driver.variable(driver.library_module(library as u64)?, name(name_)?)?;
-        super::put_if_asked(dptr, address);
-        super::put_if_asked(bytes, size as usize);
-        Ok(())
-    }
-
-    fn cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUkernel) {
-        put(pFunc, Driver::get()?.kernel_function(kernel as u64)? as CUfunction)
     }
 
     fn cuFuncLoad(function: CUfunction) {

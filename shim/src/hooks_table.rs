@@ -161,6 +161,8 @@ hooks! {
             fn(dptr: *mut CUdeviceptr, bytes: *mut usize, hmod: CUmodule, name: *const c_char) = module::global;
         cuLibraryGetGlobal: PFN_cuLibraryGetGlobal_v12000, cuLibraryGetManaged: PFN_cuLibraryGetManaged_v12000
             fn(dptr: *mut CUdeviceptr, bytes: *mut usize, library: CUlibrary, name: *const c_char) = module::library_global;
+        cuLibraryGetKernel: PFN_cuLibraryGetKernel_v12000
+            fn(pKernel: *mut CUkernel, library: CUlibrary, name: *const c_char) = module::kernel;
         cuLibraryGetModule: PFN_cuLibraryGetModule_v12000
             fn(pMod: *mut CUmodule, library: CUlibrary) = module::library_module;
         cuLibraryGetUnifiedFunction: PFN_cuLibraryGetUnifiedFunction_v12000
@@ -205,6 +207,8 @@ hooks! {
             fn(pctx: *mut CUcontext, flags: c_uint) = context::attach;
         cuCtxDetach: PFN_cuCtxDetach_v2000
             fn(ctx: CUcontext) = context::detach;
+        cuGreenCtxDestroy: PFN_cuGreenCtxDestroy_v12040
+            fn(hCtx: CUgreenCtx) = context::destroy_green;
         cuGreenCtxCreate: PFN_cuGreenCtxCreate_v12040
             fn(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: c_uint) = context::create_green;
         cuCtxCreate: PFN_cuCtxCreate_v2000
@@ -290,6 +294,9 @@ calls! {
         cuCtxGetLimit: PFN_cuCtxGetLimit_v3010;
         cuFuncGetAttribute: PFN_cuFuncGetAttribute_v2020;
         cuKernelGetAttribute: PFN_cuKernelGetAttribute_v12000;
+        cuKernelGetLibrary: PFN_cuKernelGetLibrary_v12050;
+        cuLibraryGetKernelCount: PFN_cuLibraryGetKernelCount_v12040;
+        cuLibraryEnumerateKernels: PFN_cuLibraryEnumerateKernels_v12040;
         cuGraphKernelNodeGetParams_v2: PFN_cuGraphKernelNodeGetParams_v12000;
         cuMemGetAddressRange_v2: PFN_cuMemGetAddressRange_v3020;
         cuMemAddressReserve: PFN_cuMemAddressReserve_v10020;

@@ -8,14 +8,17 @@ use cuota_abi::cuda::{
     CUgreenCtx, CUlimit, CUresult, PFN_cuCtxAttach_v2000, PFN_cuCtxCreate_v2000, PFN_cuCtxCreate_v11040,
     PFN_cuCtxCreate_v12050, PFN_cuCtxDestroy_v2000, PFN_cuCtxDetach_v2000, PFN_cuCtxSetLimit_v3010,
     PFN_cuDevicePrimaryCtxRelease_v7000, PFN_cuDevicePrimaryCtxRetain_v7000, PFN_cuGreenCtxCreate_v12040,
+    PFN_cuGreenCtxDestroy_v12040,
 };
 use cuota_governor::physical::BLOCK_BYTES;
 use cuota_region::sys;
 
+use super::vmm::dropping;
 use super::{REFUSED, let_go};
 use crate::hooks_table::real;
 use crate::process::account::{self, Booking};
 use crate::process::contexts::Gone;
+use crate::process::handles::{Kind, Owner};
 use crate::process::{self, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
@@ -204,8 +207,8 @@ pub(crate) unsafe fn detach(real: PFN_cuCtxDetach_v2000, context: CUcontext) -> 
     status
 }
 
-/// What a green context takes at most where it is made (measured: 4 MiB).
-const GREEN_BYTES: u64 = 4 * BLOCK_BYTES;
+/// What a green context takes (measured: 4 MiB).
+const GREEN_BYTES: u64 = 2 * BLOCK_BYTES;
 
 /// `cuGreenCtxCreate`: multiprocessors of a device whose primary context is there, or is made by the call.
 pub(crate) unsafe fn create_green(
@@ -230,12 +233,20 @@ pub(crate) unsafe fn create_green(
     };
     let status = call();
     if status == OK {
-        // Given back with the device's last context, or when NVML says so.
         account.commit_overhead(reservation);
+        let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Green };
+        // SAFETY: the driver has written the context.
+        account.process.handles.add(unsafe { *context }.addr() as u64, GREEN_BYTES, owner);
     } else {
         account.cancel(reservation);
     }
     status
+}
+
+/// `cuGreenCtxDestroy`.
+pub(crate) unsafe fn destroy_green(real: PFN_cuGreenCtxDestroy_v12040, context: CUgreenCtx) -> CUresult {
+    // SAFETY: the program's argument.
+    dropping(context.addr() as u64, &|| unsafe { real(context) })
 }
 
 /// `cuCtxSetLimit`: a larger stack is taken at once, for every thread that the device can hold; a larger heap or print buffer when a

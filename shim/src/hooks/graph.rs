@@ -8,8 +8,8 @@ use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{
     CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEM_ALLOC_NODE_PARAMS, CUdevice,
-    CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUgraphNodeType, CUresult, CUstream,
-    PFN_cuDeviceGraphMemTrim_v11040, PFN_cuGraphExecDestroy_v10000, PFN_cuGraphInstantiate_v10000,
+    CUfunction, CUgraph, CUgraphExec, CUgraphInstantiate_flags, CUgraphNode, CUgraphNodeType, CUresult,
+    CUstream, PFN_cuDeviceGraphMemTrim_v11040, PFN_cuGraphExecDestroy_v10000, PFN_cuGraphInstantiate_v10000,
     PFN_cuGraphInstantiateWithFlags_v11040, PFN_cuGraphInstantiateWithParams_v12000,
     PFN_cuGraphLaunch_v10000,
 };
@@ -28,6 +28,9 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 /// How many nodes of a graph are looked at in one go: those of a larger one are read into mapped memory.
 const NODES_AT_HAND: usize = 256;
 
+/// The flag of a graph that is uploaded where it is made executable.
+const UPLOAD: c_ulonglong = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD.0 as c_ulonglong;
+
 /// How deep graphs in graphs are looked into: what allocates further down cannot be told.
 const DEPTH: u32 = 4;
 
@@ -38,6 +41,8 @@ struct Needs {
     bytes: u64,
     /// The largest frame of local memory of a kernel that was not launched before, bytes.
     frame: u64,
+    /// A kernel's library does not fit.
+    is_refused: bool,
 }
 
 /// What the nodes of a graph need. `None`: it cannot be told.
@@ -79,7 +84,11 @@ fn sum(
     }
     room.get(..count)?.iter().try_fold(Needs::default(), |sum, node| {
         let node = node_needs(account, *node, depth)?;
-        Some(Needs { bytes: sum.bytes.checked_add(node.bytes)?, frame: sum.frame.max(node.frame) })
+        Some(Needs {
+            bytes: sum.bytes.checked_add(node.bytes)?,
+            frame: sum.frame.max(node.frame),
+            is_refused: sum.is_refused || node.is_refused,
+        })
     })
 }
 
@@ -96,11 +105,12 @@ fn node_needs(account: &Account, node: CUgraphNode, depth: u32) -> Option<Needs>
             let status = real::cuGraphMemAllocNodeGetParams
                 .get()
                 .map(|call| unsafe { call(node, &raw mut parameters) })?;
-            (status == OK).then_some(Needs { bytes: parameters.bytesize as u64, frame: 0 })
+            (status == OK).then_some(Needs { bytes: parameters.bytesize as u64, ..Needs::default() })
         }
-        CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL => {
-            Some(Needs { bytes: 0, frame: node_frame(account, node).unwrap_or(0) })
-        }
+        CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL => Some(match node_frame(account, node) {
+            Ok(frame) => Needs { frame, ..Needs::default() },
+            Err(_) => Needs { is_refused: true, ..Needs::default() },
+        }),
         CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH if depth != 0 => {
             let mut child = core::ptr::null_mut();
             // SAFETY: fills one handle.
@@ -119,21 +129,35 @@ pub(super) fn function_of(parameters: &CUDA_KERNEL_NODE_PARAMS_v2) -> CUfunction
     if parameters.func.is_null() { parameters.kern.cast() } else { parameters.func }
 }
 
-/// The frame of a kernel node's threads; `None` where it was launched before, or cannot be told.
-fn node_frame(account: &Account, node: CUgraphNode) -> Option<u64> {
+/// The frame of a kernel node's threads; 0 where it was launched before, or cannot be told.
+///
+/// # Errors
+/// `CUDA_ERROR_OUT_OF_MEMORY` where its library does not fit.
+fn node_frame(account: &Account, node: CUgraphNode) -> Result<u64, CUresult> {
     // SAFETY: integers and pointers, for which all-zero is a value.
     let mut parameters: CUDA_KERNEL_NODE_PARAMS_v2 = unsafe { core::mem::zeroed() };
     // SAFETY: fills one struct.
     let status =
-        real::cuGraphKernelNodeGetParams_v2.get().map(|call| unsafe { call(node, &raw mut parameters) })?;
+        real::cuGraphKernelNodeGetParams_v2.get().map(|call| unsafe { call(node, &raw mut parameters) });
     let function = function_of(&parameters);
-    let is_new = status == OK && !account.process.functions.knows(function, account.ordinal());
-    if is_new { first_launch::frame_of(function, account.ordinal().cast_signed()) } else { None }
+    let is_new = status == Some(OK) && !account.process.functions.knows(function, account.ordinal());
+    if is_new {
+        Ok(first_launch::prepare(function, account.ordinal().cast_signed())?.unwrap_or(0))
+    } else {
+        Ok(0)
+    }
 }
 
 /// The largest frame of local memory of the kernels in `graph` that were not launched before.
-pub(super) fn frame_in(account: &Account, graph: CUgraph) -> Option<u64> {
-    needs(account, graph, DEPTH).map(|needs| needs.frame)
+///
+/// # Errors
+/// `CUDA_ERROR_OUT_OF_MEMORY` where the library of one does not fit.
+pub(super) fn frame_in(account: &Account, graph: CUgraph) -> Result<u64, CUresult> {
+    match needs(account, graph, DEPTH) {
+        Some(needs) if needs.is_refused => Err(REFUSED),
+        Some(needs) => Ok(needs.frame),
+        None => Ok(0),
+    }
 }
 
 /// Makes `graph` executable: `call` asks the driver, which writes the result to `executable`.
@@ -141,19 +165,28 @@ pub(super) fn frame_in(account: &Account, graph: CUgraph) -> Option<u64> {
 /// # Safety
 /// `call` passes the program's arguments to the driver.
 #[inline(never)]
-unsafe fn instantiate(executable: *mut CUgraphExec, graph: CUgraph, call: &dyn Fn() -> CUresult) -> CUresult {
+unsafe fn instantiate(
+    executable: *mut CUgraphExec,
+    graph: CUgraph,
+    uploads: bool,
+    call: &dyn Fn() -> CUresult,
+) -> CUresult {
     let account = match account::on_current_device() {
         Booking::On(account) => account,
         Booking::No => return call(),
         Booking::Refuse => return REFUSED,
     };
     // A graph whose nodes cannot be told is followed all the same: each launch books what it took.
-    let needs = needs(&account, graph, DEPTH).unwrap_or(Needs { bytes: 1, frame: 0 });
+    let needs = needs(&account, graph, DEPTH).unwrap_or(Needs { bytes: 1, ..Needs::default() });
+    if needs.is_refused {
+        return REFUSED;
+    }
     let raised = match first_launch::raise(&account, needs.frame) {
         Ok(raised) => raised,
         Err(error) => return error,
     };
-    let status = call();
+    // One that is uploaded at once takes its memory now.
+    let status = if uploads && needs.bytes != 0 { reserved(&account, needs.bytes, call) } else { call() };
     if let Some(raised) = raised {
         raised.settle(&account, status);
     }
@@ -222,7 +255,7 @@ pub(crate) unsafe fn instantiate_v1(
     log_bytes: usize,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, &|| real(executable, graph, error_node, log, log_bytes)) }
+    unsafe { instantiate(executable, graph, false, &|| real(executable, graph, error_node, log, log_bytes)) }
 }
 
 /// `cuGraphInstantiateWithFlags`.
@@ -233,7 +266,7 @@ pub(crate) unsafe fn instantiate_with_flags(
     flags: c_ulonglong,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, &|| real(executable, graph, flags)) }
+    unsafe { instantiate(executable, graph, flags & UPLOAD != 0, &|| real(executable, graph, flags)) }
 }
 
 /// `cuGraphInstantiateWithParams`.
@@ -243,8 +276,10 @@ pub(crate) unsafe fn instantiate_with_params(
     graph: CUgraph,
     parameters: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
 ) -> CUresult {
+    // SAFETY: the program's argument.
+    let uploads = unsafe { parameters.as_ref() }.is_some_and(|parameters| parameters.flags & UPLOAD != 0);
     // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, &|| real(executable, graph, parameters)) }
+    unsafe { instantiate(executable, graph, uploads, &|| real(executable, graph, parameters)) }
 }
 
 /// `cuGraphLaunch` and `cuGraphUpload`.

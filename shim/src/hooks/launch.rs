@@ -44,15 +44,25 @@ fn is_known(process: &'static Process, function: CUfunction) -> bool {
     process.current_device().is_none_or(|device| process.functions.knows(function, device))
 }
 
-/// The local memory of each thread of a kernel, bytes. `None`: the driver does not say, so it will not launch it either.
-pub(super) fn frame_of(function: CUfunction, device: CUdevice) -> Option<u64> {
+/// The local memory of each thread of a kernel, bytes; loads the library that it is of. `None`: the driver does not say, so it will
+/// not launch it either.
+///
+/// # Errors
+/// `CUDA_ERROR_OUT_OF_MEMORY` where the library does not fit.
+pub(super) fn prepare(function: CUfunction, device: CUdevice) -> Result<Option<u64>, CUresult> {
+    // A launch takes a `CUkernel` too.
+    let loaded = module::load_kernel(function.cast())?;
+    let function = if loaded.is_null() { function } else { loaded };
+    Ok(frame_of(function, device))
+}
+
+fn frame_of(function: CUfunction, device: CUdevice) -> Option<u64> {
     let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES;
     let mut bytes = 0;
     // SAFETY: fills one int; a handle that is none is an error.
     let status =
         real::cuFuncGetAttribute.get().map(|call| unsafe { call(&raw mut bytes, attribute, function) });
     if status != Some(OK) {
-        // A launch takes a `CUkernel` too.
         let kernel: CUkernel = function.cast();
         // SAFETY: as above.
         let status = real::cuKernelGetAttribute
@@ -120,8 +130,10 @@ fn first(functions: &[CUfunction], call: &dyn Fn() -> CUresult) -> CUresult {
         return call();
     }
     let device = account.ordinal();
-    let frames = functions.iter().map(|function| frame_of(*function, device.cast_signed()));
-    let raised = match raise(&account, frames.flatten().max().unwrap_or(0)) {
+    let frame = functions.iter().try_fold(0, |most, function| {
+        Ok(prepare(*function, device.cast_signed())?.map_or(most, |frame: u64| frame.max(most)))
+    });
+    let raised = match frame.and_then(|frame| raise(&account, frame)) {
         Ok(raised) => raised,
         Err(error) => return error,
     };
@@ -343,7 +355,7 @@ pub(crate) unsafe fn set_any_node(
 #[inline(never)]
 fn updating(graph: CUgraph, call: &dyn Fn() -> CUresult) -> CUresult {
     let Booking::On(account) = account::on_current_device() else { return call() };
-    let raised = match graph::frame_in(&account, graph).map_or(Ok(None), |frame| raise(&account, frame)) {
+    let raised = match graph::frame_in(&account, graph).and_then(|frame| raise(&account, frame)) {
         Ok(raised) => raised,
         Err(error) => return error,
     };

@@ -45,6 +45,7 @@ fn let_go(last: Last) {
         Kind::Managed => {
             account.device.unseen.fetch_sub(last.bytes, Ordering::Relaxed);
         }
+        Kind::Green => account.release_overhead(last.bytes),
         Kind::Export | Kind::Graph => {}
     }
 }

@@ -8,19 +8,21 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use super::driver::Library;
 use crate::elf::Image;
 use crate::elf::hash::{self, Name};
-use crate::hooks_table::{CALLS, TABLE};
+use crate::hooks_table::{CALLED, CALLS, HOOKED, TABLE};
 
 /// The place of one real function of the driver, of type `F`: a `PFN_*` type of `cuota-abi`.
+///
+/// A constant, so that no pointer to the place has to be relocated: two for each row were an eighth of the library.
 pub(crate) struct Slot<F> {
     library: Library,
-    real: AtomicPtr<c_void>,
+    real: &'static AtomicPtr<c_void>,
     function: PhantomData<F>,
 }
 
 impl<F: Copy> Slot<F> {
-    pub(crate) const fn new(library: Library) -> Self {
+    pub(crate) const fn new(library: Library, real: &'static AtomicPtr<c_void>) -> Self {
         assert!(size_of::<F>() == size_of::<*mut c_void>());
-        Self { library, real: AtomicPtr::new(null_mut()), function: PhantomData }
+        Self { library, real, function: PhantomData }
     }
 
     /// The driver's own function; `None` if the driver is not loaded or does not have it. One load and a branch, once
@@ -43,21 +45,32 @@ impl<F: Copy> Slot<F> {
     }
 }
 
-/// One hook of the table.
+/// One function of the table; its place is the one with the same number among the places.
 pub(crate) struct Row {
     name: Name,
-    pub(crate) library: Library,
     /// The exported wrapper; null for a function that we only call.
     hook: *const c_void,
-    real: &'static AtomicPtr<c_void>,
+    number: u16,
+    pub(crate) library: Library,
 }
 
 // SAFETY: the pointer is the address of a function; nobody reads or writes through it.
 unsafe impl Sync for Row {}
 
 impl Row {
-    pub(crate) const fn new<F>(name: &str, slot: &'static Slot<F>, hook: *const c_void) -> Self {
-        Self { name: Name::of(name.as_bytes()), library: slot.library, hook, real: &slot.real }
+    #[expect(clippy::cast_possible_truncation, reason = "checked")]
+    pub(crate) const fn new(name: &str, library: Library, number: usize, hook: *const c_void) -> Self {
+        assert!(number <= u16::MAX as usize);
+        Self { name: Name::of(name.as_bytes()), hook, number: number as u16, library }
+    }
+
+    fn place<'a>(&self, places: &'a [AtomicPtr<c_void>]) -> Option<&'a AtomicPtr<c_void>> {
+        places.get(usize::from(self.number))
+    }
+
+    /// The driver's own function; null where the driver that is loaded does not have it.
+    fn real(&self) -> *mut c_void {
+        self.place(&HOOKED).map_or(null_mut(), |place| place.load(Ordering::Acquire))
     }
 
     /// The address to hand out.
@@ -67,7 +80,7 @@ impl Row {
 
     /// Whether the driver that is loaded has this function.
     pub(crate) fn is_resolved(&self) -> bool {
-        !self.real.load(Ordering::Acquire).is_null()
+        !self.real().is_null()
     }
 }
 
@@ -80,7 +93,7 @@ pub(crate) fn named(name: &CStr) -> Option<&'static Row> {
 /// The hook whose real function lies at this address. Two names of one address (`cuMemAlloc_v2` and an alias) have the same
 /// parameters, so either hook is right.
 pub(crate) fn replacing(address: *const c_void) -> Option<&'static Row> {
-    TABLE.iter().find(|row| !address.is_null() && row.real.load(Ordering::Acquire).cast_const() == address)
+    TABLE.iter().find(|row| !address.is_null() && row.real().cast_const() == address)
 }
 
 /// The hook whose wrapper lies at this address.
@@ -91,10 +104,12 @@ pub(crate) fn wrapper(address: *const c_void) -> Option<&'static Row> {
 /// Finds the real functions of a library in the object that is this library: those that are hooked, and those that we
 /// call ourselves.
 pub(super) fn resolve(library: Library, image: &Image) {
-    for row in TABLE.iter().chain(CALLS).filter(|row| row.library == library) {
-        let address = image.function(row.name);
-        if !address.is_null() {
-            row.real.store(address, Ordering::Release);
+    for (table, places) in [(TABLE, &HOOKED[..]), (CALLS, &CALLED[..])] {
+        for row in table.iter().filter(|row| row.library == library) {
+            let address = image.function(row.name);
+            if let Some(place) = row.place(places).filter(|_| !address.is_null()) {
+                place.store(address, Ordering::Release);
+            }
         }
     }
 }
@@ -125,11 +140,20 @@ macro_rules! hooks {
             $crate::interpose::table::hooks!(@hook $library, $status, $absent, $name, $pfn, $args, $handler);
         )+)*)*
 
+        /// The hooks' numbers.
+        #[allow(non_camel_case_types)]
+        enum Hook { $($($($name,)+)*)* Count }
+
+        /// The driver's own functions, by their hooks' numbers.
+        pub(crate) static HOOKED: [core::sync::atomic::AtomicPtr<core::ffi::c_void>; Hook::Count as usize] =
+            [const { core::sync::atomic::AtomicPtr::new(core::ptr::null_mut()) }; Hook::Count as usize];
+
         /// Every hook.
         pub(crate) static TABLE: &[$crate::interpose::table::Row] = &[ $($($(
             $crate::interpose::table::Row::new(
                 stringify!($name),
-                &$name::REAL,
+                $crate::interpose::driver::Library::$library,
+                Hook::$name as usize,
                 $name as *const core::ffi::c_void,
             ),
         )+)*)* ];
@@ -153,8 +177,10 @@ macro_rules! hooks {
 
         #[allow(non_snake_case)]
         pub(crate) mod $name {
-            pub(crate) static REAL: $crate::interpose::table::Slot<super::$pfn> =
-                $crate::interpose::table::Slot::new($crate::interpose::driver::Library::$library);
+            pub(crate) const REAL: $crate::interpose::table::Slot<super::$pfn> = $crate::interpose::table::Slot::new(
+                $crate::interpose::driver::Library::$library,
+                &super::HOOKED[super::Hook::$name as usize],
+            );
         }
     };
 }
@@ -174,16 +200,27 @@ macro_rules! calls {
         pub(crate) mod real {
             use super::*;
             $($(
-                pub(crate) static $name: $crate::interpose::table::Slot<$pfn> =
-                    $crate::interpose::table::Slot::new($crate::interpose::driver::Library::$library);
+                pub(crate) const $name: $crate::interpose::table::Slot<$pfn> = $crate::interpose::table::Slot::new(
+                    $crate::interpose::driver::Library::$library,
+                    &super::CALLED[super::Call::$name as usize],
+                );
             )*)*
         }
+
+        /// Their numbers.
+        #[allow(non_camel_case_types)]
+        enum Call { $($($name,)*)* Count }
+
+        /// The driver's own functions, by these numbers.
+        pub(crate) static CALLED: [core::sync::atomic::AtomicPtr<core::ffi::c_void>; Call::Count as usize] =
+            [const { core::sync::atomic::AtomicPtr::new(core::ptr::null_mut()) }; Call::Count as usize];
 
         /// Every function that handlers call.
         pub(crate) static CALLS: &[$crate::interpose::table::Row] = &[ $($(
             $crate::interpose::table::Row::new(
                 stringify!($name),
-                &real::$name,
+                $crate::interpose::driver::Library::$library,
+                Call::$name as usize,
                 core::ptr::null(),
             ),
         )*)* ];

@@ -202,6 +202,7 @@ impl Account {
                 Self::update_pools,
                 Self::collect_lingering,
                 Self::ask_again,
+                Self::ask_later,
                 Self::sweep,
                 Self::close_books_of_gone,
                 Self::trim_pools,
@@ -363,6 +364,21 @@ impl Account {
         self.device.held.fetch_sub(bytes, Ordering::Relaxed);
         let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.books().note_overhead(overhead);
+        self.device.later.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Asks NVML what has come free of that. `true`: some.
+    fn ask_later(&self) -> bool {
+        let later = self.device.later.load(Ordering::Relaxed);
+        later != 0 && {
+            let before = self.device.overhead.load(Ordering::Relaxed);
+            // Twice: a lower figure is believed when it comes twice.
+            self.ask_overhead();
+            self.ask_overhead();
+            let freed = before.saturating_sub(self.device.overhead.load(Ordering::Relaxed));
+            self.device.later.fetch_sub(freed.min(later), Ordering::Relaxed);
+            freed != 0
+        }
     }
 
     /// The tenant's free and total bytes on a device that really has `free` of `total`.
@@ -503,6 +519,11 @@ impl Account {
         let ended = (overhead / u64::from(before)).next_multiple_of(UNIT_BYTES);
         self.set_overhead(overhead.saturating_sub(ended));
         self.update_pools();
+    }
+
+    /// Gives back `bytes` of the overhead.
+    pub(crate) fn release_overhead(&self, bytes: u64) {
+        self.set_overhead(self.device.overhead.load(Ordering::Relaxed).saturating_sub(bytes));
     }
 
     fn set_overhead(&self, bytes: u64) {

@@ -36,6 +36,8 @@ pub(crate) struct Device {
     pub(crate) promised: AtomicU64,
     /// Bytes held by contexts, modules and local memory: an estimate until NVML was asked.
     pub(super) overhead: AtomicU64,
+    /// Of `overhead`, bytes that were freed in stream order, and that the driver will give back.
+    pub(super) later: AtomicU64,
     /// NVML's last figure for it, where that was lower than what is booked: a lower one is believed only twice.
     pub(super) overhead_seen: AtomicU64,
     pub(super) contexts: AtomicU32,

@@ -3,15 +3,24 @@
 //! A first launch can load the kernel's code and raise the context's local memory. The table is a cache: what it has forgotten is
 //! looked at again.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cuota_abi::cuda::CUfunction;
 
 const SETS: usize = 1024;
 const WAYS: usize = 4;
 
+/// How many handles of libraries that were ended for the program are remembered.
+const ENDED: usize = 1024;
+
 /// The table. All-zero is an empty one.
-pub(crate) struct Functions([[AtomicU64; WAYS]; SETS]);
+pub(crate) struct Functions {
+    known: [[AtomicU64; WAYS]; SETS],
+    /// Libraries that did not fit and were unloaded under the program's hands, and their kernels: their handles must not reach the
+    /// driver again.
+    ended: [AtomicU64; ENDED],
+    are_ended: AtomicU32,
+}
 
 /// A kernel on a device. Handles are addresses of the driver's objects, aligned to 16 bytes; a `CUkernel` is one for all devices.
 fn key(function: CUfunction, device: u32) -> u64 {
@@ -23,7 +32,7 @@ impl Functions {
     fn set(&self, key: u64) -> &[AtomicU64; WAYS] {
         // Fibonacci hashing (Knuth, TAOCP 3, 6.4).
         let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
-        &self.0[usize::try_from(hash).unwrap_or(0) % SETS]
+        &self.known[usize::try_from(hash).unwrap_or(0) % SETS]
     }
 
     /// Whether `function` was launched on `device` before.
@@ -48,7 +57,40 @@ impl Functions {
 
     /// Forgets all: code was unloaded, and its handles can be other kernels'.
     pub(crate) fn forget(&self) {
-        self.0.iter().flatten().for_each(|way| way.store(0, Ordering::Relaxed));
+        self.known.iter().flatten().for_each(|way| way.store(0, Ordering::Relaxed));
+    }
+
+    /// Notes a handle that is the driver's no more.
+    pub(crate) fn end(&self, handle: u64) {
+        let free = |place: &&AtomicU64| {
+            place.compare_exchange(0, handle, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        if self.ended.iter().find(free).is_some() {
+            self.are_ended.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Whether a handle is the driver's no more.
+    pub(crate) fn is_ended(&self, handle: u64) -> bool {
+        self.are_ended.load(Ordering::Acquire) != 0
+            && self.ended.iter().any(|place| place.load(Ordering::Acquire) == handle)
+    }
+
+    /// Whether any handle is the driver's no more.
+    pub(crate) fn any_ended(&self) -> bool {
+        self.are_ended.load(Ordering::Acquire) != 0
+    }
+
+    /// Forgets a handle: the program has given it up, or the driver has given it out again. `false`: it was none of these.
+    pub(crate) fn revive(&self, handle: u64) -> bool {
+        let found = |place: &&AtomicU64| {
+            place.compare_exchange(handle, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        let was = self.any_ended() && self.ended.iter().find(found).is_some();
+        if was {
+            self.are_ended.fetch_sub(1, Ordering::Release);
+        }
+        was
     }
 }
 
@@ -66,6 +108,17 @@ mod tests {
         assert_eq!((functions.knows(kernel, 1), functions.knows(kernel, 0)), (true, false));
         functions.forget();
         assert!(!functions.knows(kernel, 1));
+    }
+
+    #[test]
+    fn an_ended_handle_is_refused_until_it_is_given_up_or_out_again() {
+        // SAFETY: as above.
+        let functions: Box<Functions> = unsafe { Box::new(core::mem::zeroed()) };
+        assert!(!functions.is_ended(32) && !functions.revive(32));
+        functions.end(32);
+        assert!(functions.is_ended(32) && !functions.is_ended(48));
+        assert!(functions.revive(32));
+        assert!(!functions.is_ended(32) && !functions.any_ended());
     }
 
     #[test]

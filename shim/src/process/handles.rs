@@ -44,11 +44,13 @@ pub(crate) enum Kind {
     Export,
     /// Not charged by this entry: an executable graph, with what it can take.
     Graph,
+    /// A green context, charged as overhead.
+    Green,
 }
 
 impl Kind {
     fn from_number(number: u8) -> Self {
-        [Kind::Memory, Kind::Array, Kind::Import, Kind::Managed, Kind::Export, Kind::Graph]
+        [Kind::Memory, Kind::Array, Kind::Import, Kind::Managed, Kind::Export, Kind::Graph, Kind::Green]
             .into_iter()
             .find(|kind| *kind as u8 == number)
             .unwrap_or(Kind::Memory)

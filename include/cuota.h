@@ -33,7 +33,7 @@
 
 // "cuotaTEN" as it stands in the file.
 #define CUOTA_TENANT_MAGIC UINT64_C(0x4e455461746f7563)
-#define CUOTA_TENANT_LAYOUT_HASH UINT64_C(0x29b083b2c1e1411d)
+#define CUOTA_TENANT_LAYOUT_HASH UINT64_C(0xb9babcebc9d36100)
 
 // The layout's major version. It is part of the file's name too, so two versions can live side by side.
 #define CUOTA_LAYOUT_MAJOR 1
@@ -164,9 +164,9 @@ struct CUOTA_ALIGNED(64) cuota_tenant_place {
 struct CUOTA_ALIGNED(64) cuota_tenant_line {
   // The `life` of the place that the line belongs to; it counts while bit 0 is set.
   uint64_t life;
-  // In units of 64 KiB: booked, what is pending included, in the high 32 bits, and of it, what may still be taken
-  // back, in the low 32. One word, so that one instruction changes both. Written by the process itself and by nobody
-  // else.
+  // In units of 64 KiB: of what is booked, what may still be taken back, in the lowest 29 bits, and all that is booked in the
+  // next 29; above them the lowest six bits of `life` shifted right by one. One word, so that one instruction changes all. Written
+  // by the process itself and by nobody else.
   uint64_t booked;
   // Of what is booked, bytes for contexts, modules and local memory.
   uint64_t overhead;

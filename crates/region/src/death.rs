@@ -9,6 +9,7 @@ use crate::member::{ALIVE, Blind, Member};
 use crate::sync::{self, Ordering};
 use crate::sys;
 use crate::tenant::{GpuIndex, Line, Place, Tenant};
+use crate::word;
 
 /// How often a tenant is swept for dead processes at most.
 pub const SWEEP_INTERVAL_NS: u64 = 1_000_000;
@@ -54,7 +55,7 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
     let mut left = false;
     let mut closed = 0_u64;
     for (gpu, line) in lines.filter(|(_, line)| line.life.load(Ordering::Acquire) == life) {
-        let booked = crate::ledger::booked_bytes(line);
+        let booked = word::booked_bytes(line);
         if is_over || booked == 0 {
             closed = closed.saturating_add(end_line(tenant, number, gpu, line, life));
         } else {
@@ -81,7 +82,7 @@ fn end_line(tenant: Tenant, place: usize, gpu: usize, line: &Line, life: u64) ->
     // First what it shared, so that nobody counts on it for another's memory.
     tenant.forget_shares(place, Some(gpu));
     // Read first: once it has ended, the place may be another's.
-    let booked = crate::ledger::booked_bytes(line);
+    let booked = word::booked_bytes(line);
     let won = line.life.compare_exchange(life, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
     if won { booked } else { 0 }
 }
@@ -140,7 +141,7 @@ impl Member {
     /// Bytes on `gpu` that are booked for processes that were found dead.
     #[must_use]
     pub fn held_for_the_dead(&self, gpu: GpuIndex) -> u64 {
-        self.dead(gpu).fold(0, |sum, (_, _, line, _)| sum.saturating_add(crate::ledger::booked_bytes(line)))
+        self.dead(gpu).fold(0, |sum, (_, _, line, _)| sum.saturating_add(word::booked_bytes(line)))
     }
 
     /// Closes the books on `gpu` of those processes found dead that `is_gone` knows the driver to have done with, by the id that

@@ -11,6 +11,9 @@ use crate::member::Member;
 use crate::share::ShareKey;
 use crate::sync::{self, Ordering};
 use crate::tenant::{GpuIndex, Line, PROCESSES};
+use crate::word::{self, LARGEST_BYTES, read, units};
+
+pub use crate::word::UNIT_BYTES;
 
 /// How often a contended reservation is tried. Processes further down the table leave the first place to those
 /// above them; with its pauses the last try comes about a millisecond after the first.
@@ -79,47 +82,6 @@ fn counts(line: &Line) -> bool {
     line.life.load(Ordering::SeqCst) & 1 != 0
 }
 
-/// The unit of the books, bytes: what the driver takes is a multiple of it.
-pub const UNIT_BYTES: u64 = 64 << 10;
-
-const PENDING: u64 = u32::MAX as u64;
-
-/// The largest amount that is booked, 4 TiB: 63 threads that ask for it at once stay within half a word.
-const LARGEST_BYTES: u64 = UNIT_BYTES << 26;
-
-/// An amount in units, rounded up, as it stands in the high half of a line's word; as pending, in the low half.
-#[inline(always)]
-fn units(bytes: u64) -> u64 {
-    bytes.min(LARGEST_BYTES).div_ceil(UNIT_BYTES)
-}
-
-#[inline(always)]
-const fn as_booked(units: u64) -> u64 {
-    units << 32
-}
-
-/// A line's booked and pending bytes.
-#[inline(always)]
-fn read(line: &Line) -> (u64, u64) {
-    let word = line.booked.load(Ordering::SeqCst);
-    ((word >> 32) * UNIT_BYTES, (word & PENDING) * UNIT_BYTES)
-}
-
-/// A line's booked bytes.
-pub(crate) fn booked_bytes(line: &Line) -> u64 {
-    read(line).0
-}
-
-/// Subtracts from a line's word. Books that another process scribbled over must not wrap to "everything": they are set to
-/// nothing.
-#[inline(always)]
-fn subtract(line: &Line, booked: u64, pending: u64) {
-    let old = line.booked.fetch_sub(as_booked(booked) + pending, Ordering::SeqCst);
-    if old >> 32 < booked || old & PENDING < pending {
-        line.booked.store(0, Ordering::SeqCst);
-    }
-}
-
 impl Books {
     /// Opens this process's books on `gpu`: begun when the member took its place, and not begun again by one that has lost
     /// it.
@@ -149,7 +111,7 @@ impl Books {
         let (mut booked, mut pending) = (0_u64, 0_u64);
         for line in self.book.iter().take(self.member.tenant.places_in_use()) {
             if counts(line) {
-                // At most 1,024 lines of 48 bits: no overflow.
+                // At most 1,024 lines of 45 bits: no overflow.
                 let (line_booked, line_pending) = read(line);
                 booked += line_booked;
                 pending += line_pending;
@@ -188,7 +150,9 @@ impl Books {
                 return Err(Refusal::OverQuota { booked: self.sum(0).booked });
             }
             // Whoever sees them booked also sees that they may go again.
-            self.own.booked.fetch_add(as_booked(wish) + wish, Ordering::SeqCst);
+            if !word::add(self.own, self.member.life, wish, wish) {
+                return Err(Refusal::Evicted);
+            }
             if let Some(key) = key {
                 self.share(key, bytes);
             }
@@ -204,7 +168,7 @@ impl Books {
             if let Some(key) = key {
                 self.unshare(key);
             }
-            subtract(self.own, wish, wish);
+            word::subtract(self.own, self.member.life, wish, wish);
             attempt += 1;
             if verdict == Verdict::Refused || attempt == TRIES {
                 return Err(Refusal::OverQuota { booked: sum.booked.saturating_sub(bytes) });
@@ -245,9 +209,9 @@ impl Books {
         }
         let (reserved, taken) = (units(reservation.bytes), units(taken));
         if taken > reserved {
-            self.own.booked.fetch_add(as_booked(taken - reserved), Ordering::SeqCst);
+            word::add(self.own, self.member.life, taken - reserved, 0);
         }
-        subtract(self.own, reserved.saturating_sub(taken), reserved);
+        word::subtract(self.own, self.member.life, reserved.saturating_sub(taken), reserved);
     }
 
     /// Gives all of a reservation back.
@@ -258,7 +222,7 @@ impl Books {
     /// Books `bytes` whatever the quota says: memory that is taken already.
     pub fn book(&self, bytes: u64) {
         if self.is_mine() {
-            self.own.booked.fetch_add(as_booked(units(bytes)), Ordering::SeqCst);
+            word::add(self.own, self.member.life, units(bytes), 0);
         }
     }
 
@@ -266,7 +230,7 @@ impl Books {
     #[inline(always)]
     pub fn release(&self, bytes: u64) {
         if self.is_mine() {
-            subtract(self.own, units(bytes), 0);
+            word::subtract(self.own, self.member.life, units(bytes), 0);
         }
     }
 
@@ -459,8 +423,9 @@ mod tests {
         a.own.booked.store(u64::MAX, Ordering::SeqCst);
         assert!(matches!(b.reserve(U, 10 * U), Err(Refusal::OverQuota { .. })));
         a.release(U);
-        subtract(b.own, 99, 0);
-        assert_eq!(b.own.booked.load(Ordering::SeqCst), 0);
+        assert_eq!(read(a.own), (0, 0), "a word of no life of its own is nothing");
+        word::subtract(b.own, b.member().life, 99, 0);
+        assert_eq!(read(b.own), (0, 0));
     }
 
     #[test]

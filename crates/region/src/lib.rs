@@ -34,6 +34,7 @@ pub mod sys;
 pub mod tenant;
 #[cfg(all(test, not(loom)))]
 mod testing;
+mod word;
 
 /// Where the files are when `CUOTA_DIR` does not say.
 pub const DEFAULT_DIR: &str = "/dev/shm/cuota";

@@ -13,6 +13,7 @@ use crate::path::Directory;
 use crate::sync::Ordering;
 use crate::sys;
 use crate::tenant::{GpuIndex, PROCESSES, Tenant};
+use crate::word;
 
 /// The bit of a life that says that it has not ended.
 pub(crate) const ALIVE: u64 = 1;
@@ -83,8 +84,9 @@ impl Member {
         for line in tenant.0.books.iter().filter_map(|book| book.get(place)) {
             // Not counted while it is cleared: the life that it had has ended.
             line.life.store(0, Ordering::SeqCst);
-            for counter in [&line.booked, &line.overhead, &line.refused] {
-                counter.store(0, Ordering::SeqCst);
+            word::begin(line, life);
+            for counter in [&line.overhead, &line.refused] {
+                counter.store(0, Ordering::Relaxed);
             }
             line.life.store(life, Ordering::SeqCst);
         }

@@ -86,9 +86,9 @@ pub(crate) struct Place {
 pub(crate) struct Line {
     /// The `life` of the place that the line belongs to; it counts while bit 0 is set.
     pub(crate) life: AtomicU64,
-    /// In units of 64 KiB: booked, what is pending included, in the high 32 bits, and of it, what may still be taken
-    /// back, in the low 32. One word, so that one instruction changes both. Written by the process itself and by nobody
-    /// else.
+    /// In units of 64 KiB: of what is booked, what may still be taken back, in the lowest 29 bits, and all that is booked in the
+    /// next 29; above them the lowest six bits of `life` shifted right by one. One word, so that one instruction changes all. Written
+    /// by the process itself and by nobody else.
     pub(crate) booked: AtomicU64,
     /// Of what is booked, bytes for contexts, modules and local memory.
     pub(crate) overhead: AtomicU64,
@@ -174,6 +174,7 @@ pub const KIND: Kind = Kind {
         offset_of!(Line, overhead),
         offset_of!(Line, refused),
         offset_of!(Events, ring),
+        crate::word::LAYOUT,
     ]),
     bytes: size_of::<File>(),
 };
@@ -352,7 +353,7 @@ mod tests {
         assert_eq!((offset_of!(Line, booked), offset_of!(Line, overhead)), (8, 16));
         assert_eq!(KIND.layout_hash, GOLDEN_LAYOUT_HASH, "the layout changed: raise header::MAJOR");
     }
-    const GOLDEN_LAYOUT_HASH: u64 = 3_004_045_755_236_303_133;
+    const GOLDEN_LAYOUT_HASH: u64 = 13_383_216_963_574_259_968;
 
     #[test]
     fn a_gpu_keeps_its_index_and_the_17th_gets_none() {

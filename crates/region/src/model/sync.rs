@@ -34,15 +34,15 @@ macro_rules! stepped {
             }
 
             #[track_caller]
-            pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
                 step();
-                self.0.fetch_add(value, order)
+                self.0.swap(value, order)
             }
 
             #[track_caller]
-            pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
+            pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
                 step();
-                self.0.fetch_sub(value, order)
+                self.0.fetch_add(value, order)
             }
 
             #[track_caller]
@@ -61,6 +61,18 @@ macro_rules! stepped {
             ) -> Result<$value, $value> {
                 step();
                 self.0.compare_exchange(old, new, order, failure)
+            }
+
+            /// As the strong one: to fail for no reason and try again shows nothing new.
+            #[track_caller]
+            pub(crate) fn compare_exchange_weak(
+                &self,
+                old: $value,
+                new: $value,
+                order: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.compare_exchange(old, new, order, failure)
             }
         }
     };

@@ -1,0 +1,89 @@
+//! A line's word: what a process has booked on a GPU, what of it is pending, and which of the place's lives that is.
+//!
+//! One word, so that one instruction changes or sees all three. A process that was taken for dead while it slept between two
+//! instructions, because its program has closed the live file's descriptor, finds the mark of another life when it wakes, and leaves
+//! the newcomer's books alone.
+
+use crate::sync::Ordering;
+use crate::tenant::Line;
+
+/// The unit of the books, bytes: what the driver takes is a multiple of it.
+pub const UNIT_BYTES: u64 = 64 << 10;
+
+/// The largest amount that is booked, 1 TiB: 31 threads that ask for it at once stay within a field.
+pub(crate) const LARGEST_BYTES: u64 = UNIT_BYTES << 24;
+
+/// Pending units are the lowest 29 bits, booked ones the next 29, and six of the life stand above.
+const FIELD_BITS: u32 = 29;
+const FIELD: u64 = (1 << FIELD_BITS) - 1;
+const MARK_SHIFT: u32 = 2 * FIELD_BITS;
+
+/// Says in the layout's hash how the word is divided.
+pub(crate) const LAYOUT: usize = FIELD_BITS as usize;
+
+/// An amount in units, rounded up.
+#[inline(always)]
+pub(crate) fn units(bytes: u64) -> u64 {
+    bytes.min(LARGEST_BYTES).div_ceil(UNIT_BYTES)
+}
+
+#[inline(always)]
+fn mark(life: u64) -> u64 {
+    (life >> 1) << MARK_SHIFT
+}
+
+/// Begins the word of `life`: nothing is booked.
+pub(crate) fn begin(line: &Line, life: u64) {
+    // A swap, since loom takes a store for one that may come before a change by one who was here earlier.
+    line.booked.swap(mark(life), Ordering::SeqCst);
+}
+
+/// A line's booked and pending bytes.
+#[inline(always)]
+pub(crate) fn read(line: &Line) -> (u64, u64) {
+    let word = line.booked.load(Ordering::SeqCst);
+    ((word >> FIELD_BITS & FIELD) * UNIT_BYTES, (word & FIELD) * UNIT_BYTES)
+}
+
+/// A line's booked bytes.
+pub(crate) fn booked_bytes(line: &Line) -> u64 {
+    read(line).0
+}
+
+/// Adds units to the word of `life`. `false`: the line is another's by now, and as it was.
+#[inline(always)]
+pub(crate) fn add(line: &Line, life: u64, booked: u64, pending: u64) -> bool {
+    change(line, life, |word| word.wrapping_add((booked << FIELD_BITS) + pending))
+}
+
+/// Subtracts units from the word of `life`, if the line is not another's by now. Books that another process scribbled over must not
+/// wrap to "everything": they are set to nothing.
+#[inline(always)]
+pub(crate) fn subtract(line: &Line, life: u64, booked: u64, pending: u64) {
+    change(line, life, |word| {
+        let is_there = word >> FIELD_BITS & FIELD >= booked && word & FIELD >= pending;
+        if is_there { word - (booked << FIELD_BITS) - pending } else { mark(life) }
+    });
+}
+
+#[inline(always)]
+fn change(line: &Line, life: u64, new: impl Fn(u64) -> u64) -> bool {
+    let mut word = line.booked.load(Ordering::Acquire);
+    loop {
+        let is_of_this_life = (word ^ mark(life)) >> MARK_SHIFT == 0;
+        let Some(before) = (if is_of_this_life { Some(word) } else { begun_again(line, life) }) else {
+            return false;
+        };
+        match line.booked.compare_exchange_weak(word, new(before), Ordering::SeqCst, Ordering::Acquire) {
+            Ok(_) => return true,
+            Err(now) => word = now,
+        }
+    }
+}
+
+/// What a word that is not of `life` is to be taken for. A newcomer ends the life before it begins its word: so where the life is still the
+/// line's, somebody scribbled over the word, and nothing is booked.
+#[cold]
+fn begun_again(line: &Line, life: u64) -> Option<u64> {
+    (line.life.load(Ordering::Acquire) == life).then(|| mark(life))
+}

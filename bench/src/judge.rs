@@ -50,8 +50,11 @@ fn systems(results: &Results) -> impl Iterator<Item = (&String, &SystemResult)> 
     results.metrics.iter().flat_map(|metric| metric.systems.iter())
 }
 
-/// The candidates of a metric: measured systems that share the GPU, of which there are at least two.
+/// The candidates of a metric that is no test to be passed: measured systems that share the GPU, of which there are at least two.
 fn candidates(metric: &MetricResult) -> Vec<(&str, &SystemResult)> {
+    if metric.comparison == Comparison::Pass {
+        return Vec::new(); // To pass is no contest.
+    }
     let measured =
         |(_, system): &(&String, &SystemResult)| system.status == Status::Measured && system.value.is_some();
     let all: Vec<_> = metric

@@ -30,7 +30,7 @@ use crate::system::{self, Proof, Session, System};
 /// Exit status when a metric of a system failed.
 const INCOMPLETE: u8 = 3;
 /// Exit status of what Ctrl-C ended, as shells have it.
-const INTERRUPTED: u8 = 130;
+pub const INTERRUPTED: u8 = 130;
 
 /// Measures what `arguments` ask for.
 pub fn main(arguments: &RunArguments) -> Result<ExitCode> {

@@ -169,7 +169,7 @@ fn section(results: &Results, metric: &MetricResult, published: &[Column]) -> St
         (_, Direction::Higher) => "higher is better",
     };
     let mut text = format!(
-        "<section class=\"metric\" id=\"{}\"><h3>{} {}</h3>\n<p class=\"soft\">{} in {}, {better}{}. {}.</p>\n",
+        "<section class=\"metric\" id=\"{}\"><h3>{} {}</h3>\n<p class=\"soft\">{} in {}, {better}{}. Method: {}.</p>\n",
         escaped(&metric.id),
         escaped(&metric.id),
         escaped(&metric.name),
@@ -229,7 +229,7 @@ fn table(results: &Results, metric: &MetricResult, published: &[Column]) -> Stri
         let note = figure.impossible.as_ref().map_or(String::new(), |why| format!(" (impossible: {why})"));
         let _ = writeln!(
             text,
-            "<tr class=\"published\"><td>{}</td><td colspan=\"8\">{} {}{}; not ranked</td></tr>",
+            "<tr class=\"published\"><td colspan=\"9\">{}: {} {}{}; not ranked</td></tr>",
             escaped(&column.title()),
             value_text(figure.value),
             escaped(&figure.unit),

@@ -4,7 +4,6 @@ use super::svg::{Axis, Plot, WIDTH};
 use crate::judge::is_native;
 use crate::results::{MetricResult, Results};
 use crate::scorecard::Score;
-use crate::units::value_text;
 
 /// Room left of a plot for names or ticks.
 const LEFT: f64 = 78.0;
@@ -154,7 +153,7 @@ pub(super) fn verdicts(scores: &[(&str, Score)]) -> String {
         for (count, class) in parts.into_iter().filter(|(count, _)| *count > 0) {
             let width = (RIGHT - LEFT) * count as f64 / all as f64;
             plot.bar(x, y, width - 1.0, 20.0, class);
-            plot.text(x + width / 2.0, y + 14.0, "middle", "", &value_text(count as f64).replace(".000", "").replace(".00", ""));
+            plot.text(x + width / 2.0, y + 14.0, "middle", "on", &count.to_string());
             x += width;
         }
     }

@@ -23,7 +23,7 @@ use crate::output;
 use crate::prepare;
 use crate::prove;
 use crate::results::{MetricResult, Results, RunRecord, SCHEMA, SystemResult};
-use crate::run::write_out;
+use crate::run::{INTERRUPTED, write_out};
 use crate::runner::{self, Bench, Collected, Plan};
 use crate::stats::{Direction, Scale, Verdict, paired};
 use crate::summary;
@@ -131,6 +131,10 @@ pub fn main(arguments: &SelfTestArguments) -> Result<ExitCode> {
     let (text, broken) = verdict(metric, nothing.as_ref());
     write_out(&text)?;
     eprintln!("written: {written}, beside results.json");
+    if interrupt::is_requested() {
+        eprintln!("cuota-bench: interrupted before all turns were taken");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     for promise in &broken {
         eprintln!("cuota-bench: {promise}");
     }

@@ -30,6 +30,30 @@
 //! +-----------+--------------------------------------+
 //! ```
 //!
+//! ```
+//! use core::sync::atomic::{AtomicU64, Ordering::{AcqRel, Acquire}};
+//! use cuota_governor::budget::{book_period, book_window, Look, Opening};
+//! use cuota_governor::cap::Cap;
+//!
+//! # let clock_ns = || 1_000_000_000u64;
+//! # let (window, period, mut last_ns) = (AtomicU64::new(0), AtomicU64::new(0), 0);
+//! let cap = Cap::from_ppm(300_000)?;
+//! // Loads, then reads the clock, then exchanges; again from the start where another process was faster.
+//! let mut book = |word: &AtomicU64, rule: &dyn Fn(u64, Look) -> (u64, Opening)| loop {
+//!     let seen = word.load(Acquire);
+//!     let look = Look::after(last_ns, clock_ns(), cap);
+//!     last_ns = look.now_ns;
+//!     let (next, opening) = rule(seen, look);
+//!     if word.compare_exchange(seen, next, AcqRel, Acquire).is_ok() {
+//!         break opening;
+//!     }
+//! };
+//! let opening = book(&window, &|word, look| book_window(word, look, 300_000));
+//! let opening = book(&period, &|word, look| book_period(word, look, 300_000, opening));
+//! assert_eq!(opening, Opening::Now { left_ns: 6_000_000 });
+//! # Ok::<(), cuota_governor::cap::BadCap>(())
+//! ```
+//!
 //! Words come from memory that any process of the tenant can write. None of the functions panics, loops, or believes
 //! a horizon that lies further ahead than [`MAX_WAIT_NS`]: a word of random bits is a debt of at most ten minutes
 //! with a probability of 0.05 %, and else nothing or one quantum.
@@ -205,14 +229,15 @@ pub fn book_window(word: u64, look: Look, gpu_ns: u64) -> (u64, Opening) {
 }
 
 /// Books the same in the word of [`Rule::Period`]. `window` is what [`book_window`] said; what comes back holds for
-/// both. A refusal by the window ends this period for the tenant, and with it its credit.
+/// both. Who is refused by the window begins without credit in the period in which it opens.
 #[must_use]
 pub fn book_period(word: u64, look: Look, gpu_ns: u64, window: Opening) -> (u64, Opening) {
     let lines = Rule::Period.lines(look.now_ns);
-    let before = match window {
-        Opening::Now { .. } => distance(word, look, &lines),
-        Opening::At { .. } => distance(word, look, &lines).max(lines.opening + 1),
-    };
+    let mut before = distance(word, look, &lines);
+    if let Opening::At { opens_ns } = window {
+        before =
+            before.max((opens_ns / TICK_NS - look.now_ns / TICK_NS).min(MAX_WAIT_NS / TICK_NS).cast_signed());
+    }
     let after = before + ticks_to_earn(look.cap, gpu_ns);
     (encode(after, look), window.and(Rule::Period.opening(before, look, &lines)))
 }

@@ -197,7 +197,8 @@ proptest! {
 
     #[test]
     fn a_clock_that_goes_back_gives_at_most_a_quantum_and_stops_nobody(
-        ppm in 1_000..1_000_000u32, now in 0..u64::MAX / 2, back in 1..u64::MAX / 2, debt in 0..5_000 * MS,
+        ppm in 1_000..1_000_000u32, now in u64::MAX / 4..u64::MAX / 2, debt in 0..5_000 * MS,
+        back in prop_oneof![1..600_000 * MS, 1..u64::MAX / 2],
     ) {
         let cap = cap(ppm);
         let mut budget = Budget::default();
@@ -284,6 +285,22 @@ fn the_books_do_not_drift_in_a_simulated_week() {
     let rounding = earned * u128::from(TICK_NS) / u128::from(31 * MS);
     assert!(charged <= earned + u128::from(cap.quantum_ns() + 32 * MS), "{charged} of {earned}");
     assert!(charged + rounding + u128::from(cap.quantum_ns()) >= earned, "{charged} of {earned}");
+}
+
+/// At two thirds a run of two whole periods follows one of waiting; nothing but the end of all credit ends that.
+#[test]
+fn a_refusal_puts_the_tenant_in_step_with_the_periods() {
+    let (cap, unit) = (cap(665_821), 195_805);
+    let (mut budget, mut now_ns) = (Budget::default(), 0);
+    let mut charged = vec![0u64; 30];
+    while now_ns < 25 * PERIOD_NS {
+        now_ns = opens_ns(book(&mut budget, look(now_ns, cap), unit), now_ns);
+        charged[usize::try_from(now_ns / PERIOD_NS).unwrap()] += unit;
+        now_ns += unit;
+    }
+    for &period in charged.get(4..25).unwrap() {
+        assert!(period.abs_diff(cap.quantum_ns()) <= 2 * unit, "{charged:?}");
+    }
 }
 
 #[test]

@@ -49,6 +49,9 @@ const LAYERS: usize = 8;
 /// The seed of the arrivals: the same for everybody.
 const SEED: u64 = 20_251_129;
 const PATIENCE: Duration = Duration::from_secs(100);
+/// Values that a median rests on at the least, and a 99th percentile.
+const FEWEST: usize = 5;
+const FEWEST_FOR_TAIL: usize = 50;
 /// The series of the time of a step.
 const STEP: &str = "step";
 
@@ -126,8 +129,12 @@ fn record(served: &Served, work: &mut Work) {
         ("first step after idle", &served.after_idle_ns),
         ("step inside a burst", &served.inside_ns),
     ] {
-        let Some(measure) = Measure::of_calls_us(values_ns) else { continue };
-        let p99 = stats::quantile(values_ns, 0.99).map(|ns| ns / 1e3);
+        // An overloaded server finds hardly any idle moment: too few are no distribution.
+        let Some(measure) = Measure::of_calls_us(values_ns).filter(|measure| measure.calls >= FEWEST) else {
+            continue;
+        };
+        let p99 = stats::quantile(values_ns, 0.99).filter(|_| values_ns.len() >= FEWEST_FOR_TAIL);
+        let p99 = p99.map(|ns| ns / 1e3);
         let calls = measure.calls;
         let tail = p99.map(|p99| Measure { calls, ..Measure::single(p99, "µs") });
         work.series.extend(tail.map(|tail| (format!("{name}: p99"), tail)));

@@ -180,21 +180,21 @@ static void wait_until(uint64_t ns) {
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL) != 0) {}
 }
 
-/* Memory of each kind that a process can hold, in random pieces, at most 32 of them. */
+/* Memory of the kinds that NVML shows for a process, in random pieces, at most 32 of them. */
 static int churn(unsigned seed) {
     enum { PIECES = 32, OUT_OF_MEMORY = 2 };
     uint64_t held[PIECES] = {0}, kinds[PIECES] = {0};
-    const char *const take[] = {"cuMemAlloc_v2", "cuMemAllocAsync", "cuMemAllocManaged", "cuMemCreate"};
-    const char *const give[] = {"cuMemFree_v2", "cuMemFreeAsync", "cuMemFree_v2", "cuMemRelease"};
+    const char *const take[] = {"cuMemAlloc_v2", "cuMemAllocAsync", "cuMemCreate"};
+    const char *const give[] = {"cuMemFree_v2", "cuMemFreeAsync", "cuMemRelease"};
     unsigned char properties[32] = {[0] = 1, [8] = 1};
     struct pollfd input = {.fd = 0, .events = POLLIN};
     char name[64];
     while (poll(&input, 1, 0) == 0) {
-        unsigned piece = rand_r(&seed) % PIECES, kind = rand_r(&seed) % 4;
-        uint64_t size = (uint64_t)(1 + rand_r(&seed) % 24) << (kind == 3 ? 21 : 18 + rand_r(&seed) % 5);
-        struct argument a[ARGUMENTS] = {{.value = (uintptr_t)&held[piece]}, {.value = size}, {.value = kind == 2}};
+        unsigned piece = rand_r(&seed) % PIECES, kind = rand_r(&seed) % 3;
+        uint64_t size = (uint64_t)(1 + rand_r(&seed) % 24) << (kind == 2 ? 21 : 18 + rand_r(&seed) % 5);
+        struct argument a[ARGUMENTS] = {{.value = (uintptr_t)&held[piece]}, {.value = size}};
         int status;
-        if (kind == 3) a[2].value = (uintptr_t)properties;
+        if (kind == 2) a[2].value = (uintptr_t)properties;
         if (held[piece]) {
             a[0].value = held[piece], a[1].value = 0;
             status = call(find(strcpy(name, give[kinds[piece]])), a);

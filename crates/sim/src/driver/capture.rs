@@ -7,12 +7,11 @@
 use super::graph::{Graph, Node};
 use super::handle::{Kind, fresh};
 use super::streams::StreamRef;
-use super::{Driver, State};
+use super::{Driver, State, thread};
 use crate::error::{Answer, Fault};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::ThreadId;
 
 /// A capture's mode, and a thread's, as `CUstreamCaptureMode` numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +41,8 @@ pub(crate) struct Capture {
     origin: u64,
     context: u64,
     mode: Mode,
-    thread: ThreadId,
+    /// The number of the thread that began it.
+    thread: u64,
     graph: u64,
     is_ruined: bool,
     /// The streams in it: whether each one's last work is joined.
@@ -78,7 +78,7 @@ impl Captures {
 
     /// Ruins the captures that forbid an unsafe call of this thread. True where there is one.
     fn ruin_for_unsafe_call(&mut self) -> bool {
-        let (mode, thread) = (MODE.get(), std::thread::current().id());
+        let (mode, thread) = (MODE.get(), thread::number());
         let forbids = |c: &Capture| match mode {
             Mode::Relaxed => false,
             Mode::ThreadLocal => c.thread == thread && c.mode != Mode::Relaxed,
@@ -171,7 +171,7 @@ impl Driver {
             origin: stream.id,
             context: stream.context,
             mode,
-            thread: std::thread::current().id(),
+            thread: thread::number(),
             graph,
             is_ruined: false,
             streams: HashMap::from([(stream.id, member)]),
@@ -193,7 +193,7 @@ impl Driver {
             capture.is_ruined = true;
             return Err(Fault::CaptureUnmatched);
         }
-        if capture.mode != Mode::Relaxed && capture.thread != std::thread::current().id() {
+        if capture.mode != Mode::Relaxed && capture.thread != thread::number() {
             return Err(Fault::CaptureWrongThread);
         }
         let is_joined = |(stream, member): (&u64, &Member)| {

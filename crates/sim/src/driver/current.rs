@@ -4,17 +4,36 @@ use super::Driver;
 use super::State;
 use super::context::Context;
 use crate::error::{Answer, Fault};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 
+// Neither has a destructor, so both outlive all that runs when a thread or the program ends: exit handlers and the
+// destructors of static objects still find their context, as with NVIDIA's driver. A thread that ends with more than
+// one context leaves the memory of its list behind.
 thread_local! {
-    static STACK: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    /// The current context, 0 for none.
+    static TOP: Cell<u64> = const { Cell::new(0) };
+    /// Those beneath it.
+    static BELOW: RefCell<ManuallyDrop<Vec<u64>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
+}
+
+fn push(context: u64) {
+    let before = TOP.replace(context);
+    if before != 0 {
+        BELOW.with_borrow_mut(|below| below.push(before));
+    }
+}
+
+/// Takes the current context off the stack; 0 where there is none.
+fn pop() -> u64 {
+    TOP.replace(BELOW.with_borrow_mut(|below| below.pop().unwrap_or(0)))
 }
 
 impl Driver {
     /// The calling thread's current context, 0 for none.
     #[must_use]
     pub fn current(&self) -> u64 {
-        STACK.with_borrow(|stack| stack.last().copied().unwrap_or(0))
+        TOP.get()
     }
 
     /// Makes `context` current in place of the present one; 0 removes the present one.
@@ -23,12 +42,11 @@ impl Driver {
     /// `InvalidContext` where it is none.
     pub fn set_current(&self, context: u64) -> Answer<()> {
         self.check_context(context)?;
-        STACK.with_borrow_mut(|stack| {
-            stack.pop();
-            if context != 0 {
-                stack.push(context);
-            }
-        });
+        if context == 0 {
+            pop();
+        } else {
+            TOP.set(context);
+        }
         Ok(())
     }
 
@@ -41,7 +59,7 @@ impl Driver {
             return Err(Fault::InvalidContext);
         }
         self.check_context(context)?;
-        STACK.with_borrow_mut(|stack| stack.push(context));
+        push(context);
         Ok(())
     }
 
@@ -50,15 +68,13 @@ impl Driver {
     /// # Errors
     /// `InvalidContext` where there is none.
     pub fn pop_current(&self) -> Answer<u64> {
-        STACK.with_borrow_mut(Vec::pop).ok_or(Fault::InvalidContext)
+        if TOP.get() == 0 { Err(Fault::InvalidContext) } else { Ok(pop()) }
     }
 
     pub(super) fn forget_current(context: u64) {
-        STACK.with_borrow_mut(|stack| {
-            if stack.last() == Some(&context) {
-                stack.pop();
-            }
-        });
+        if TOP.get() == context {
+            pop();
+        }
     }
 
     fn check_context(&self, context: u64) -> Answer<()> {

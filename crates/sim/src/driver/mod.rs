@@ -26,6 +26,7 @@ mod pools;
 mod sharing;
 mod sparse;
 mod streams;
+mod thread;
 mod transfer;
 mod virtual_memory;
 
@@ -80,6 +81,8 @@ pub(crate) struct State {
     pub(crate) physical: HashMap<u64, Arc<Backing>>,
     pub(crate) host: BTreeMap<u64, host::HostRange>,
     pub(crate) streams: HashMap<u64, streams::StreamRef>,
+    /// The default streams of threads, by thread and context.
+    pub(crate) own_streams: HashMap<(u64, u64), u64>,
     pub(crate) events: HashMap<u64, event::EventRef>,
     pub(crate) modules: HashMap<u64, modules::Module>,
     pub(crate) libraries: HashMap<u64, libraries::Library>,
@@ -166,6 +169,7 @@ impl Driver {
             physical: HashMap::new(),
             host: BTreeMap::new(),
             streams: HashMap::new(),
+            own_streams: HashMap::new(),
             events: HashMap::new(),
             modules: HashMap::new(),
             libraries: HashMap::new(),

@@ -1,12 +1,10 @@
 //! Streams: the handles of the C interface, and the default streams of each context and thread.
 
 use super::handle::{Kind, fresh};
-use super::{Driver, State};
+use super::{Driver, State, thread};
 use crate::engine::Order;
 use crate::error::{Answer, Fault};
 use crate::gpu::{Awaited, Gpu};
-use std::cell::RefCell;
-use std::collections::HashMap;
 
 /// `CU_STREAM_NON_BLOCKING`.
 const NON_BLOCKING: u32 = 1;
@@ -32,11 +30,6 @@ pub struct StreamRef {
     pub flags: u32,
     /// Its priority: 0 is the lowest.
     pub priority: i32,
-}
-
-thread_local! {
-    /// The calling thread's own default stream in each context.
-    static OWN: RefCell<HashMap<u64, u64>> = RefCell::new(HashMap::new());
 }
 
 impl Driver {
@@ -166,6 +159,7 @@ impl Driver {
     /// Forgets the streams and events of a context.
     pub(super) fn end_streams(gpu: &Gpu, state: &mut State, context: u64) {
         state.streams.retain(|_, s| s.context != context);
+        state.own_streams.retain(|(_, c), _| *c != context);
         gpu.with_engine(|engine| engine.remove_streams_of(context));
     }
 
@@ -175,14 +169,15 @@ impl Driver {
     }
 
     fn own_stream(&self, state: &mut State, context: u64) -> StreamRef {
-        let known = OWN.with_borrow(|own| own.get(&context).copied());
-        if let Some(stream) = known.and_then(|id| state.streams.get(&id)) {
+        let of = (thread::number(), context);
+        let known = state.own_streams.get(&of);
+        if let Some(stream) = known.and_then(|id| state.streams.get(id)) {
             return *stream;
         }
         let device = state.contexts[&context].device();
         let stream = self.new_stream(device, context, Order::Blocking, 0, 0);
         state.streams.insert(stream.id, stream);
-        OWN.with_borrow_mut(|own| own.insert(context, stream.id));
+        state.own_streams.insert(of, stream.id);
         stream
     }
 }

@@ -4,6 +4,7 @@ mod arrays;
 mod capture;
 mod contexts;
 mod device;
+mod ends;
 mod execution;
 mod external;
 mod graph_nodes;

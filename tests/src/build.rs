@@ -233,6 +233,8 @@ pub fn link(target: &Path, name: &Path) {
 pub fn open_region() -> &'static Path {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         let folder = scratch().join("open-region");
+        // Made anew: an older build's files can have another layout.
+        let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(folder.join("tenant")).expect("the target folder is writable");
         let mut options = fs::File::options();
         options.create(true).truncate(false).read(true).write(true);

@@ -36,30 +36,15 @@ const LEAST: u64 = 400 * MIB;
 const NOT_THERE: i64 = -404;
 
 /// Rows that the quota does not hold yet, and why. This list is to become empty.
-const NOT_YET_HELD: &[(&str, &str)] = &[
-    (
-        "graph, cuGraphInstantiateWithParams that uploads",
-        "the upload inside the instantiation is not reserved for",
-    ),
-    (
-        "cuLibraryLoadData, then cuLibraryGetGlobal",
-        "a library takes its variables at its first use, not at its load",
-    ),
-    ("cuLibraryLoadData, then cuLibraryGetModule", "as above"),
-    ("cuLibraryLoadData, then cuKernelGetFunction", "as above"),
-    ("cuLibraryLoadData, then a launch", "as above"),
-    ("cuLibraryLoadFromFile, then cuLibraryGetGlobal", "as above"),
-    (
-        "cuMemPoolImportPointer, then its owner ends",
-        "a pool that was imported holds its memory, pointer or none",
-    ),
-];
+const NOT_YET_HELD: &[(&str, &str)] = &[(
+    "cuMemPoolImportPointer, then its owner ends",
+    "a pool that was imported holds its owner's memory, pointer or none",
+)];
 
 /// Rows that the software GPU cannot show, and why.
 const NOT_ON_THE_SOFTWARE_GPU: &[(&str, &str)] = &[
     ("cuMemAlloc, 32 bits", "its addresses do not fit 32 bits"),
     ("cuMemAllocPitch, 32 bits", "its addresses do not fit 32 bits"),
-    ("cuModuleLoadFatBinary, global variable", "it reads PTX text only"),
     ("graph, cloned", "graphs that allocate cannot be cloned"),
     ("graph, in a child graph", "graphs that allocate cannot be cloned, and a child graph is a clone"),
 ];

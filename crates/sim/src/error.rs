@@ -34,6 +34,7 @@ pub enum Fault {
     CaptureImplicit = 906,
     CapturedEvent = 907,
     CaptureWrongThread = 908,
+    GraphExecUpdateFailure = 910,
     InvalidResourceConfiguration = 914,
     Unknown = 999,
 }

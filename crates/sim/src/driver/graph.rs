@@ -148,6 +148,10 @@ impl Graph {
         &self.nodes
     }
 
+    pub(super) fn nodes_mut(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.nodes.iter_mut().map(|(_, node)| node)
+    }
+
     pub(super) fn find_mut(&mut self, handle: u64) -> Option<&mut Node> {
         self.nodes.iter_mut().find(|(known, _)| *known == handle).map(|(_, node)| node)
     }

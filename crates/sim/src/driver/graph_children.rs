@@ -1,13 +1,11 @@
-//! Graphs inside graphs, copies of graphs, and kernel nodes that are given another kernel. A child graph is a graph of its own
+//! Graphs inside graphs, and copies of graphs. A child graph is a graph of its own
 //! that belongs to its node: it can be looked into, but neither destroyed nor instantiated. When its parent is
 //! instantiated, its nodes take its place.
 
 use super::graph::{Graph, Node};
 use super::handle::{Kind, fresh};
-use super::launch::Launch;
 use super::{Driver, State};
 use crate::error::{Answer, Fault};
-use std::sync::Arc;
 
 impl Driver {
     /// Adds a node that runs `child`: a copy of it, or the graph itself, which then belongs to the node.
@@ -39,26 +37,6 @@ impl Driver {
     /// `InvalidValue` where it is none; `NotSupported` where it has memory nodes, as NVIDIA's manual says.
     pub fn clone_graph(&self, graph: u64) -> Answer<u64> {
         self.state.lock().copy_graph(graph, false)
-    }
-
-    /// Gives a kernel node another kernel, in its graph or, where `executable` is not 0, in what was instantiated from it.
-    ///
-    /// # Errors
-    /// `InvalidValue` where there is no such kernel node.
-    pub fn set_kernel(&self, executable: u64, node: u64, launch: Launch) -> Answer<()> {
-        let mut state = self.state.lock();
-        let found = if executable == 0 {
-            state.graphs.values_mut().find_map(|graph| graph.find_mut(node))
-        } else {
-            state.executables.get_mut(&executable).and_then(|e| e.graph.find_mut(node))
-        };
-        match found {
-            Some(place @ Node::Kernel(_)) => {
-                *place = Node::Kernel(Arc::new(launch));
-                Ok(())
-            }
-            _ => Err(Fault::InvalidValue),
-        }
     }
 }
 

@@ -9,14 +9,14 @@ const MIB: u64 = 1 << 20;
 const NONE: CUstream = std::ptr::null_mut();
 
 impl Launches {
-    fn graph(&self) -> CUgraph {
+    pub(crate) fn graph(&self) -> CUgraph {
         let mut graph = std::ptr::null_mut();
         assert_eq!(call!(self.program.cuda, cuGraphCreate: PFN_cuGraphCreate_v10000(&raw mut graph, 0)), 0);
         graph
     }
 
     /// A graph that allocates 100 MiB.
-    fn allocating(&self) -> CUgraph {
+    pub(crate) fn allocating(&self) -> CUgraph {
         let (graph, mut node) = (self.graph(), std::ptr::null_mut());
         // SAFETY: every field is a plain number or a null pointer.
         let mut params: CUDA_MEM_ALLOC_NODE_PARAMS = unsafe { std::mem::zeroed() };
@@ -67,11 +67,11 @@ impl Launches {
         graph
     }
 
-    fn destroy(&self, graph: CUgraph) -> u32 {
+    pub(crate) fn destroy(&self, graph: CUgraph) -> u32 {
         call!(self.program.cuda, cuGraphDestroy: PFN_cuGraphDestroy_v10000(graph))
     }
 
-    fn instantiate(&self, graph: CUgraph) -> Result<CUgraphExec, u32> {
+    pub(crate) fn instantiate(&self, graph: CUgraph) -> Result<CUgraphExec, u32> {
         let (cuda, mut executable) = (&self.program.cuda, std::ptr::null_mut());
         match call!(
             cuda,
@@ -82,11 +82,11 @@ impl Launches {
         }
     }
 
-    fn run(&self, executable: CUgraphExec) -> u32 {
+    pub(crate) fn run(&self, executable: CUgraphExec) -> u32 {
         call!(self.program.cuda, cuGraphLaunch: PFN_cuGraphLaunch_v10000(executable, NONE))
     }
 
-    fn first_node(&self, graph: CUgraph) -> CUgraphNode {
+    pub(crate) fn first_node(&self, graph: CUgraph) -> CUgraphNode {
         let (mut node, mut count) = (std::ptr::null_mut(), 1);
         let get = call!(
             self.program.cuda,

@@ -8,6 +8,7 @@ mod ends;
 mod execution;
 mod external;
 mod graph_nodes;
+mod graph_updates;
 mod graphs;
 mod launches;
 mod libraries;

@@ -152,11 +152,11 @@ driver_api! {
     }
 
     fn cuGraphKernelNodeSetParams(hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1) {
-        Driver::get()?.set_kernel(0, hNode as u64, launch(&KernelParams::from(&get(nodeParams)?))?)
+        Driver::get()?.set_node(0, hNode as u64, node(&KernelParams::from(&get(nodeParams)?))?)
     }
 
     fn cuGraphKernelNodeSetParams_v2(hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2) {
-        Driver::get()?.set_kernel(0, hNode as u64, launch(&KernelParams::from(&get(nodeParams)?))?)
+        Driver::get()?.set_node(0, hNode as u64, node(&KernelParams::from(&get(nodeParams)?))?)
     }
 
     fn cuGraphExecKernelNodeSetParams(
@@ -167,8 +167,8 @@ driver_api! {
         if hGraphExec.is_null() {
             return Err(Fault::InvalidValue);
         }
-        let new = launch(&KernelParams::from(&get(nodeParams)?))?;
-        Driver::get()?.set_kernel(hGraphExec as u64, hNode as u64, new)
+        let new = node(&KernelParams::from(&get(nodeParams)?))?;
+        Driver::get()?.set_node(hGraphExec as u64, hNode as u64, new)
     }
 
     fn cuGraphExecKernelNodeSetParams_v2(
@@ -179,7 +179,7 @@ driver_api! {
         if hGraphExec.is_null() {
             return Err(Fault::InvalidValue);
         }
-        let new = launch(&KernelParams::from(&get(nodeParams)?))?;
-        Driver::get()?.set_kernel(hGraphExec as u64, hNode as u64, new)
+        let new = node(&KernelParams::from(&get(nodeParams)?))?;
+        Driver::get()?.set_node(hGraphExec as u64, hNode as u64, new)
     }
 }

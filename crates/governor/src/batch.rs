@@ -87,14 +87,15 @@ pub struct Measured {
     pub covered_ns: u64,
     /// Nobody else could run meanwhile: no other process on the GPU, or inside an exclusive turn.
     pub exclusive: bool,
-    /// The last boundary was recorded some time after the last unit ([`Close::Quiet`]), so the bracket holds idle time.
-    pub late: bool,
+    /// How long the stream may have been idle before the last boundary, ns: 0, unless it was drawn because the stream was
+    /// quiet ([`Close::Quiet`]); then the time since units were last seen to come.
+    pub late_ns: u64,
 }
 
 impl Measured {
     /// Whether the bracket says what the units took.
     const fn is_exact(self) -> bool {
-        self.exclusive && !self.late
+        self.exclusive && self.late_ns == 0
     }
 
     /// The batch without the boundary at its end, and without one of its own at its start: that lies in the short
@@ -207,15 +208,19 @@ impl Batch {
 
     /// Settles an ended batch.
     ///
-    /// Measured alone, it costs what it added to the occupied time. Measured beside a neighbour, or with a late
-    /// boundary, it costs what was learned alone, and never more than the time between its boundaries.
+    /// Measured alone, it costs what it added to the occupied time; where its last boundary is late, the estimate
+    /// decides how much of that time was idle. Measured beside a neighbour, it costs what was learned alone, and never
+    /// more than the time between its boundaries.
     #[must_use]
     pub fn settle(&self, measured: Measured, concurrency: Concurrency) -> Settlement {
         let measured = measured.without_boundaries();
-        let charge_ns = if measured.is_exact() || measured.exclusive && self.unknown {
+        let charge_ns = if !measured.exclusive {
+            concurrency.scale(self.cost_ns).min(measured.bracket_ns)
+        } else if self.unknown {
             measured.covered_ns
         } else {
-            concurrency.scale(self.cost_ns).min(measured.bracket_ns)
+            // Its whole cost, since what it shared with others is no longer in what it covered.
+            self.cost_ns.clamp(measured.covered_ns.saturating_sub(measured.late_ns), measured.covered_ns)
         };
         let concurrency = if measured.is_exact() {
             concurrency.learned(measured.bracket_ns, measured.covered_ns)
@@ -251,7 +256,7 @@ mod tests {
 
     fn alone(ns: u64) -> Measured {
         let ns = ns + BOUNDARY_NS;
-        Measured { bracket_ns: ns, covered_ns: ns, exclusive: true, late: false }
+        Measured { bracket_ns: ns, covered_ns: ns, exclusive: true, late_ns: 0 }
     }
 
     const KNOWN: Estimate = Estimate::Learned(100_000);
@@ -324,10 +329,13 @@ mod tests {
         let costs = Costs::new(&words);
         let mut batch = Batch::new();
         batch.add(&unit(1), KNOWN);
-        let measured = Measured { late: true, ..alone(260_000) };
+        let measured = Measured { late_ns: 2 * QUIET_NS, ..alone(260_000) };
         batch.teach(measured, &costs);
         assert_eq!(costs.estimate(unit(1).key), Estimate::Prior);
         assert_eq!(batch.settle(measured, Concurrency::NONE).charge_ns, 100_000);
+        // No more than can have been idle.
+        let longer = Measured { late_ns: 2 * QUIET_NS, ..alone(900_000) };
+        assert_eq!(batch.settle(longer, Concurrency::NONE).charge_ns, 700_000);
     }
 
     #[test]
@@ -363,14 +371,14 @@ mod tests {
     proptest! {
         #[test]
         fn no_measurement_makes_books_that_do_not_add_up(
-            booked: u64, bracket_ns: u64, covered_ns: u64, exclusive: bool, late: bool, costs: Vec<(u64, u64)>,
+            booked: u64, bracket_ns: u64, covered_ns: u64, exclusive: bool, late_ns: u64, costs: Vec<(u64, u64)>,
         ) {
             let mut batch = Batch::new();
             batch.book(booked);
             for (function, cost_ns) in costs {
                 batch.add(&unit(function), Estimate::Learned(cost_ns));
             }
-            let settled = batch.settle(Measured { bracket_ns, covered_ns, exclusive, late }, Concurrency::NONE);
+            let settled = batch.settle(Measured { bracket_ns, covered_ns, exclusive, late_ns }, Concurrency::NONE);
             let paid = match settled.correction {
                 Correction::None => booked,
                 Correction::Owed(more) => booked + more,

@@ -3,16 +3,15 @@
 //! Batches end in any order: a long one on one stream can end after ten short ones on another that lie inside it.
 //! So the union remembers the gaps that are still open behind its front, and a late interval fills the part of them
 //! that it covers. A gap of less than [`SHORT_GAP_NS`] counts as occupied, since no neighbour could use it. The
-//! result does not depend on the order, as long as no more than [`GAPS`] are open at once; beyond that the oldest
-//! is given up: work that ends that late is not counted there, so a tenant is never charged for time that it did not
-//! occupy.
+//! result does not depend on the order, as long as no more than [`GAPS`] are open at once. Beyond that the two gaps
+//! with the least work between them become one: that work is counted again if a batch ends later that covers it.
 
 /// A gap shorter than this, ns, counts as occupied: a switch to a neighbour and back costs three times as much
 /// (0.15 ms, measured on an H100).
 pub const SHORT_GAP_NS: u64 = 50_000;
 
 /// How many gaps can be open behind the front.
-pub const GAPS: usize = 16;
+pub const GAPS: usize = 32;
 
 /// A stretch of the GPU's time, ns, from the start of a base event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -112,13 +111,28 @@ impl Union {
         gap.length_ns()
     }
 
+    /// Makes room for a gap.
+    fn join_the_closest(&mut self) {
+        let between = |at: &usize| match self.gaps.get(*at..at + 2) {
+            Some([left, right]) => right.start_ns.saturating_sub(left.end_ns),
+            _ => u64::MAX,
+        };
+        let Some(at) = (0..GAPS - 1).min_by_key(between) else { return };
+        if let Some([left, right, ..]) = self.gaps.get_mut(at..) {
+            left.end_ns = right.end_ns;
+        }
+        if let Some(after) = self.gaps.get_mut(at + 1..) {
+            after.rotate_left(1);
+        }
+        self.open -= 1;
+    }
+
     fn open_gap(&mut self, gap: Interval) {
         if gap.length_ns() == 0 {
             return;
         }
         if self.open == GAPS {
-            self.gaps.rotate_left(1);
-            self.open -= 1;
+            self.join_the_closest();
         }
         if let Some(place) = self.gaps.get_mut(self.open) {
             *place = gap;
@@ -157,6 +171,15 @@ mod tests {
     }
 
     #[test]
+    fn a_long_batch_counts_whole_however_many_short_ones_ended_before_it() {
+        // 200 of 1 µs, 200 µs apart, of which 31 are still told apart when the long one ends.
+        let mut intervals: Vec<_> = (1..=200).map(|n| (n * 200 * US, n * 200 * US + US)).collect();
+        intervals.push((100 * US, 40_300 * US));
+        let total = union_of(&intervals);
+        assert!((40_200 * US..=40_400 * US).contains(&total), "{total}");
+    }
+
+    #[test]
     fn an_interval_that_ends_before_it_starts_is_nothing() {
         assert_eq!(union_of(&[(5, 5), (9, 2), (u64::MAX, 0)]), 0);
     }
@@ -181,14 +204,15 @@ mod tests {
         }
 
         #[test]
-        fn rubbish_for_intervals_never_counts_more_than_the_span(intervals: Vec<(u64, u64)>) {
+        fn no_interval_ever_counts_more_than_itself_and_the_short_gaps_beside_it(intervals: Vec<(u64, u64)>) {
             let mut union = Union::new();
-            let mut total = 0u128;
             for &(start_ns, end_ns) in &intervals {
-                total += u128::from(union.add(Interval { start_ns, end_ns }));
+                let interval = Interval { start_ns, end_ns };
+                let counted = u128::from(union.add(interval));
+                // Each gap that it meets leaves at most two short ones.
+                let short_gaps = u128::from(SHORT_GAP_NS) * 2 * (GAPS as u128 + 1);
+                prop_assert!(counted <= u128::from(interval.length_ns()) + short_gaps);
             }
-            let end = intervals.iter().filter(|i| i.1 > i.0).map(|i| i.1).max().unwrap_or(0);
-            prop_assert!(total <= u128::from(end));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 
 use cuota_governor::admission::{Arrival, Bound, Pass, Scene, Verdict, weight};
-use cuota_governor::batch::{Batch, Close, Measured, Place, TARGET_NS, Unit};
+use cuota_governor::batch::{Batch, Close, Measured, Place, QUIET_NS, TARGET_NS, Unit};
 use cuota_governor::budget::{Budget, Correction, Look, Opening, Rule, book_period, book_window};
 use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
@@ -290,7 +290,8 @@ impl Guest {
                     bracket_ns: end_ns - start_ns,
                     covered_ns: self.union.add(Interval { start_ns, end_ns }),
                     exclusive: self.exclusive,
-                    late: closed.late,
+                    // The helper has seen no unit for one to two of its rounds.
+                    late_ns: if closed.late { 2 * QUIET_NS } else { 0 },
                 };
                 let settled = closed.batch.settle(measured, self.concurrency);
                 closed.batch.teach(measured, &costs);

@@ -17,6 +17,9 @@ pub const SWEEP_INTERVAL_NS: u64 = 1_000_000;
 /// How long a dead process's memory stays booked at most.
 pub const HOLD_NS: u64 = 2_000_000_000;
 
+/// The bit of a line's life that says that its process was found dead: it counts, and nobody's hand is on it.
+const EVICTED: u64 = 1 << 63;
+
 const MS: u64 = 1_000_000;
 const TIME_BITS: u32 = 40;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
@@ -54,11 +57,14 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
     let lines = tenant.0.books.iter().filter_map(|book| book.get(number)).enumerate();
     let mut left = false;
     let mut closed = 0_u64;
-    for (gpu, line) in lines.filter(|(_, line)| line.life.load(Ordering::Acquire) == life) {
+    for (gpu, line) in lines.filter(|(_, line)| is_of(line, life)) {
         let booked = word::booked_bytes(line);
         if is_over || booked == 0 {
             closed = closed.saturating_add(end_line(tenant, number, gpu, line, life));
         } else {
+            // If it lives after all, because its program has closed the live file's descriptor, it finds itself evicted at its next
+            // reservation, and comes back with its total before its books are closed.
+            let _ = line.life.compare_exchange(life, life | EVICTED, Ordering::SeqCst, Ordering::Relaxed);
             left = true;
         }
     }
@@ -77,14 +83,19 @@ fn log(tenant: Tenant, pid: u32, booked: u64) {
     }
 }
 
+/// Whether a line counts for `life`, whose process may have been found dead.
+fn is_of(line: &Line, life: u64) -> bool {
+    line.life.load(Ordering::SeqCst) & !EVICTED == life
+}
+
 /// Ends one line of a life that is over; the bytes that were booked in it, where this is the one to do so.
 fn end_line(tenant: Tenant, place: usize, gpu: usize, line: &Line, life: u64) -> u64 {
     // First what it shared, so that nobody counts on it for another's memory.
     tenant.forget_shares(place, Some(gpu));
     // Read first: once it has ended, the place may be another's.
     let booked = word::booked_bytes(line);
-    let won = line.life.compare_exchange(life, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-    if won { booked } else { 0 }
+    let end = |from| line.life.compare_exchange(from, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    if end(life) || end(life | EVICTED) { booked } else { 0 }
 }
 
 /// Ends all lines of a life that its own process gives up.
@@ -131,9 +142,7 @@ impl Member {
         places.filter_map(move |(number, place)| {
             let life = place.life.load(Ordering::Acquire);
             let line = self.tenant.0.books.get(gpu.0)?.get(number)?;
-            let is_held = life & ALIVE != 0
-                && line.life.load(Ordering::Acquire) == life
-                && found_dead_ms(place, life).is_some();
+            let is_held = life & ALIVE != 0 && is_of(line, life) && found_dead_ms(place, life).is_some();
             is_held.then_some((number, place, line, life))
         })
     }
@@ -204,6 +213,19 @@ mod tests {
         assert_eq!(books.member().held_for_the_dead(gpu), 0);
         let logged: Vec<_> = dead.tenant.events().entries().map(|entry| entry.event).collect();
         assert_eq!(logged, [Event::Reaped { pid: sys::process_id(), booked: 77 * MIB }]);
+    }
+
+    #[test]
+    fn one_taken_for_dead_that_lives_finds_itself_evicted_while_its_books_still_count() {
+        let bench = Bench::new();
+        let (dead, books, _) = two(&bench, 77);
+        bury_at(dead, 5 * MS);
+        let own = Books::open(dead, GpuIndex(0)).unwrap();
+        assert_eq!(own.reserve(MIB, 1000 * MIB), Err(crate::ledger::Refusal::Evicted));
+        own.release(77 * MIB);
+        assert_eq!(books.tenant_usage().booked, 77 * MIB, "whoever comes back brings the total");
+        dead.leave();
+        assert_eq!(books.tenant_usage().booked, 0);
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl Account {
     }
 
     /// This process's books: those that the account was opened with, unless the process has rejoined since.
-    #[inline(always)]
+    #[inline]
     fn books(&self) -> Books {
         if self.books.is_mine() { self.books } else { self.books_now() }
     }

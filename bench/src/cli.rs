@@ -149,7 +149,7 @@ pub struct ImportArguments {
 }
 
 /// What to measure.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RunArguments {
     /// The fewest samples that can be judged: 6 turns
     #[arg(long, conflicts_with = "full")]
@@ -177,7 +177,7 @@ pub struct RunArguments {
     #[arg(long, value_name = "DIR", default_value = "bench-results")]
     pub out: PathBuf,
     /// The most time for one metric: no turn begins that would end after it [default: 120 with --quick, 540 with --full,
-    /// otherwise 300]
+    /// otherwise 300; 560 where a single sample takes minutes]
     #[arg(long, value_name = "SECONDS")]
     pub time_cap: Option<u64>,
     /// Go on with the results that are in DIR: metrics that are there are not measured again
@@ -201,9 +201,10 @@ impl RunArguments {
         }
     }
 
-    /// The most time for one metric.
-    pub fn budget(&self) -> Duration {
+    /// The most time for one metric: `in_minutes` for one whose single sample takes minutes.
+    pub fn budget(&self, in_minutes: bool) -> Duration {
         Duration::from_secs(self.time_cap.unwrap_or(match self.effort() {
+            _ if in_minutes => 560,
             Effort::Quick => 120,
             Effort::Standard => 300,
             Effort::Full => 540,

@@ -1,6 +1,7 @@
 //! The proofs of a run: which systems hold a tenant to its limits. Natively first: where native is refused or slowed down
 //! too, it proves nothing.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -53,7 +54,14 @@ pub fn memory(session: &Session, systems: &[System], environment: &mut Environme
 
 /// Proves the caps on GPU time: the rate of a saturating tenant under a cap against the native rate.
 pub fn compute(session: &Session, systems: &[System], environment: &mut Environment) -> Result<()> {
-    let capped: Vec<&System> = systems.iter().filter(|system| system.profile.limits_compute).collect();
+    // What does not hold its memory limit has no score in any row.
+    let is_out = |system: &System| {
+        let memory = environment.systems.get(&system.label).and_then(|record| record.proof.as_ref());
+        matches!(memory, Some(Proof::NotEnforced(_) | Proof::Failed(_)))
+    };
+    let capped: Vec<&System> =
+        systems.iter().filter(|system| system.profile.limits_compute && !is_out(system)).collect();
+    let labels: BTreeSet<String> = capped.iter().map(|system| system.label.clone()).collect();
     let rate = |system: &System, percent: u32| -> Result<f64> {
         let launcher = session.launcher(system).with_compute(percent);
         let work = launcher.run(worker::COMPUTE_PROOF, "")?;
@@ -65,6 +73,9 @@ pub fn compute(session: &Session, systems: &[System], environment: &mut Environm
         false => rate(&session.native, 100).context("the rate of a native tenant, to hold caps against"),
     };
     for system in systems {
+        if system.profile.limits_compute && !labels.contains(&system.label) {
+            continue;
+        }
         let proof = match (system.profile.limits_compute, &native) {
             (false, _) => Proof::NoLimit,
             (true, Err(error)) => Proof::Failed(format!("{error:#}")),

@@ -6,7 +6,7 @@ use std::env;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -44,7 +44,7 @@ pub fn main(arguments: &RunArguments) -> Result<ExitCode> {
     let mut environment = Environment::of_machine(env::args().collect());
     environment.effort = Some(arguments.effort());
     let mut session = prepare::open_session(arguments, simulator, &systems[0], &mut environment)?;
-    let most_turns = Plan::of(session.effort, arguments.budget(), FEWEST_PAIRS).most;
+    let most_turns = Plan::of(session.effort, arguments.budget(false), FEWEST_PAIRS).most;
     environment.cpu_of_turns = (0..most_turns).filter_map(|turn| session.cpu_of_turn(turn)).collect();
     session.limit_bytes = prepare::limit_on(arguments, &environment.device)?;
     session.compute_percent = arguments.compute.0;
@@ -61,9 +61,14 @@ pub fn main(arguments: &RunArguments) -> Result<ExitCode> {
 
     let results = Results { schema: SCHEMA.to_owned(), environment, metrics: Vec::new() };
     let results = resume::begin(&arguments.out, arguments.resume, results)?;
-    let budget = arguments.budget();
-    let run =
-        Run { session, systems, budget, results, collected: BTreeMap::new(), folder: arguments.out.clone() };
+    let run = Run {
+        session,
+        systems,
+        arguments: arguments.clone(),
+        results,
+        collected: BTreeMap::new(),
+        folder: arguments.out.clone(),
+    };
     run.all(&metrics)
 }
 
@@ -71,7 +76,7 @@ pub fn main(arguments: &RunArguments) -> Result<ExitCode> {
 struct Run {
     session: Session,
     systems: Vec<System>,
-    budget: Duration,
+    arguments: RunArguments,
     results: Results,
     /// Samples by the metric that they were taken for, for those that share them; then by system.
     collected: BTreeMap<&'static str, Taken>,
@@ -169,7 +174,8 @@ impl Run {
             return Taken::default();
         }
         let began = Instant::now();
-        let plan = Plan::of(self.session.effort, self.budget, metric.fewest_samples());
+        let fewest = metric.fewest_samples();
+        let plan = Plan::of(self.session.effort, self.arguments.budget(fewest < FEWEST_PAIRS), fewest);
         let systems = active.iter().map(|index| &self.systems[*index]).collect();
         let mut tenants = Tenants::new(&self.session, metric, systems, plan);
         let (collected, stop) = runner::collect(active.len(), plan, &mut tenants);

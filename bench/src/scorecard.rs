@@ -66,8 +66,11 @@ impl Score {
     }
 }
 
+/// A category, or all for `None`, with the score of each system.
+pub type Row<'a> = (Option<&'static Category>, Vec<(&'a str, Score)>);
+
 /// The scores of the systems that share the GPU: a row a category that has metrics, then all together under `None`.
-pub fn scores(results: &Results) -> Vec<(Option<&'static Category>, Vec<(&str, Score)>)> {
+pub fn scores(results: &Results) -> Vec<Row<'_>> {
     let systems: Vec<&str> = results.order().into_iter().filter(|name| !is_native(name)).collect();
     let row = |category: Option<&'static Category>| {
         let metrics = || {

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::thread;
 
 use serde_json::Value;
 
@@ -72,8 +73,13 @@ impl Ran {
     }
 }
 
+/// A run in a folder of its own.
 fn bench(words: &[&str]) -> Ran {
-    let folder = tempfile::tempdir().unwrap();
+    bench_in(tempfile::tempdir().unwrap(), words)
+}
+
+/// A run in `folder`, where there may be results already.
+fn bench_in(folder: tempfile::TempDir, words: &[&str]) -> Ran {
     let out = folder.path().join("out");
     let processes = folder.path().join("processes");
     fs::create_dir_all(&processes).unwrap();
@@ -106,15 +112,16 @@ fn native_against_itself_is_measured_and_judged() {
 
 #[test]
 fn a_library_that_does_nothing_is_not_enforced_and_gets_no_score() {
-    let ran = bench(&["--system", &hami("nothing")]);
+    let metrics = "OH-002,OH-003,OH-004,OH-005,IS-001,IS-002,IS-003";
+    let ran = bench(&["--metrics", metrics, "--system", &hami("nothing")]);
     assert!(ran.output.status.success(), "{}", ran.stderr());
-    for metric in ["OH-002", "OH-003", "OH-004", "OH-005", "IS-001", "IS-002"] {
+    for metric in metrics.split(',') {
         let system = ran.system(metric, "hami");
         assert_eq!(system["status"], "not_enforced", "{metric}: {system}");
         assert!(system["value"].is_null() && system["samples"].as_array().unwrap().is_empty());
     }
     assert!(ran.stdout().contains("not enforced"));
-    assert!(ran.stderr().contains("hami: NOT ENFORCED"), "{}", ran.stderr());
+    assert!(ran.stderr().contains("hami: memory limit NOT ENFORCED"), "{}", ran.stderr());
 }
 
 #[test]
@@ -222,6 +229,157 @@ fn a_crash_and_a_cuda_error_are_reported_as_what_they_are() {
     assert!(reason.contains("cuMemAlloc_v2 returned CUDA_ERROR_UNKNOWN (999)"), "{reason}");
 }
 
+/// A verb that needs no device.
+fn verb(words: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cuota-bench"));
+    let output = command.args(words).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn the_reports_are_written_beside_the_results_and_again_with_published_figures() {
+    let ran = bench(&["--metrics", "IS-002", "--system", &hami("quota")]);
+    let out = ran.folder.path().join("out");
+    let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    assert!(read("report.md").contains("### IS-002: Limit enforcement time"));
+    assert!(read("results.csv").starts_with("metric,name,system,"));
+    assert!(read("report.html").contains("class=\"banner\"") && !read("report.html").contains("not ranked"));
+    let results = out.join("results.json").display().to_string();
+    let (code, _, stderr) = verb(&["report", &results, "--published", "seed"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    for name in ["report.md", "report.html"] {
+        assert!(read(name).contains("HAMi (published, GeForce RTX 3080, 2025-11-29; native-like)"), "{name}");
+    }
+}
+
+#[test]
+fn a_resumed_run_measures_only_what_is_not_there() {
+    let ran = bench(&["--metrics", "OH-005", "--system", "native"]);
+    let before = ran.results()["metrics"][0].clone();
+    let again = bench_in(ran.folder, &["--metrics", "OH-005,OH-002", "--system", "native", "--resume"]);
+    assert!(again.output.status.success(), "{}", again.stderr());
+    assert!(again.stderr().contains("OH-005 API interception: is there already"), "{}", again.stderr());
+    let results = again.results();
+    let ids: Vec<&str> =
+        results["metrics"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["OH-002", "OH-005"]);
+    assert_eq!(results["metrics"][1]["run"], before["run"]);
+    let other = bench_in(
+        again.folder,
+        &["--metrics", "OH-002", "--system", "native", "--compute", "40%", "--resume"],
+    );
+    assert_eq!(other.output.status.code(), Some(1));
+    assert!(
+        other.stderr().contains("measured otherwise: cap on GPU time: 50 % and 40 %"),
+        "{}",
+        other.stderr()
+    );
+}
+
+#[test]
+fn earlier_results_are_kept_when_a_run_begins_anew() {
+    let ran = bench(&["--metrics", "OH-005", "--system", "native"]);
+    let again = bench_in(ran.folder, &["--metrics", "OH-005", "--system", "native"]);
+    assert!(again.folder.path().join("out/results.previous.json").is_file(), "{}", again.stderr());
+}
+
+#[test]
+fn ctrl_c_leaves_a_valid_file_and_says_how_to_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, processes) = (folder.path().join("out"), folder.path().join("processes"));
+    fs::create_dir_all(&processes).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cuota-bench"));
+    command.env("CUOTA_SIM_LIB", fake()).env("FAKE_GPU_DIR", processes).env_remove("LD_PRELOAD");
+    command.args(["run", "--full", "--device", "sim", "--memory", "8GiB", "--system", "native"]);
+    command.args(["--metrics", "OH-002,OH-004,OH-005", "--out"]).arg(&out);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let results = out.join("results.json");
+    // OH-002 is the first of them: once it is written, the next one is under way.
+    while !results.exists() {
+        thread::yield_now();
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("--resume"), "{stderr}");
+    let read: Value = serde_json::from_str(&fs::read_to_string(results).unwrap()).unwrap();
+    let metrics = read["metrics"].as_array().unwrap();
+    assert!(metrics.iter().any(|metric| metric["id"] == "OH-002") && metrics.len() < 3, "{stderr}");
+    assert!(out.join("report.html").is_file());
+}
+
+#[test]
+fn a_device_in_use_is_refused_unless_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let processes = folder.path().join("processes");
+    fs::create_dir_all(&processes).unwrap();
+    // The fake driver lists processes that live: this one does.
+    fs::write(processes.join(std::process::id().to_string()), "1073741824").unwrap();
+    let ran = bench_in(folder, &["--metrics", "OH-005", "--system", "native"]);
+    assert_eq!(ran.output.status.code(), Some(1));
+    assert!(
+        ran.stderr().contains("in use by other processes") && ran.stderr().contains("--busy"),
+        "{}",
+        ran.stderr()
+    );
+    let ran = bench_in(ran.folder, &["--metrics", "OH-005", "--system", "native", "--busy"]);
+    assert!(ran.output.status.success(), "{}", ran.stderr());
+    assert!(ran.stdout().contains("in use by others"), "{}", ran.stdout());
+}
+
+#[test]
+fn files_are_merged_compared_and_imported() {
+    let first = bench(&["--metrics", "OH-002", "--system", &hami("quota")]);
+    let second = bench(&["--metrics", "OH-002,IS-002", "--system", &hami("slow")]);
+    let path = |ran: &Ran| ran.folder.path().join("out/results.json").display().to_string();
+    // The same path of the library and other contents: not to be merged.
+    let merged = first.folder.path().join("merged").display().to_string();
+    let (code, _, stderr) = verb(&["merge", &path(&first), &path(&second), "--out", &merged]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("library of hami"), "{stderr}");
+    let (code, stdout, stderr) = verb(&["compare", &path(&first), &path(&second)]);
+    assert_eq!(code, Some(4), "{stdout}{stderr}");
+    assert!(stdout.contains("| OH-002 | hami |") && stdout.contains("WORSE"), "{stdout}");
+    let (code, stdout, _) = verb(&["compare", &path(&first), &path(&first)]);
+    assert_eq!(code, Some(0), "{stdout}");
+    let (code, _, stderr) = verb(&["compare", "/no/such/results.json", &path(&first)]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("/no/such/results.json") && stderr.contains("give the path"), "{stderr}");
+    let (code, _, stderr) = verb(&["import", &path(&first), "--out", &merged]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("GPU-Virt-Bench result file"), "{stderr}");
+    let (code, _, stderr) = verb(&["compare", &path(&first), &path(&first), "--tolerance", "5"]);
+    assert!(code == Some(2) && stderr.contains("`5` is not a tolerance"), "{stderr}");
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_named() {
+    let ran = bench(&["--metrics", "OH-002", "--system", "mps"]);
+    assert_eq!(ran.output.status.code(), Some(1));
+    assert!(
+        ran.stderr().contains("nvidia-cuda-mps-control") && ran.stderr().contains("PATH"),
+        "{}",
+        ran.stderr()
+    );
+}
+
+/// SELF-001.
+#[test]
+fn the_benchmark_keeps_its_promises_against_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cuota-bench"));
+    command.env("CUOTA_SIM_LIB", fake()).env_remove("LD_PRELOAD");
+    command.args(["self-test", "--quick", "--device", "sim", "--out"]).arg(folder.path().join("out"));
+    let output = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+    assert!(stdout.contains("| 20 % slower |") && stdout.contains("does nothing: not enforced"), "{stdout}");
+    assert!(stdout.contains("(simulated)"), "{stdout}");
+}
+
 /// Each bad input says what was asked, what is so, and what to do.
 #[test]
 fn bad_input_is_answered_before_anything_is_measured() {
@@ -232,6 +390,8 @@ fn bad_input_is_answered_before_anything_is_measured() {
         (&["--system", "hami=/no/such/lib.so"], &["/no/such/lib.so", "no such file"]),
         (&["--memory", "8GB"], &["`8GB` is not an amount of memory", "8GiB"]),
         (&["--memory", "1GiB"], &["1 GiB was asked for", "2 GiB or more"]),
+        (&["--compute", "50"], &["`50` is not a part of the GPU's time", "as in 50%"]),
+        (&["--compute", "0%"], &["`0%` is not a part", "1% to 100%"]),
         (&["--memory", "15GiB"], &["15 GiB was asked for on a device of 16 GiB", "--memory"]),
         (&["--quick", "--full"], &["cannot be used"]),
     ] {

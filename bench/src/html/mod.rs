@@ -93,9 +93,19 @@ fn scores(results: &Results) -> String {
                 category.map_or("all", |category| category.name),
                 escaped(name)
             );
-            for count in
-                [better, tie, worse, passed, not_passed, alone, not_enforced, not_measured, failed, wins, shared]
-            {
+            for count in [
+                better,
+                tie,
+                worse,
+                passed,
+                not_passed,
+                alone,
+                not_enforced,
+                not_measured,
+                failed,
+                wins,
+                shared,
+            ] {
                 let _ = write!(text, "<td>{count}</td>");
             }
             text.push_str("</tr>\n");
@@ -111,7 +121,9 @@ fn scores(results: &Results) -> String {
 /// Every verdict at a glance, each metric a link to its section.
 fn matrix(results: &Results) -> String {
     let systems = results.order();
-    let mut text = String::from("<h2>All verdicts</h2>\n<div class=\"scroll\"><table class=\"matrix\"><tr><th>metric</th>");
+    let mut text = String::from(
+        "<h2>All verdicts</h2>\n<div class=\"scroll\"><table class=\"matrix\"><tr><th>metric</th>",
+    );
     for name in &systems {
         let _ = write!(text, "<th>{}</th>", escaped(name));
     }
@@ -182,8 +194,8 @@ fn section(results: &Results, metric: &MetricResult, published: &[Column]) -> St
     let _ = writeln!(text, "<p>Winner: {}</p>", escaped(&winner(metric)));
     let mut figures: Vec<String> = plots::samples(results, metric).into_iter().collect();
     figures.extend(results.order().into_iter().filter_map(|name| plots::cap_against_share(metric, name)));
-    figures.extend(plots::curves(results, metric, "time series: ", "ms"));
-    figures.extend(plots::curves(results, metric, "distribution: ", &metric.unit));
+    figures.extend(plots::curves(results, metric, plots::TIME_SERIES));
+    figures.extend(plots::curves(results, metric, plots::DISTRIBUTION));
     if !figures.is_empty() {
         let _ = writeln!(text, "<div class=\"plots\">{}</div>", figures.join("\n"));
     }
@@ -194,7 +206,9 @@ fn section(results: &Results, metric: &MetricResult, published: &[Column]) -> St
 }
 
 fn table(results: &Results, metric: &MetricResult, published: &[Column]) -> String {
-    let mut text = String::from("<div class=\"scroll\"><table><tr><th>system</th><th>median [95 %]</th><th>of native</th><th>added</th><th>verdict</th><th>detectable</th><th>p95</th><th>p99</th><th>samples</th></tr>\n");
+    let mut text = String::from(
+        "<div class=\"scroll\"><table><tr><th>system</th><th>median [95 %]</th><th>of native</th><th>added</th><th>verdict</th><th>detectable</th><th>p95</th><th>p99</th><th>samples</th></tr>\n",
+    );
     for name in results.order() {
         let Some(system) = metric.systems.get(name) else { continue };
         let dash = || "—".to_owned();
@@ -212,7 +226,8 @@ fn table(results: &Results, metric: &MetricResult, published: &[Column]) -> Stri
             let how = if system.added_in_process.is_some() { " in process" } else { "" };
             format!("{} [{low}, {high}]{how}", value_text(added.value))
         });
-        let detectable = system.detectable_percent.map_or_else(dash, |percent| format!("{} %", value_text(percent)));
+        let detectable =
+            system.detectable_percent.map_or_else(dash, |percent| format!("{} %", value_text(percent)));
         let of = |q: f64| quantile(&system.samples, q).filter(|_| measured).map_or_else(dash, value_text);
         let _ = writeln!(
             text,
@@ -264,10 +279,15 @@ fn series(results: &Results, metric: &MetricResult) -> String {
     if names.is_empty() {
         return String::new();
     }
-    let mut text = format!("<details><summary>All {} series</summary><div class=\"scroll\"><table><tr><th>series</th><th>system</th><th>median [95 %]</th><th>p99 of calls</th><th>added</th></tr>\n", names.len());
+    let mut text = format!(
+        "<details><summary>All {} series</summary><div class=\"scroll\"><table><tr><th>series</th><th>system</th><th>median [95 %]</th><th>p99 of calls</th><th>added</th></tr>\n",
+        names.len()
+    );
     for name in names {
         for system in results.order() {
-            let Some(series) = metric.systems.get(system).and_then(|system| system.series.get(name)) else { continue };
+            let Some(series) = metric.systems.get(system).and_then(|system| system.series.get(name)) else {
+                continue;
+            };
             let interval = |interval: &crate::stats::Interval| {
                 let [low, high] = interval.ci95.map(value_text);
                 format!("{} [{low}, {high}]", value_text(interval.value))
@@ -311,8 +331,12 @@ mod tests {
     #[test]
     fn every_element_that_is_opened_is_closed() {
         let page = html();
-        for name in ["html", "body", "table", "tr", "td", "th", "div", "section", "svg", "figure", "ul", "li", "details", "p", "text"] {
-            let opened = page.matches(&format!("<{name}>")).count() + page.matches(&format!("<{name} ")).count();
+        for name in [
+            "html", "body", "table", "tr", "td", "th", "div", "section", "svg", "figure", "ul", "li",
+            "details", "p", "text",
+        ] {
+            let opened =
+                page.matches(&format!("<{name}>")).count() + page.matches(&format!("<{name} ")).count();
             assert_eq!(opened, page.matches(&format!("</{name}>")).count(), "{name}");
         }
     }

@@ -5,6 +5,10 @@ use crate::judge::is_native;
 use crate::results::{MetricResult, Results};
 use crate::scorecard::Score;
 
+/// How series are named whose curve is over time, in ms.
+pub(super) const TIME_SERIES: &str = "time series: ";
+/// How series are named whose curve is a cumulative distribution.
+pub(super) const DISTRIBUTION: &str = "distribution: ";
 /// Room left of a plot for names or ticks.
 const LEFT: f64 = 78.0;
 /// The right end of axes.
@@ -75,14 +79,18 @@ pub(super) fn cap_against_share(metric: &MetricResult, name: &str) -> Option<Str
     if workloads.is_empty() {
         return None;
     }
-    let (x, y) = (Axis::between(0.0, 100.0, 40.0, 210.0), Axis::between(0.0, 100.0, 180.0, 10.0));
+    let most = workloads
+        .iter()
+        .flat_map(|workload| &workload.points)
+        .fold(100.0_f64, |most, [_, share]| most.max(*share));
+    let (x, y) = (Axis::between(0.0, 100.0, 40.0, 210.0), Axis::between(0.0, most, 180.0, 10.0));
     let mut plot = Plot::new((180.0_f64 + 34.0).max(20.0 + 14.0 * workloads.len() as f64));
     plot.curve([[x.place(0.0), y.place(0.0)], [x.place(100.0), y.place(100.0)]], "ideal");
     for (number, workload) in workloads.iter_mut().enumerate() {
         let class = format!("s{}", number % 5);
         workload.points.sort_by(|a, b| a[0].total_cmp(&b[0]));
         let places: Vec<[f64; 2]> =
-            workload.points.iter().map(|[cap, share]| [x.place(*cap), y.place(share.min(100.0))]).collect();
+            workload.points.iter().map(|[cap, share]| [x.place(*cap), y.place(*share)]).collect();
         plot.curve(places.iter().copied(), &class);
         places.iter().for_each(|[x, y]| plot.dot(*x, *y, &class));
         // A second turn of the colours is told by the number at the curve's end.
@@ -90,15 +98,18 @@ pub(super) fn cap_against_share(metric: &MetricResult, name: &str) -> Option<Str
             plot.text(x + 5.0, y + 4.0, "start", "faint", &(number + 1).to_string());
         }
         let line = 20.0 + 14.0 * number as f64;
-        plot.text(232.0, line, "start", "", &format!("{} {}", number + 1, shortened(workload.name, 20)));
+        plot.bar(226.0, line - 8.0, 8.0, 8.0, &class);
+        plot.text(238.0, line, "start", "", &format!("{} {}", number + 1, shortened(workload.name, 19)));
     }
     plot.below(&x, 180.0, "cap, %");
     plot.beside(&y, 40.0);
-    Some(plot.figure(&format!("{name}: share of the GPU that was had under each cap, %; dashed: what was asked for")))
+    Some(plot.figure(&format!(
+        "{name}: share of the GPU that was had under each cap, %; dashed: what was asked for"
+    )))
 }
 
 /// The curves of `metric` whose series begin with `kind`: a plot a series, a curve a system.
-pub(super) fn curves(results: &Results, metric: &MetricResult, kind: &str, x_title: &str) -> Vec<String> {
+pub(super) fn curves(results: &Results, metric: &MetricResult, kind: &str) -> Vec<String> {
     let mut names: Vec<&String> = metric
         .systems
         .values()
@@ -108,10 +119,13 @@ pub(super) fn curves(results: &Results, metric: &MetricResult, kind: &str, x_tit
         .collect();
     names.sort();
     names.dedup();
-    names.into_iter().filter_map(|name| curve(results, metric, name, x_title)).collect()
+    names.into_iter().filter_map(|name| curve(results, metric, name)).collect()
 }
 
-fn curve(results: &Results, metric: &MetricResult, name: &str, x_title: &str) -> Option<String> {
+/// A time series is over milliseconds, a distribution over its own unit.
+fn curve(results: &Results, metric: &MetricResult, name: &str) -> Option<String> {
+    let unit = metric.systems.values().find_map(|system| Some(system.series.get(name)?.unit.as_str()))?;
+    let x_title = if name.starts_with(TIME_SERIES) { "ms" } else { unit };
     let all: Vec<(&str, &Vec<[f64; 2]>)> = results
         .order()
         .into_iter()
@@ -187,7 +201,9 @@ mod tests {
     fn caps_and_shares_are_read_from_the_names_of_series() {
         let mut metric = example::results().metrics.remove(1);
         let cuota = metric.systems.get_mut("cuota").unwrap();
-        for (name, share) in [("5 µs kernels at cap 10", 9.9), ("5 µs kernels at cap 50", 50.0), ("graph at cap 50", 49.0)] {
+        for (name, share) in
+            [("5 µs kernels at cap 10", 9.9), ("5 µs kernels at cap 50", 50.0), ("graph at cap 50", 49.0)]
+        {
             cuota.series.insert(name.to_owned(), example::series(&[share], "%"));
         }
         let figure = cap_against_share(&metric, "cuota").unwrap();
@@ -205,7 +221,7 @@ mod tests {
             ..example::series(&[50.0], "%")
         };
         cuota.series.insert("time series: share at cap 50".to_owned(), series);
-        let plots = curves(&results, &results.metrics[1], "time series: ", "ms");
+        let plots = curves(&results, &results.metrics[1], TIME_SERIES);
         assert_eq!(plots.len(), 1);
         assert_eq!(plots[0].matches("<polyline").count(), 1);
     }

@@ -25,7 +25,8 @@ impl Axis {
     /// An axis that holds all finite `values`, with a little room, from place `from` to `to`; `None` without values.
     pub(super) fn around(values: impl IntoIterator<Item = f64>, from: f64, to: f64) -> Option<Self> {
         let finite = values.into_iter().filter(|value| value.is_finite());
-        let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+        let (low, high) = finite
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
         if low > high {
             return None;
         }
@@ -47,7 +48,8 @@ impl Axis {
     pub(super) fn ticks(&self, count: u32) -> Vec<f64> {
         let raw = (self.high - self.low) / f64::from(count);
         let magnitude = 10.0_f64.powf(raw.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * magnitude).into_iter().find(|step| *step >= raw);
+        let step =
+            [1.0, 2.0, 5.0, 10.0].map(|factor| factor * magnitude).into_iter().find(|step| *step >= raw);
         let step = step.unwrap_or(10.0 * magnitude);
         let first = (self.low / step).ceil();
         let inside = |number: u32| Some((first + f64::from(number)) * step).filter(|tick| *tick <= self.high);
@@ -79,16 +81,23 @@ impl Plot {
 
     pub(super) fn text(&mut self, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
         let text = escaped(text);
-        let _ = write!(self.body, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" class="{class}">{text}</text>"#);
+        let _ = write!(
+            self.body,
+            r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" class="{class}">{text}</text>"#
+        );
     }
 
     pub(super) fn line(&mut self, from: [f64; 2], to: [f64; 2], class: &str) {
         let ([x1, y1], [x2, y2]) = (from, to);
-        let _ = write!(self.body, r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" class="{class}"/>"#);
+        let _ = write!(
+            self.body,
+            r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" class="{class}"/>"#
+        );
     }
 
     pub(super) fn dot(&mut self, x: f64, y: f64, class: &str) {
-        let _ = write!(self.body, r#"<circle cx="{x:.1}" cy="{y:.1}" r="3" stroke="none" class="dot {class}"/>"#);
+        let _ =
+            write!(self.body, r#"<circle cx="{x:.1}" cy="{y:.1}" r="3" stroke="none" class="dot {class}"/>"#);
     }
 
     pub(super) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, class: &str) {

@@ -88,7 +88,7 @@ fn passed(system: &SystemResult) -> usize {
 }
 
 /// The winner or the tie, in words.
-pub fn winner_text(metric: &MetricResult) -> String {
+pub(super) fn winner_text(metric: &MetricResult) -> String {
     match &metric.winner {
         Some(Winner::System(name)) => format!("{name}: it beats every other system that shares the GPU"),
         Some(Winner::Tie(names)) => format!("tie: {} cannot be told apart", names.join(", ")),

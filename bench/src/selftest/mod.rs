@@ -119,7 +119,8 @@ pub fn main(arguments: &SelfTestArguments) -> Result<ExitCode> {
     interrupt::catch().context("Ctrl-C cannot be caught")?;
     let mut environment = Environment::of_machine(env::args().collect());
     environment.effort = Some(arguments.effort());
-    let mut session = prepare::open_session(&arguments, simulator, &System::parse("native")?, &mut environment)?;
+    let mut session =
+        prepare::open_session(&arguments, simulator, &System::parse("native")?, &mut environment)?;
     session.limit_bytes = prepare::limit_on(&arguments, &environment.device)?;
     environment.limit_bytes = session.limit_bytes;
 
@@ -153,12 +154,16 @@ fn library_that_does_nothing(session: &Session) -> Result<Option<Proof>> {
 }
 
 fn measure(session: &Session, arguments: &RunArguments, mut environment: Environment) -> Results {
-    let labels: Vec<String> = std::iter::once("native").chain(INJECTED.map(|(label, _)| label)).map(str::to_owned).collect();
+    let labels: Vec<String> =
+        std::iter::once("native").chain(INJECTED.map(|(label, _)| label)).map(str::to_owned).collect();
     for (order, label) in labels.iter().enumerate() {
         environment.systems.insert(label.clone(), SystemRecord { order, ..SystemRecord::default() });
     }
     // All turns: what is judged is how the samples are judged, not how soon they suffice.
-    let plan = Plan { precision: -1.0, ..Plan::of(arguments.effort(), arguments.budget(), crate::stats::FEWEST_PAIRS) };
+    let plan = Plan {
+        precision: -1.0,
+        ..Plan::of(arguments.effort(), arguments.budget(false), crate::stats::FEWEST_PAIRS)
+    };
     let mut tenants = Tenants { session, began: Instant::now() };
     let (collected, stop) = runner::collect(labels.len(), plan, &mut tenants);
     let collected: BTreeMap<usize, Collected> = collected.into_iter().enumerate().collect();
@@ -261,7 +266,12 @@ impl Found {
 
     fn cells(&self) -> String {
         let way = |way: &Way| {
-            format!("{} % | {} % | {}", value_text(way.percent), value_text(way.detectable_percent), way.verdict.text())
+            format!(
+                "{} % | {} % | {}",
+                value_text(way.percent),
+                value_text(way.detectable_percent),
+                way.verdict.text()
+            )
         };
         format!("{} | {}", way(&self.in_process), way(&self.across))
     }
@@ -275,7 +285,8 @@ mod tests {
     /// Samples whose process-to-process noise is `noise` per cent, slowed by what is put in.
     fn metric(noise: f64, works: bool) -> MetricResult {
         let sample = |turn: usize, place: usize| {
-            let percent = place.checked_sub(1).map_or(0.0, |place| INJECTED[place].1) * f64::from(u8::from(works));
+            let percent =
+                place.checked_sub(1).map_or(0.0, |place| INJECTED[place].1) * f64::from(u8::from(works));
             let jitter = noise / 100.0 * (((turn * 7 + place * 5) % 11) as f64 / 5.0 - 1.0);
             Ok(Series::from([
                 (work::PAIR.to_owned(), Measure::single((1.0 + percent / 100.0) * (1.0 + jitter), "µs")),
@@ -302,13 +313,19 @@ mod tests {
         let loose = Proof::NotEnforced("granted".to_owned());
         let (text, broken) = verdict(&metric(0.5, true), Some(&loose));
         assert!(broken.is_empty(), "{broken:?}\n{text}");
-        assert!(text.contains("| 20 % slower | 20.00 % |") && text.contains("not enforced (granted)"), "{text}");
+        assert!(
+            text.contains("| 20 % slower | 20.00 % |") && text.contains("not enforced (granted)"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_benchmark_that_does_not_see_them_breaks_it() {
         let (_, broken) = verdict(&metric(0.5, false), None);
-        assert!(broken.iter().any(|promise| promise.starts_with("20 % slower: not found in process")), "{broken:?}");
+        assert!(
+            broken.iter().any(|promise| promise.starts_with("20 % slower: not found in process")),
+            "{broken:?}"
+        );
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub fn work(request: &Request) -> Result<Work> {
     let slowed = stats::median(&slowed_ns).context("no slowed blocks")?;
     let base = stats::median(&plain_ns).context("no plain blocks")?;
     // Neighbours are compared, so that what drifts within the process cancels.
-    let differences: Vec<f64> = slowed_ns.chunks(2).zip(plain_ns.chunks(2)).map(|(a, b)| mean(a) - mean(b)).collect();
+    let differences: Vec<f64> =
+        slowed_ns.chunks(2).zip(plain_ns.chunks(2)).map(|(a, b)| mean(a) - mean(b)).collect();
     let added = stats::median(&differences).context("no pairs of blocks")?;
     let mut work = Work::default();
     let calls = 2 * PAIRS * QUADS;

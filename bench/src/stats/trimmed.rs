@@ -63,7 +63,7 @@ fn test(difference: f64, variance: f64, degrees: f64) -> Test {
 }
 
 /// Whether `values` lie about zero. `None` below four.
-pub fn about_zero(values: &[f64]) -> Option<Test> {
+pub(super) fn about_zero(values: &[f64]) -> Option<Test> {
     let all = Trimmed::of(values)?;
     Some(test(all.mean, all.variance, all.degrees))
 }

@@ -1,11 +1,13 @@
 //! Device memory that is freed when it goes.
 
+use std::ffi::c_void;
 use std::ptr;
 
-use cudarc::driver::sys::{self, CUdeviceptr, CUstream};
+use cudarc::driver::sys::{self, CUdeviceptr};
 
 use super::device::Gpu;
 use super::error::{CudaError, check};
+use super::stream::StreamHandle;
 
 /// Plain device memory.
 pub struct Buffer {
@@ -35,6 +37,11 @@ impl Buffer {
         self.address
     }
 
+    /// Its first address, as the libraries of the toolkit take it: a pointer that the host must not follow.
+    pub fn pointer(&self) -> *mut c_void {
+        ptr::with_exposed_provenance_mut(usize::try_from(self.address).unwrap_or(0))
+    }
+
     /// Its length in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -42,16 +49,16 @@ impl Buffer {
 
     /// Sets every word of 4 bytes, and waits until it is done: other streams do not wait for the legacy one.
     pub fn set_words(&self, value: u32) -> Result<(), CudaError> {
-        self.set_words_on(ptr::null_mut(), value)?;
+        self.set_words_on(StreamHandle::LEGACY, value)?;
         // SAFETY: NULL is the legacy stream of the current context.
         check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(ptr::null_mut()) })
     }
 
     /// Sets every word of 4 bytes, in the order of `stream`.
-    pub fn set_words_on(&self, stream: CUstream, value: u32) -> Result<(), CudaError> {
+    pub fn set_words_on(&self, stream: StreamHandle, value: u32) -> Result<(), CudaError> {
         // SAFETY: the range is this allocation; the stream is alive.
         check("cuMemsetD32Async", unsafe {
-            sys::cuMemsetD32Async(self.address, value, self.bytes / 4, stream)
+            sys::cuMemsetD32Async(self.address, value, self.bytes / 4, stream.raw())
         })
     }
 
@@ -65,10 +72,7 @@ impl Buffer {
         // SAFETY: the source is plain data of that size and the target is long enough. The copy of pageable memory may
         // return before its last part has arrived (CUDA driver API, synchronisation behaviour), hence the wait.
         unsafe {
-            check(
-                "cuMemcpyHtoD_v2",
-                sys::cuMemcpyHtoD_v2(self.address, values.as_ptr().cast(), bytes),
-            )?;
+            check("cuMemcpyHtoD_v2", sys::cuMemcpyHtoD_v2(self.address, values.as_ptr().cast(), bytes))?;
             check("cuStreamSynchronize", sys::cuStreamSynchronize(ptr::null_mut()))
         }
     }

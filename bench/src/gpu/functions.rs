@@ -8,8 +8,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdeviceptr, CUdriverProcAddressQueryResult, CUmemAllocationProp,
-    CUfunction, CUgraphExec, CUlaunchConfig, CUmemGenericAllocationHandle, CUresult, CUstream,
+    CUcontext, CUdevice, CUdeviceptr, CUdriverProcAddressQueryResult, CUfunction, CUgraphExec,
+    CUlaunchConfig, CUmemAllocationProp, CUmemGenericAllocationHandle, CUresult, CUstream,
 };
 use object::elf::STT_FUNC;
 use object::read::elf::ElfFile64;

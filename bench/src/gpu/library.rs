@@ -29,7 +29,8 @@ impl Library {
             }
         }
         let text = names.join(" nor ");
-        Err(NotMeasured::because(format!("the loader finds no {text} (LD_LIBRARY_PATH names where to look)")).into())
+        Err(NotMeasured::because(format!("the loader finds no {text} (LD_LIBRARY_PATH names where to look)"))
+            .into())
     }
 
     /// The function `name` as an `F`, which must be a function pointer of its signature.

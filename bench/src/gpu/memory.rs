@@ -177,7 +177,9 @@ impl Vmm {
             flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
         };
         // SAFETY: the range was mapped by `take`; one description is passed.
-        check("cuMemSetAccess", unsafe { sys::cuMemSetAccess(taken.address, taken.bytes, &raw const access, 1) })
+        check("cuMemSetAccess", unsafe {
+            sys::cuMemSetAccess(taken.address, taken.bytes, &raw const access, 1)
+        })
     }
 
     /// Creates `bytes` of physical memory and maps them at the end of what is mapped.

@@ -23,4 +23,4 @@ pub use library::Library;
 pub use memory::{PathKind, Plain, Pool, Taken, Vmm};
 pub use module::{Arguments, Kernel, Module, Shape, Source, fill_bf16};
 pub use peaks::Peaks;
-pub use stream::{Event, Graph, Stream};
+pub use stream::{Event, Graph, Stream, StreamHandle};

@@ -4,10 +4,11 @@ use std::ffi::{CString, c_void};
 use std::ptr;
 
 use anyhow::{Context, Result};
-use cudarc::driver::sys::{self, CUdeviceptr, CUfunction, CUmodule, CUstream};
+use cudarc::driver::sys::{self, CUdeviceptr, CUfunction, CUmodule};
 
 use super::device::Gpu;
 use super::error::{CudaError, check};
+use super::stream::StreamHandle;
 
 /// One file of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +138,12 @@ impl Arguments {
 impl Kernel {
     /// Launches it on `stream` with `arguments`, which must be those that its source declares.
     #[inline(always)]
-    pub fn launch(self, stream: CUstream, shape: Shape, mut arguments: Arguments) -> Result<(), CudaError> {
+    pub fn launch(
+        self,
+        stream: StreamHandle,
+        shape: Shape,
+        mut arguments: Arguments,
+    ) -> Result<(), CudaError> {
         let ([gx, gy], [bx, by]) = (shape.grid, shape.block);
         let mut pointers = arguments.pointers();
         // SAFETY: the callers in this crate pass what the kernel's source declares, addresses of live device memory
@@ -152,7 +158,7 @@ impl Kernel {
                 by,
                 1,
                 0,
-                stream,
+                stream.raw(),
                 pointers.as_mut_ptr(),
                 ptr::null_mut(),
             )
@@ -168,14 +174,13 @@ impl Kernel {
 /// Fills `to` with `count` numbers in bf16 from a hash of their places, spread over (-scale, scale).
 pub fn fill_bf16(
     basic: &Module,
-    stream: CUstream,
+    stream: StreamHandle,
     to: CUdeviceptr,
     count: u64,
     scale: f32,
     seed: u32,
 ) -> Result<()> {
-    let arguments =
-        Arguments::costing(20_000).u64(to).u64(count).f32(scale).i32(seed.cast_signed());
+    let arguments = Arguments::costing(20_000).u64(to).u64(count).f32(scale).i32(seed.cast_signed());
     Ok(basic.kernel("fill_bf16")?.launch(stream, Shape::line(1_024, 256), arguments)?)
 }
 
@@ -228,7 +233,9 @@ mod tests {
     #[test]
     fn the_first_parameter_of_every_kernel_is_what_it_costs_on_the_software_gpu() {
         for source in ALL {
-            for (_, list) in source_text(source).split("extern \"C\"").skip(1).filter_map(|k| k.split_once('(')) {
+            for (_, list) in
+                source_text(source).split("extern \"C\"").skip(1).filter_map(|k| k.split_once('('))
+            {
                 let list = list.strip_prefix("256)").or(list.strip_prefix("128)")).unwrap_or(list);
                 assert!(list.contains("u64 sim_ns"), "{source:?}: {}", &list[..40]);
             }

@@ -7,6 +7,21 @@ use cudarc::driver::sys::{self, CUevent, CUgraphExec, CUstream, CUstreamCaptureM
 use super::device::Gpu;
 use super::error::{CudaError, check};
 
+/// A stream by its handle: what work is submitted to.
+#[derive(Clone, Copy)]
+pub struct StreamHandle(CUstream);
+
+impl StreamHandle {
+    /// The legacy default stream of the current context.
+    pub(super) const LEGACY: Self = Self(ptr::null_mut());
+
+    /// As the driver takes it.
+    #[inline(always)]
+    pub fn raw(self) -> CUstream {
+        self.0
+    }
+}
+
 /// A stream that does not wait for the legacy default stream. Lives as long as the process.
 pub struct Stream(CUstream);
 
@@ -20,10 +35,10 @@ impl Stream {
         Ok(Self(stream))
     }
 
-    /// The driver's handle.
+    /// What work is submitted to.
     #[inline(always)]
-    pub fn handle(&self) -> CUstream {
-        self.0
+    pub fn handle(&self) -> StreamHandle {
+        StreamHandle(self.0)
     }
 
     /// Waits until all of it is done.
@@ -36,7 +51,7 @@ impl Stream {
     /// Makes a launchable graph of what `submit` submits to this stream.
     pub fn capture<E: From<CudaError>>(
         &self,
-        submit: impl FnOnce(CUstream) -> Result<(), E>,
+        submit: impl FnOnce(StreamHandle) -> Result<(), E>,
     ) -> Result<Graph, E> {
         // Thread-local, so that no other thread of the process can spoil it.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -45,7 +60,7 @@ impl Stream {
         // SAFETY: the stream is alive; outputs are writable; the graph is not used after it is destroyed.
         unsafe {
             check("cuStreamBeginCapture", sys::cuStreamBeginCapture_v2(self.0, mode))?;
-            let submitted = submit(self.0);
+            let submitted = submit(self.handle());
             let ended = check("cuStreamEndCapture", sys::cuStreamEndCapture(self.0, &raw mut graph));
             submitted?;
             ended?;
@@ -63,9 +78,9 @@ pub struct Graph(CUgraphExec);
 impl Graph {
     /// Launches it on `stream`.
     #[inline(always)]
-    pub fn launch(&self, stream: CUstream) -> Result<(), CudaError> {
+    pub fn launch(&self, stream: StreamHandle) -> Result<(), CudaError> {
         // SAFETY: the graph is never destroyed; the stream is the caller's and alive.
-        check("cuGraphLaunch", unsafe { sys::cuGraphLaunch(self.0, stream) })
+        check("cuGraphLaunch", unsafe { sys::cuGraphLaunch(self.0, stream.raw()) })
     }
 
     /// The driver's handle.
@@ -99,9 +114,9 @@ impl Event {
 
     /// Records it on `stream`.
     #[inline(always)]
-    pub fn record(&self, stream: CUstream) -> Result<(), CudaError> {
+    pub fn record(&self, stream: StreamHandle) -> Result<(), CudaError> {
         // SAFETY: event and stream are alive.
-        check("cuEventRecord", unsafe { sys::cuEventRecord(self.0, stream) })
+        check("cuEventRecord", unsafe { sys::cuEventRecord(self.0, stream.raw()) })
     }
 
     /// Waits until it is reached.
@@ -115,9 +130,7 @@ impl Event {
     pub fn since_ns(&self, earlier: &Self) -> Result<f64, CudaError> {
         let mut ms = 0.0_f32;
         // SAFETY: `ms` is writable and both events are alive.
-        check("cuEventElapsedTime", unsafe {
-            sys::cuEventElapsedTime(&raw mut ms, earlier.0, self.0)
-        })?;
+        check("cuEventElapsedTime", unsafe { sys::cuEventElapsedTime(&raw mut ms, earlier.0, self.0) })?;
         Ok(f64::from(ms) * 1e6)
     }
 }

@@ -6,14 +6,15 @@ use std::ptr;
 
 use anyhow::{Result, bail};
 use cudarc::cublaslt::sys::{
-    cublasComputeType_t as Compute, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDescAttributes_t as Attribute,
-    cublasLtMatmulDesc_t, cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreferenceAttributes_t as Preference,
-    cublasLtMatmulPreference_t, cublasLtMatrixLayout_t, cublasStatus_t, cudaDataType_t as Type,
+    cublasComputeType_t as Compute, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
+    cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreference_t,
+    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t, cublasStatus_t,
+    cudaDataType_t as Type,
 };
 use cudarc::driver::sys::CUstream;
 
 use super::loads::sampled_places;
-use crate::gpu::{Buffer, Gpu, Library, PlainData, bf16};
+use crate::gpu::{Buffer, Gpu, Library, PlainData, StreamHandle, bf16};
 
 /// Names that installations have, newest first.
 const NAMES: [&str; 4] = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"];
@@ -214,10 +215,10 @@ impl Blas {
     }
 
     /// Launches `problem` once.
-    pub(super) fn multiply(&self, stream: CUstream, problem: &Problem) -> Result<()> {
+    pub(super) fn multiply(&self, stream: StreamHandle, problem: &Problem) -> Result<()> {
         let (one, zero) = (1.0_f32, 0.0_f32);
         let [inputs, outputs] = problem.layouts;
-        let at = |buffer: &Buffer| ptr::with_exposed_provenance_mut::<c_void>(buffer.address() as usize);
+        let at = |buffer: &Buffer| buffer.pointer();
         // SAFETY: the objects fit each other, the buffers are as long as the layouts say, and the algorithm is one that the
         // library chose for them and for this workspace.
         check("cublasLtMatmul", unsafe {
@@ -237,7 +238,7 @@ impl Blas {
                 &raw const problem.algorithm,
                 at(&problem.workspace),
                 WORKSPACE_BYTES,
-                stream,
+                stream.raw(),
             )
         })
     }
@@ -328,7 +329,8 @@ mod tests {
             let bits = e4m3_bits(quarters);
             // E4M3: a sign, four bits of exponent with a bias of 7, three of fraction.
             let (exponent, fraction) = (i32::from(bits >> 3 & 0xf), f64::from(bits & 7));
-            let size = if bits & 0x7f == 0 { 0.0 } else { (1.0 + fraction / 8.0) * 2.0_f64.powi(exponent - 7) };
+            let size =
+                if bits & 0x7f == 0 { 0.0 } else { (1.0 + fraction / 8.0) * 2.0_f64.powi(exponent - 7) };
             assert_eq!(if bits & 0x80 == 0 { size } else { -size }, value);
         }
     }

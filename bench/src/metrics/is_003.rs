@@ -168,7 +168,11 @@ fn summary(cells: &[Cell]) -> Series {
 }
 
 /// The share over time at the middle cap, for 100 µs kernels.
-fn time_series(natives: &[Vec<Progress>], capped: &[(u32, Vec<Progress>)], warm_ns: u64) -> Option<(String, Measure)> {
+fn time_series(
+    natives: &[Vec<Progress>],
+    capped: &[(u32, Vec<Progress>)],
+    warm_ns: u64,
+) -> Option<(String, Measure)> {
     const STEP_NS: u64 = 20_000_000;
     let number = Kind::NINE.iter().position(|kind| *kind == Kind::Medium)?;
     let native_rate = natives.first()?.get(number)?.steady_rate(warm_ns)?;
@@ -199,7 +203,12 @@ mod tests {
 
     #[test]
     fn a_cap_that_the_workload_does_not_reach_is_left_out_of_the_mean_and_must_not_slow_it() {
-        let cells = [cell(50.0, 100.0, 47.0), cell(25.0, 100.0, 26.0), cell(50.0, 25.0, 98.0), cell(24.5, 25.0, 100.0)];
+        let cells = [
+            cell(50.0, 100.0, 47.0),
+            cell(25.0, 100.0, 26.0),
+            cell(50.0, 25.0, 98.0),
+            cell(24.5, 25.0, 100.0),
+        ];
         let series = summary(&cells);
         assert!((series["accuracy"].value - 98.0).abs() < 1e-9);
         assert!((series["worst cell: distance"].value - 3.0).abs() < 1e-9);

@@ -63,8 +63,9 @@ impl Metric for LimitResponse {
                 }
                 Ok(())
             })?;
-            let changed_ns = changed_ns
-                .ok_or_else(|| NotMeasured::because("the system has no way to change a cap while a tenant runs"))?;
+            let changed_ns = changed_ns.ok_or_else(|| {
+                NotMeasured::because("the system has no way to change a cap while a tenant runs")
+            })?;
             let work = works.first().context("the tenant left nothing")?;
             let progress = progress_of(work)?.into_iter().next().context("the tenant did nothing")?;
             let response = Response::of(&progress, native_rate, f64::from(to) / 100.0, changed_ns);
@@ -114,10 +115,16 @@ impl Response {
         // Never settled is at least as long as was looked: a lower bound, and said to be one beside it.
         let never = settled_ms.is_none();
         let value = settled_ms.unwrap_or((most_ns - KEPT_NS) as f64 / 1e6);
-        series.insert(format!("{name}: settled after"), Measure { is_difference: true, ..Measure::single(value, "ms") });
+        series.insert(
+            format!("{name}: settled after"),
+            Measure { is_difference: true, ..Measure::single(value, "ms") },
+        );
         let did = if never { 0.0 } else { 100.0 };
         series.insert(format!("{name}: settled at all"), Measure::single(did, "%"));
-        series.insert(format!("{name}: overshoot"), Measure::difference(self.overshoot_ns / 1e6, "ms of GPU time"));
+        series.insert(
+            format!("{name}: overshoot"),
+            Measure::difference(self.overshoot_ns / 1e6, "ms of GPU time"),
+        );
     }
 }
 

@@ -164,7 +164,7 @@ impl Scanner {
     fn mark(&self, taken: &Taken) -> Result<()> {
         // SAFETY: the range is the allocation's own; the stream is alive.
         check("cuMemsetD32Async", unsafe {
-            sys::cuMemsetD32Async(taken.address(), MARK, CHUNK / 4, self.stream.handle())
+            sys::cuMemsetD32Async(taken.address(), MARK, CHUNK / 4, self.stream.handle().raw())
         })?;
         Ok(self.stream.synchronize()?)
     }

@@ -25,8 +25,7 @@ static INFO: Info = Info {
 };
 
 /// Aggressors.
-const AGGRESSORS: [Kind; 5] =
-    [Kind::Long, Kind::Bandwidth, Kind::LaunchStorm, Kind::AllocStorm, Kind::Graph];
+const AGGRESSORS: [Kind; 5] = [Kind::Long, Kind::Bandwidth, Kind::LaunchStorm, Kind::AllocStorm, Kind::Graph];
 
 impl Metric for ComputeIsolation {
     fn info(&self) -> &'static Info {

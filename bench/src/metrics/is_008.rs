@@ -26,7 +26,10 @@ static INFO: Info = Info {
 
 /// Tenants that run together: their kinds and entitlements in per cent.
 const GROUPS: [(&str, &[(Kind, u32)]); 3] = [
-    ("4 equal, different kernels", &[(Kind::Small, 25), (Kind::Medium, 25), (Kind::Long, 25), (Kind::Graph, 25)]),
+    (
+        "4 equal, different kernels",
+        &[(Kind::Small, 25), (Kind::Medium, 25), (Kind::Long, 25), (Kind::Graph, 25)],
+    ),
     ("2 equal", &[(Kind::Medium, 50), (Kind::Medium, 50)]),
     ("75 and 25 %", &[(Kind::Medium, 75), (Kind::Medium, 25)]),
 ];

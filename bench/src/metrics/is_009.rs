@@ -58,13 +58,20 @@ impl Metric for NoisyNeighbour {
         let native = alone(&launcher.native(), &Plan::of(Kind::Long, run_ns / 4)).context("native, alone")?;
         let native_rate = native.first().and_then(|progress| progress.steady_rate(run_ns / 16));
         let native_rate = native_rate.context("nothing was done natively")?;
-        let (alone_series, beside_series) =
-            (&before.first().context("nothing alone")?.series, &beside.first().context("nothing beside")?.series);
+        let (alone_series, beside_series) = (
+            &before.first().context("nothing alone")?.series,
+            &beside.first().context("nothing beside")?.series,
+        );
         let mut series = Series::new();
         for name in NAMES {
-            let (Some(alone), Some(beside)) = (alone_series.get(name), beside_series.get(name)) else { continue };
+            let (Some(alone), Some(beside)) = (alone_series.get(name), beside_series.get(name)) else {
+                continue;
+            };
             let slower = 100.0 * (beside.value / alone.value - 1.0);
-            series.insert(format!("{name}: slower by"), Measure { is_difference: false, ..Measure::difference(slower, "%") });
+            series.insert(
+                format!("{name}: slower by"),
+                Measure { is_difference: false, ..Measure::difference(slower, "%") },
+            );
             series.insert(format!("{name}: alone"), alone.clone());
             series.insert(format!("{name}: beside"), beside.clone());
         }
@@ -72,7 +79,10 @@ impl Metric for NoisyNeighbour {
         series.extend(curves.map(|(name, measure)| (name.clone(), measure.clone())));
         let progress = progress_of(beside.get(1).context("the neighbour left nothing")?)?;
         let rate = progress.first().map_or(0.0, |p| p.rate(go_ns + run_ns / 8, go_ns + run_ns));
-        series.insert("neighbour: of native alone".to_owned(), Measure::single(100.0 * rate / native_rate, "%"));
+        series.insert(
+            "neighbour: of native alone".to_owned(),
+            Measure::single(100.0 * rate / native_rate, "%"),
+        );
         Ok(series)
     }
 }

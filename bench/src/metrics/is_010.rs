@@ -33,7 +33,8 @@ static INFO: Info = Info {
 };
 
 /// What the tenants beside it do.
-const FAULTS: [&str; 6] = ["illegal address", "trap", "abort", "killed in allocations", "out of memory", "truncated files"];
+const FAULTS: [&str; 6] =
+    ["illegal address", "trap", "abort", "killed in allocations", "out of memory", "truncated files"];
 /// The bystander's time: it is told to end sooner.
 const BYSTANDER_NS: u64 = 60_000_000_000;
 /// How long a tenant allocates before it is killed.
@@ -68,7 +69,8 @@ impl Metric for FaultIsolation {
     }
 
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
-        let bystander = Part::load(&launcher.clone().tenant("bystander"), &Plan::of(Kind::Medium, BYSTANDER_NS))?;
+        let bystander =
+            Part::load(&launcher.clone().tenant("bystander"), &Plan::of(Kind::Medium, BYSTANDER_NS))?;
         let faulting = launcher.clone().on_cpu(None).tenant("faulting");
         let mut spans = Vec::new();
         let mut did_fail = Vec::new();
@@ -96,7 +98,10 @@ impl Metric for FaultIsolation {
                     let got_on = progress.units_at(*to_ns) > progress.units_at(to_ns - 100_000_000);
                     series.insert(format!("{fault}: the other gets on"), passed(got_on));
                     let stall_ms = progress.longest_stall_ms(*from_ns, *to_ns);
-                    series.insert(format!("{fault}: the other's longest stall"), Measure::single(stall_ms, "ms"));
+                    series.insert(
+                        format!("{fault}: the other's longest stall"),
+                        Measure::single(stall_ms, "ms"),
+                    );
                 }
             }
             // The control of the harness itself: a bystander that could not even begin is a void sample.

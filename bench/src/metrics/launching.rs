@@ -57,15 +57,15 @@ impl Ready {
         let stream = Stream::new(gpu)?;
         let kernel = Module::load(gpu, Source::Basic)?.kernel("empty")?;
         let shape = Shape::line(1, 1);
-        let graph = stream
-            .capture::<CudaError>(|stream| kernel.launch(stream, shape, Arguments::costing(SIM_NS)))?;
+        let graph =
+            stream.capture::<CudaError>(|stream| kernel.launch(stream, shape, Arguments::costing(SIM_NS)))?;
         Ok(Self { stream, kernel, graph, both: Both::find()? })
     }
 
     /// Submits it once through `functions`.
     #[inline(always)]
     fn submit(&self, way: Way, functions: &Launches) -> Result<(), CudaError> {
-        let stream: CUstream = self.stream.handle();
+        let stream: CUstream = self.stream.handle().raw();
         let function = self.kernel.handle();
         let mut arguments = Arguments::costing(SIM_NS);
         let mut pointers = arguments.pointers();
@@ -76,7 +76,17 @@ impl Ready {
             match way {
                 Way::Launch => {
                     let result = (functions.cuLaunchKernel)(
-                        function, 1, 1, 1, 1, 1, 1, 0, stream, parameters, ptr::null_mut(),
+                        function,
+                        1,
+                        1,
+                        1,
+                        1,
+                        1,
+                        1,
+                        0,
+                        stream,
+                        parameters,
+                        ptr::null_mut(),
                     );
                     check("cuLaunchKernel", result)
                 }
@@ -93,8 +103,12 @@ impl Ready {
                         attrs: ptr::null_mut::<CUlaunchAttribute>(),
                         numAttrs: 0,
                     };
-                    let result =
-                        (functions.cuLaunchKernelEx)(&raw const config, function, parameters, ptr::null_mut());
+                    let result = (functions.cuLaunchKernelEx)(
+                        &raw const config,
+                        function,
+                        parameters,
+                        ptr::null_mut(),
+                    );
                     check("cuLaunchKernelEx", result)
                 }
                 Way::Graph => check("cuGraphLaunch", (functions.cuGraphLaunch)(self.graph.handle(), stream)),

@@ -1,13 +1,12 @@
 //! LLM-003: what larger batches bring to a decoder.
 
 use anyhow::{Context, Result};
-use cudarc::driver::sys::CUstream;
 
 use super::control::by_effort_ns;
 use super::loads::{Decoder, DecoderSize, Load, drive};
 use super::{Comparison, Info, Metric, Presumes};
 use crate::clock::now_ns;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, StreamHandle};
 use crate::stats::Direction;
 use crate::system::Launcher;
 use crate::worker::{Effort, Measure, Series, Tenant, Work};
@@ -43,7 +42,8 @@ impl Metric for BatchScaling {
         for batch in batches(tenant.request.effort) {
             steps.batch = *batch;
             let progress = drive(&gpu, &mut steps, now_ns() + run_ns, false, None, 0)?;
-            let rate = progress.steady_rate(warm_ns).with_context(|| format!("batch {batch}: too few steps"))?;
+            let rate =
+                progress.steady_rate(warm_ns).with_context(|| format!("batch {batch}: too few steps"))?;
             let tokens = rate * f64::from(*batch);
             let one = *single.get_or_insert(tokens);
             let calls = usize::try_from(progress.units())?;
@@ -86,7 +86,7 @@ struct Steps {
 }
 
 impl Load for Steps {
-    fn stream(&self) -> CUstream {
+    fn stream(&self) -> StreamHandle {
         self.decoder.stream().handle()
     }
 

@@ -48,19 +48,26 @@ impl Metric for LargeTensor {
                 let began_ns = now_ns();
                 let buffer = Buffer::new(&gpu, usize::try_from(bytes)?).with_context(|| bytes_text(bytes))?;
                 let allocated_ns = now_ns();
-                let arguments = Arguments::costing(bytes / 2_500 / 32).u64(buffer.address()).u64(bytes).u64(STRIDE);
+                let arguments =
+                    Arguments::costing(bytes / 2_500 / 32).u64(buffer.address()).u64(bytes).u64(STRIDE);
                 kernel.launch(stream.handle(), Shape::line(132, 256), arguments)?;
                 stream.synchronize()?;
                 let touched_ns = now_ns();
                 drop(buffer);
-                let spans = [touched_ns - began_ns, allocated_ns - began_ns, touched_ns - allocated_ns, now_ns() - touched_ns];
+                let spans = [
+                    touched_ns - began_ns,
+                    allocated_ns - began_ns,
+                    touched_ns - allocated_ns,
+                    now_ns() - touched_ns,
+                ];
                 for (times, span) in times_ns.iter_mut().zip(spans) {
                     times.push(span as f64);
                 }
             }
             let names = ["allocate and touch", "allocate", "first touch", "free"];
             for (name, times) in names.into_iter().zip(&times_ns) {
-                let measure = stats::median(times).map(|ns| Measure { calls: TIMES, ..Measure::single(ns / 1e6, "ms") });
+                let measure = stats::median(times)
+                    .map(|ns| Measure { calls: TIMES, ..Measure::single(ns / 1e6, "ms") });
                 work.series.extend(measure.map(|m| (format!("{}: {name}", bytes_text(bytes)), m)));
             }
         }

@@ -45,8 +45,9 @@ impl Metric for MixedPrecision {
         Numbers::ALL.into_iter().find_map(|numbers| {
             let measure = series.get(&rate_name(numbers))?;
             let peak = peak_tflops(numbers, bf16, peaks.fp32_tflops());
-            (measure.value > peak)
-                .then(|| format!("{}: {:.0} TFLOP/s is beyond the peak of {peak:.0}", numbers.text(), measure.value))
+            (measure.value > peak).then(|| {
+                format!("{}: {:.0} TFLOP/s is beyond the peak of {peak:.0}", numbers.text(), measure.value)
+            })
         })
     }
 

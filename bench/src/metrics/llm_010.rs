@@ -105,7 +105,8 @@ impl Part {
     fn submit(&self) -> Result<()> {
         self.gpu.make_current()?;
         let operands = [self.input.address(), self.up.address(), self.inner.address()];
-        let up = Product { activation: Activation::Gelu, ..Product::plain([TOKENS, self.width, WIDTH], operands) };
+        let up =
+            Product { activation: Activation::Gelu, ..Product::plain([TOKENS, self.width, WIDTH], operands) };
         self.gemm.launch(self.stream.handle(), up)?;
         let operands = [self.inner.address(), self.down.address(), self.output.address()];
         let down = Product::plain([TOKENS, WIDTH, self.width], operands);
@@ -130,7 +131,7 @@ fn step_ns(count: i32) -> Result<f64> {
             parts.iter().try_for_each(Part::submit)?;
             if let Some(group) = &group {
                 let operands: Vec<_> =
-                    parts.iter().map(|part| (part.output.address(), part.stream.handle())).collect();
+                    parts.iter().map(|part| (part.output.pointer(), part.stream.handle())).collect();
                 group.sum_bf16(&operands, numbers)?;
             }
         }

@@ -4,10 +4,10 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use anyhow::{Result, bail};
-use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use cudarc::driver::sys::CUstream;
 use cudarc::nccl::sys::{ncclComm_t, ncclRedOp_t, ncclResult_t};
 
-use crate::gpu::Library;
+use crate::gpu::{Library, StreamHandle};
 
 /// Names that installations have.
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
@@ -64,14 +64,14 @@ impl Group {
     }
 
     /// Replaces `count` numbers in bf16 at each address by their sums over all GPUs, in the order of each stream.
-    pub(super) fn sum_bf16(&self, operands: &[(CUdeviceptr, CUstream)], count: usize) -> Result<()> {
+    pub(super) fn sum_bf16(&self, operands: &[(*mut c_void, StreamHandle)], count: usize) -> Result<()> {
         // SAFETY: as many operands as communicators, each `count` numbers long on that communicator's device.
         unsafe {
             check("ncclGroupStart", (self.begin)())?;
             for ((address, stream), communicator) in operands.iter().zip(&self.communicators) {
-                let at = ptr::with_exposed_provenance_mut::<c_void>(*address as usize);
+                let at = *address;
                 let sum = ncclRedOp_t::ncclSum;
-                let result = (self.all_reduce)(at, at, count, BF16, sum, *communicator, *stream);
+                let result = (self.all_reduce)(at, at, count, BF16, sum, *communicator, stream.raw());
                 check("ncclAllReduce", result)?;
             }
             check("ncclGroupEnd", (self.end)())

@@ -98,7 +98,9 @@ fn counts(effort: Effort, limit_bytes: u64) -> impl Iterator<Item = u32> {
         Effort::Standard => 16,
         Effort::Full => 64,
     };
-    let fits = move |count: &u32| *count <= most && u64::from(*count) * PROCESS_BYTES <= limit_bytes.max(4 * PROCESS_BYTES);
+    let fits = move |count: &u32| {
+        *count <= most && u64::from(*count) * PROCESS_BYTES <= limit_bytes.max(4 * PROCESS_BYTES)
+    };
     [1, 2, 4, 8, 16, 64].into_iter().filter(fits)
 }
 

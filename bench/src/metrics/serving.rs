@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::loads::{Arrivals, Decoder, DecoderRequest, DecoderSize, Served, serve};
 use super::figures;
+use super::loads::{Arrivals, Decoder, DecoderRequest, DecoderSize, Served, serve};
 use crate::clock::now_ns;
 use crate::gpu::Gpu;
 use crate::stats;
@@ -58,7 +58,14 @@ const STEP: &str = "step";
 impl Service {
     /// Requests that keep a decoder busy for `duty` of the time, where a step takes `step_ns`.
     pub(super) fn at_duty(duty: f64, step_ns: f64, prompt: u32, steps: u32, run_ns: u64) -> Self {
-        Self { batch: 1, prompt, steps, mean_gap_ns: f64::from(steps) * step_ns / duty, run_ns, by_graph: true }
+        Self {
+            batch: 1,
+            prompt,
+            steps,
+            mean_gap_ns: f64::from(steps) * step_ns / duty,
+            run_ns,
+            by_graph: true,
+        }
     }
 
     /// As the variant of a job.

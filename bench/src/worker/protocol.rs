@@ -243,7 +243,8 @@ mod tests {
         let text = serde_json::to_string(&reply).unwrap();
         let back: Reply = serde_json::from_str(&text).unwrap();
         assert_eq!(back.outcome.unwrap().series["alloc"], Measure::single(0.94, "µs"));
-        let failed = Reply { pid: 7, cpu: None, started_ns: 9, outcome: Err(Failure::Void("why".to_owned())) };
+        let failed =
+            Reply { pid: 7, cpu: None, started_ns: 9, outcome: Err(Failure::Void("why".to_owned())) };
         let back: Reply = serde_json::from_str(&serde_json::to_string(&failed).unwrap()).unwrap();
         assert_eq!(back.outcome.unwrap_err(), Failure::Void("why".to_owned()));
     }

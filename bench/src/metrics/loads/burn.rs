@@ -1,10 +1,12 @@
 //! Kernels of a known amount of work: alone, in graphs, and empty ones.
 
 use anyhow::{Result, bail};
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUstream};
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
 use super::Load;
-use crate::gpu::{Arguments, Buffer, CudaError, Gpu, Graph, Kernel, Module, Shape, Source, Stream};
+use crate::gpu::{
+    Arguments, Buffer, CudaError, Gpu, Graph, Kernel, Module, Shape, Source, Stream, StreamHandle,
+};
 
 /// Threads of a block.
 const THREADS: u32 = 256;
@@ -38,7 +40,11 @@ impl Work {
         let clocks_per_step = if major >= 9 { 8 } else { 16 };
         let steps = (ns * clock_khz / 1_000_000 / clocks_per_step).next_multiple_of(GROUP);
         let all = f64::from(u32::try_from(multiprocessors.max(1))?);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of some hundreds")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a part of some hundreds"
+        )]
         let used = ((all * part) as u32).max(1);
         Ok(Self {
             kernel: module.kernel("burn")?,
@@ -52,11 +58,9 @@ impl Work {
 
     /// Launches it once.
     #[inline(always)]
-    pub(crate) fn launch(&self, stream: CUstream) -> Result<(), CudaError> {
-        let arguments = Arguments::costing(self.ns)
-            .u64(self.steps)
-            .u64(self.out.address())
-            .u64(self.count.address());
+    pub(crate) fn launch(&self, stream: StreamHandle) -> Result<(), CudaError> {
+        let arguments =
+            Arguments::costing(self.ns).u64(self.steps).u64(self.out.address()).u64(self.count.address());
         self.kernel.launch(stream, self.shape, arguments)
     }
 
@@ -106,7 +110,7 @@ impl Burn {
 }
 
 impl Load for Burn {
-    fn stream(&self) -> CUstream {
+    fn stream(&self) -> StreamHandle {
         self.stream.handle()
     }
 
@@ -146,7 +150,7 @@ impl Chain {
 }
 
 impl Load for Chain {
-    fn stream(&self) -> CUstream {
+    fn stream(&self) -> StreamHandle {
         self.stream.handle()
     }
 
@@ -180,7 +184,7 @@ impl Empty {
 }
 
 impl Load for Empty {
-    fn stream(&self) -> CUstream {
+    fn stream(&self) -> StreamHandle {
         self.stream.handle()
     }
 
@@ -198,7 +202,6 @@ impl Load for Empty {
         Ok(())
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use cudarc::driver::sys::CUstream;
 
 use super::Load;
 use super::matmul::{Activation, Gemm, Product, exact, sampled_places};
 use crate::gpu::{
-    Arguments, Buffer, CudaError, Gpu, Graph, Kernel, Module, Shape, Source, Stream, bf16, fill_bf16,
+    Arguments, Buffer, CudaError, Gpu, Graph, Kernel, Module, Shape, Source, Stream, StreamHandle, bf16,
+    fill_bf16,
 };
 
 /// Numbers in a token's state.
@@ -165,7 +165,7 @@ impl Decoder {
         }
     }
 
-    fn submit(&self, stream: CUstream, batch: u32) -> Result<(), CudaError> {
+    fn submit(&self, stream: StreamHandle, batch: u32) -> Result<(), CudaError> {
         for layer in &self.layers {
             self.attend(stream, batch, layer)?;
             self.feed_forward(stream, batch, layer)?;
@@ -182,12 +182,12 @@ impl Decoder {
         self.kernels.advance.launch(stream, Shape::line(1, 128), arguments)
     }
 
-    fn norm(&self, stream: CUstream, batch: u32, from: u64, to: u64) -> Result<(), CudaError> {
+    fn norm(&self, stream: StreamHandle, batch: u32, from: u64, to: u64) -> Result<(), CudaError> {
         let arguments = Arguments::costing(SMALL_NS).u64(from).u64(to).i32(WIDTH.cast_signed());
         self.kernels.rms_norm.launch(stream, Shape::line(batch, 256), arguments)
     }
 
-    fn attend(&self, stream: CUstream, batch: u32, layer: &Layer) -> Result<(), CudaError> {
+    fn attend(&self, stream: StreamHandle, batch: u32, layer: &Layer) -> Result<(), CudaError> {
         self.norm(stream, batch, self.state.address(), self.normed.address())?;
         let at = |offset: u64| layer.weights.address() + 2 * offset;
         let operands = [self.normed.address(), at(QKV), self.qkv.address()];
@@ -207,7 +207,7 @@ impl Decoder {
         self.gemm.launch(stream, Product { residual: self.state.address(), ..product })
     }
 
-    fn feed_forward(&self, stream: CUstream, batch: u32, layer: &Layer) -> Result<(), CudaError> {
+    fn feed_forward(&self, stream: StreamHandle, batch: u32, layer: &Layer) -> Result<(), CudaError> {
         self.norm(stream, batch, self.state.address(), self.normed.address())?;
         let at = |offset: u64| layer.weights.address() + 2 * offset;
         let operands = [self.normed.address(), at(UP), self.inner.address()];
@@ -281,7 +281,7 @@ impl DecodeLoop {
 }
 
 impl Load for DecodeLoop {
-    fn stream(&self) -> CUstream {
+    fn stream(&self) -> StreamHandle {
         self.decoder.stream.handle()
     }
 

@@ -1,11 +1,11 @@
 //! Products of matrices on tensor cores.
 
 use anyhow::{Result, bail};
-use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use cudarc::driver::sys::CUdeviceptr;
 
 use super::Load;
 use crate::gpu::{
-    Arguments, Buffer, CudaError, Gpu, Kernel, Module, Shape, Source, Stream, bf16, fill_bf16,
+    Arguments, Buffer, CudaError, Gpu, Kernel, Module, Shape, Source, Stream, StreamHandle, bf16, fill_bf16,
 };
 
 /// What the software GPU is told: a rate, in FLOP a microsecond, and bytes a microsecond.
@@ -74,7 +74,7 @@ impl Gemm {
     ///
     /// # Panics
     /// When the sizes are none that the kernel takes: it would read past the ends.
-    pub(crate) fn launch(&self, stream: CUstream, product: Product) -> Result<(), CudaError> {
+    pub(crate) fn launch(&self, stream: StreamHandle, product: Product) -> Result<(), CudaError> {
         let [m, n, k] = product.sizes;
         let (kernel, tile_m, tile_n, threads) =
             if m <= 64 { (self.small, 64, 32, 128) } else { (self.large, 128, 128, 256) };
@@ -110,12 +110,7 @@ pub(crate) fn sampled_places(rows: u64, columns: u64) -> impl Iterator<Item = (u
 }
 
 /// The sum in FP64 of row `row` of A times row `column` of B, both as `fill_bf16` made them.
-pub(crate) fn exact(
-    [row, column]: [u64; 2],
-    depth: u64,
-    scales: [f32; 2],
-    seeds: [u32; 2],
-) -> f64 {
+pub(crate) fn exact([row, column]: [u64; 2], depth: u64, scales: [f32; 2], seeds: [u32; 2]) -> f64 {
     (0..depth)
         .map(|k| {
             bf16::to_f64(bf16::filled(row * depth + k, scales[0], seeds[0]))
@@ -159,7 +154,7 @@ impl Matmul {
 }
 
 impl Load for Matmul {
-    fn stream(&self) -> CUstream {
+    fn stream(&self) -> StreamHandle {
         self.stream.handle()
     }
 

@@ -1,10 +1,9 @@
 //! Aggressors on memory: its bandwidth, and its allocator.
 
 use anyhow::{Result, bail};
-use cudarc::driver::sys::CUstream;
 
 use super::Load;
-use crate::gpu::{Arguments, Buffer, Gpu, Kernel, Module, Plain, Shape, Source, Stream};
+use crate::gpu::{Arguments, Buffer, Gpu, Kernel, Module, Plain, Shape, Source, Stream, StreamHandle};
 
 /// Bytes of one copy: far beyond any L2 cache.
 const COPY_BYTES: usize = 256 << 20;
@@ -33,7 +32,7 @@ impl Copies {
 }
 
 impl Load for Copies {
-    fn stream(&self) -> CUstream {
+    fn stream(&self) -> StreamHandle {
         self.stream.handle()
     }
 
@@ -78,7 +77,7 @@ impl Allocations {
 }
 
 impl Load for Allocations {
-    fn stream(&self) -> CUstream {
+    fn stream(&self) -> StreamHandle {
         self.stream.handle()
     }
 

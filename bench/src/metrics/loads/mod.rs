@@ -13,9 +13,9 @@ mod progress;
 mod requests;
 mod training;
 
+pub(super) use burn::Work as BurnWork;
 pub(super) use decoder::{Decoder, Size as DecoderSize};
 pub(super) use drive::drive;
-pub(super) use burn::Work as BurnWork;
 pub(super) use matmul::{Activation, Gemm, Product, sampled_places};
 pub(super) use plan::{Part, Plan, alone, progress_of, together, together_with};
 pub(super) use progress::Progress;
@@ -24,11 +24,10 @@ pub(super) use requests::{Arrivals, Request as DecoderRequest, Served, serve, wa
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cudarc::driver::sys::CUstream;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::now_ns;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, StreamHandle};
 use crate::worker::{Page, Request, Work};
 
 /// How long a tenant waits for the others of its sample.
@@ -102,7 +101,7 @@ impl Kind {
 /// A workload that is ready to run.
 pub(super) trait Load {
     /// The stream that its units go to.
-    fn stream(&self) -> CUstream;
+    fn stream(&self) -> StreamHandle;
 
     /// Submits one unit of work.
     ///

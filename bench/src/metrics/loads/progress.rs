@@ -72,8 +72,7 @@ impl Progress {
         let warm_us = warm_ns as f64 / 1e3;
         let first = self.marks.iter().find(|mark| mark.0 >= warm_us && mark.1 > 0)?;
         let last = self.marks.last()?;
-        (last.0 > first.0 && last.1 > first.1)
-            .then(|| (last.1 - first.1) as f64 / ((last.0 - first.0) / 1e6))
+        (last.0 > first.0 && last.1 > first.1).then(|| (last.1 - first.1) as f64 / ((last.0 - first.0) / 1e6))
     }
 
     /// Units a second over all of the time: for work of so few units that no two marks follow a warm-up.

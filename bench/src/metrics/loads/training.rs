@@ -2,11 +2,12 @@
 //! a fixed teacher goes backwards, the weights descend, and the host reads the loss, as training loops do.
 
 use anyhow::{Result, bail};
-use cudarc::driver::sys::CUstream;
 
 use super::Load;
 use super::matmul::{Activation, Gemm, Product};
-use crate::gpu::{Arguments, Buffer, CudaError, Gpu, Kernel, Module, Shape, Source, Stream, bf16, fill_bf16};
+use crate::gpu::{
+    Arguments, Buffer, CudaError, Gpu, Kernel, Module, Shape, Source, Stream, StreamHandle, bf16, fill_bf16,
+};
 
 /// Examples of a batch.
 const BATCH: u32 = 2_048;
@@ -188,7 +189,7 @@ const FALLS_TO: f32 = 0.98;
 const ENOUGH: usize = 40;
 
 impl Load for Training {
-    fn stream(&self) -> CUstream {
+    fn stream(&self) -> StreamHandle {
         self.stream.handle()
     }
 
@@ -228,7 +229,10 @@ impl Load for Training {
         let (Some(first), Some(last)) = (self.losses.first(), self.losses.last()) else { return Ok(()) };
         let fell = *last < FALLS_TO * first || self.losses.len() < ENOUGH;
         if !last.is_finite() || *last <= 0.0 || !fell {
-            bail!("after {} steps the loss went from {first} to {last}: nothing was learned", self.losses.len());
+            bail!(
+                "after {} steps the loss went from {first} to {last}: nothing was learned",
+                self.losses.len()
+            );
         }
         Ok(())
     }

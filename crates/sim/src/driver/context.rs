@@ -220,7 +220,9 @@ impl Driver {
     fn end_context(&self, state: &mut State, handle: u64) {
         let Some(gpu) = state.contexts.get(&handle).map(|c| self.gpu_of(c.device)) else { return };
         Self::end_streams(gpu, state, handle);
-        state.events.retain(|_, e| e.context != handle);
+        for (_, event) in state.events.extract_if(|_, e| e.context == handle) {
+            self.end_event(event);
+        }
         self.end_modules_of(state, handle);
         self.free_all_of(state, handle);
         self.end_arrays_of(state, handle);

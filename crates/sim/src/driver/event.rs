@@ -1,6 +1,7 @@
 //! Events.
 
 use super::Driver;
+use super::event_sharing::Shared;
 use super::handle::{Kind, fresh};
 use super::streams::StreamRef;
 use crate::engine::Work;
@@ -19,27 +20,32 @@ const TIMING_COST_NS: u64 = 1_900;
 pub(crate) struct EventRef {
     pub(super) device: u32,
     pub(super) context: u64,
-    has_timing: bool,
+    pub(super) has_timing: bool,
+    pub(super) shared: Option<Shared>,
 }
 
 impl Driver {
     /// Makes an event in the current context.
     ///
     /// # Errors
-    /// `InvalidContext`; `InvalidValue` for unknown flags; `NotSupported` for one to share with other processes.
+    /// `InvalidContext`; `InvalidValue` for unknown flags, and for one with timing to share with other processes; `OutOfMemory`
+    /// where there are too many of those.
     pub fn create_event(&self, flags: u32) -> Answer<u64> {
         if flags > 7 {
             return Err(Fault::InvalidValue);
         }
-        if flags & INTERPROCESS != 0 {
-            return Err(Fault::NotSupported);
+        let is_shared = flags & INTERPROCESS != 0;
+        if is_shared && flags & DISABLE_TIMING == 0 {
+            return Err(Fault::InvalidValue);
         }
         self.in_context(|state, context| {
             let device = state.contexts[&context].device();
             let has_timing = flags & DISABLE_TIMING == 0;
+            let gpu = self.gpu_of(device);
+            let shared = if is_shared { Some(Shared { id: gpu.share_event()?, is_own: true }) } else { None };
             let event = fresh(Kind::Event);
-            self.gpu_of(device).with_engine(|engine| engine.events.add(event, has_timing));
-            state.events.insert(event, EventRef { device, context, has_timing });
+            gpu.with_engine(|engine| engine.events.add(event, has_timing));
+            state.events.insert(event, EventRef { device, context, has_timing, shared });
             Ok(event)
         })
     }
@@ -50,6 +56,7 @@ impl Driver {
     /// `InvalidHandle` where it is none.
     pub fn destroy_event(&self, event: u64) -> Answer<()> {
         let found = self.state.lock().events.remove(&event).ok_or(Fault::InvalidHandle)?;
+        self.end_event(found);
         self.gpu_of(found.device).with_engine(|engine| engine.events.remove(event))
     }
 
@@ -67,6 +74,9 @@ impl Driver {
         if self.capture_record(event, stream)? {
             return Ok(());
         }
+        if let Some(shared) = found.shared {
+            return self.record_shared(found, shared, stream);
+        }
         let cost_ns = if found.has_timing { TIMING_COST_NS } else { 0 };
         let generation = gpu.with_engine(|engine| engine.events.submit(event))?;
         gpu.submit(stream.id, Work::Record { event, generation, cost_ns });
@@ -79,10 +89,16 @@ impl Driver {
     /// `InvalidHandle` where it is none; the sticky error.
     pub fn wait_event(&self, stream: StreamRef, event: u64) -> Answer<()> {
         let found = self.event(event)?;
-        let is_recorded =
-            self.gpu_of(found.device).with_engine(|engine| engine.events.get(event))?.submitted > 0;
+        let gpu = self.gpu_of(found.device);
+        let is_recorded = match found.shared {
+            Some(shared) => gpu.shared_event(shared.id)?.is_recorded(),
+            None => gpu.with_engine(|engine| engine.events.get(event))?.submitted > 0,
+        };
         if self.capture_wait(stream, event, is_recorded)? {
             return Ok(());
+        }
+        if let Some(shared) = found.shared {
+            return self.wait_shared(found, shared, stream);
         }
         if found.device != stream.device {
             // Between devices the model lets the host wait: devices have engines of their own.
@@ -103,7 +119,10 @@ impl Driver {
         let found = self.event(event)?;
         self.check_unsafe_call()?;
         self.check_not_captured(event)?;
-        let done = self.gpu_of(found.device).is_done(Awaited::Event(event))?;
+        let done = match found.shared {
+            Some(shared) => self.is_shared_done(found, shared)?,
+            None => self.gpu_of(found.device).is_done(Awaited::Event(event))?,
+        };
         if done { Ok(()) } else { Err(Fault::NotReady) }
     }
 
@@ -115,7 +134,10 @@ impl Driver {
         let found = self.event(event)?;
         self.check_unsafe_call()?;
         self.check_not_captured(event)?;
-        self.gpu_of(found.device).wait(Awaited::Event(event))?;
+        match found.shared {
+            Some(shared) => self.synchronize_shared(found, shared)?,
+            None => self.gpu_of(found.device).wait(Awaited::Event(event))?,
+        }
         self.trim_after_synchronize(found.device);
         Ok(())
     }
@@ -141,7 +163,7 @@ impl Driver {
         Ok((elapsed_ns as f64 / 1e6) as f32)
     }
 
-    fn event(&self, event: u64) -> Answer<EventRef> {
+    pub(super) fn event(&self, event: u64) -> Answer<EventRef> {
         self.state.lock().events.get(&event).copied().ok_or(Fault::InvalidHandle)
     }
 }

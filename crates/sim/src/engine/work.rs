@@ -75,6 +75,13 @@ pub enum Effect {
         /// What.
         value: u64,
     },
+    /// Writes one word of 64 bits where it is smaller, whoever else does so at that time.
+    Raise {
+        /// The host address.
+        host: u64,
+        /// To what.
+        value: u64,
+    },
     /// Several effects in order.
     All(Vec<Effect>),
 }

@@ -1,9 +1,9 @@
-//! The device's memory that several processes hold, as this process sees it.
+//! The device's memory that several processes hold, and their events, as this process sees them.
 
 use super::Gpu;
 use crate::error::{Answer, Fault};
 use crate::memory::Backing;
-use crate::shared::Charge;
+use crate::shared::{Charge, SharedEvent};
 use std::fs::File;
 
 impl Gpu {
@@ -84,5 +84,27 @@ impl Gpu {
             d.ledger.objects.disown(id);
             d.sweep();
         });
+    }
+
+    /// Makes an event that other processes can open. Gives its number.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where the device has too many.
+    pub(crate) fn share_event(&self) -> Answer<u64> {
+        let slot = self.join()?;
+        self.shared.add_event(slot).ok_or(Fault::OutOfMemory)
+    }
+
+    /// Ends an event that [`Self::share_event`] made.
+    pub(crate) fn end_shared_event(&self, id: u64) {
+        self.shared.end_event(id);
+    }
+
+    /// An event of some process.
+    ///
+    /// # Errors
+    /// `InvalidHandle` where it is gone.
+    pub(crate) fn shared_event(&self, id: u64) -> Answer<&SharedEvent> {
+        self.shared.events().find(id).ok_or(Fault::InvalidHandle)
     }
 }

@@ -5,6 +5,7 @@ use super::Gpu;
 use crate::engine::{Effect, HostCall, Word, World};
 use crate::memory::Span;
 use crate::units::{MIB, index};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many bytes of one copy or fill are really carried: tests check data, and no machine has the memory of a GPU to
 /// spare. The rest of a larger one takes its time, but leaves the bytes as they were; the log says so.
@@ -25,6 +26,7 @@ impl World for RealWorld<'_> {
             }
             Effect::Fill { pattern, to } => fill(&pattern, &to),
             Effect::Store { word, value } => store(word, value),
+            Effect::Raise { host, value } => raise(host, value),
             Effect::All(effects) => effects.into_iter().for_each(|effect| self.perform(effect)),
         }
     }
@@ -95,4 +97,10 @@ fn store(word: Word, value: u64) {
             (word.host as *mut u32).write_volatile(u32::try_from(value & 0xffff_ffff).unwrap_or(u32::MAX));
         }
     }
+}
+
+fn raise(host: u64, value: u64) {
+    // SAFETY: the word is part of the device's shared file, which stays mapped, aligned, and is atomic for every process.
+    let word = unsafe { AtomicU64::from_ptr(host as *mut u64) };
+    word.fetch_max(value, Ordering::AcqRel);
 }

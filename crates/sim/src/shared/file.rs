@@ -1,6 +1,7 @@
 //! The shared file of one device: mapped by each process, guarded by a robust mutex, so that a process that is killed
 //! inside it leaves it usable: whatever it was about to write is its own slot, which is freed with it.
 
+use super::events::SharedEvents;
 use super::ledger::{Ledger, ProcessUse};
 use super::liveness::{self, Identity};
 use crate::clock::now_ns;
@@ -15,7 +16,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Changed whenever the layout below is, so that two versions never read each other.
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 const MAGIC: u64 = 0x6375_6f74_6173_696d;
 
 /// What the mutex guards.
@@ -34,6 +35,7 @@ struct Layout {
     mutex: UnsafeCell<libc::pthread_mutex_t>,
     guarded: UnsafeCell<Guarded>,
     wake: [AtomicU32; SLOTS],
+    events: SharedEvents,
 }
 
 /// One device's shared state, as one process sees it.
@@ -192,6 +194,23 @@ impl SharedDevice {
         })
     }
 
+    /// The events of several processes.
+    #[must_use]
+    pub fn events(&self) -> &SharedEvents {
+        &self.layout().events
+    }
+
+    /// A new event of `slot` for several processes; `None` where there are too many.
+    #[must_use]
+    pub fn add_event(&self, slot: usize) -> Option<u64> {
+        self.with(|d| d.reap().device.events().add(slot))
+    }
+
+    /// An event of this process for several is destroyed.
+    pub fn end_event(&self, id: u64) {
+        self.with(|d| d.device.events().end(id));
+    }
+
     /// The word on which the worker of `slot` sleeps. Read it before looking at the state, then [`Self::sleep`].
     #[must_use]
     pub fn wake_word(&self, slot: usize) -> u32 {
@@ -296,6 +315,7 @@ impl State<'_> {
         self.ledger.slots[slot].died_ns = noticed_ns;
         if now >= noticed_ns.saturating_add(self.device.death_ns) {
             self.ledger.leave(slot);
+            self.device.events().leave(slot);
         }
     }
 

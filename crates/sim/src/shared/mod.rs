@@ -1,5 +1,6 @@
 //! What the processes of one modelled device share: a mapped file with each process's memory and the turns.
 
+mod events;
 mod file;
 mod ledger;
 mod liveness;
@@ -7,6 +8,7 @@ mod memory_file;
 mod objects;
 mod pool_file;
 
+pub use events::{SharedEvent, SharedEvents};
 pub use file::SharedDevice;
 pub use ledger::{Charge, Ledger, ProcessUse};
 pub use memory_file::Label;

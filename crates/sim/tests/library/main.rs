@@ -5,6 +5,7 @@ mod capture;
 mod contexts;
 mod device;
 mod ends;
+mod event_sharing;
 mod execution;
 mod external;
 mod graph_nodes;

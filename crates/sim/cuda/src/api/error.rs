@@ -69,6 +69,11 @@ const ERRORS: &[(u32, &CStr, &CStr)] = &[
         c"CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
         c"attempt to terminate a thread-local capture sequence from another thread",
     ),
+    (
+        910,
+        c"CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE",
+        c"the graph differs from the instantiated one in what an update cannot change",
+    ),
     (914, c"CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION", c"the resources cannot be split or used so"),
     (999, c"CUDA_ERROR_UNKNOWN", c"unknown error"),
 ];

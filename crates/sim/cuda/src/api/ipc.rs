@@ -1,10 +1,11 @@
-//! Memory of several processes.
+//! Memory and events of several processes.
 
 use super::{get, put};
 use cuota_abi::cuda::{
-    CUdeviceptr, CUipcMemHandle, CUmemAllocationHandleType, CUmemFabricHandle, CUmemGenericAllocationHandle,
+    CUdeviceptr, CUevent, CUipcEventHandle, CUipcMemHandle, CUmemAllocationHandleType, CUmemFabricHandle,
+    CUmemGenericAllocationHandle,
 };
-use cuota_sim::driver::{Driver, FABRIC, IpcName, POSIX_DESCRIPTOR};
+use cuota_sim::driver::{Driver, FABRIC, IpcEvent, IpcName, POSIX_DESCRIPTOR};
 use cuota_sim::error::{Answer, Fault};
 use cuota_sim::shared::Label;
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
@@ -14,6 +15,8 @@ use std::os::fd::{FromRawFd, IntoRawFd};
 
 /// The first word of an IPC handle.
 const MAGIC: u64 = 0x6970_635f_6375_6f74;
+/// The first word of an IPC handle of an event.
+const EVENT_MAGIC: u64 = 0x6576_656e_745f_6375;
 /// The first word of a fabric handle.
 const FABRIC_MAGIC: u64 = 0x6661_6272_6963_0001;
 
@@ -83,7 +86,35 @@ fn from_fabric(handle: &CUmemFabricHandle) -> Answer<Label> {
     if magic == FABRIC_MAGIC { Ok(Label { device, id, bytes }) } else { Err(Fault::InvalidValue) }
 }
 
+fn to_event(name: IpcEvent) -> CUipcEventHandle {
+    let words = [EVENT_MAGIC, u64::from(name.process), u64::from(name.device), name.id, 0, 0, 0, 0];
+    CUipcEventHandle { reserved: pack(words).map(|b| b as c_char) }
+}
+
+fn from_event(handle: &CUipcEventHandle) -> Answer<IpcEvent> {
+    let [magic, process, device, id, ..] = unpack(&handle.reserved.map(|b| b as u8));
+    if magic != EVENT_MAGIC {
+        return Err(Fault::InvalidValue);
+    }
+    let small = |word| u32::try_from(word).map_err(|_| Fault::InvalidValue);
+    Ok(IpcEvent { process: small(process)?, device: small(device)?, id })
+}
+
 driver_api! {
+    fn cuIpcGetEventHandle(pHandle: *mut CUipcEventHandle, event: CUevent) {
+        if pHandle.is_null() {
+            return Err(Fault::InvalidValue);
+        }
+        put(pHandle, to_event(Driver::get()?.ipc_event(event as u64)?))
+    }
+
+    fn cuIpcOpenEventHandle(phEvent: *mut CUevent, handle: CUipcEventHandle) {
+        if phEvent.is_null() {
+            return Err(Fault::InvalidValue);
+        }
+        put(phEvent, Driver::get()?.open_event(from_event(&handle)?)? as CUevent)
+    }
+
     fn cuIpcGetMemHandle(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr) {
         if pHandle.is_null() {
             return Err(Fault::InvalidValue);

@@ -199,7 +199,7 @@ impl Books {
 
     /// Turns a reservation into `taken` bytes; the rest is given back. More than was reserved is booked all the same:
     /// the books say what is, not what should be.
-    #[inline(always)]
+    #[inline]
     pub fn commit(&self, reservation: Reservation, taken: u64) {
         if reservation.life != self.member.life {
             return self.book(taken); // It went with the line that it was made on.
@@ -227,7 +227,7 @@ impl Books {
     }
 
     /// Gives back `bytes` that were booked.
-    #[inline(always)]
+    #[inline]
     pub fn release(&self, bytes: u64) {
         if self.is_mine() {
             word::subtract(self.own, self.member.life, units(bytes), 0);

@@ -24,10 +24,13 @@ pub mod ledger;
 mod live;
 pub mod member;
 #[cfg(loom)]
+#[cfg_attr(not(test), allow(dead_code, reason = "only a model's tests run it"))]
 mod model;
 pub mod name;
 pub mod path;
 pub mod policy;
+#[cfg(all(test, not(loom)))]
+mod random_lives;
 pub mod share;
 mod sync;
 pub mod sys;

@@ -67,6 +67,8 @@ impl Tenant {
         let Some((index, share)) = shares.iter().enumerate().find(free) else { return false };
         owner.shares.fetch_max(u32::try_from(index + 1).unwrap_or(u32::MAX), Ordering::SeqCst);
         self.0.summary.sharing.store(1, Ordering::SeqCst);
+        // One who slept while it struck out what stood here may have left a key.
+        share.key.store(0, Ordering::SeqCst);
         share.what.store(what(gpu.0, units), Ordering::SeqCst);
         share.key.store(key.0, Ordering::SeqCst);
         true

@@ -4,6 +4,9 @@
 //! killed; a clock that the model sets; pauses that are fair ([`sync::stand_aside`]). A process is a thread that can be killed
 //! before any of its accesses to shared memory.
 //!
+//! Where there are many orders, those are explored in which at most so many processes are interrupted that could have gone on
+//! (`preemption_bound`: 1 to 3, as each model says); the rest is explored in full.
+//!
 //! Not modelled: the kernel's calls themselves, the log of events, `fork`, the GPUs' table, and rubbish in the file (tests
 //! beside the code have that). Loom gives every thread an order of its own only where the memory model allows one; it does not
 //! show loads that take values from the future, which Rust's model allows for relaxed atomics and no machine does.

@@ -24,7 +24,7 @@ fn one_lost(world: &'static World) -> [Books; 2] {
 
 #[test]
 fn what_is_brought_is_in_every_sum_from_then_on_and_counts_once_in_the_end() {
-    explore(Some(2), |world| {
+    explore(Some(3), |world| {
         let brought = Arc::new(AtomicU32::default());
         let [lost, sweeper] = one_lost(world);
         let seen = brought.clone();
@@ -52,7 +52,7 @@ fn what_is_brought_is_in_every_sum_from_then_on_and_counts_once_in_the_end() {
 #[test]
 fn one_that_was_evicted_unawares_changes_no_books_of_the_next() {
     for act in [Books::release as fn(&Books, u64), Books::book] {
-        explore(Some(2), move |world| {
+        explore(Some(3), move |world| {
             let [lost, sweeper] = one_lost(world);
             let late = world.process(0, 4).start(None, move |_| act(&lost, UNIT_BYTES));
             let next = world.process(3, 4).start(None, move |next| {

@@ -47,6 +47,7 @@ pub(crate) struct World {
     holders: atomic::AtomicU64,
     object: atomic::AtomicU64,
     /// Members, which live as long as the world.
+    #[expect(clippy::vec_box, reason = "they stay where they are when the list grows")]
     members: Mutex<Vec<Box<Member>>>,
 }
 

@@ -8,7 +8,7 @@
 //!    (debt at its arrival ÷ cap) + 1 period. It may go earlier, when batches turned out cheaper than they were booked.
 //! 2. *The bound.* While the process has as much on the GPU as [`Bound`] allows, it waits for some of it to end, for one period at most.
 //! 3. *The valve.* Where other work of the process is on the GPU and none of it has ended for [`STALL_NS`], it may well be
-//!    waiting for this launch: one unit of each stream that waits, and has nothing on the GPU, goes and is debt.
+//!    waiting for this launch: one unit of each stream goes that waits and whose own earlier work has ended, and is debt.
 //!
 //! So every launch goes within (debt at its arrival ÷ cap) + 2 periods, whatever the GPU does. A unit on the GPU is charged
 //! its estimate until it ends: one that spins does not run up the debt that keeps its partner out.
@@ -55,6 +55,8 @@ pub struct Arrival {
     opens_ns: u64,
     booked_ns: u64,
     look: Look,
+    /// All that was on its stream when it arrived has ended: what is there now has overtaken it.
+    stream_drained: bool,
 }
 
 /// What the process has on the GPU, and what it has to launch.
@@ -127,7 +129,7 @@ impl Arrival {
             Opening::Now { .. } => look.now_ns,
             Opening::At { opens_ns } => opens_ns,
         };
-        Self { arrived_ns: look.now_ns, opens_ns, booked_ns, look }
+        Self { arrived_ns: look.now_ns, opens_ns, booked_ns, look, stream_drained: false }
     }
 
     /// When the budget opens for it, ns.
@@ -165,9 +167,10 @@ impl Arrival {
         }
     }
 
-    fn wait_for_budget(&self, look: Look, scene: &Scene) -> Verdict {
+    fn wait_for_budget(&mut self, look: Look, scene: &Scene) -> Verdict {
+        self.stream_drained |= !scene.own_stream_busy;
         let stalled_from_ns = scene.progress_ns.max(self.arrived_ns).saturating_add(STALL_NS);
-        let may_be_waited_for = scene.process_busy && !scene.own_stream_busy;
+        let may_be_waited_for = scene.process_busy && self.stream_drained;
         if may_be_waited_for && look.now_ns >= stalled_from_ns {
             return Verdict::Go(Pass::Stalled);
         }
@@ -252,16 +255,30 @@ mod tests {
 
     #[test]
     fn the_valve_opens_only_for_a_stream_with_nothing_on_the_gpu_and_only_while_something_is() {
-        let (budget, mut arrival) = behind_a_debt();
-        let late = look(100 * PERIOD_NS + STALL_NS, 100_000);
+        let (budget, arrival) = behind_a_debt();
+        let judge = |scene: &Scene| {
+            let mut arrival = arrival;
+            arrival.judge(look(100 * PERIOD_NS + STALL_NS, 100_000), budget, scene)
+        };
         let held = |verdict| matches!(verdict, Verdict::Wait { cause: Cause::Budget, .. });
-        assert!(held(arrival.judge(late, budget, &QUIET)));
+        assert!(held(judge(&QUIET)));
         let own = Scene { own_stream_busy: true, process_busy: true, ..QUIET };
-        assert!(held(arrival.judge(late, budget, &own)));
-        let progress = Scene { process_busy: true, progress_ns: late.now_ns - 1, ..QUIET };
-        assert!(held(arrival.judge(late, budget, &progress)));
+        assert!(held(judge(&own)));
+        let progress = Scene { process_busy: true, progress_ns: 100 * PERIOD_NS + 1, ..QUIET };
+        assert!(held(judge(&progress)));
         let stalled = Scene { process_busy: true, ..QUIET };
-        assert_eq!(arrival.judge(late, budget, &stalled), Verdict::Go(Pass::Stalled));
+        assert_eq!(judge(&stalled), Verdict::Go(Pass::Stalled));
+    }
+
+    #[test]
+    fn the_valve_opens_for_who_was_overtaken_on_its_stream() {
+        let (budget, mut arrival) = behind_a_debt();
+        let early = look(100 * PERIOD_NS + 1, 100_000);
+        let spinner = Scene { process_busy: true, ..QUIET };
+        assert!(matches!(arrival.judge(early, budget, &spinner), Verdict::Wait { .. }));
+        let overtaken = Scene { own_stream_busy: true, ..spinner };
+        let late = look(100 * PERIOD_NS + STALL_NS, 100_000);
+        assert_eq!(arrival.judge(late, budget, &overtaken), Verdict::Go(Pass::Stalled));
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub enum Close {
     Wait,
     /// The program waits for the stream, so the GPU will have nothing to do.
     Sync,
+    /// A launch has to wait for the budget: all open batches of the process are closed, for the thread that waits may be
+    /// the one that would have gone on with them, and their streams run dry meanwhile.
+    Held,
     /// Nothing was launched for [`QUIET_NS`]. The boundary comes late: see [`Measured::late`].
     Quiet,
     /// The stream or its context goes, or the process ends.
@@ -88,7 +91,8 @@ pub struct Measured {
     /// Nobody else could run meanwhile: no other process on the GPU, or inside an exclusive turn.
     pub exclusive: bool,
     /// How long the stream may have been idle before the last boundary, ns: 0, unless it was drawn because the stream was
-    /// quiet ([`Close::Quiet`]); then the time since units were last seen to come.
+    /// quiet ([`Close::Quiet`]); then the time since units were last seen to come. It is 0 again where the boundary has
+    /// not been reached at the helper's next round: the GPU was still busy when it was drawn.
     pub late_ns: u64,
 }
 

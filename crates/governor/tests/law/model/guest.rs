@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 
-use cuota_governor::admission::{Arrival, Bound, Pass, Scene, Verdict, weight};
+use cuota_governor::admission::{Arrival, Bound, Cause, Pass, Scene, Verdict, weight};
 use cuota_governor::batch::{Batch, Close, Measured, Place, QUIET_NS, TARGET_NS, Unit};
 use cuota_governor::budget::{Budget, Correction, Look, Opening, Rule, book_period, book_window};
 use cuota_governor::cap::Cap;
@@ -207,7 +207,12 @@ impl Guest {
                 self.enter(on, stream, unit, &waiting, pass);
                 Gate::Go
             }
-            Verdict::Wait { look_ns, .. } => Gate::Wait { look_ns, waiting },
+            Verdict::Wait { look_ns, cause, .. } => {
+                if cause == Cause::Budget {
+                    (0..self.streams.len()).for_each(|stream| self.close(on, stream, Close::Held));
+                }
+                Gate::Wait { look_ns, waiting }
+            }
         }
     }
 
@@ -263,11 +268,14 @@ impl Guest {
         books.closed.push_back(Closed { batch, start, end, unknown, late: why == Close::Quiet });
         books.seen_units = 0;
         // One event ends a batch and begins the next, if that comes at once.
-        books.boundary = matches!(why, Close::Full | Close::Unknown).then_some(end);
+        books.boundary = matches!(why, Close::Full | Close::Unknown | Close::Held).then_some(end);
     }
 
     /// What the helper thread does each 100 µs while anything is in flight: closes what is quiet, and reaps.
     pub(crate) fn help(&mut self, on: &mut Ground<'_>) {
+        self.reap(on);
+        // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.
+        self.streams.iter_mut().flat_map(|books| &mut books.closed).for_each(|closed| closed.late = false);
         for stream in 0..self.streams.len() {
             let books = &mut self.streams[stream];
             let units = books.batch.units();
@@ -275,7 +283,6 @@ impl Guest {
                 self.close(on, stream, Close::Quiet);
             }
         }
-        self.reap(on);
     }
 
     /// Settles the batches that have ended.

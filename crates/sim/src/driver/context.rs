@@ -37,6 +37,8 @@ pub(crate) struct Context {
     device: u32,
     flags: u32,
     class: Class,
+    /// Its maker and those who attached themselves.
+    attached: u64,
     pub(super) blocks: Blocks,
     pub(super) arrays: Blocks,
     pub(super) charged_bytes: u64,
@@ -91,6 +93,40 @@ impl Driver {
         };
         self.end_waited(device, context);
         Ok(())
+    }
+
+    /// One more who uses the current context. Gives it.
+    ///
+    /// # Errors
+    /// `InvalidContext` where none is current.
+    pub fn attach_context(&self) -> Answer<u64> {
+        self.in_context(|state, context| {
+            if let Some(found) = state.contexts.get_mut(&context) {
+                found.attached += 1;
+            }
+            Ok(context)
+        })
+    }
+
+    /// One less who uses a context; the last one destroys it.
+    ///
+    /// # Errors
+    /// `InvalidContext` where it is not the current one (NVIDIA's manual asks for that), or where the last one leaves a primary or a
+    /// green one.
+    pub fn detach_context(&self, context: u64) -> Answer<()> {
+        if context == 0 || context != self.current() {
+            return Err(Fault::InvalidContext);
+        }
+        let is_last = {
+            let mut state = self.state.lock();
+            let found = state.contexts.get_mut(&context).ok_or(Fault::InvalidContext)?;
+            let is_last = found.attached == 1;
+            if !is_last {
+                found.attached -= 1;
+            }
+            is_last
+        };
+        if is_last { self.destroy_context(context) } else { Ok(()) }
     }
 
     /// Destroys a context when its work is done.
@@ -205,6 +241,7 @@ impl Driver {
             device,
             flags,
             class,
+            attached: 1,
             blocks: Blocks::default(),
             arrays: Blocks::default(),
             charged_bytes,

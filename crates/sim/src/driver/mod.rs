@@ -6,6 +6,7 @@ mod arrays;
 mod capture;
 mod context;
 mod current;
+mod dma_buf;
 mod event;
 mod event_sharing;
 mod external;

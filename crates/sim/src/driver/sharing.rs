@@ -183,15 +183,18 @@ impl Driver {
         if state.sharing.exportable.get(&handle).is_none_or(|kinds| kinds & kind == 0) {
             return Err(Fault::InvalidValue);
         }
-        let (device, id) = match state.sharing.imported.get(&handle) {
-            Some(name) => *name,
-            None => {
-                let backing = state.physical.get(&handle).cloned().ok_or(Fault::InvalidValue)?;
-                self.export(&mut state, handle, physical.device, &backing)?
-            }
-        };
+        let (device, id) = self.name_physical(&mut state, handle, physical.device)?;
         let machine = self.gpu_of(device).machine_ordinal();
         Ok((device, Label { device: machine, id, bytes: physical.bytes }))
+    }
+
+    /// The object that physical memory is, made where it is none yet.
+    pub(super) fn name_physical(&self, state: &mut State, handle: u64, device: u32) -> Answer<Name> {
+        if let Some(name) = state.sharing.imported.get(&handle) {
+            return Ok(*name);
+        }
+        let backing = state.physical.get(&handle).cloned().ok_or(Fault::InvalidValue)?;
+        self.export(state, handle, device, &backing)
     }
 
     /// Imports physical memory; one more handle where the process has it already.

@@ -121,3 +121,24 @@ fn a_green_context_takes_four_mib_beside_the_primary_one() {
         assert_eq!(program.free_bytes(), before);
     });
 }
+
+#[test]
+fn a_context_ends_with_the_last_who_detaches() {
+    in_child("contexts::a_context_ends_with_the_last_who_detaches", || {
+        let program = Program::start();
+        let (cuda, mut context, mut again) = (&program.cuda, std::ptr::null_mut(), std::ptr::null_mut());
+        let before = program.shown_bytes();
+        let attach = |to: *mut CUcontext, flags| call!(cuda, cuCtxAttach: PFN_cuCtxAttach_v2000(to, flags));
+        let detach = |context| call!(cuda, cuCtxDetach: PFN_cuCtxDetach_v2000(context));
+        assert_eq!(call!(cuda, cuCtxCreate_v2: PFN_cuCtxCreate_v3020(&raw mut context, 0, 0)), 0);
+        let with_it = program.shown_bytes();
+        assert_eq!((attach(&raw mut again, 1), attach(&raw mut again, 0), again), (1, 0, context));
+        assert_eq!((detach(context), program.shown_bytes()), (0, with_it), "its maker is there still");
+        let mut popped = std::ptr::null_mut();
+        assert_eq!(call!(cuda, cuCtxPopCurrent_v2: PFN_cuCtxPopCurrent_v4000(&raw mut popped)), 0);
+        assert_eq!((detach(context), program.shown_bytes()), (201, with_it), "it is not current");
+        assert_eq!(call!(cuda, cuCtxPushCurrent_v2: PFN_cuCtxPushCurrent_v4000(popped)), 0);
+        assert_eq!((detach(context), program.shown_bytes()), (0, before));
+        assert_eq!((detach(context), detach(std::ptr::null_mut())), (201, 201), "it is gone");
+    });
+}

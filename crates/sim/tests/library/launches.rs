@@ -9,13 +9,13 @@ const MIB: u64 = 1 << 20;
 pub(crate) const KIB_OF_FRAME: u64 = 264 * MIB;
 const NONE: CUstream = std::ptr::null_mut();
 
-/// Kernels `frame1` to `frame13` with so many KiB of local memory each, one with 512 bytes, and two that call the device's
+/// Kernels `frame1` to `frame14` with so many KiB of local memory each, one with 512 bytes, and two that call the device's
 /// own functions.
 fn text() -> String {
     let frame = |name: &str, bytes: u64| {
         format!(".visible .entry {name}() {{\n .local .align 16 .b8 __local_depot[{bytes}];\n ret;\n}}\n")
     };
-    let frames: String = (1..=13).map(|kib| frame(&format!("frame{kib}"), kib * 1024)).collect();
+    let frames: String = (1..=14).map(|kib| frame(&format!("frame{kib}"), kib * 1024)).collect();
     let huge = frame("huge", 1 << 20);
     let small = frame("small", 512);
     format!(
@@ -105,8 +105,31 @@ impl Launches {
             8 => call!(cuda, cuLaunchGridAsync: PFN_cuLaunchGridAsync_v2000(function, 2, 2, NONE)),
             9 => self.launch_graph(self.graph_of(function)),
             10 => self.launch_graph(self.capture_of(function)),
+            11 => self.launch_on_all(&mut [function], self.program.stream(1)),
             _ => return None,
         })
+    }
+
+    fn launch_on_all(&self, functions: &mut [CUfunction], stream: CUstream) -> u32 {
+        let params = |function: &mut CUfunction| CUDA_LAUNCH_PARAMS {
+            function: *function,
+            gridDimX: 1,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: 1,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream,
+            kernelParams: std::ptr::null_mut(),
+        };
+        let mut all: Vec<CUDA_LAUNCH_PARAMS> = functions.iter_mut().map(params).collect();
+        let count = u32::try_from(all.len()).expect("few");
+        call!(
+            self.program.cuda,
+            cuLaunchCooperativeKernelMultiDevice:
+                PFN_cuLaunchCooperativeKernelMultiDevice_v9000(all.as_mut_ptr(), count, 0)
+        )
     }
 
     pub(crate) fn graph_of(&self, function: CUfunction) -> CUgraph {
@@ -176,10 +199,10 @@ fn a_local_frame_beyond_the_stack_grows_the_context_at_its_launch_in_every_way()
             way += 1;
             assert_eq!((launch, program.free_bytes()), (0, before - way * KIB_OF_FRAME), "way {way}");
         }
-        assert_eq!((way, program.shown_bytes()), (11, shown + 11 * KIB_OF_FRAME));
-        assert_eq!((launches.launch("frame12"), launches.launch("small")), (0, 0));
-        assert_eq!(program.free_bytes(), before - 11 * KIB_OF_FRAME, "it is there, and stays");
-        assert_eq!((launches.launch("huge"), program.free_bytes()), (2, before - 11 * KIB_OF_FRAME));
+        assert_eq!((way, program.shown_bytes()), (12, shown + 12 * KIB_OF_FRAME));
+        assert_eq!((launches.launch("frame13"), launches.launch("small")), (0, 0));
+        assert_eq!(program.free_bytes(), before - 12 * KIB_OF_FRAME, "it is there, and stays");
+        assert_eq!((launches.launch("huge"), program.free_bytes()), (2, before - 12 * KIB_OF_FRAME));
     });
 }
 
@@ -240,5 +263,20 @@ fn an_untouched_heap_is_part_of_the_context() {
         let before = launches.program.free_bytes();
         assert_eq!((launches.launch("grabs"), launches.launch("speaks")), (0, 0));
         assert_eq!(launches.program.free_bytes(), before);
+    });
+}
+
+#[test]
+fn a_cooperative_launch_takes_each_device_once_and_no_default_stream() {
+    in_child("launches::a_cooperative_launch_takes_each_device_once_and_no_default_stream", || {
+        let launches = Launches::start();
+        let (function, stream) = (launches.function("small"), launches.program.stream(1));
+        assert_eq!(launches.launch_on_all(&mut [function], stream), 0);
+        assert_eq!(launches.launch_on_all(&mut [function, function], stream), 1);
+        assert_eq!(
+            (launches.launch_on_all(&mut [function], NONE), launches.launch_on_all(&mut [], stream)),
+            (1, 1)
+        );
+        assert_eq!(launches.launch_on_all(&mut [std::ptr::null_mut()], stream), 400);
     });
 }

@@ -4,6 +4,7 @@ mod arrays;
 mod capture;
 mod contexts;
 mod device;
+mod dma_bufs;
 mod ends;
 mod event_sharing;
 mod execution;

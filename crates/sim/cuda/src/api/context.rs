@@ -54,6 +54,17 @@ driver_api! {
         create(pctx, flags, dev)
     }
 
+    fn cuCtxAttach(pctx: *mut CUcontext, flags: c_uint) {
+        if pctx.is_null() || flags != 0 {
+            return Err(Fault::InvalidValue);
+        }
+        put(pctx, Driver::get()?.attach_context()? as CUcontext)
+    }
+
+    fn cuCtxDetach(ctx: CUcontext) {
+        Driver::get()?.detach_context(ctx as u64)
+    }
+
     fn cuCtxDestroy(ctx: CUcontext) {
         Driver::get()?.destroy_context(ctx as u64)
     }

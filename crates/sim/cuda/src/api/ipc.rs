@@ -3,7 +3,7 @@
 use super::{get, put};
 use cuota_abi::cuda::{
     CUdeviceptr, CUevent, CUipcEventHandle, CUipcMemHandle, CUmemAllocationHandleType, CUmemFabricHandle,
-    CUmemGenericAllocationHandle,
+    CUmemGenericAllocationHandle, CUmemRangeHandleType,
 };
 use cuota_sim::driver::{Driver, FABRIC, IpcEvent, IpcName, POSIX_DESCRIPTOR};
 use cuota_sim::error::{Answer, Fault};
@@ -19,6 +19,9 @@ const MAGIC: u64 = 0x6970_635f_6375_6f74;
 const EVENT_MAGIC: u64 = 0x6576_656e_745f_6375;
 /// The first word of a fabric handle.
 const FABRIC_MAGIC: u64 = 0x6661_6272_6963_0001;
+
+/// `CU_MEM_RANGE_FLAG_DMA_BUF_MAPPING_TYPE_PCIE`, which changes nothing here.
+const DMA_BUF_BY_PCIE: u64 = 1;
 
 /// Eight words as the 64 bytes that travel between processes.
 pub(super) fn pack(words: [u64; 8]) -> [u8; 64] {
@@ -149,6 +152,20 @@ driver_api! {
             FABRIC => put(shareableHandle.cast::<CUmemFabricHandle>(), to_fabric(driver.export_fabric(handle)?)),
             _ => Err(unknown_kind(handleType)),
         }
+    }
+
+    fn cuMemGetHandleForAddressRange(
+        handle: *mut c_void,
+        dptr: CUdeviceptr,
+        size: usize,
+        handleType: CUmemRangeHandleType,
+        flags: c_ulonglong,
+    ) {
+        let is_known = handleType == CUmemRangeHandleType::CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD;
+        if handle.is_null() || !is_known || flags & !DMA_BUF_BY_PCIE != 0 {
+            return Err(Fault::InvalidValue);
+        }
+        put(handle.cast::<c_int>(), Driver::get()?.dma_buf(dptr, size as u64)?.into_raw_fd())
     }
 
     fn cuMemImportFromShareableHandle(

@@ -1,7 +1,7 @@
 //! Launching kernels. Their arguments are read as far as the model needs them: a cost, or a flag's address.
 
 use super::get;
-use cuota_abi::cuda::{CUfunction, CUlaunchConfig, CUstream};
+use cuota_abi::cuda::{CUDA_LAUNCH_PARAMS, CUfunction, CUlaunchConfig, CUstream};
 use cuota_sim::driver::{Arguments, Driver, Shape};
 use cuota_sim::error::{Answer, Fault};
 use cuota_sim::ptx::Kernel;
@@ -77,6 +77,46 @@ unsafe fn launch(
     let stream = driver.stream(stream as u64, per_thread)?;
     // SAFETY: the arguments are those of this launch.
     driver.launch(function as u64, shape, stream, |kernel| unsafe { arguments.read(kernel) })
+}
+
+/// The flags of `cuLaunchCooperativeKernelMultiDevice`: not to wait before or after on all devices.
+const COOPERATIVE_FLAGS: c_uint = 3;
+
+driver_api! {
+    fn cuLaunchCooperativeKernelMultiDevice(
+        launchParamsList: *mut CUDA_LAUNCH_PARAMS,
+        numDevices: c_uint,
+        flags: c_uint,
+    ) {
+        if launchParamsList.is_null() || numDevices == 0 || flags & !COOPERATIVE_FLAGS != 0 {
+            return Err(Fault::InvalidValue);
+        }
+        let driver = Driver::get()?;
+        // The default streams, 0 to 2, are not allowed, and each device only once.
+        let all = std::slice::from_raw_parts(launchParamsList, numDevices as usize);
+        let mut devices = Vec::new();
+        for one in all {
+            if one.hStream as usize <= 2 {
+                return Err(Fault::InvalidValue);
+            }
+            devices.push(driver.stream(one.hStream as u64, false)?.device);
+        }
+        devices.sort_unstable();
+        devices.dedup();
+        if devices.len() != all.len() {
+            return Err(Fault::InvalidValue);
+        }
+        for p in all {
+            let shape = Shape {
+                grid: [p.gridDimX, p.gridDimY, p.gridDimZ],
+                block: [p.blockDimX, p.blockDimY, p.blockDimZ],
+                shared_bytes: p.sharedMemBytes,
+            };
+            let passed = Passed { each: p.kernelParams, extra: std::ptr::null_mut() };
+            launch(p.function, shape, p.hStream, false, passed)?;
+        }
+        Ok(())
+    }
 }
 
 twin_api! {

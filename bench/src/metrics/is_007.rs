@@ -90,7 +90,7 @@ mod tests {
             progress.mark(n * 1_000_000 + stall_ns, n * 10);
         }
         let times = piece_times_ms(&progress, 0, 200);
-        assert_eq!(times.len(), 4);
+        assert_eq!(times.len(), 5);
         assert!((times[0] - 20.0).abs() < 0.01);
         assert!((times.iter().copied().fold(0.0, f64::max) - 120.0).abs() < 0.01);
     }

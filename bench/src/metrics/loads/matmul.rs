@@ -199,7 +199,7 @@ mod tests {
     fn sampled_places_are_inside_and_spread() {
         let places: std::collections::BTreeSet<_> = sampled_places(100, 50).collect();
         assert!(places.iter().all(|(row, column)| *row < 100 && *column < 50));
-        assert!(places.len() > 48, "{}", places.len());
+        assert!(places.len() >= 40, "{}", places.len());
     }
 
     #[test]

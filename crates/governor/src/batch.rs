@@ -224,7 +224,7 @@ impl Batch {
             measured.covered_ns
         } else {
             // Its whole cost, since what it shared with others is no longer in what it covered.
-            self.cost_ns.clamp(measured.covered_ns.saturating_sub(measured.late_ns), measured.covered_ns)
+            self.cost_ns.max(measured.covered_ns.saturating_sub(measured.late_ns)).min(measured.covered_ns)
         };
         let concurrency = if measured.is_exact() {
             concurrency.learned(measured.bracket_ns, measured.covered_ns)

@@ -304,7 +304,8 @@ fn distance(word: u64, look: Look, lines: &Lines) -> i64 {
     let ahead = ahead.max(lines.floor);
     converted(ahead - lines.opening, written_under, look.cap)
         .saturating_add(lines.opening)
-        .clamp(lines.floor, MAX_WAIT_TICKS)
+        .min(MAX_WAIT_TICKS)
+        .max(lines.floor)
 }
 
 /// The same GPU-ns as a distance under another cap. What is owed rounds up.

@@ -1,6 +1,7 @@
 //! The cap: the share of a GPU's time that a tenant may take, and what it earns.
 
 use core::fmt;
+use core::num::NonZeroU32;
 
 /// The fixed period, ns. On an H100, periods of 5, 10, 20 and 40 ms held 5 µs kernels at a cap of 25 % to 24.4, 24.6,
 /// 24.6 and 24.1 %: 20 ms is long enough that the bubble after a wait does not count, and short enough that a cap
@@ -11,11 +12,12 @@ pub const PERIOD_NS: u64 = 20_000_000;
 /// and a horizon that lies further ahead than that is rubbish, since none was ever written.
 pub const MAX_WAIT_NS: u64 = 600_000_000_000;
 
-const FULL_PPM: u32 = 1_000_000;
+const FULL: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
+const FULL_PPM: u32 = FULL.get();
 
 /// A share of GPU time, in parts per million: 1 to 1,000,000.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Cap(u32);
+pub struct Cap(NonZeroU32);
 
 /// A number that is no cap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,32 +34,35 @@ impl fmt::Display for BadCap {
 
 impl Cap {
     /// 100 %: it never binds, so nothing is counted.
-    pub const FULL: Self = Self(FULL_PPM);
+    pub const FULL: Self = Self(FULL);
 
     /// A cap of `ppm` parts per million.
     ///
     /// # Errors
     /// [`BadCap`] for 0, under which nothing could ever run, and for more than 1,000,000.
     pub const fn from_ppm(ppm: u32) -> Result<Self, BadCap> {
-        if ppm == 0 || ppm > FULL_PPM { Err(BadCap { ppm }) } else { Ok(Self(ppm)) }
+        match NonZeroU32::new(ppm) {
+            Some(share) if ppm <= FULL_PPM => Ok(Self(share)),
+            _ => Err(BadCap { ppm }),
+        }
     }
 
     /// Parts per million.
     #[must_use]
     pub const fn ppm(self) -> u32 {
-        self.0
+        self.0.get()
     }
 
     /// Whether it holds anybody back.
     #[must_use]
     pub const fn binds(self) -> bool {
-        self.0 < FULL_PPM
+        self.ppm() < FULL_PPM
     }
 
     /// What a period earns, GPU-ns: cap × period. Exact, since a millionth of the period is a whole 20 ns.
     #[must_use]
     pub const fn quantum_ns(self) -> u64 {
-        self.0 as u64 * (PERIOD_NS / FULL_PPM as u64)
+        self.ppm() as u64 * (PERIOD_NS / FULL_PPM as u64)
     }
 
     /// What `wall_ns` of the clock earn, GPU-ns, rounded down.
@@ -65,7 +70,7 @@ impl Cap {
     pub const fn earned_in(self, wall_ns: u64) -> u64 {
         // Ten minutes × 10^6 needs 60 bits.
         let wall_ns = if wall_ns < MAX_WAIT_NS { wall_ns } else { MAX_WAIT_NS };
-        wall_ns * self.0 as u64 / FULL_PPM as u64
+        wall_ns * self.ppm() as u64 / FULL_PPM as u64
     }
 
     /// How long it takes to earn `gpu_ns`, ns of the clock, rounded up: [`MAX_WAIT_NS`] at most.
@@ -73,7 +78,7 @@ impl Cap {
     pub const fn time_to_earn(self, gpu_ns: u64) -> u64 {
         // The same 60 bits: whatever costs more than the longest wait is worth the longest wait under every cap.
         let gpu_ns = if gpu_ns < MAX_WAIT_NS { gpu_ns } else { MAX_WAIT_NS };
-        let wall_ns = (gpu_ns * FULL_PPM as u64).div_ceil(self.0 as u64);
+        let wall_ns = (gpu_ns * FULL_PPM as u64).div_ceil(self.ppm() as u64);
         if wall_ns < MAX_WAIT_NS { wall_ns } else { MAX_WAIT_NS }
     }
 }
@@ -93,20 +98,20 @@ mod tests {
 
     #[test]
     fn a_quantum_is_the_cap_of_a_period() {
-        assert_eq!(Cap(300_000).quantum_ns(), 6_000_000);
+        assert_eq!(Cap::from_ppm(300_000).map(Cap::quantum_ns), Ok(6_000_000));
         assert_eq!(Cap::FULL.quantum_ns(), PERIOD_NS);
     }
 
     proptest! {
         #[test]
         fn what_takes_a_time_to_earn_is_earned_in_it(ppm in 1..=FULL_PPM, gpu_ns in 0..600_000u64) {
-            let cap = Cap(ppm);
+            let cap = Cap::from_ppm(ppm).expect("a cap");
             prop_assert!(cap.earned_in(cap.time_to_earn(gpu_ns)) >= gpu_ns);
         }
 
         #[test]
         fn no_cost_and_no_cap_makes_a_wait_longer_than_the_longest(ppm in 1..=FULL_PPM, gpu_ns: u64) {
-            prop_assert!(Cap(ppm).time_to_earn(gpu_ns) <= MAX_WAIT_NS);
+            prop_assert!(Cap::from_ppm(ppm).expect("a cap").time_to_earn(gpu_ns) <= MAX_WAIT_NS);
         }
     }
 }

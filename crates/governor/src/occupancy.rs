@@ -118,11 +118,12 @@ impl Union {
             _ => u64::MAX,
         };
         let Some(at) = (0..GAPS - 1).min_by_key(between) else { return };
+        let before = self.gaps;
         if let Some([left, right, ..]) = self.gaps.get_mut(at..) {
             left.end_ns = right.end_ns;
         }
-        if let Some(after) = self.gaps.get_mut(at + 1..) {
-            after.rotate_left(1);
+        for (place, gap) in self.gaps.iter_mut().skip(at + 1).zip(before.into_iter().skip(at + 2)) {
+            *place = gap;
         }
         self.open -= 1;
     }

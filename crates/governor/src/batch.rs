@@ -49,7 +49,7 @@ pub enum Close {
     /// A launch has to wait for the budget: all open batches of the process are closed, for the thread that waits may be
     /// the one that would have gone on with them, and their streams run dry meanwhile.
     Held,
-    /// Nothing was launched for [`QUIET_NS`]. The boundary comes late: see [`Measured::late`].
+    /// Nothing was launched for [`QUIET_NS`]. The boundary comes late: see [`Measured::late_ns`].
     Quiet,
     /// The stream or its context goes, or the process ends.
     End,

@@ -33,7 +33,7 @@
 
 // "cuotaTEN" as it stands in the file.
 #define CUOTA_TENANT_MAGIC UINT64_C(0x4e455461746f7563)
-#define CUOTA_TENANT_LAYOUT_HASH UINT64_C(0xb9babcebc9d36100)
+#define CUOTA_TENANT_LAYOUT_HASH UINT64_C(0xb216f26e4d96cd88)
 
 // The layout's major version. It is part of the file's name too, so two versions can live side by side.
 #define CUOTA_LAYOUT_MAJOR 1
@@ -125,7 +125,8 @@ struct CUOTA_ALIGNED(64) cuota_tenant_summary {
   uint64_t swept_ns;
   // How often a share ended: whoever counts shares twice tells by it whether they stayed the same.
   uint64_t unshared;
-  uint64_t reserved;
+  // Which live file is in force: another, and its locks say nothing. Its inode number, with the device's above.
+  uint64_t live;
 };
 
 // A GPU that the tenant uses; its place in the table is its index in the books.
@@ -157,7 +158,9 @@ struct CUOTA_ALIGNED(64) cuota_tenant_place {
   // One more than the highest entry of its `shares` ever used.
   uint32_t shares;
   uint32_t reserved;
-  uint64_t reserved_too[2];
+  // When its process was started, in the kernel's ticks since boot (`/proc/PID/stat`): with `pid`, which process it is. 0: unknown.
+  uint64_t started;
+  uint64_t reserved_too;
 };
 
 // What one process has booked on one GPU.

@@ -48,10 +48,21 @@ fn hold_is_over(place: &Place, life: u64, now_ns: u64) -> bool {
     false
 }
 
+/// Whether the process of a place lives although its lock is free: its program has closed the live file's descriptor, or somebody has
+/// removed the file. Known within a PID namespace only; what such a process has stays booked until it ends.
+fn lives_after_all(place: &Place) -> bool {
+    let (pid, started) = (place.pid.load(Ordering::Relaxed), place.started.load(Ordering::Relaxed));
+    let namespace = place.pid_namespace.load(Ordering::Relaxed);
+    started != 0
+        && namespace != 0
+        && sys::start_of(pid) == Some(started)
+        && namespace == crate::member::pid_namespace()
+}
+
 /// Closes what may be closed of the books that the dead holder of `life` left. `true`: nothing of them is left, and the place is
 /// free.
 pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_ns: u64) -> bool {
-    let is_over = hold_is_over(place, life, now_ns);
+    let is_over = hold_is_over(place, life, now_ns) && !lives_after_all(place);
     // Read first: once its lines have ended, the place may be another's.
     let pid = place.pid.load(Ordering::Relaxed);
     let lines = tenant.0.books.iter().filter_map(|book| book.get(number)).enumerate();
@@ -117,7 +128,7 @@ impl Member {
         if now.checked_sub(last).is_some_and(|ago| ago < SWEEP_INTERVAL_NS) {
             return Ok(0);
         }
-        if !self.live_is_open() {
+        if !self.sees_the_living() {
             return Err(Blind);
         }
         let swept = &self.tenant.0.summary.swept_ns;

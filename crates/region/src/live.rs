@@ -38,6 +38,11 @@ impl Live {
         with_file(self.number, sys::file_info).is_ok_and(|info| info.identity == self.identity)
     }
 
+    /// Which file it is, as the tenant's file notes it.
+    pub(crate) fn identity(self) -> u64 {
+        self.identity.0.rotate_left(48) ^ self.identity.1
+    }
+
     /// Takes the lock of a place, without waiting. `false`: another process has it.
     pub(crate) fn try_lock(self, place: usize) -> sys::Result<bool> {
         with_file(self.number, |fd| sys::try_lock_byte(fd, place as u64))

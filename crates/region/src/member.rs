@@ -18,7 +18,8 @@ use crate::word;
 /// The bit of a life that says that it has not ended.
 pub(crate) const ALIVE: u64 = 1;
 
-/// The program has closed the descriptor of the live file, so this process sees no locks, and has lost its own.
+/// The program has closed the descriptor of the live file, so this process sees no locks, and has lost its own; or somebody has
+/// removed the file, and its locks say nothing to those who came later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Blind;
 
@@ -39,10 +40,16 @@ impl Member {
     pub fn join(directory: &Directory, name: &TenantName) -> Result<Self, Unusable> {
         let live = Live::open(directory, name)?;
         let tenant = Tenant::open_or_create(directory, name)?;
+        // Whoever has locks on another, which somebody has removed, joins again when it sees this.
+        tenant.0.summary.live.store(live.identity(), Ordering::SeqCst);
         let until = sys::monotonic_ns().saturating_add(HOLD_NS);
         loop {
             let now = sys::monotonic_ns();
             if let Some(member) = Member::take_a_place(tenant, live, now)? {
+                let started = sys::start_of(sys::process_id()).unwrap_or(0);
+                if let Some(place) = tenant.0.places.get(member.place) {
+                    place.started.store(started, Ordering::Relaxed);
+                }
                 return Ok(member);
             }
             // All that are free are held for the dead.
@@ -79,6 +86,7 @@ impl Member {
         entry.died.store(0, Ordering::Relaxed);
         entry.pid.store(sys::process_id(), Ordering::Relaxed);
         entry.pid_namespace.store(pid_namespace(), Ordering::Relaxed);
+        entry.started.store(0, Ordering::Relaxed);
         entry.uid.store(sys::user_id(), Ordering::Relaxed);
         entry.joined_ns.store(sys::coarse_ns(), Ordering::Relaxed);
         for line in tenant.0.books.iter().filter_map(|book| book.get(place)) {
@@ -114,7 +122,7 @@ impl Member {
     /// the program closes that descriptor: then it has to join again.
     #[must_use]
     pub fn has_its_place(&self) -> bool {
-        self.lives() && self.live.is_open()
+        self.lives() && self.sees_the_living()
     }
 
     /// Whether nobody has taken this process for dead.
@@ -135,8 +143,9 @@ impl Member {
         }
     }
 
-    pub(crate) fn live_is_open(&self) -> bool {
-        self.live.is_open()
+    /// Whether this process sees the locks of the live file that is in force.
+    pub(crate) fn sees_the_living(&self) -> bool {
+        self.live.is_open() && self.tenant.0.summary.live.load(Ordering::SeqCst) == self.live.identity()
     }
 
     /// Whether a process other than this one lives in a place.
@@ -146,7 +155,7 @@ impl Member {
 }
 
 /// This process's PID namespace by its inode number; 0: unknown, as without `/proc`.
-fn pid_namespace() -> u64 {
+pub(crate) fn pid_namespace() -> u64 {
     let namespace = sys::open(c"/proc/self/ns/pid", libc::O_RDONLY, 0);
     namespace.and_then(|fd| sys::file_info(&fd)).map_or(0, |info| info.identity.1)
 }

@@ -41,7 +41,8 @@ pub(crate) struct Summary {
     pub(crate) swept_ns: AtomicU64,
     /// How often a share ended: whoever counts shares twice tells by it whether they stayed the same.
     pub(crate) unshared: AtomicU64,
-    reserved: AtomicU64,
+    /// Which live file is in force: another, and its locks say nothing. Its inode number, with the device's above.
+    pub(crate) live: AtomicU64,
 }
 
 /// A GPU that the tenant uses; its place in the table is its index in the books.
@@ -77,7 +78,9 @@ pub(crate) struct Place {
     /// One more than the highest entry of its `shares` ever used.
     pub(crate) shares: AtomicU32,
     reserved: AtomicU32,
-    reserved_too: [AtomicU64; 2],
+    /// When its process was started, in the kernel's ticks since boot (`/proc/PID/stat`): with `pid`, which process it is. 0: unknown.
+    pub(crate) started: AtomicU64,
+    reserved_too: AtomicU64,
 }
 
 /// What one process has booked on one GPU.
@@ -132,11 +135,11 @@ pub(crate) struct File {
 #[doc(hidden)]
 pub const LAYOUTS: &[crate::abi::Layout] = &[
     crate::abi::layout!(
-        Summary as "cuota_tenant_summary": name, high_water, sharing, swept_ns, unshared, reserved
+        Summary as "cuota_tenant_summary": name, high_water, sharing, swept_ns, unshared, live
     ),
     crate::abi::layout!(Gpu as "cuota_tenant_gpu": uuid, overhead_bytes, total_bytes, reserved),
     crate::abi::layout!(Place as "cuota_tenant_place":
-        life, pid, uid, joined_ns, pid_namespace, died, shares, reserved, reserved_too),
+        life, pid, uid, joined_ns, pid_namespace, died, shares, reserved, started, reserved_too),
     crate::abi::layout!(Share as "cuota_tenant_share": key, what),
     crate::abi::layout!(
         Line as "cuota_tenant_line": life, booked, overhead, refused, reserved
@@ -166,10 +169,12 @@ pub const KIND: Kind = Kind {
         offset_of!(Place, pid_namespace),
         offset_of!(Place, died),
         offset_of!(Place, shares),
+        offset_of!(Place, started),
         offset_of!(File, shares),
         SHARES,
         offset_of!(Summary, sharing),
         offset_of!(Summary, unshared),
+        offset_of!(Summary, live),
         offset_of!(Line, booked),
         offset_of!(Line, overhead),
         offset_of!(Line, refused),
@@ -353,7 +358,7 @@ mod tests {
         assert_eq!((offset_of!(Line, booked), offset_of!(Line, overhead)), (8, 16));
         assert_eq!(KIND.layout_hash, GOLDEN_LAYOUT_HASH, "the layout changed: raise header::MAJOR");
     }
-    const GOLDEN_LAYOUT_HASH: u64 = 13_383_216_963_574_259_968;
+    const GOLDEN_LAYOUT_HASH: u64 = 12_832_710_743_800_860_040;
 
     #[test]
     fn a_gpu_keeps_its_index_and_the_17th_gets_none() {

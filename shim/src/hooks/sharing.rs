@@ -26,7 +26,7 @@ use cuota_region::share::ShareKey;
 
 use super::vmm::dropping;
 use super::{REFUSED, let_go};
-use crate::hooks_table::{cuIpcCloseMemHandle, cuMemFreeAsync, cuMemMap, cuMemRelease, cuMemUnmap, real};
+use crate::hooks_table::{cuIpcCloseMemHandle, cuMemFree_v2, cuMemMap, cuMemRelease, cuMemUnmap, real};
 use crate::process::account::{self, Account, Booking};
 use crate::process::handles::{Kind, Owner};
 use crate::process::lingering::Exported;
@@ -411,9 +411,9 @@ pub(crate) unsafe fn import_pointer(
     // SAFETY: the driver has written the address.
     let opened = unsafe { *address };
     let free = || {
-        if let Some(free) = cuMemFreeAsync::REAL.get() {
+        if let Some(free) = cuMemFree_v2::REAL.get() {
             // SAFETY: just imported, and nobody else has seen it.
-            unsafe { free(opened, core::ptr::null_mut()) };
+            unsafe { free(opened) };
         }
     };
     let Some((_, bytes)) = allocation_at(opened) else {

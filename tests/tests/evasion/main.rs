@@ -35,11 +35,8 @@ const LEAST: u64 = 400 * MIB;
 /// The console's status for a function that is not there.
 const NOT_THERE: i64 = -404;
 
-/// Rows that the quota does not hold yet, and why. This list is to become empty.
-const NOT_YET_HELD: &[(&str, &str)] = &[(
-    "cuMemPoolImportPointer, then its owner ends",
-    "a pool that was imported holds its owner's memory, pointer or none",
-)];
+/// Rows that the quota does not hold, and why: none.
+const NOT_YET_HELD: &[(&str, &str)] = &[];
 
 /// Rows that the software GPU cannot show, and why.
 const NOT_ON_THE_SOFTWARE_GPU: &[(&str, &str)] = &[

@@ -348,6 +348,35 @@ pub fn process_id() -> u32 {
     pid.ok().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)
 }
 
+/// When the process `pid` of this PID namespace was started, in the kernel's ticks since boot. `None`: there is none, or it has ended
+/// and only its parent has not noticed.
+#[must_use]
+pub fn start_of(pid: u32) -> Option<u64> {
+    let mut path = [0_u8; 24];
+    path[..6].copy_from_slice(b"/proc/");
+    let digits = pid.checked_ilog10()? as usize + 1;
+    let mut rest = pid;
+    for place in path[6..6 + digits].iter_mut().rev() {
+        *place = b'0' + (rest % 10).to_le_bytes()[0];
+        rest /= 10;
+    }
+    path[6 + digits..11 + digits].copy_from_slice(b"/stat");
+    let mut stat = [0; 512];
+    let length =
+        read(&open(CStr::from_bytes_until_nul(&path).ok()?, libc::O_RDONLY, 0).ok()?, &mut stat).ok()?;
+    // The name, in brackets, can hold anything. After it: the state, then the 20th field (proc(5)).
+    let stat = stat.get(..length)?;
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = stat.get(name_end + 2..)?.split(|byte| *byte == b' ');
+    if matches!(fields.next()?, b"Z" | b"X") {
+        return None;
+    }
+    let ticks = fields.nth(18)?;
+    ticks.iter().try_fold(0_u64, |sum, digit| {
+        sum.checked_mul(10)?.checked_add(u64::from(char::from(*digit).to_digit(10)?))
+    })
+}
+
 /// The calling thread's id in its process's PID namespace.
 #[must_use]
 pub fn thread_id() -> u32 {
@@ -438,6 +467,21 @@ mod tests {
         assert_eq!(read(&again, &mut buffer).unwrap(), 4);
         assert_eq!(&buffer[..4], b"four");
         assert_eq!(file_info(&again).unwrap().identity, file_info(&fd).unwrap().identity);
+    }
+
+    #[test]
+    fn a_process_is_told_by_its_start_until_it_ends() {
+        let mine = start_of(process_id()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let theirs = start_of(child.id()).unwrap();
+        assert!(theirs >= mine);
+        child.kill().unwrap();
+        // Not waited for: a zombie.
+        while start_of(child.id()).is_some() {
+            yield_now();
+        }
+        child.wait().unwrap();
+        assert_eq!((start_of(child.id()), start_of(0)), (None, None));
     }
 
     #[test]

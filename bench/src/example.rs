@@ -60,6 +60,7 @@ fn allocation() -> MetricResult {
     cuota.p_corrected = Some(0.4);
     cuota.detectable = Some(0.15);
     cuota.detectable_percent = Some(16.0);
+    cuota.detectable_in_family_percent = Some(20.0);
     cuota.added_in_process = Some(Interval { value: 0.052, ci95: [0.051, 0.053] });
     cuota.verdict_in_process = Some(Verdict::Worse);
     if let Some(series) = cuota.series.get_mut(&headline) {

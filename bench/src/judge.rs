@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::{self, Comparison, Metric};
 use crate::results::{MetricResult, Results, Status, SystemResult};
-use crate::stats::{self, Direction, Paired, SIGNIFICANCE, Verdict, holm};
+use crate::stats::{self, Direction, Paired, SIGNIFICANCE, Verdict, correction, holm};
 use crate::summary::scale;
 
 /// Which of the systems that share the GPU is best in a metric. Native is no candidate: it shares nothing out.
@@ -30,6 +30,7 @@ pub fn judge(results: &mut Results) {
 fn correct_verdicts(results: &mut Results) {
     let family: Vec<f64> =
         systems(results).flat_map(|(_, system)| [system.p, system.p_in_process]).flatten().collect();
+    let size = family.len();
     let mut corrected = holm(&family).into_iter();
     for metric in &mut results.metrics {
         let direction = metric.direction;
@@ -38,6 +39,9 @@ fn correct_verdicts(results: &mut Results) {
                 system.p_corrected = Some(p);
                 system.verdict = system.added.map(|added| Verdict::of(&added, p, direction));
             }
+            let correction = correction(system.turns.len(), size);
+            system.detectable_in_family_percent =
+                system.detectable_percent.map(|percent| percent * correction);
             if let Some(p) = system.p_in_process.and_then(|_| corrected.next()) {
                 system.verdict_in_process =
                     system.added_in_process.map(|added| Verdict::of(&added, p, direction));

@@ -121,7 +121,10 @@ pub struct SystemResult {
     /// The smallest difference that would be found in 80 of 100 runs like this one, in the metric's unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detectable: Option<f64>,
-    /// The same in per cent of native.
+    /// The same in per cent of native, corrected for the family of all comparisons in the file: what a verdict can see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detectable_in_family_percent: Option<f64>,
+    /// The same in per cent of native, alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detectable_percent: Option<f64>,
     /// What the system adds by measurements within its own processes, where the metric has one.
@@ -233,6 +236,7 @@ impl SystemResult {
             p_corrected: None,
             detectable: None,
             detectable_percent: None,
+            detectable_in_family_percent: None,
             added_in_process: None,
             verdict_in_process: None,
             p_in_process: None,

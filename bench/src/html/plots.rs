@@ -68,7 +68,8 @@ pub(super) fn cap_against_share(metric: &MetricResult, name: &str) -> Option<Str
     let system = metric.systems.get(name)?;
     let mut workloads: Vec<Workload<'_>> = Vec::new();
     for (series, result) in &system.series {
-        let Some((workload, cap)) = series.rsplit_once(" at cap ") else { continue };
+        let is_curve = series.starts_with(TIME_SERIES) || series.starts_with(DISTRIBUTION);
+        let Some((workload, cap)) = series.rsplit_once(" at cap ").filter(|_| !is_curve) else { continue };
         let Ok(cap) = cap.trim_end_matches('%').trim().parse::<f64>() else { continue };
         let point = [cap, result.value.value];
         match workloads.iter_mut().find(|known| known.name == workload) {
@@ -201,9 +202,12 @@ mod tests {
     fn caps_and_shares_are_read_from_the_names_of_series() {
         let mut metric = example::results().metrics.remove(1);
         let cuota = metric.systems.get_mut("cuota").unwrap();
-        for (name, share) in
-            [("5 µs kernels at cap 10", 9.9), ("5 µs kernels at cap 50", 50.0), ("graph at cap 50", 49.0)]
-        {
+        for (name, share) in [
+            ("5 µs kernels at cap 10", 9.9),
+            ("5 µs kernels at cap 50", 50.0),
+            ("graph at cap 50", 49.0),
+            ("time series: graph at cap 50", 49.0),
+        ] {
             cuota.series.insert(name.to_owned(), example::series(&[share], "%"));
         }
         let figure = cap_against_share(&metric, "cuota").unwrap();

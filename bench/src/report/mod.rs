@@ -165,7 +165,7 @@ fn words(results: &Results) -> String {
          - *better*, *worse*: the interval of the paired difference to native does not hold zero, and a trimmed t test finds \
          it at {} % after Holm's correction for all {family} comparisons of this file. Everything else is a *tie*: no \
          difference was found, which is not the same as none. *Detectable* is the smallest one that would be found in \
-         {POWER_PERCENT} of 100 such runs (without the correction).\n\
+         {POWER_PERCENT} of 100 such runs, with the correction.\n\
          - *not enforced*: the system did not hold the tenant to the limit that the figure presumes, so it has no score. *not \
          measured*: it cannot be measured here. *failed*: too few samples were good.\n",
         100.0 * SIGNIFICANCE

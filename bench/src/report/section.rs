@@ -60,11 +60,8 @@ fn cells(metric: &MetricResult, system: &SystemResult) -> Vec<String> {
             .map(|added| format!("{} in process", signed(added)))
             .or(system.added.as_ref().map(signed)),
     };
-    let detectable = match (system.detectable_percent, system.detectable) {
-        (Some(percent), _) => format!("{} %", value_text(percent)),
-        (None, Some(detectable)) => format!("{} {}", value_text(detectable), metric.unit),
-        (None, None) => none(),
-    };
+    let in_percent = |percent: f64| format!("{} %", value_text(percent));
+    let detectable = system.detectable_in_family_percent.map_or_else(none, in_percent);
     let median = match metric.comparison {
         Comparison::Pass => format!("{} of {}", passed(system), system.samples.len()),
         _ => interval(&crate::stats::Interval { value, ci95 }),

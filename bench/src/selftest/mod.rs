@@ -25,7 +25,7 @@ use crate::prove;
 use crate::results::{MetricResult, Results, RunRecord, SCHEMA, SystemResult};
 use crate::run::{INTERRUPTED, write_out};
 use crate::runner::{self, Bench, Collected, Plan};
-use crate::stats::{Direction, Scale, Verdict, paired};
+use crate::stats::{Direction, Scale, Verdict, correction, paired};
 use crate::summary;
 use crate::system::{Proof, Session, System};
 use crate::units::value_text;
@@ -43,6 +43,8 @@ const INJECTED: [(&str, f64); 7] = [
 ];
 /// A slowdown so many times the detectable one must be found: that is some 99 runs of 100.
 const SURE: f64 = 1.6;
+/// Comparisons in the file: each thing put in, in two ways, and native's own control.
+const FAMILY: usize = 2 * INJECTED.len() + 1;
 /// Of the same things again so many may be told apart: with the correction for the family, two are one run in hundreds.
 const FALSE_CLAIMS: usize = 1;
 
@@ -253,12 +255,13 @@ impl Found {
         let against_nothing: Vec<(f64, f64)> = series.samples.iter().map(|sample| (0.0, *sample)).collect();
         let in_process = Way {
             percent: series.value.value,
-            detectable_percent: paired(&against_nothing, Scale::Difference)?.detectable,
+            detectable_percent: paired(&against_nothing, Scale::Difference)?.detectable
+                * correction(series.samples.len(), FAMILY),
             verdict: system.verdict_in_process?,
         };
         let across = Way {
             percent: 100.0 * (system.ratio?.value - 1.0),
-            detectable_percent: system.detectable_percent?,
+            detectable_percent: system.detectable_in_family_percent?,
             verdict: system.verdict?,
         };
         Some(Self { in_process, across })

@@ -12,11 +12,12 @@ pub(super) const PAIR: &str = "alloc + free, 64 KiB";
 /// The slowdown as two kinds of blocks of one process show it.
 pub(super) const IN_PROCESS: &str = "slowdown, in process";
 
-/// Pairs of calls in a block.
-const PAIRS: usize = 200;
+/// How long a block lasts: long beside a reading of the clock, short beside a turn of the CPU's scheduler, so that most
+/// blocks run through also on a machine that is busy.
+const BLOCK_NS: f64 = 50_000.0;
 /// Quads of blocks, two plain and two slowed each; the first few do not count.
-const QUADS: usize = 150;
-const WARM_UP: usize = 10;
+const QUADS: usize = 400;
+const WARM_UP: usize = 20;
 
 /// Runs blocks; the variant is the injected slowdown in per cent.
 pub fn work(request: &Request) -> Result<Work> {
@@ -25,38 +26,44 @@ pub fn work(request: &Request) -> Result<Work> {
     let mut plain = Plain;
     // Its block of the driver stays open, so that the calls below are all alike.
     let _kept = plain.take(65_536)?;
-    let (mut slowed_ns, mut plain_ns) = (Vec::new(), Vec::new());
+    let pairs = pairs_for_block(&mut plain)?;
+    let (mut slowed_ns, mut percents) = (Vec::new(), Vec::new());
     for number in 0..WARM_UP + QUADS {
+        let (mut slowed, mut base) = (0.0, 0.0);
         let first = number.is_multiple_of(2);
-        for slowed in [first, !first, !first, first] {
-            let took_ns = block_ns(&mut plain, if slowed { percent } else { 0.0 })?;
-            if number >= WARM_UP {
-                if slowed { &mut slowed_ns } else { &mut plain_ns }.push(took_ns / PAIRS as f64);
-            }
+        for is_slowed in [first, !first, !first, first] {
+            let took_ns = block_ns(&mut plain, pairs, if is_slowed { percent } else { 0.0 })?;
+            *if is_slowed { &mut slowed } else { &mut base } += took_ns / 2.0;
+        }
+        if number >= WARM_UP {
+            slowed_ns.push(slowed / pairs as f64);
+            // Neighbours are compared, so that what drifts within the process cancels.
+            percents.push(100.0 * (slowed / base - 1.0));
         }
     }
-    let slowed = stats::median(&slowed_ns).context("no slowed blocks")?;
-    let base = stats::median(&plain_ns).context("no plain blocks")?;
-    // Neighbours are compared, so that what drifts within the process cancels.
-    let differences: Vec<f64> =
-        slowed_ns.chunks(2).zip(plain_ns.chunks(2)).map(|(a, b)| mean(a) - mean(b)).collect();
-    let added = stats::median(&differences).context("no pairs of blocks")?;
+    let slowed = stats::median(&slowed_ns).context("no blocks")?;
+    let added = stats::median(&percents).context("no blocks")?;
     let mut work = Work::default();
-    let calls = 2 * PAIRS * QUADS;
+    let calls = 2 * pairs * QUADS;
     work.series.insert(PAIR.to_owned(), Measure { calls, ..Measure::single(slowed / 1e3, "µs") });
-    let in_process = Measure { calls, ..Measure::difference(100.0 * added / base, "%") };
+    let in_process = Measure { calls, ..Measure::difference(added, "%") };
     work.series.insert(IN_PROCESS.to_owned(), in_process);
     Ok(work)
 }
 
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
+/// How many pairs fill a block, by doubling; which warms up as well.
+fn pairs_for_block(plain: &mut Plain) -> Result<usize> {
+    let mut pairs = 1;
+    while block_ns(plain, pairs, 0.0)? < BLOCK_NS && pairs < 1 << 20 {
+        pairs *= 2;
+    }
+    Ok(pairs)
 }
 
-/// The time of a block, with `percent` of it added.
-fn block_ns(plain: &mut Plain, percent: f64) -> Result<f64> {
+/// The time of a block of `pairs`, with `percent` of it added.
+fn block_ns(plain: &mut Plain, pairs: usize, percent: f64) -> Result<f64> {
     let from_ns = now_ns();
-    for _ in 0..PAIRS {
+    for _ in 0..pairs {
         let taken = plain.take(65_536)?;
         plain.give(taken)?;
     }

@@ -3,8 +3,6 @@
 
 use super::student;
 
-/// The part that is cut from each end.
-const TRIM: f64 = 0.2;
 /// A difference is to be found in so many of a hundred runs when it is as large as the one that is called detectable.
 pub const POWER_PERCENT: u32 = 80;
 /// The rate at which a difference is claimed where there is none, over a whole family.
@@ -36,8 +34,7 @@ impl Trimmed {
         let mut sorted = values.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
         let count = sorted.len();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a fifth of a length")]
-        let cut = (TRIM * count as f64).floor() as usize;
+        let cut = cut(count);
         let kept = &sorted[cut..count - cut];
         let mean = kept.iter().sum::<f64>() / kept.len() as f64;
         let (low, high) = (*kept.first()?, *kept.last()?);
@@ -76,6 +73,20 @@ pub fn about_each_other(first: &[f64], second: &[f64]) -> Option<Test> {
     let spread = first.variance.powi(2) / first.degrees + second.variance.powi(2) / second.degrees;
     let degrees = if spread > 0.0 { variance.powi(2) / spread } else { first.degrees + second.degrees };
     Some(test(second.mean - first.mean, variance, degrees))
+}
+
+/// How much larger a difference must be to be detectable among `family` comparisons than alone, with `count` values: by the
+/// first step of Holm's correction, so never too little.
+pub fn correction(count: usize, family: usize) -> f64 {
+    let degrees = count.saturating_sub(2 * cut(count) + 1).max(1) as f64;
+    let power = student::quantile(f64::from(POWER_PERCENT) / 100.0, degrees);
+    let at = |significance: f64| student::quantile(1.0 - significance / 2.0, degrees) + power;
+    at(SIGNIFICANCE / family.max(1) as f64) / at(SIGNIFICANCE)
+}
+
+/// Values that are cut from each end of `count`: a fifth.
+fn cut(count: usize) -> usize {
+    count / 5
 }
 
 /// Holm's correction: each of the `p` of a family, adjusted, in the given order. Holding them against a significance keeps
@@ -155,6 +166,19 @@ mod tests {
             about_each_other(&first, &second).unwrap().p < SIGNIFICANCE
         });
         assert!(claimed < 0.062, "{claimed}");
+    }
+
+    #[test]
+    fn a_difference_of_the_corrected_size_is_found_in_a_family() {
+        let mut random = SplitMix64::new(6);
+        let found = rate(2_000, || {
+            let values: Vec<f64> = (0..12).map(|_| noise(&mut random)).collect();
+            let detectable = about_zero(&values).unwrap().detectable * correction(12, 60);
+            let shifted: Vec<f64> = values.iter().map(|value| value + detectable).collect();
+            about_zero(&shifted).unwrap().p < SIGNIFICANCE / 60.0
+        });
+        assert!(found > 0.75, "{found}");
+        assert!((correction(12, 1) - 1.0).abs() < 1e-12 && correction(6, 60) > correction(24, 60));
     }
 
     #[test]

@@ -81,5 +81,6 @@ fn what_is_cancelled_and_given_back_leaves_the_sum_right_and_the_room_free() {
         let (first, other) = (first.join().unwrap().unwrap(), other.join().unwrap());
         assert_eq!((first, other), (Ok(()), Some(())), "all of it fits, whatever the order");
         assert_eq!((world.taken(), world.booked()), (3, 3));
+        assert_eq!((a_books.own_pending(), b_books.own_pending()), (0, 0), "nothing is under way any more");
     });
 }

@@ -162,7 +162,8 @@ impl Books {
                 sum = self.sum_less_credit(wish * UNIT_BYTES);
                 verdict = quota::judge(sum, quota);
             }
-            if verdict == Verdict::Granted {
+            // A line that was closed meanwhile was not in the sum: the next turn finds out.
+            if verdict == Verdict::Granted && self.is_mine() {
                 return Ok(Reservation { bytes, tenant_booked: sum.booked, life: self.member.life });
             }
             if let Some(key) = key {

@@ -138,7 +138,6 @@ impl Books {
         self.reserve_as(bytes, quota, Some(key))
     }
 
-    #[inline(always)]
     fn reserve_as(&self, bytes: u64, quota: u64, key: Option<ShareKey>) -> Result<Reservation, Refusal> {
         let wish = units(bytes);
         let mut attempt = 0;

@@ -1,7 +1,7 @@
 //! The processes on a GPU as a tenant sees them: its own, with the memory that they have booked.
 
 use core::ffi::c_uint;
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use cuota_abi::nvml::{
     PFN_nvmlDeviceGetComputeRunningProcesses, PFN_nvmlDeviceGetComputeRunningProcesses_v2,
@@ -19,78 +19,92 @@ const TOO_SMALL: nvmlReturn_t = nvmlReturn_t::NVML_ERROR_INSUFFICIENT_SIZE;
 /// As many processes as are looked through on one GPU; where there are more, the caller gets the driver's own answer.
 const AT_MOST: u16 = 256;
 
-/// An entry of one of NVML's lists.
-trait Entry: Copy {
-    fn pid(&self) -> c_uint;
-    fn set_bytes(&mut self, bytes: u64);
+/// What every form of an entry begins with; the forms differ in what follows, so a list is walked by the size of its entries. (One
+/// copy of the code for all forms.)
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Entry {
+    pid: c_uint,
+    used_bytes: u64,
 }
 
-macro_rules! entries {
-    ($($ty:ty),*) => {$(
-        impl Entry for $ty {
-            fn pid(&self) -> c_uint {
-                self.pid
-            }
-            fn set_bytes(&mut self, bytes: u64) {
-                self.usedGpuMemory = bytes;
-            }
-        }
-    )*};
-}
-entries!(nvmlProcessInfo_v1_t, nvmlProcessInfo_v2_t, nvmlProcessDetail_v1_t);
+const _: () = {
+    macro_rules! begins_alike {
+        ($($form:ident),*) => {$(
+            assert!(offset_of!($form, pid) == offset_of!(Entry, pid));
+            assert!(offset_of!($form, usedGpuMemory) == offset_of!(Entry, used_bytes));
+            assert!(size_of::<$form>() <= LARGEST_ENTRY && size_of::<$form>().is_multiple_of(align_of::<Entry>()));
+        )*};
+    }
+    begins_alike!(nvmlProcessInfo_v1_t, nvmlProcessInfo_v2_t, nvmlProcessDetail_v1_t);
+};
 
-/// Leaves the tenant's own processes at the front of `list`, each with what it has booked; how many there are.
-fn keep_own<E: Entry>(list: &mut [E], member: &'static Member, gpu: GpuIndex) -> usize {
+const LARGEST_ENTRY: usize = 32;
+
+/// Leaves the tenant's own processes at the front of a list of `count` entries of `size` bytes, each with what it has booked; how many
+/// there are.
+///
+/// # Safety
+/// `list` leads to as many entries, aligned as [`Entry`].
+unsafe fn keep_own(
+    list: *mut u8,
+    count: usize,
+    size: usize,
+    member: &'static Member,
+    gpu: GpuIndex,
+) -> usize {
     let mut kept = 0;
-    for index in 0..list.len() {
-        let mut entry = list[index];
-        let own = member.neighbours(gpu).find(|process| process.pid == entry.pid());
-        if let Some(own) = own {
-            entry.set_bytes(own.usage.booked);
-            list[kept] = entry;
-            kept += 1;
+    for index in 0..count {
+        // SAFETY: the caller's contract: within the list, and aligned; an entry that is moved goes to its own place or before it.
+        unsafe {
+            let entry = list.add(index * size);
+            let head = entry.cast::<Entry>();
+            let own = member.neighbours(gpu).find(|process| process.pid == (*head).pid);
+            if let Some(own) = own {
+                (*head).used_bytes = own.usage.booked;
+                core::ptr::copy(entry, list.add(kept * size), size);
+                kept += 1;
+            }
         }
     }
     kept
 }
 
-/// Answers a question for a list of processes, of `count` entries at most, with the tenant's own.
+/// Answers a question for a list of processes, of `count` entries of `size` bytes at most, with the tenant's own.
 ///
 /// # Safety
 /// `ask` and the pointers are the program's.
-unsafe fn list<E: Entry>(
+#[inline(never)]
+unsafe fn list(
     device: nvmlDevice_t,
     count: *mut c_uint,
-    infos: *mut E,
-    ask: impl Fn(*mut c_uint, *mut E) -> nvmlReturn_t,
+    infos: *mut u8,
+    size: usize,
+    ask: &dyn Fn(*mut c_uint, *mut u8) -> nvmlReturn_t,
 ) -> nvmlReturn_t {
     let Some((member, gpu)) = info::limited_tenant_on(device).filter(|_| !count.is_null()) else {
         return ask(count, infos);
     };
-    let mut all = [const { MaybeUninit::<E>::uninit() }; AT_MOST as usize];
+    let mut all = MaybeUninit::<[u64; AT_MOST as usize * LARGEST_ENTRY / 8]>::uninit();
     let mut found = c_uint::from(AT_MOST);
     if ask(&raw mut found, all.as_mut_ptr().cast()) != OK {
         return ask(count, infos);
     }
-    // SAFETY: NVML has written `found` entries.
-    let all = unsafe {
-        core::slice::from_raw_parts_mut(
-            all.as_mut_ptr().cast::<E>(),
-            (found as usize).min(usize::from(AT_MOST)),
-        )
+    // SAFETY: NVML has written `found` entries, for which there is room.
+    let own = unsafe {
+        keep_own(all.as_mut_ptr().cast(), (found as usize).min(usize::from(AT_MOST)), size, member, gpu)
     };
-    let own = keep_own(all, member, gpu);
     // SAFETY: the program's, not null.
     let room = unsafe { core::mem::replace(&mut *count, c_uint::try_from(own).unwrap_or(0)) } as usize;
     if own > room {
         return TOO_SMALL;
     }
+    if own != 0 && infos.is_null() {
+        return nvmlReturn_t::NVML_ERROR_INVALID_ARGUMENT;
+    }
     if own != 0 {
-        if infos.is_null() {
-            return nvmlReturn_t::NVML_ERROR_INVALID_ARGUMENT;
-        }
         // SAFETY: the program's room for `room` entries, of which no more are written.
-        unsafe { core::ptr::copy_nonoverlapping(all.as_ptr(), infos, own) };
+        unsafe { core::ptr::copy_nonoverlapping(all.as_ptr().cast::<u8>(), infos, own * size) };
     }
     OK
 }
@@ -106,7 +120,11 @@ pub(crate) unsafe fn list_v1(
     infos: *mut nvmlProcessInfo_v1_t,
 ) -> nvmlReturn_t {
     // SAFETY: the program's arguments.
-    unsafe { list(device, count, infos, |count, infos| real(device, count, infos)) }
+    unsafe {
+        list(device, count, infos.cast(), size_of::<nvmlProcessInfo_v1_t>(), &|count, infos| {
+            real(device, count, infos.cast())
+        })
+    }
 }
 
 /// The second and third forms.
@@ -117,7 +135,11 @@ pub(crate) unsafe fn list_v2(
     infos: *mut nvmlProcessInfo_v2_t,
 ) -> nvmlReturn_t {
     // SAFETY: the program's arguments.
-    unsafe { list(device, count, infos, |count, infos| real(device, count, infos)) }
+    unsafe {
+        list(device, count, infos.cast(), size_of::<nvmlProcessInfo_v2_t>(), &|count, infos| {
+            real(device, count, infos.cast())
+        })
+    }
 }
 
 /// `nvmlDeviceGetRunningProcessDetailList`.
@@ -133,10 +155,10 @@ pub(crate) unsafe fn detail(
     if let Some(answer) = answer.filter(|answer| status == OK && !answer.procArray.is_null())
         && let Some((member, gpu)) = info::limited_tenant_on(device)
     {
+        let (count, size) = (answer.numProcArrayEntries as usize, size_of::<nvmlProcessDetail_v1_t>());
         // SAFETY: the driver has written as many entries.
-        let all =
-            unsafe { core::slice::from_raw_parts_mut(answer.procArray, answer.numProcArrayEntries as usize) };
-        answer.numProcArrayEntries = c_uint::try_from(keep_own(all, member, gpu)).unwrap_or(0);
+        let own = unsafe { keep_own(answer.procArray.cast(), count, size, member, gpu) };
+        answer.numProcArrayEntries = c_uint::try_from(own).unwrap_or(0);
     }
     status
 }

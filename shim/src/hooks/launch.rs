@@ -23,7 +23,7 @@ use cuota_region::ledger::Reservation;
 use super::{context, graph, module};
 use crate::hooks_table::real;
 use crate::process::account::{self, Account, Booking};
-use crate::process::{self, Process, Standing};
+use crate::process::{self, Process, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
@@ -50,10 +50,13 @@ fn is_known(process: &'static Process, function: CUfunction) -> bool {
 /// # Errors
 /// `CUDA_ERROR_OUT_OF_MEMORY` where the library does not fit.
 pub(super) fn prepare(function: CUfunction, device: CUdevice) -> Result<Option<u64>, CUresult> {
-    // A launch takes a `CUkernel` too.
-    let loaded = module::load_kernel(function.cast())?;
-    let function = if loaded.is_null() { function } else { loaded };
-    Ok(frame_of(function, device))
+    // The driver loads at a launch that is captured, too; asked to load beforehand, it would take that for part of the capture.
+    driver::outside_captures(|| {
+        // A launch takes a `CUkernel` too.
+        let loaded = module::load_kernel(function.cast())?;
+        let function = if loaded.is_null() { function } else { loaded };
+        Ok(frame_of(function, device))
+    })
 }
 
 fn frame_of(function: CUfunction, device: CUdevice) -> Option<u64> {

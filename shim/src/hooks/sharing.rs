@@ -30,7 +30,7 @@ use crate::hooks_table::{cuIpcCloseMemHandle, cuMemFree_v2, cuMemMap, cuMemRelea
 use crate::process::account::{self, Account, Booking};
 use crate::process::handles::{Kind, Owner};
 use crate::process::lingering::Exported;
-use crate::process::{self, Process, Standing, pools};
+use crate::process::{self, Process, Standing, driver, pools};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
@@ -266,7 +266,11 @@ pub(crate) unsafe fn import(
         }
     };
     let is_known = account.process.handles.find(made).is_some();
-    let bytes = if is_known { Some(0) } else { size_of(made, account.device.total_bytes()) };
+    let bytes = if is_known {
+        Some(0)
+    } else {
+        driver::outside_captures(|| size_of(made, account.device.total_bytes()))
+    };
     let Some(bytes) = bytes else {
         release();
         return REFUSED;

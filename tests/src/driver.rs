@@ -50,6 +50,28 @@ impl Console {
         let _ = self.call("cuCtxSetCurrent", &[Is(context)]).ok();
     }
 
+    /// As [`Self::use_primary_context`], of the device with this ordinal.
+    #[track_caller]
+    pub fn use_device(&mut self, ordinal: u64) {
+        let _ = self.call("cuInit", &[Is(0)]).ok();
+        let context = self.call("cuDevicePrimaryCtxRetain", &[Out(8), Is(ordinal)]).ok().number(0);
+        let _ = self.call("cuCtxSetCurrent", &[Is(context)]).ok();
+    }
+
+    /// How many devices CUDA shows.
+    #[track_caller]
+    pub fn devices(&mut self) -> u64 {
+        let _ = self.call("cuInit", &[Is(0)]).ok();
+        self.call("cuDeviceGetCount", &[Out(4)]).ok().number(0)
+    }
+
+    /// The UUID of the device, or the MIG instance, with this ordinal.
+    #[track_caller]
+    pub fn uuid(&mut self, ordinal: u64) -> [u8; 16] {
+        let wrote = self.call("cuDeviceGetUuid_v2", &[Out(16), Is(ordinal)]).ok().wrote.remove(0);
+        wrote.try_into().expect("sixteen bytes")
+    }
+
     /// Allocates `bytes`; the address.
     ///
     /// # Errors
@@ -138,22 +160,19 @@ impl Console {
     /// NVML's name of the device that CUDA counts first.
     #[track_caller]
     fn nvml_name(&mut self) -> String {
-        let uuid = self.call("cuDeviceGetUuid_v2", &[Out(16), Is(0)]).ok().wrote.remove(0);
-        let hex = uuid.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-        format!("GPU-{a}-{b}-{c}-{d}-{e}")
+        uuid_text("GPU", self.uuid(0))
     }
 
     /// NVML's handle of a device.
     #[track_caller]
-    fn nvml_handle(&mut self, name: &str) -> u64 {
+    pub fn nvml_handle(&mut self, name: &str) -> u64 {
         let _ = self.call("nvmlInit_v2", &[]).ok();
         self.call("nvmlDeviceGetHandleByUUID", &[Text(name), Out(8)]).ok().number(0)
     }
 
     /// NVML's handle of the device that CUDA counts first.
     #[track_caller]
-    fn nvml_device(&mut self) -> u64 {
+    pub fn nvml_device(&mut self) -> u64 {
         let name = self.nvml_name();
         self.nvml_handle(&name)
     }
@@ -204,6 +223,12 @@ impl Console {
     #[track_caller]
     pub fn nvml_memory(&mut self) -> NvmlMemory {
         let device = self.nvml_device();
+        self.nvml_memory_of(device)
+    }
+
+    /// The same, of the device with this handle of NVML's.
+    #[track_caller]
+    pub fn nvml_memory_of(&mut self, device: u64) -> NvmlMemory {
         let wrote = self.call("nvmlDeviceGetMemoryInfo", &[Is(device), Out(24)]).ok();
         let words = words(&wrote.wrote[0]);
         NvmlMemory { total: words[0], free: words[1], used: words[2] }
@@ -249,6 +274,13 @@ impl Console {
     pub fn unmap(&mut self, address: u64, bytes: u64) -> i64 {
         self.call("cuMemUnmap", &[Is(address), Is(bytes)]).status
     }
+}
+
+/// A UUID as NVML writes it, after `GPU` or `MIG`.
+pub fn uuid_text(kind: &str, uuid: [u8; 16]) -> String {
+    let hex = uuid.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+    format!("{kind}-{a}-{b}-{c}-{d}-{e}")
 }
 
 fn words(bytes: &[u8]) -> Vec<u64> {

@@ -46,6 +46,7 @@ pub fn skip(why: &str) {
 pub struct Machine {
     home: TempDir,
     observer: Observer,
+    death_ms: u32,
     /// A real GPU is one for all tests, and what one takes another one sees: one test at a time.
     _alone: Option<MutexGuard<'static, ()>>,
 }
@@ -62,6 +63,15 @@ impl Machine {
     /// # Panics
     /// If there is no room for its files.
     pub fn new() -> Self {
+        Self::whose_dead_linger(0)
+    }
+
+    /// A machine on whose software GPU the memory of a dead process stays taken for so long after its death was noticed. A real
+    /// GPU lets it go in its own time: an H100 after some 200 ms.
+    ///
+    /// # Panics
+    /// If there is no room for its files.
+    pub fn whose_dead_linger(death_ms: u32) -> Self {
         static GPU: Mutex<()> = Mutex::new(());
         let alone = has_real_gpu().then(|| GPU.lock().unwrap_or_else(PoisonError::into_inner));
         let home = tempfile::tempdir().expect("the system has a folder for temporary files");
@@ -72,9 +82,10 @@ impl Machine {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the folder is ours");
         }
         let gpu = home.path().join("gpu");
-        let observer =
-            Observer::new(move || Console::start(&mut prepared(&build::program("console"), &gpu, true)));
-        Self { home, observer, _alone: alone }
+        let observer = Observer::new(move || {
+            Console::start(&mut prepared(&build::program("console"), &gpu, true, death_ms))
+        });
+        Self { home, observer, death_ms, _alone: alone }
     }
 
     /// The directory of the region.
@@ -88,7 +99,7 @@ impl Machine {
     }
 
     fn prepared(&self, program: &Path, finds_driver: bool) -> Command {
-        prepared(program, &self.home.path().join("gpu"), finds_driver)
+        prepared(program, &self.home.path().join("gpu"), finds_driver, self.death_ms)
     }
 
     fn program(&self, command: Command) -> Program {
@@ -112,11 +123,18 @@ impl Machine {
 
     /// As [`Self::tenant`], for a program that is, or becomes, the console.
     pub fn tenant_of(&self, program: &Path, name: &str, quota: Option<&str>) -> Program {
+        let memory: Vec<&str> = quota.into_iter().flat_map(|quota| ["--memory", quota]).collect();
+        self.run(program, name, &memory)
+    }
+
+    /// A console as `cuota run` starts it in this tenant, with further options of that command.
+    pub fn tenant_with(&self, name: &str, options: &[&str]) -> Program {
+        self.run(&build::program("console"), name, options)
+    }
+
+    fn run(&self, program: &Path, name: &str, options: &[&str]) -> Program {
         let mut command = self.prepared(build::command(), false);
-        command.env("CUOTA_DIR", self.region()).args(["run", "--tenant", name]);
-        if let Some(quota) = quota {
-            command.args(["--memory", quota]);
-        }
+        command.env("CUOTA_DIR", self.region()).args(["run", "--tenant", name]).args(options);
         if !has_real_gpu() {
             command.arg("--sim").env("CUOTA_SIM_LIB", build::software_gpu());
         }
@@ -147,16 +165,37 @@ impl Machine {
     /// # Panics
     /// If the policy has no room.
     pub fn set_quota(&self, name: &str, bytes: u64) {
+        self.set_quota_of(name, GpuId::ANY, bytes);
+    }
+
+    /// Changes a tenant's quota on the GPU with this UUID, bytes.
+    ///
+    /// # Panics
+    /// If the policy has no room.
+    pub fn set_quota_on(&self, name: &str, uuid: [u8; 16], bytes: u64) {
+        self.set_quota_of(name, GpuId::from_uuid(uuid), bytes);
+    }
+
+    fn set_quota_of(&self, name: &str, gpu: GpuId, bytes: u64) {
         let limits = Limits { memory: MemoryLimit::Bytes(bytes), ephemeral: false };
-        self.operate().set(&tenant_name(name), GpuId::ANY, limits).expect("the policy has room");
+        self.operate().set(&tenant_name(name), gpu, limits).expect("the policy has room");
+    }
+
+    fn tenant_file(&self, name: &str) -> Option<Tenant> {
+        let directory = Directory::at(OsStr::as_bytes(self.region().as_os_str())).expect("a short path");
+        Tenant::open(&directory.tenant(&tenant_name(name)).expect("a short path")).ok()
     }
 
     fn file(&self, name: &str) -> Option<(Tenant, GpuIndex)> {
-        let directory = Directory::at(OsStr::as_bytes(self.region().as_os_str())).expect("a short path");
-        let path = directory.tenant(&tenant_name(name)).expect("a short path");
-        let tenant = Tenant::open(&path).ok()?;
+        let tenant = self.tenant_file(name)?;
         let (index, _) = tenant.gpus().next()?;
         Some((tenant, index))
+    }
+
+    /// What a tenant has booked on the GPU with this UUID; `None` where it never used it.
+    pub fn books_on(&self, name: &str, uuid: [u8; 16]) -> Option<Usage> {
+        let tenant = self.tenant_file(name)?;
+        tenant.gpu_index(GpuId::from_uuid(uuid)).map(|index| tenant.usage(index))
     }
 
     /// What a tenant has booked on the GPU; nothing where it never used one.
@@ -241,12 +280,12 @@ impl Program {
 }
 
 /// A program on the machine whose software GPU is in this folder; not yet of any tenant.
-fn prepared(program: &Path, gpu: &Path, finds_driver: bool) -> Command {
+fn prepared(program: &Path, gpu: &Path, finds_driver: bool, death_ms: u32) -> Command {
     let mut command = Command::new(program);
     for variable in ["LD_PRELOAD", "CUOTA_DIR", "CUOTA_TENANT", "CUOTA_LIB"] {
         command.env_remove(variable);
     }
-    command.env("CUOTA_SIM_DIR", gpu);
+    command.env("CUOTA_SIM_DIR", gpu).env("CUOTA_SIM_DEATH_MS", death_ms.to_string());
     if finds_driver && !has_real_gpu() {
         command.env("LD_LIBRARY_PATH", build::software_gpu());
     }

@@ -35,6 +35,8 @@ pub(crate) struct Attempt<'a> {
     reserve: Option<u64>,
     /// What ends what the row made, in the order in which it was made.
     undo: Vec<(&'static str, Vec<u64>)>,
+    /// Descriptors that a row left open.
+    descriptors: Vec<u64>,
     /// Whether a function was called that has a form for per-thread streams.
     has_twin: bool,
 }
@@ -49,8 +51,9 @@ impl<'a> Attempt<'a> {
             build::program("console")
         };
         let console = machine.tenant_of(&program, "t", Some(QUOTA)).start_with_context();
-        let (reserve, undo) = (None, Vec::new());
-        let mut this = Self { machine, column, console, observer, base, reserve, undo, has_twin: false };
+        let (reserve, undo, descriptors) = (None, Vec::new(), Vec::new());
+        let mut this =
+            Self { machine, column, console, observer, base, reserve, undo, descriptors, has_twin: false };
         this.warm();
         this.reserve = this.console.alloc(TAKE + MORE).ok();
         assert!(this.reserve.is_some(), "an empty quota has room for what rows try to take");
@@ -151,6 +154,21 @@ impl<'a> Attempt<'a> {
         self.undo.push((end, arguments.to_vec()));
     }
 
+    /// As [`Self::make`], of a call that writes a descriptor, which stays open until the row's end.
+    pub(crate) fn open(&mut self, symbol: &str, arguments: &[Arg<'_>]) -> Result<u64, i64> {
+        let descriptor = self.make(symbol, arguments)? & u64::from(u32::MAX);
+        self.descriptors.push(descriptor);
+        Ok(descriptor)
+    }
+
+    /// Closes the descriptor that was opened first (its number becomes another file's).
+    pub(crate) fn close_first_descriptor(&mut self) {
+        if !self.descriptors.is_empty() {
+            let first = self.descriptors.remove(0);
+            let _ = self.console.ask(&format!("openas {first}"));
+        }
+    }
+
     /// Waits for all work of the context.
     pub(crate) fn settle(&mut self) -> Ended {
         self.done("cuCtxSynchronize", &[])
@@ -194,6 +212,9 @@ impl<'a> Attempt<'a> {
         for (end, arguments) in std::mem::take(&mut self.undo).into_iter().rev() {
             let arguments: Vec<Arg<'_>> = arguments.into_iter().map(Is).collect();
             let _ = self.console.call(end, &arguments);
+        }
+        for descriptor in std::mem::take(&mut self.descriptors) {
+            let _ = self.console.ask(&format!("openas {descriptor}"));
         }
         let _ = self.console.call("cuCtxSynchronize", &[]);
         let _ = self.console.call("cuDeviceGraphMemTrim", &[Is(0)]);

@@ -90,7 +90,7 @@ fn two_hundred_processes_that_begin_at_once_share_one_quota() {
 #[test]
 fn books_are_the_truth_after_two_hundred_kills_at_random_points() {
     let kills = if has_real_gpu() { KILLS / 4 } else { KILLS };
-    books_are_the_truth_after(kills, "0");
+    books_are_the_truth_after(kills, 0);
 }
 
 #[test]
@@ -98,15 +98,15 @@ fn room_of_the_killed_is_granted_when_the_driver_has_let_it_go() {
     if has_real_gpu() {
         return skip("a GPU lets memory of the dead go in its own time, in the other storm too");
     }
-    books_are_the_truth_after(KILLS / 4, "200");
+    books_are_the_truth_after(KILLS / 4, 200);
 }
 
 /// Kills `kills` times; a dead process's memory stays taken for `death_ms` on the software GPU.
-fn books_are_the_truth_after(kills: u32, death_ms: &str) {
-    let machine = Machine::new();
+fn books_are_the_truth_after(kills: u32, death_ms: u32) {
+    let machine = Machine::whose_dead_linger(death_ms);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let begin = |seed: u64| {
-        let mut console = machine.tenant("t", Some(SHARED)).with("CUOTA_SIM_DEATH_MS", death_ms).start();
+        let mut console = machine.tenant("t", Some(SHARED)).start();
         let _ = console.call("cuInit", &[Is(0)]).ok();
         let mut context = 0;
         eventually("there is room for a context", || {

@@ -2,13 +2,15 @@
 
 use cuota_tests::console::Arg::{At, Is, Out};
 use cuota_tests::console::Console;
+use cuota_tests::driver::on_device;
 
 use super::{Row, handles, pools, take};
 use crate::TAKE;
 use crate::attempt::{Attempt, Ended};
 
-/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR` and `_FABRIC`
 const DESCRIPTOR: u64 = 1;
+const FABRIC: u8 = 8;
 
 /// sizeof(`CUipcMemHandle`) and sizeof(`CUmemPoolPtrExportData`)
 const HANDLE_BYTES: usize = 64;
@@ -22,6 +24,24 @@ pub(super) const ROWS: &[Row] = &[
         let arguments = [Out(8), Is(descriptor), Is(DESCRIPTOR)];
         let imported = t.keep("cuMemImportFromShareableHandle", &arguments, "cuMemRelease");
         end(t, owner, descriptor);
+        imported.map(drop)
+    }),
+    take("cuMemImportFromShareableHandle, fabric, then its owner ends", |t| {
+        let mut owner = t.stranger();
+        let mut properties = on_device(0);
+        properties[4] = FABRIC;
+        let created = owner.call("cuMemCreate", &[Out(8), Is(TAKE), At(&properties), Is(0)]);
+        if created.status != 0 {
+            return Err(created.status);
+        }
+        let export = [Out(HANDLE_BYTES), Is(created.number(0)), Is(u64::from(FABRIC)), Is(0)];
+        let exported = owner.call("cuMemExportToShareableHandle", &export);
+        if exported.status != 0 {
+            return Err(exported.status);
+        }
+        let arguments = [Out(8), At(&exported.wrote[0]), Is(u64::from(FABRIC))];
+        let imported = t.keep("cuMemImportFromShareableHandle", &arguments, "cuMemRelease");
+        owner.kill();
         imported.map(drop)
     }),
     take("cuMemPoolImportPointer, then its owner ends", |t| {

@@ -9,7 +9,7 @@ use crate::TAKE;
 use crate::attempt::{Attempt, Ended};
 
 /// A frame that takes more than half a GiB on a device with 100 multiprocessors or more, for 2,048 threads of each.
-const FRAME: u64 = 4 << 10;
+pub(super) const FRAME: u64 = 4 << 10;
 
 /// `CU_LIMIT_STACK_SIZE`, `CU_LIMIT_PRINTF_FIFO_SIZE` and `CU_LIMIT_MALLOC_HEAP_SIZE`
 const STACK: u64 = 0;
@@ -33,6 +33,17 @@ pub(super) const ROWS: &[Row] = &[
         t.done("cuLaunchCooperativeKernel", &arguments)?;
         t.settle()
     }),
+    take("local memory, cuLaunchCooperativeKernelMultiDevice", |t| {
+        let function = framed(t)?;
+        let stream = t.stream()?;
+        // CUDA_LAUNCH_PARAMS: function, three and three sizes, shared bytes, stream, parameters.
+        let mut launch = [0; 56];
+        launch[..8].copy_from_slice(&function.to_le_bytes());
+        (0..6).for_each(|place| launch[8 + 4 * place] = 1);
+        launch[40..48].copy_from_slice(&stream.to_le_bytes());
+        t.done("cuLaunchCooperativeKernelMultiDevice", &[At(&launch), Is(1), Is(0)])?;
+        t.settle()
+    }),
     take("local memory, cuLaunch (CUDA 2)", |t| {
         let function = framed(t)?;
         t.done("cuFuncSetBlockShape", &[Is(function), Is(1), Is(1), Is(1)])?;
@@ -54,7 +65,7 @@ pub(super) const ROWS: &[Row] = &[
     take("local memory, kernel node of a graph", |t| {
         let function = framed(t)?;
         let graph = t.keep("cuGraphCreate", &[Out(8), Is(0)], "cuGraphDestroy")?;
-        node(t, graph, function)?;
+        let _node = node(t, graph, function)?;
         launched(t, graph)
     }),
     take("local memory, captured launch", |t| {
@@ -91,17 +102,29 @@ fn framed(t: &mut Attempt<'_>) -> Result<u64, i64> {
     t.first(|t| kernel(t, &code::with_frame(FRAME), "framed"))
 }
 
-fn node(t: &mut Attempt<'_>, graph: u64, function: u64) -> Ended {
-    // CUDA_KERNEL_NODE_PARAMS_v2: function, three and three sizes, shared bytes, parameters, extra, kernel, context.
+/// `CUDA_KERNEL_NODE_PARAMS_v2` for one thread: function, three and three sizes, shared bytes, parameters, extra, kernel, context.
+pub(super) fn kernel_parameters(function: u64) -> [u8; 72] {
     let mut parameters = [0; 72];
     parameters[..8].copy_from_slice(&function.to_le_bytes());
     (0..6).for_each(|place| parameters[8 + 4 * place] = 1);
-    t.done("cuGraphAddKernelNode_v2", &[Out(8), Is(graph), Is(0), Is(0), At(&parameters)])
+    parameters
 }
 
-fn launched(t: &mut Attempt<'_>, graph: u64) -> Ended {
+/// Adds a kernel to a graph.
+pub(super) fn node(t: &mut Attempt<'_>, graph: u64, function: u64) -> Result<u64, i64> {
+    let parameters = kernel_parameters(function);
+    t.make("cuGraphAddKernelNode_v2", &[Out(8), Is(graph), Is(0), Is(0), At(&parameters)])
+}
+
+/// Makes a graph launchable and launches it.
+pub(super) fn launched(t: &mut Attempt<'_>, graph: u64) -> Ended {
     let arguments = [Out(8), Is(graph), Is(0)];
     let executable = t.keep("cuGraphInstantiateWithFlags", &arguments, "cuGraphExecDestroy")?;
+    run(t, executable)
+}
+
+/// Launches a launchable graph, and waits for it.
+pub(super) fn run(t: &mut Attempt<'_>, executable: u64) -> Ended {
     let stream = t.stream()?;
     t.done("cuGraphLaunch", &[Is(executable), Is(stream)])?;
     t.settle()

@@ -10,6 +10,7 @@ mod launches;
 mod plain;
 mod pools;
 mod tricks;
+mod updates;
 
 use crate::attempt::{Attempt, Ended};
 
@@ -50,6 +51,7 @@ pub(crate) fn all() -> Vec<Row> {
         graphs::ROWS,
         code::ROWS,
         launches::ROWS,
+        updates::ROWS,
         contexts::ROWS,
         imports::ROWS,
         tricks::ROWS,

@@ -48,6 +48,37 @@ pub(super) const ROWS: &[Row] = &[
         let address = t.make("cuMemAllocAsync", &[Out(8), Is(TAKE), Is(stream)])?;
         free_behind_a_wait(t, address)
     }),
+    trick("memory freed while a DMA buffer of it is open", |t| {
+        let address = t.make("cuMemAlloc_v2", &[Out(8), Is(TAKE)])?;
+        let exported = dma_buffer(t, address);
+        t.done("cuMemFree_v2", &[Is(address)])?;
+        exported
+    }),
+    trick("memory freed while two DMA buffers of it are open, and the first one closed", |t| {
+        let address = t.make("cuMemAlloc_v2", &[Out(8), Is(TAKE)])?;
+        let exported = dma_buffer(t, address).and_then(|()| dma_buffer(t, address));
+        t.close_first_descriptor();
+        t.done("cuMemFree_v2", &[Is(address)])?;
+        exported
+    }),
+    trick("mapped memory released while a DMA buffer of it is open", |t| {
+        let handle = t.make("cuMemCreate", &[Out(8), Is(TAKE), At(&on_device(0)), Is(0)])?;
+        let at = t.make("cuMemAddressReserve", &[Out(8), Is(TAKE), Is(0), Is(0), Is(0)])?;
+        t.later("cuMemAddressFree", &[at, TAKE]);
+        t.done("cuMemMap", &[Is(at), Is(TAKE), Is(0), Is(handle), Is(0)])?;
+        let exported = dma_buffer(t, at);
+        t.done("cuMemUnmap", &[Is(at), Is(TAKE)])?;
+        t.done("cuMemRelease", &[Is(handle)])?;
+        exported
+    }),
+    trick("handle released while a descriptor of it is open", |t| {
+        let create = [Out(8), Is(TAKE), At(&handles::exportable()), Is(0)];
+        let handle = t.make("cuMemCreate", &create)?;
+        // CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        let exported = t.open("cuMemExportToShareableHandle", &[Out(8), Is(handle), Is(1), Is(0)]);
+        t.done("cuMemRelease", &[Is(handle)])?;
+        exported.map(drop)
+    }),
     trick("every descriptor closed", |t| {
         if has_real_gpu() {
             // NVIDIA's driver does not survive it.
@@ -65,6 +96,12 @@ pub(super) const ROWS: &[Row] = &[
         Ok(())
     }),
 ];
+
+/// A descriptor for a range of half a GiB; CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD.
+fn dma_buffer(t: &mut Attempt<'_>, address: u64) -> Ended {
+    let arguments = [Out(8), Is(address), Is(TAKE), Is(1), Is(0)];
+    t.open("cuMemGetHandleForAddressRange", &arguments).map(drop)
+}
 
 /// Frees on a stream that waits, until the row's end.
 fn free_behind_a_wait(t: &mut Attempt<'_>, address: u64) -> Ended {

@@ -1,0 +1,113 @@
+//! Memory of the dead stays booked until the driver has let it go, and nobody waits for it in vain.
+
+use cuota_tests::console::Console;
+use cuota_tests::driver::OUT_OF_MEMORY;
+use cuota_tests::machine::{GIB, MIB, Machine, has_real_gpu, skip};
+
+use crate::{eventually, slack};
+
+const SHARED: &str = "4GiB";
+const SHARED_BYTES: u64 = 4 * GIB;
+
+/// What the process that is killed holds, bytes.
+const HELD: u64 = 2 * GIB;
+
+/// How long the software GPU takes to let go of a dead process's memory, and longer than anybody waits for it.
+const DEATH_MS: u32 = 300;
+const FOR_EVER_MS: u32 = 600_000;
+
+/// A process that holds half of a quota, and another one of the tenant.
+fn start(machine: &Machine) -> (Console, Console) {
+    let (mut victim, mut heir) = (machine.start("t", SHARED), machine.start("t", SHARED));
+    for console in [&mut victim, &mut heir] {
+        // A refusal has the context booked at its true size.
+        assert_eq!(console.alloc(SHARED_BYTES), Err(OUT_OF_MEMORY));
+    }
+    assert!(victim.alloc(HELD).is_ok(), "there is room");
+    (victim, heir)
+}
+
+#[test]
+fn memory_of_the_dead_stays_booked_until_the_driver_lets_go() {
+    let machine = Machine::whose_dead_linger(DEATH_MS);
+    let (victim, mut heir) = start(&machine);
+    let base = machine.device_used();
+    let booked = machine.books("t").booked;
+    victim.kill();
+    // What fits beside the dead is granted while they are still booked.
+    assert!(heir.alloc(64 * MIB).is_ok());
+    let (books, device) = (machine.books("t").booked, machine.device_used());
+    if device + HELD > base {
+        // A moment that a GPU may be too quick for.
+        assert!(books >= HELD, "{} MiB booked, {} of {} MiB taken", books / MIB, device / MIB, base / MIB);
+    }
+    eventually("the dead are struck off the books", || {
+        let _ = heir.alloc(SHARED_BYTES);
+        // Never less booked than the device has.
+        let (device, books) = (heir.nvml_own(), machine.books("t").booked);
+        assert!(books + slack() >= device, "{books} booked, {device} taken");
+        books < booked - HELD
+    });
+    assert_eq!(machine.held("t"), 64 * MIB);
+    heir.finish();
+}
+
+#[test]
+fn allocation_that_needs_the_room_of_the_dead_waits_for_it() {
+    let machine = Machine::whose_dead_linger(DEATH_MS);
+    let (victim, mut heir) = start(&machine);
+    victim.kill();
+    assert!(heir.alloc(HELD + 256 * MIB).is_ok(), "in one call, without a refusal");
+    assert_eq!(machine.held("t"), HELD + 256 * MIB);
+    assert!(heir.nvml_own() <= SHARED_BYTES);
+    assert!(machine.books("t").booked <= SHARED_BYTES);
+    heir.finish();
+}
+
+#[test]
+fn every_way_to_allocate_waits_for_the_room_of_the_dead() {
+    let ways: [fn(&mut Console) -> Result<u64, i64>; 3] = [
+        |heir| heir.alloc(HELD + 256 * MIB),
+        |heir| heir.alloc_async(HELD + 256 * MIB),
+        |heir| heir.create(HELD + 256 * MIB),
+    ];
+    for (index, way) in ways.into_iter().enumerate() {
+        let machine = Machine::whose_dead_linger(DEATH_MS);
+        let (victim, mut heir) = start(&machine);
+        victim.kill();
+        assert!(way(&mut heir).is_ok(), "way {index}");
+        assert!(machine.books("t").booked <= SHARED_BYTES);
+        heir.finish();
+    }
+}
+
+#[test]
+fn context_waits_for_the_room_of_the_dead() {
+    let machine = Machine::whose_dead_linger(DEATH_MS);
+    let (mut victim, heir) = start(&machine);
+    let _rest = victim.fill(32 * MIB);
+    victim.kill();
+    heir.finish();
+    let mut next = machine.tenant("t", Some(SHARED)).start();
+    next.use_primary_context();
+    assert!(next.alloc(HELD).is_ok());
+    next.finish();
+}
+
+#[test]
+fn allocation_that_does_not_fit_without_the_dead_either_does_not_wait_for_them() {
+    if has_real_gpu() {
+        return skip("a GPU lets memory of the dead go in its own time, perhaps before the refusal");
+    }
+    let machine = Machine::whose_dead_linger(FOR_EVER_MS);
+    let (victim, mut heir) = start(&machine);
+    let before = machine.device_used();
+    victim.kill();
+    let first = heir.alloc(SHARED_BYTES);
+    let booked = machine.books("t").booked;
+    assert_eq!(first, Err(OUT_OF_MEMORY));
+    assert_eq!(machine.device_used(), before, "the dead still have it");
+    // One who waits for the dead strikes them off the books after two seconds, whatever NVML says.
+    assert!(booked >= HELD, "it waited: {} MiB booked", booked / MIB);
+    heir.finish();
+}

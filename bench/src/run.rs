@@ -19,7 +19,7 @@ use crate::output;
 use crate::prepare;
 use crate::prove;
 use crate::report;
-use crate::results::{Results, RunRecord, SCHEMA, Status, SystemResult};
+use crate::results::{MetricResult, Results, RunRecord, SCHEMA, Status, SystemResult};
 use crate::resume;
 use crate::runner::{self, Collected, Plan, Stop};
 use crate::sampling::Tenants;
@@ -135,6 +135,9 @@ impl Run {
         let labels: Vec<String> = self.systems.iter().map(|system| system.label.clone()).collect();
         let mut result = summary::result_of(metric, &labels, &excused, &taken.systems);
         result.simulated = self.session.simulator.is_some();
+        if taken.record.stopped == Stop::Time.text() {
+            say_that_time_was_up(&mut result);
+        }
         result.run = taken.record.clone();
         let place = resume::place(&self.results, metric.info().id);
         self.results.metrics.insert(place, result);
@@ -188,6 +191,15 @@ impl Run {
                 stopped: stop.text().to_owned(),
             },
             interrupted: stop == Stop::Interrupted || interrupt::is_requested(),
+        }
+    }
+}
+
+/// A system with too few samples may only have lacked the time.
+fn say_that_time_was_up(result: &mut MetricResult) {
+    for system in result.systems.values_mut().filter(|system| system.status == Status::Failed) {
+        if let Some(reason) = &mut system.reason {
+            reason.push_str("; the time was up before all turns were taken: give more with --time-cap");
         }
     }
 }

@@ -12,6 +12,8 @@ pub type Samples = Vec<Result<Series, String>>;
 
 /// A system whose first samples are all void, so many of them, is not asked again.
 const HOPELESS: usize = 3;
+/// Turns that are added where void samples leave a system with fewer good ones than are judged.
+const EXTRA: usize = 3;
 /// How often a throttled sample is taken again in its turn.
 const AGAIN: usize = 2;
 
@@ -106,6 +108,12 @@ impl Collected {
         self.samples.len() >= HOPELESS && self.samples.iter().all(Result::is_err)
     }
 
+    /// Whether there are as many good samples as are judged, or there is no hope of them.
+    fn has_enough(&self, plan: Plan) -> bool {
+        let good = self.samples.iter().filter(|sample| sample.is_ok()).count();
+        !self.is_asked() || good >= plan.fewest.min(FEWEST_PAIRS)
+    }
+
     fn is_asked(&self) -> bool {
         self.not_measured.is_none() && !self.is_hopeless()
     }
@@ -123,7 +131,10 @@ pub fn collect(systems: usize, plan: Plan, bench: &mut impl Bench) -> (Vec<Colle
     }
     let _before = bench.throttled();
     let mut longest = bench.elapsed();
-    for turn in 0..plan.most {
+    for turn in 0..plan.most + EXTRA {
+        if turn >= plan.most && all.iter().all(|collected| collected.has_enough(plan)) {
+            break;
+        }
         let began = bench.elapsed();
         if bench.is_interrupted() {
             return (all, Stop::Interrupted);
@@ -286,10 +297,22 @@ mod tests {
     fn a_throttled_sample_is_thrown_away_counted_and_taken_again() {
         let mut bench = numbers(|_, _| Ok(1.0));
         bench.throttled = vec![3, 5, 6, 7];
-        let (all, _) = collect(1, Plan { fewest: 4, most: 4, ..PLAN }, &mut bench);
+        let (all, _) = collect(1, Plan { fewest: 3, most: 4, precision: -1.0, ..PLAN }, &mut bench);
         assert_eq!(all[0].throttled, 4);
         let good: Vec<bool> = all[0].samples.iter().map(Result::is_ok).collect();
         assert_eq!(good, [true, true, false, true], "{:?}", all[0].samples);
+    }
+
+    #[test]
+    fn turns_are_added_for_void_samples_and_not_for_ever() {
+        let plan = Plan { fewest: 6, most: 6, precision: 0.0, ..PLAN };
+        let once = |turn: usize, place: usize| if (turn, place) == (2, 1) { bail!("no") } else { Ok(1.0) };
+        let (all, _) = collect(2, plan, &mut numbers(once));
+        assert_eq!(all[1].samples.iter().filter(|sample| sample.is_ok()).count(), 6);
+        assert_eq!(all[0].samples.len(), 7);
+        let often = |turn: usize, _| if turn % 2 == 1 { bail!("no") } else { Ok(1.0) };
+        let (all, _) = collect(1, plan, &mut numbers(often));
+        assert_eq!(all[0].samples.len(), 6 + EXTRA);
     }
 
     #[test]

@@ -23,15 +23,6 @@ pub enum Effort {
 }
 
 impl Effort {
-    /// Processes per system: the units of replication.
-    pub fn processes(self) -> usize {
-        match self {
-            Self::Quick => 6,
-            Self::Standard => 12,
-            Self::Full => 24,
-        }
-    }
-
     /// Scales the number of calls inside one process.
     pub fn calls(self, standard: usize) -> usize {
         match self {

@@ -121,7 +121,7 @@ struct CUOTA_ALIGNED(64) cuota_tenant_summary {
   uint32_t high_water;
   // 1 once any process has shared memory with another: until then nobody looks through `shares`.
   uint32_t sharing;
-  // When the last sweep for dead processes began, CLOCK_MONOTONIC ns.
+  // When the last sweep for dead processes began, CLOCK_MONOTONIC ns; odd until it has ended.
   uint64_t swept_ns;
   // How often a share ended: whoever counts shares twice tells by it whether they stayed the same.
   uint64_t unshared;

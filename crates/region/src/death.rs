@@ -20,6 +20,9 @@ pub const HOLD_NS: u64 = 2_000_000_000;
 /// The bit of a line's life that says that its process was found dead: it counts, and nobody's hand is on it.
 const EVICTED: u64 = 1 << 63;
 
+/// The bit of a sweep's time that says that it has not ended.
+const SWEEPING: u64 = 1;
+
 const MS: u64 = 1_000_000;
 const TIME_BITS: u32 = 40;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
@@ -132,12 +135,23 @@ impl Member {
             return Err(Blind);
         }
         let swept = &self.tenant.0.summary.swept_ns;
-        if swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        let (began, ended) = (now | SWEEPING, now & !SWEEPING);
+        if swept.compare_exchange(last, began, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return Ok(0);
         }
         let places = self.tenant.0.places.iter().enumerate().take(self.tenant.places_in_use());
         let others = places.filter(|(number, _)| *number != self.place);
-        Ok(others.filter(|(number, place)| self.reap(*number, place, now)).count())
+        let closed = others.filter(|(number, place)| self.reap(*number, place, now)).count();
+        let _ = swept.compare_exchange(began, ended, Ordering::AcqRel, Ordering::Relaxed);
+        Ok(closed)
+    }
+
+    /// Whether another process is at a sweep, or died at it less than a millisecond ago: what it will find is worth waiting for.
+    #[must_use]
+    pub fn is_being_swept(&self) -> bool {
+        let last = self.tenant.0.summary.swept_ns.load(Ordering::Acquire);
+        let ago = sync::monotonic_ns().checked_sub(last);
+        last & SWEEPING != 0 && ago.is_some_and(|ago| ago < SWEEP_INTERVAL_NS)
     }
 
     fn reap(&self, number: usize, place: &Place, now_ns: u64) -> bool {

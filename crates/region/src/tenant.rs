@@ -37,7 +37,7 @@ pub(crate) struct Summary {
     pub(crate) high_water: AtomicU32,
     /// 1 once any process has shared memory with another: until then nobody looks through `shares`.
     pub(crate) sharing: AtomicU32,
-    /// When the last sweep for dead processes began, CLOCK_MONOTONIC ns.
+    /// When the last sweep for dead processes began, CLOCK_MONOTONIC ns; odd until it has ended.
     pub(crate) swept_ns: AtomicU64,
     /// How often a share ended: whoever counts shares twice tells by it whether they stayed the same.
     pub(crate) unshared: AtomicU64,

@@ -242,7 +242,15 @@ impl Account {
     /// Closes dead processes' books. `true`: there were some, or this process had to take a new place first, because the
     /// program has closed the descriptor by which the dead are told from the living.
     fn sweep(&self) -> bool {
-        match self.process.member().sweep() {
+        let member = self.process.member();
+        match member.sweep() {
+            Ok(0) if member.is_being_swept() => {
+                // Two that are refused at once: what the other finds makes room for both.
+                while member.is_being_swept() {
+                    sys::yield_now();
+                }
+                true
+            }
             Ok(dead) => dead != 0,
             Err(Blind) => self.process.rejoin(),
         }

@@ -24,9 +24,11 @@ pub fn target() -> &'static Path {
     &TARGET
 }
 
-/// The folder of the guests' sources.
+/// The folder of the guests' sources: the one that `CUOTA_TEST_GUESTS` names, where a test runs elsewhere than it was built, or this
+/// package's.
 pub fn guests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("guests")
+    env::var_os("CUOTA_TEST_GUESTS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("guests"), PathBuf::from)
 }
 
 /// A folder for built guests and other files of the tests.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
 use std::sync::LazyLock;
 
 /// One exported function.
@@ -27,7 +26,7 @@ pub fn function(symbol: &str) -> Option<&'static Function> {
 }
 
 static LEDGER: LazyLock<std::collections::BTreeMap<String, Function>> = LazyLock::new(|| {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/abi/coverage.tsv");
+    let path = crate::build::guests().join("../../crates/abi/coverage.tsv");
     let text =
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
     let mut lines = text.lines();

@@ -120,14 +120,15 @@ fn is_wanted(row: &str) -> bool {
 #[test]
 fn no_api_takes_memory_past_the_quota_however_it_is_found() {
     let mut table = Table::default();
+    let path = build::scratch().join("evasion.md");
     for place in 0..COLUMNS.len() {
         // A machine of its own: what a tenant that is killed had is no matter of the next.
         let machine = Machine::new();
         fill(&machine, &mut table, place);
+        // After each column, for one who has no time for all of them.
+        std::fs::write(&path, table.markdown()).expect("the target folder is writable");
     }
     let text = table.markdown();
-    let path = build::scratch().join("evasion.md");
-    std::fs::write(&path, &text).expect("the target folder is writable");
     println!("{text}\nThis table is in {}", path.display());
     let known = |list: &[(&'static str, &str)]| -> BTreeSet<&'static str> {
         list.iter().map(|(row, _)| *row).filter(|row| is_wanted(row)).collect()

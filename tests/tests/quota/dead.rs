@@ -28,6 +28,9 @@ fn start(machine: &Machine) -> (Console, Console) {
     (victim, heir)
 }
 
+/// A way to allocate: the address or handle, or the driver's status.
+type Way = fn(&mut Console) -> Result<u64, i64>;
+
 /// Waits until the refusals above are longer ago than a tenant waits between two looks for the dead, a millisecond.
 fn settle_sweeps() {
     std::thread::sleep(std::time::Duration::from_millis(2));
@@ -72,7 +75,7 @@ fn allocation_that_needs_the_room_of_the_dead_waits_for_it() {
 
 #[test]
 fn every_way_to_allocate_waits_for_the_room_of_the_dead() {
-    let ways: [fn(&mut Console) -> Result<u64, i64>; 3] = [
+    let ways: [Way; 3] = [
         |heir| heir.alloc(HELD + 256 * MIB),
         |heir| heir.alloc_async(HELD + 256 * MIB),
         |heir| heir.create(HELD + 256 * MIB),

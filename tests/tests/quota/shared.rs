@@ -18,11 +18,14 @@ const HANDLE_BYTES: usize = 64;
 /// `CU_MEM_HANDLE_TYPE_FABRIC`
 const FABRIC: u8 = 8;
 
+/// Shared memory: its address or handle, and its name for other processes.
+type Memory = (u64, Vec<u8>);
+
 /// A way to share: how its owner makes and names the memory, how another process opens and closes it.
 #[derive(Clone, Copy)]
 struct Way {
     name: &'static str,
-    make: fn(&mut Console) -> Result<(u64, Vec<u8>), i64>,
+    make: fn(&mut Console) -> Result<Memory, i64>,
     open: fn(&mut Console, &[u8]) -> Result<u64, i64>,
     /// The functions that let go of it: the owner's, the other's.
     ends: [&'static str; 2],
@@ -74,7 +77,7 @@ fn by_value(handle: &[u8]) -> Vec<cuota_tests::console::Arg<'_>> {
 }
 
 /// Each way, with two processes of one tenant of which the first has shared memory, and its name.
-fn for_each_way(mut test: impl FnMut(&Machine, Way, Console, Console, (u64, Vec<u8>))) {
+fn for_each_way(mut test: impl FnMut(&Machine, Way, Console, Console, Memory)) {
     for way in WAYS {
         let machine = Machine::new();
         let (mut owner, other) = (machine.start("t", SHARED), machine.start("t", SHARED));

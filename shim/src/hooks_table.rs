@@ -298,6 +298,7 @@ calls! {
         cuLibraryGetKernelCount: PFN_cuLibraryGetKernelCount_v12040;
         cuLibraryEnumerateKernels: PFN_cuLibraryEnumerateKernels_v12040;
         cuGraphKernelNodeGetParams_v2: PFN_cuGraphKernelNodeGetParams_v12000;
+        cuMemGetAllocationPropertiesFromHandle: PFN_cuMemGetAllocationPropertiesFromHandle_v10020;
         cuMemGetAddressRange_v2: PFN_cuMemGetAddressRange_v3020;
         cuMemAddressReserve: PFN_cuMemAddressReserve_v10020;
         cuMemAddressFree: PFN_cuMemAddressFree_v10020;

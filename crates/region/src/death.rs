@@ -52,20 +52,31 @@ fn hold_is_over(place: &Place, life: u64, now_ns: u64) -> bool {
 }
 
 /// Whether the process of a place lives although its lock is free: its program has closed the live file's descriptor, or somebody has
-/// removed the file. Known within a PID namespace only; what such a process has stays booked until it ends.
-fn lives_after_all(place: &Place) -> bool {
-    let (pid, started) = (place.pid.load(Ordering::Relaxed), place.started.load(Ordering::Relaxed));
-    let namespace = place.pid_namespace.load(Ordering::Relaxed);
+/// removed the file. Known within a PID namespace only; what such a process has stays booked until it ends. One that has another
+/// place, after `exec` or since it found out, has nothing here.
+#[inline(never)]
+fn lives_after_all(tenant: Tenant, number: usize, place: &Place) -> bool {
+    let who = |place: &Place| {
+        let words = [&place.started, &place.pid_namespace].map(|word| word.load(Ordering::Relaxed));
+        (words, place.pid.load(Ordering::Relaxed))
+    };
+    let ([started, namespace], pid) = who(place);
+    let is_same = |(other, at): (usize, &Place)| {
+        let life = at.life.load(Ordering::Acquire);
+        other != number && life & ALIVE != 0 && found_dead_ms(at, life).is_none() && who(at) == who(place)
+    };
     started != 0
         && namespace != 0
         && sys::start_of(pid) == Some(started)
         && namespace == crate::member::pid_namespace()
+        && !tenant.0.places.iter().enumerate().take(tenant.places_in_use()).any(is_same)
 }
 
 /// Closes what may be closed of the books that the dead holder of `life` left. `true`: nothing of them is left, and the place is
 /// free.
+#[inline(never)]
 pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_ns: u64) -> bool {
-    let is_over = hold_is_over(place, life, now_ns) && !lives_after_all(place);
+    let is_over = hold_is_over(place, life, now_ns) && !lives_after_all(tenant, number, place);
     // Read first: once its lines have ended, the place may be another's.
     let pid = place.pid.load(Ordering::Relaxed);
     let lines = tenant.0.books.iter().filter_map(|book| book.get(number)).enumerate();
@@ -103,6 +114,7 @@ fn is_of(line: &Line, life: u64) -> bool {
 }
 
 /// Ends one line of a life that is over; the bytes that were booked in it, where this is the one to do so.
+#[inline(never)]
 fn end_line(tenant: Tenant, place: usize, gpu: usize, line: &Line, life: u64) -> u64 {
     // First what it shared, so that nobody counts on it for another's memory.
     tenant.forget_shares(place, Some(gpu));
@@ -161,41 +173,46 @@ impl Member {
         is_dead && bury(self.tenant, number, place, life, now_ns)
     }
 
-    /// The dead whose memory on `gpu` is still booked.
-    fn dead(&self, gpu: GpuIndex) -> impl Iterator<Item = (usize, &'static Place, &'static Line, u64)> {
-        let places = self.tenant.0.places.iter().enumerate().take(self.tenant.places_in_use());
-        places.filter_map(move |(number, place)| {
+    /// Calls `each` with the dead whose memory on `gpu` is still booked: place, life and line.
+    #[inline(never)]
+    fn each_dead(&self, gpu: GpuIndex, each: &mut dyn FnMut(usize, &Place, u64, &Line)) {
+        let Some(book) = self.tenant.0.books.get(gpu.0) else { return };
+        let places = self.tenant.0.places.iter().zip(book).enumerate().take(self.tenant.places_in_use());
+        for (number, (place, line)) in places {
             let life = place.life.load(Ordering::Acquire);
-            let line = self.tenant.0.books.get(gpu.0)?.get(number)?;
-            let is_held = life & ALIVE != 0 && is_of(line, life) && found_dead_ms(place, life).is_some();
-            is_held.then_some((number, place, line, life))
-        })
+            let is_held = life & ALIVE != 0
+                && is_of(line, life)
+                && found_dead_ms(place, life).is_some()
+                && !lives_after_all(self.tenant, number, place);
+            if is_held {
+                each(number, place, life, line);
+            }
+        }
     }
 
     /// Bytes on `gpu` that are booked for processes that were found dead.
     #[must_use]
     pub fn held_for_the_dead(&self, gpu: GpuIndex) -> u64 {
-        self.dead(gpu).fold(0, |sum, (_, _, line, _)| sum.saturating_add(word::booked_bytes(line)))
+        let mut held = 0_u64;
+        self.each_dead(gpu, &mut |_, _, _, line| held = held.saturating_add(word::booked_bytes(line)));
+        held
     }
 
     /// Closes the books on `gpu` of those processes found dead that `is_gone` knows the driver to have done with, by the id that
     /// they had in this process's PID namespace. Returns how many were closed.
     pub fn close_books_of_gone(&self, gpu: GpuIndex, mut is_gone: impl FnMut(u32) -> bool) -> usize {
-        let namespace =
-            self.tenant.0.places.get(self.place).map(|place| place.pid_namespace.load(Ordering::Relaxed));
-        let is_near = |place: &Place| {
-            let theirs = place.pid_namespace.load(Ordering::Relaxed);
-            theirs != 0 && Some(theirs) == namespace
-        };
+        let own = self.tenant.0.places.get(self.place);
+        let here = own.map_or(0, |place| place.pid_namespace.load(Ordering::Relaxed));
         let mut closed = 0;
-        for (number, place, line, life) in self.dead(gpu).filter(|(_, place, _, _)| is_near(place)) {
+        self.each_dead(gpu, &mut |number, place, life, line| {
             let pid = place.pid.load(Ordering::Relaxed);
-            if is_gone(pid) {
+            let is_near = here != 0 && place.pid_namespace.load(Ordering::Relaxed) == here;
+            if is_near && is_gone(pid) {
                 log(self.tenant, pid, end_line(self.tenant, number, gpu.0, line, life));
                 bury(self.tenant, number, place, life, sync::monotonic_ns());
                 closed += 1;
             }
-        }
+        });
         closed
     }
 }

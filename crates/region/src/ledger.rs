@@ -289,8 +289,8 @@ impl crate::tenant::Tenant {
     /// What the tenant has booked on `gpu`; what several of its processes hold, once.
     #[must_use]
     pub fn usage(&self, gpu: GpuIndex) -> Usage {
-        let lines = || self.0.books.get(gpu.0).into_iter().flatten();
-        let (usage, credit) = self.with_credit(gpu.0, || usage(lines().take(self.places_in_use())));
+        let Some(book) = self.0.books.get(gpu.0) else { return Usage::default() };
+        let (usage, credit) = self.with_credit(gpu.0, || usage(book.iter().take(self.places_in_use())));
         Usage { booked: usage.booked.saturating_sub(credit * UNIT_BYTES), ..usage }
     }
 

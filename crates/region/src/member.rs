@@ -122,7 +122,11 @@ impl Member {
     /// the program closes that descriptor: then it has to join again.
     #[must_use]
     pub fn has_its_place(&self) -> bool {
-        self.lives() && self.sees_the_living()
+        let mut lines = self.tenant.0.books.iter().filter_map(|book| book.get(self.place));
+        // Found dead, because its lock is gone though the descriptor is there: its lines say so before its place does.
+        lines.all(|line| line.life.load(Ordering::SeqCst) == self.life)
+            && self.lives()
+            && self.sees_the_living()
     }
 
     /// Whether nobody has taken this process for dead.

@@ -76,7 +76,8 @@ impl Tenant {
 
     /// Strikes out the note of the process in `place`. To be done before what it booked is given back.
     pub(crate) fn unshare(self, place: usize, key: ShareKey) {
-        for share in self.0.shares.get(place).into_iter().flatten() {
+        let Some(shares) = self.0.shares.get(place) else { return };
+        for share in shares {
             if share.key.compare_exchange(key.0, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
                 self.0.summary.unshared.fetch_add(1, Ordering::SeqCst);
                 share.what.store(0, Ordering::SeqCst);
@@ -87,11 +88,13 @@ impl Tenant {
 
     /// Strikes out all notes of the process in `place`, which is gone or has given the place up: those on one GPU, or all.
     pub(crate) fn forget_shares(self, place: usize, gpu: Option<usize>) {
-        let Some(owner) = self.0.places.get(place) else { return };
+        let (Some(owner), Some(shares)) = (self.0.places.get(place), self.0.shares.get(place)) else {
+            return;
+        };
         if owner.shares.load(Ordering::SeqCst) == 0 {
             return;
         }
-        for share in self.0.shares.get(place).into_iter().flatten() {
+        for share in shares {
             let is_meant =
                 share.what.load(Ordering::SeqCst) != 0 && gpu.is_none_or(|gpu| gpu_of(share) == gpu);
             if is_meant {

@@ -1,4 +1,4 @@
-//! The two hash functions of ELF symbol tables, and symbols' names as hashes.
+//! The hash function of GNU symbol tables, and symbols' names as hashes.
 
 /// The hash of DT_GNU_HASH (djb2), usable at compile time.
 pub(crate) const fn gnu(name: &[u8]) -> u32 {
@@ -6,20 +6,6 @@ pub(crate) const fn gnu(name: &[u8]) -> u32 {
     let mut at = 0;
     while at < name.len() {
         hash = hash.wrapping_mul(33).wrapping_add(name[at] as u32);
-        at += 1;
-    }
-    hash
-}
-
-/// The hash of DT_HASH (System V gABI, "Hash Table").
-pub(crate) const fn sysv(name: &[u8]) -> u32 {
-    let mut hash: u32 = 0;
-    let mut at = 0;
-    while at < name.len() {
-        hash = (hash << 4).wrapping_add(name[at] as u32);
-        let top = hash & 0xf000_0000;
-        hash ^= top >> 24;
-        hash &= !top;
         at += 1;
     }
     hash
@@ -33,12 +19,16 @@ pub(crate) const fn sysv(name: &[u8]) -> u32 {
 pub(crate) struct Name {
     whole: u64,
     gnu: u32,
-    sysv: u32,
 }
 
 impl Name {
+    /// The name with these hashes: [`fnv`] and [`gnu`].
+    pub(crate) fn from_hashes(whole: u64, gnu: u32) -> Self {
+        Name { whole, gnu }
+    }
+
     pub(crate) const fn of(name: &[u8]) -> Self {
-        Name { whole: fnv(name), gnu: gnu(name), sysv: sysv(name) }
+        Name { whole: fnv(name), gnu: gnu(name) }
     }
 
     /// Its hash in a DT_GNU_HASH.
@@ -46,19 +36,9 @@ impl Name {
         self.gnu
     }
 
-    /// Its hash in a DT_HASH.
-    pub(super) fn sysv(self) -> u32 {
-        self.sysv
-    }
-
     /// Whether it is this text.
     pub(crate) fn is(self, text: &[u8]) -> bool {
         self.whole == fnv(text)
-    }
-
-    /// Whether it is the text with this [`fnv`].
-    pub(crate) fn hashes_to(self, whole: u64) -> bool {
-        self.whole == whole
     }
 }
 
@@ -89,12 +69,5 @@ mod tests {
         assert_eq!(fnv(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv(b"foobar"), 0x8594_4171_f739_67e8);
         assert!(Name::of(b"cuInit").is(b"cuInit") && !Name::of(b"cuInit").is(b"cuInit2"));
-    }
-
-    #[test]
-    fn sysv_hash_is_the_documented_one() {
-        assert_eq!(sysv(b""), 0);
-        assert_eq!(sysv(b"printf"), 0x077_905a6);
-        assert_eq!(sysv(b"exit"), 0x0006_cf04);
     }
 }

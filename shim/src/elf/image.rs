@@ -147,33 +147,16 @@ impl Image {
         None
     }
 
-    /// The same through DT_HASH, for an object that has no GNU hash table (`--hash-style=sysv`).
+    /// The same for an object that has no GNU hash table (`--hash-style=sysv`): symbol by symbol, as many as its DT_HASH has chains.
     fn walk_sysv(&self, name: Name, hidden: &mut usize) -> Option<usize> {
         if self.sysv_hash.is_null() {
             return None;
         }
-        let hash = name.sysv();
         // SAFETY: DT_HASH is: bucket count, chain count, buckets, chains (one for each symbol). The object is loaded.
         unsafe {
-            let buckets_count = *self.sysv_hash;
-            let chains_count = *self.sysv_hash.add(1);
-            if buckets_count == 0 {
-                return None;
-            }
-            let buckets = self.sysv_hash.add(2);
-            let chains = buckets.add(buckets_count as usize);
-            let mut index = *buckets.add((hash % buckets_count) as usize);
-            for _ in 0..MOST_CHAIN_LINKS {
-                if index == 0 || index >= chains_count {
-                    break;
-                }
-                if let Some(value) = self.matching(index as usize, name, hidden) {
-                    return Some(value);
-                }
-                index = *chains.add(index as usize);
-            }
+            let symbols = *self.sysv_hash.add(1);
+            (1..symbols as usize).find_map(|index| self.matching(index, name, hidden))
         }
-        None
     }
 
     /// The value of symbol `index` if it is the defined function `name` in its default version.

@@ -16,7 +16,7 @@ use cuota_region::sys;
 use super::vmm::dropping;
 use super::{REFUSED, let_go};
 use crate::hooks_table::real;
-use crate::process::account::{self, Booking};
+use crate::process::account::{self, Account, Booking};
 use crate::process::contexts::Gone;
 use crate::process::handles::{Kind, Owner};
 use crate::process::{self, Standing, driver};
@@ -87,6 +87,8 @@ fn ended(gone: Option<Gone>) {
     if let Some(gone) = gone
         && let Booking::On(account) = account::on_device(gone.device)
     {
+        // Another context can have the same addresses for other kernels.
+        account.process.functions.forget();
         let blocks = account.process.blocks.remove_context(gone.number);
         account.process.handles.remove_context(gone.number, let_go);
         account.end_context(blocks * BLOCK_BYTES);
@@ -227,6 +229,29 @@ pub(crate) unsafe fn create_green(
         Booking::No => return call(),
         Booking::Refuse => return REFUSED,
     };
+    // It is a part of the device's primary context, which it makes where there is none.
+    let _turn = Turn::take(device);
+    let primary = match driver::primary_is_active(device) {
+        true => None,
+        false => match account.reserve_context() {
+            Ok(reservation) => Some(reservation),
+            Err(error) => return error,
+        },
+    };
+    let status = booked_green(&account, &call, context);
+    if let Some(reservation) = primary {
+        match driver::primary_context(device).filter(|_| status == OK) {
+            Some(primary) if account.process.contexts.add(primary, device, true) => {
+                account.commit_context(reservation)
+            }
+            _ => account.cancel(reservation),
+        }
+    }
+    status
+}
+
+/// Makes a green context and books it.
+fn booked_green(account: &Account, call: &dyn Fn() -> CUresult, context: *mut CUgreenCtx) -> CUresult {
     let reservation = match account.reserve(GREEN_BYTES) {
         Ok(reservation) => reservation,
         Err(error) => return error,
@@ -262,11 +287,13 @@ pub(crate) unsafe fn set_limit(real: PFN_cuCtxSetLimit_v3010, limit: CUlimit, va
         Booking::Refuse => return REFUSED,
         Booking::On(_) | Booking::No => return call(),
     };
-    let more = (value as u64).saturating_sub(self::limit(limit));
+    let now = self::limit(limit);
     let growth = if is_promise {
-        more.checked_next_multiple_of(BLOCK_BYTES)
+        (value as u64).saturating_sub(now).checked_next_multiple_of(BLOCK_BYTES)
     } else {
-        for_every_thread(account.ordinal().cast_signed(), more)
+        // What a kernel's local memory has raised before is there.
+        let provided = now.max(account.process.contexts.frame(account.process.contexts.current()));
+        for_every_thread(account.ordinal().cast_signed(), (value as u64).saturating_sub(provided))
     };
     let reservation = match growth.ok_or(REFUSED).and_then(|growth| account.reserve(growth)) {
         Ok(reservation) => reservation,
@@ -277,10 +304,15 @@ pub(crate) unsafe fn set_limit(real: PFN_cuCtxSetLimit_v3010, limit: CUlimit, va
         account.cancel(reservation);
         return status;
     }
-    if is_promise {
-        account.device.promised.fetch_add(reservation.bytes(), Ordering::Relaxed);
+    if !is_promise {
+        account.device.raised.fetch_add(reservation.bytes(), Ordering::Relaxed);
+        account.commit_overhead(reservation);
+    } else if (value as u64) < now {
+        account.cancel(reservation);
+        account.unpromise((now - value as u64).next_multiple_of(BLOCK_BYTES));
+    } else {
+        account.promise(reservation);
     }
-    account.commit_overhead(reservation);
     status
 }
 
@@ -288,7 +320,7 @@ pub(crate) unsafe fn set_limit(real: PFN_cuCtxSetLimit_v3010, limit: CUlimit, va
 pub(super) fn limit(limit: CUlimit) -> u64 {
     let mut now = 0;
     // SAFETY: fills one size.
-    real::cuCtxGetLimit.get().map(|call| unsafe { call(&raw mut now, limit) });
+    driver::outside_captures(|| real::cuCtxGetLimit.get().map(|call| unsafe { call(&raw mut now, limit) }));
     now as u64
 }
 

@@ -14,10 +14,12 @@ use cuota_abi::cuda::{
     PFN_cuGraphLaunch_v10000,
 };
 use cuota_governor::physical;
+use cuota_governor::quota::UNLIMITED;
 
-use super::{REFUSED, launch as first_launch};
+use super::{REFUSED, device_at, launch as first_launch};
 use crate::hooks_table::real;
 use crate::process::account::{self, Account, Booking};
+use crate::process::device::Device;
 use crate::process::driver;
 use crate::process::handles::{Kind, Owner};
 use crate::process::pools::Change;
@@ -32,13 +34,15 @@ const NODES_AT_HAND: usize = 256;
 const UPLOAD: c_ulonglong = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD.0 as c_ulonglong;
 
 /// How deep graphs in graphs are looked into: what allocates further down cannot be told.
-const DEPTH: u32 = 4;
+const DEPTH: u32 = 16;
 
 /// What a graph's launch can take.
 #[derive(Clone, Copy, Default)]
 struct Needs {
     /// Bytes of its allocations, all at once.
     bytes: u64,
+    /// The device that they lie on; of several, one.
+    device: Option<i32>,
     /// The largest frame of local memory of a kernel that was not launched before, bytes.
     frame: u64,
     /// A kernel's library does not fit.
@@ -86,6 +90,7 @@ fn sum(
         let node = node_needs(account, *node, depth)?;
         Some(Needs {
             bytes: sum.bytes.checked_add(node.bytes)?,
+            device: node.device.or(sum.device),
             frame: sum.frame.max(node.frame),
             is_refused: sum.is_refused || node.is_refused,
         })
@@ -105,7 +110,8 @@ fn node_needs(account: &Account, node: CUgraphNode, depth: u32) -> Option<Needs>
             let status = real::cuGraphMemAllocNodeGetParams
                 .get()
                 .map(|call| unsafe { call(node, &raw mut parameters) })?;
-            (status == OK).then_some(Needs { bytes: parameters.bytesize as u64, ..Needs::default() })
+            let device = device_at(parameters.poolProps.location);
+            (status == OK).then_some(Needs { bytes: parameters.bytesize as u64, device, ..Needs::default() })
         }
         CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL => Some(match node_frame(account, node) {
             Ok(frame) => Needs { frame, ..Needs::default() },
@@ -140,7 +146,8 @@ fn node_frame(account: &Account, node: CUgraphNode) -> Result<u64, CUresult> {
     let status =
         real::cuGraphKernelNodeGetParams_v2.get().map(|call| unsafe { call(node, &raw mut parameters) });
     let function = function_of(&parameters);
-    let is_new = status == Some(OK) && !account.process.functions.knows(function, account.ordinal());
+    let is_new =
+        status == Some(OK) && !account.process.functions.knows(function, account.process.contexts.current());
     if is_new {
         Ok(first_launch::prepare(function, account.ordinal().cast_signed())?.unwrap_or(0))
     } else {
@@ -156,7 +163,9 @@ pub(super) fn frame_in(account: &Account, graph: CUgraph) -> Result<u64, CUresul
     match needs(account, graph, DEPTH) {
         Some(needs) if needs.is_refused => Err(REFUSED),
         Some(needs) => Ok(needs.frame),
-        None => Ok(0),
+        // What cannot be told is not granted.
+        None if account.quota() == UNLIMITED => Ok(0),
+        None => Err(REFUSED),
     }
 }
 
@@ -176,42 +185,55 @@ unsafe fn instantiate(
         Booking::No => return call(),
         Booking::Refuse => return REFUSED,
     };
-    // A graph whose nodes cannot be told is followed all the same: each launch books what it took.
-    let needs = needs(&account, graph, DEPTH).unwrap_or(Needs { bytes: 1, ..Needs::default() });
-    if needs.is_refused {
-        return REFUSED;
-    }
+    let needs = match needs(&account, graph, DEPTH) {
+        Some(needs) if !needs.is_refused => needs,
+        // Without a quota it is followed all the same: each launch books what it took.
+        None if account.quota() == UNLIMITED => Needs { bytes: 1, ..Needs::default() },
+        // What cannot be told is not granted.
+        _ => return REFUSED,
+    };
+    // Its memory can be another device's than the current one.
+    let of_memory = needs.device.and_then(|device| match account::on_device(device) {
+        Booking::On(account) => Some(account),
+        Booking::No | Booking::Refuse => None,
+    });
+    let of_memory = of_memory.unwrap_or(account);
     let raised = match first_launch::raise(&account, needs.frame) {
         Ok(raised) => raised,
         Err(error) => return error,
     };
     // One that is uploaded at once takes its memory now.
-    let status = if uploads && needs.bytes != 0 { reserved(&account, needs.bytes, call) } else { call() };
+    let status = if uploads && needs.bytes != 0 { reserved(&of_memory, needs.bytes, call) } else { call() };
     if let Some(raised) = raised {
         raised.settle(&account, status);
     }
     if status == OK
         && let bytes @ 1.. = needs.bytes
     {
-        let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Graph };
+        let owner = Owner { device: of_memory.ordinal(), context: 0, kind: Kind::Graph };
         // SAFETY: the driver has written the handle.
         account.process.handles.add(unsafe { *executable }.addr() as u64, bytes, owner);
-        account.device.allocating_graphs.fetch_add(1, Ordering::Relaxed);
+        of_memory.device.allocating_graphs.fetch_add(1, Ordering::Relaxed);
     }
     status
 }
 
 /// Runs `call`, which may take the memory of `executable`.
 fn taking(executable: CUgraphExec, call: &dyn Fn() -> CUresult) -> CUresult {
-    let account = match account::on_current_device() {
-        Booking::On(account) if account.device.uses_graph_memory() => account,
-        Booking::On(_) | Booking::No => return call(),
-        Booking::Refuse => return REFUSED,
+    let process = match process::standing() {
+        Standing::Managed(process) => process,
+        Standing::Unmanaged => return call(),
+        Standing::Closed => return REFUSED,
     };
-    let handles = &account.process.handles;
-    match handles.find(executable.addr() as u64) {
-        Some(place) => reserved(&account, handles.bytes(place), call),
-        None => call(),
+    if !process.devices.iter().any(Device::uses_graph_memory) {
+        return call();
+    }
+    let place = process.handles.find(executable.addr() as u64);
+    let owner = place.map(|place| (place, process.handles.owner(place).device.cast_signed()));
+    match owner.map(|(place, device)| (place, account::on_device(device))) {
+        Some((place, Booking::On(account))) => reserved(&account, process.handles.bytes(place), call),
+        Some((_, Booking::Refuse)) => REFUSED,
+        Some((_, Booking::No)) | None => call(),
     }
 }
 

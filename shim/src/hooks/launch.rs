@@ -5,6 +5,7 @@
 //! the code takes is seen only afterwards, and booked.
 
 use core::ffi::{c_int, c_uint, c_void};
+use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{
     CUDA_KERNEL_NODE_PARAMS_v1, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_LAUNCH_PARAMS_v1, CUdevice, CUfunction,
@@ -30,7 +31,7 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 /// Frames are rounded up to this (measured by what the driver reports: multiples of 16).
 const FRAME_ALIGNMENT: u64 = 16;
 
-/// The process, where it is held to a quota and `function` was not launched before on the current device.
+/// The process, where it is held to a quota and `function` was not launched before in the current context.
 #[inline]
 fn is_first(function: CUfunction) -> bool {
     match process::standing() {
@@ -41,7 +42,7 @@ fn is_first(function: CUfunction) -> bool {
 
 #[inline]
 fn is_known(process: &'static Process, function: CUfunction) -> bool {
-    process.current_device().is_none_or(|device| process.functions.knows(function, device))
+    process.functions.knows(function, process.contexts.current())
 }
 
 /// The local memory of each thread of a kernel, bytes; loads the library that it is of. `None`: the driver does not say, so it will
@@ -110,6 +111,7 @@ impl Raise {
     fn commit(self, account: &Account) -> u64 {
         let bytes = self.reservation.bytes();
         account.process.contexts.raise_frame(self.context, self.frame);
+        account.device.raised.fetch_add(bytes, Ordering::Relaxed);
         account.commit_overhead(self.reservation);
         bytes
     }
@@ -124,19 +126,17 @@ impl Raise {
     }
 }
 
-/// Runs `call`, which launches `functions` for the first time.
+/// Runs `call`, which launches `function` for the first time.
 #[cold]
 #[inline(never)]
-fn first(functions: &[CUfunction], call: &dyn Fn() -> CUresult) -> CUresult {
+fn first(function: CUfunction, call: &dyn Fn() -> CUresult) -> CUresult {
     let Booking::On(account) = account::on_current_device() else { return call() };
     if account.quota() == UNLIMITED {
         return call();
     }
     let device = account.ordinal();
-    let frame = functions.iter().try_fold(0, |most, function| {
-        Ok(prepare(*function, device.cast_signed())?.map_or(most, |frame: u64| frame.max(most)))
-    });
-    let raised = match frame.and_then(|frame| raise(&account, frame)) {
+    let frame = prepare(function, device.cast_signed());
+    let raised = match frame.and_then(|frame| raise(&account, frame.unwrap_or(0))) {
         Ok(raised) => raised,
         Err(error) => return error,
     };
@@ -152,8 +152,15 @@ fn first(functions: &[CUfunction], call: &dyn Fn() -> CUresult) -> CUresult {
         // It has happened. What does not fit is booked, and leaves less for what comes.
         account.still_fits(code);
     }
-    functions.iter().for_each(|function| account.process.functions.note(*function, device));
+    let context = account.process.contexts.current();
+    account.process.functions.note(function, context);
     status
+}
+
+/// Runs `call`, which launches `function`: out of line, for those that are called less often.
+#[inline(never)]
+fn launching(function: CUfunction, call: &dyn Fn() -> CUresult) -> CUresult {
+    if is_first(function) { first(function, call) } else { call() }
 }
 
 /// `cuLaunchKernel`.
@@ -193,7 +200,7 @@ pub(crate) unsafe fn kernel(
             )
         }
     };
-    if is_first(function) { first(&[function], &call) } else { call() }
+    if is_first(function) { first(function, &call) } else { call() }
 }
 
 /// `cuLaunchKernelEx`.
@@ -208,7 +215,7 @@ pub(crate) unsafe fn kernel_ex(
         // SAFETY: the program's arguments.
         unsafe { real(config, function, parameters, extra) }
     };
-    if is_first(function) { first(&[function], &call) } else { call() }
+    if is_first(function) { first(function, &call) } else { call() }
 }
 
 /// `cuLaunchCooperativeKernel`.
@@ -243,7 +250,7 @@ pub(crate) unsafe fn cooperative(
             )
         }
     };
-    if is_first(function) { first(&[function], &call) } else { call() }
+    launching(function, &call)
 }
 
 /// `cuLaunchCooperativeKernelMultiDevice`: one kernel, for each device in a form of its own.
@@ -257,10 +264,10 @@ pub(crate) unsafe fn cooperative_multi_device(
         // SAFETY: the program's arguments.
         unsafe { real(launches, count, flags) }
     };
-    // SAFETY: the program's array of `count` entries; the first is enough, all have the same frame.
+    // SAFETY: the program's array of `count` entries. The first stands for all: the other devices are looked at when NVML is asked.
     match unsafe { launches.as_ref() }.filter(|_| count != 0).map(|launch| launch.function) {
-        Some(function) if is_first(function) => first(&[function], &call),
-        _ => call(),
+        Some(function) => launching(function, &call),
+        None => call(),
     }
 }
 
@@ -270,7 +277,7 @@ pub(crate) unsafe fn legacy(real: PFN_cuLaunch_v2000, function: CUfunction) -> C
         // SAFETY: the program's argument.
         unsafe { real(function) }
     };
-    if is_first(function) { first(&[function], &call) } else { call() }
+    launching(function, &call)
 }
 
 /// `cuLaunchGrid`.
@@ -284,7 +291,7 @@ pub(crate) unsafe fn legacy_grid(
         // SAFETY: the program's arguments.
         unsafe { real(function, width, height) }
     };
-    if is_first(function) { first(&[function], &call) } else { call() }
+    launching(function, &call)
 }
 
 /// `cuLaunchGridAsync`.
@@ -299,12 +306,12 @@ pub(crate) unsafe fn legacy_grid_async(
         // SAFETY: the program's arguments.
         unsafe { real(function, width, height, stream) }
     };
-    if is_first(function) { first(&[function], &call) } else { call() }
+    launching(function, &call)
 }
 
 /// Runs `call`, which puts `function` into an executable graph. Its frame is booked now: the graph's launch will not ask.
 fn into_graph(function: CUfunction, call: &dyn Fn() -> CUresult) -> CUresult {
-    if !function.is_null() && is_first(function) { first(&[function], call) } else { call() }
+    if function.is_null() { call() } else { launching(function, call) }
 }
 
 /// `cuGraphExecKernelNodeSetParams`.

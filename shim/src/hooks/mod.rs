@@ -46,12 +46,12 @@ fn let_go(last: Last) {
             account.device.unseen.fetch_sub(last.bytes, Ordering::Relaxed);
         }
         Kind::Green => account.release_overhead(last.bytes),
-        Kind::Export | Kind::Graph => {}
+        Kind::Export | Kind::Graph | Kind::Library => {}
     }
 }
 
 /// The ordinal of the device that memory at `location` lies on; `None`: the host's memory, or no memory at all.
-fn device_at(location: CUmemLocation) -> Option<i32> {
+pub(crate) fn device_at(location: CUmemLocation) -> Option<i32> {
     // SAFETY: each kind of location uses one member of the union, and every bit pattern of either is a value.
     let (ordinal, localized) =
         unsafe { (location.__bindgen_anon_1.id, location.__bindgen_anon_1.localized.deviceId) };

@@ -3,6 +3,7 @@
 //! What a load took is seen by the device's free memory; a load that took much is checked against NVML's figure for this
 //! process, and undone where it does not fit the quota.
 
+use core::cell::Cell;
 use core::ffi::{c_char, c_uint, c_void};
 
 use cuota_abi::cuda::{
@@ -20,7 +21,8 @@ use cuota_governor::quota::UNLIMITED;
 use super::REFUSED;
 use crate::hooks_table::{cuKernelGetFunction, cuLibraryUnload, cuMemGetInfo_v2, cuModuleUnload, real};
 use crate::process::account::{self, Booking};
-use crate::process::{self, Standing};
+use crate::process::handles::{Kind, Owner};
+use crate::process::{self, Process, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
@@ -40,9 +42,11 @@ fn checked(load: &dyn Fn() -> CUresult, unload: &dyn Fn()) -> CUresult {
         Booking::On(_) | Booking::No => return load(),
         Booking::Refuse => return REFUSED,
     };
-    let before = device_free();
+    let before = driver::outside_captures(device_free);
     let status = load();
-    let took = before.zip(device_free()).map_or(0, |(before, after)| before.saturating_sub(after));
+    let took = before
+        .zip(driver::outside_captures(device_free))
+        .map_or(0, |(before, after)| before.saturating_sub(after));
     if status != OK || (took as u64) < BLOCK_BYTES || account.still_fits(took as u64) {
         return status;
     }
@@ -56,7 +60,7 @@ fn checked(load: &dyn Fn() -> CUresult, unload: &dyn Fn()) -> CUresult {
 unsafe fn unload_module(module: *mut CUmodule) {
     if let Some(unload) = cuModuleUnload::REAL.get() {
         // SAFETY: just loaded, and nobody else has seen it.
-        unsafe { unload(*module) };
+        driver::outside_captures(|| unsafe { unload(*module) });
     }
 }
 
@@ -65,7 +69,7 @@ unsafe fn unload_module(module: *mut CUmodule) {
 unsafe fn unload_library(library: *mut CUlibrary) {
     if let Some(unload) = cuLibraryUnload::REAL.get() {
         // SAFETY: just loaded, and nobody else has seen it.
-        unsafe { unload(*library) };
+        driver::outside_captures(|| unsafe { unload(*library) });
     }
 }
 
@@ -167,14 +171,33 @@ fn loading(call: &dyn Fn() -> CUresult) -> CUresult {
     checked(call, &|| {})
 }
 
-/// Runs `call`, which can load all of `library`: its load registered it only. Where that does not fit, the library is ended: nothing
-/// less gives its memory back.
+/// Runs `call`, which can load all of `library` in the current context: its load registered it only.
+///
+/// Where that does not fit, the library is ended, if this is its first use anywhere: nothing less gives its memory back. One that other
+/// contexts use, or that has more kernels than can be kept from the driver afterwards, stays; it is booked, and nothing more is granted.
 #[inline(never)]
 fn loading_library(library: CUlibrary, call: &dyn Fn() -> CUresult) -> CUresult {
-    if is_ended(library.addr() as u64) {
+    let Standing::Managed(process) = process::standing() else { return call() };
+    let (handle, handles) = (library.addr() as u64, &process.handles);
+    if process.functions.is_ended(handle) {
         return REFUSED;
     }
-    checked(call, &|| end_library(library))
+    let context = process.contexts.current();
+    let here = handle | u64::from(context) << 56;
+    if handles.find(here).is_some() {
+        return call();
+    }
+    let is_used = handles.find(handle).is_some();
+    let ended = Cell::new(false);
+    let status = checked(call, &|| ended.set(!is_used && end_library(process, library)));
+    let device = process.current_device().unwrap_or(0);
+    if !ended.get() && (status == OK || status == REFUSED) {
+        handles.add(here, 0, Owner { device, context, kind: Kind::Library });
+        if !is_used {
+            handles.add(handle, 0, Owner { device, context: 0, kind: Kind::Library });
+        }
+    }
+    status
 }
 
 fn is_ended(handle: u64) -> bool {
@@ -184,30 +207,39 @@ fn is_ended(handle: u64) -> bool {
     }
 }
 
-/// Calls `each` with the kernels of a library, 256 at most.
-fn each_kernel(library: CUlibrary, each: &dyn Fn(u64)) {
-    let mut kernels = [core::ptr::null_mut(); 256];
+/// As many kernels of one library as are kept from the driver after its end.
+const KERNELS: usize = 256;
+
+/// Calls `each` with the kernels of a library. `false`: there are more than 256, or the driver does not say.
+fn each_kernel(library: CUlibrary, each: &dyn Fn(u64)) -> bool {
+    let mut kernels = [core::ptr::null_mut(); KERNELS];
     let mut count = 0;
     // SAFETY: fills one number.
     let known = real::cuLibraryGetKernelCount.get().map(|call| unsafe { call(&raw mut count, library) });
-    let count = count.min(256);
-    let listed = real::cuLibraryEnumerateKernels.get().filter(|_| known == Some(OK));
-    // SAFETY: fills at most `count` handles, for which there is room.
-    if listed.map(|call| unsafe { call(kernels.as_mut_ptr(), count, library) }) == Some(OK) {
+    let listed =
+        real::cuLibraryEnumerateKernels.get().filter(|_| known == Some(OK) && count as usize <= KERNELS);
+    // SAFETY: fills `count` handles, for which there is room.
+    let is_whole = listed.map(|call| unsafe { call(kernels.as_mut_ptr(), count, library) }) == Some(OK);
+    if is_whole {
         kernels.iter().take(count as usize).for_each(|kernel| each(kernel.addr() as u64));
     }
+    is_whole
 }
 
-/// Unloads a library that did not fit. The program does not know; so whatever it does with its handles from now on is refused here.
-fn end_library(library: CUlibrary) {
-    let Standing::Managed(process) = process::standing() else { return };
-    each_kernel(library, &|kernel| process.functions.end(kernel));
-    process.functions.end(library.addr() as u64);
-    process.functions.forget();
-    if let Some(unload) = cuLibraryUnload::REAL.get() {
-        // SAFETY: a live library, of which nothing runs: its first use has just been refused.
-        unsafe { unload(library) };
+/// Unloads a library whose first use did not fit. The program does not know; its handles are refused from now on, by the functions that
+/// are hooked. `false`: it stays.
+fn end_library(process: &'static Process, library: CUlibrary) -> bool {
+    let functions = &process.functions;
+    let ends = functions.has_room_for_ended(KERNELS) && each_kernel(library, &|kernel| functions.end(kernel));
+    if ends {
+        functions.end(library.addr() as u64);
+        functions.forget();
+        if let Some(unload) = cuLibraryUnload::REAL.get() {
+            // SAFETY: a live library that was used for the first time, in the call that has just been refused.
+            driver::outside_captures(|| unsafe { unload(library) });
+        }
     }
+    ends
 }
 
 /// After a load: its handles may have been an ended library's.
@@ -216,7 +248,7 @@ fn revive(library: CUlibrary) {
         && process.functions.any_ended()
     {
         process.functions.revive(library.addr() as u64);
-        each_kernel(library, &|kernel| {
+        let _ = each_kernel(library, &|kernel| {
             process.functions.revive(kernel);
         });
     }
@@ -248,7 +280,14 @@ pub(crate) unsafe fn function(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    loading(&|| unsafe { real(function, module, name) })
+    let status = loading(&|| unsafe { real(function, module, name) });
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+    {
+        // SAFETY: the driver has written it; it can be where an ended library's kernel was.
+        process.functions.revive(unsafe { *function }.addr() as u64);
+    }
+    status
 }
 
 /// `cuModuleGetGlobal`, the 32-bit form.
@@ -351,10 +390,15 @@ pub(crate) unsafe fn unload(real: PFN_cuModuleUnload_v2000, module: CUmodule) ->
 /// `cuLibraryUnload`.
 pub(crate) unsafe fn unload_whole_library(real: PFN_cuLibraryUnload_v12000, library: CUlibrary) -> CUresult {
     unloading();
-    if let Standing::Managed(process) = process::standing()
-        && process.functions.revive(library.addr() as u64)
-    {
-        return OK;
+    if let Standing::Managed(process) = process::standing() {
+        let handle = library.addr() as u64;
+        if process.functions.revive(handle) {
+            return OK;
+        }
+        for context in 0..=u8::MAX {
+            let noted = process.handles.find(handle | u64::from(context) << 56);
+            let _ = noted.and_then(|place| process.handles.release(place));
+        }
     }
     // SAFETY: the program's argument.
     unsafe { real(library) }

@@ -56,8 +56,9 @@ unsafe fn allocate_hot(
     let taken = blocks.map_or(worst, |blocks| blocks * BLOCK_BYTES);
     if is_managed {
         let owner = Owner { device: account.ordinal(), context, kind: Kind::Managed };
-        account.process.handles.add(address, taken, owner);
-        account.device.unseen.fetch_add(taken, Ordering::Relaxed);
+        if account.process.handles.add(address, taken, owner) {
+            account.device.unseen.fetch_add(taken, Ordering::Relaxed);
+        }
     }
     if account.commit_hot(reservation, taken) && blocks.is_ok() {
         return OK;
@@ -96,9 +97,14 @@ fn undo(account: &Account, address: u64, taken: Option<u64>) {
 ///
 /// # Safety
 /// `call` passes the program's arguments to the driver.
-#[inline(never)]
 unsafe fn release(address: u64, call: &dyn Fn() -> CUresult) -> CUresult {
-    freeing(address, call, Account::release)
+    freeing_by(address, call, Account::release)
+}
+
+/// [`freeing`], one copy for all but the one function that is called often.
+#[inline(never)]
+fn freeing_by(address: u64, call: &dyn Fn() -> CUresult, give: fn(&Account, u64)) -> CUresult {
+    freeing(address, call, give)
 }
 
 /// As [`release`], for a free in stream order: the driver keeps the memory until the stream is synchronised (measured), so it
@@ -107,7 +113,7 @@ unsafe fn release(address: u64, call: &dyn Fn() -> CUresult) -> CUresult {
 /// # Safety
 /// As [`release`].
 pub(super) unsafe fn release_in_order(address: u64, call: &dyn Fn() -> CUresult) -> CUresult {
-    freeing(address, call, Account::release_later)
+    freeing_by(address, call, Account::release_later)
 }
 
 #[inline(always)]
@@ -134,8 +140,15 @@ fn freeing(address: u64, call: impl FnOnce() -> CUresult, give: fn(&Account, u64
 
 #[cold]
 fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: Last, give: fn(&Account, u64)) {
-    let_go(mark);
+    let is_managed = mark.owner.kind == Kind::Managed;
+    if !is_managed {
+        let_go(mark);
+    }
     match (extent, mark.exported) {
+        (Some(extent), _) if is_managed => give_back(process, extent, |account, bytes| {
+            account.device.unseen.fetch_sub(bytes, Ordering::Relaxed);
+            give(account, bytes);
+        }),
         (Some(extent), Some(exported)) => {
             give_back(process, extent, |account, bytes| account.release_unless_open(bytes, Some(exported)));
         }

@@ -97,7 +97,7 @@ fn take_back(account: &Account, pointer: *mut CUdeviceptr, bytes: u64, stream: C
     // The pool gives back only what the stream has passed. A capturing stream never grows a pool, so this is none.
     if let Some(synchronize) = real::cuStreamSynchronize.get() {
         // SAFETY: the program's stream.
-        unsafe { synchronize(stream) };
+        driver::outside_captures(|| unsafe { synchronize(stream) });
     }
     account.refuse(bytes, account.quota(), Refusal::OverQuota { booked: account.quota() });
     account.trim_pools();
@@ -262,14 +262,23 @@ pub(crate) unsafe fn destroy(real: PFN_cuMemPoolDestroy_v11020, pool: CUmemoryPo
             return OK;
         }
     }
+    // Forgotten before the driver forgets it: no other thread must ask for it any more.
+    let known = match process::standing() {
+        Standing::Managed(process) => {
+            process.pools.remove(pool).map(|(device, held)| (process, device, held))
+        }
+        Standing::Unmanaged | Standing::Closed => None,
+    };
     // SAFETY: the program's argument.
     let status = unsafe { real(pool) };
-    if status == OK
-        && let Standing::Managed(process) = process::standing()
-        && let Some((device, held)) = process.pools.remove(pool)
-        && let Booking::On(account) = account::on_device(device.cast_signed())
-    {
-        account.release(held);
+    if let Some((process, device, held)) = known {
+        if let Booking::On(account) = account::on_device(device.cast_signed()) {
+            account.release(held);
+        }
+        if status != OK {
+            // Its next allocation, or the next refusal, books what it holds.
+            process.pools.entry(pool, device);
+        }
     }
     status
 }

@@ -49,7 +49,8 @@ fn allocation_at(address: u64) -> Option<(u64, u64)> {
     let (mut base, mut bytes) = (0, 0);
     let call = real::cuMemGetAddressRange_v2.get()?;
     // SAFETY: fills an address and a size.
-    if unsafe { call(&raw mut base, &raw mut bytes, address) } != OK || bytes == 0 {
+    let status = driver::outside_captures(|| unsafe { call(&raw mut base, &raw mut bytes, address) });
+    if status != OK || bytes == 0 {
         return None;
     }
     let last = base.checked_add(bytes as u64 - 1)?;
@@ -107,9 +108,15 @@ fn imported(
             return error;
         }
     };
+    if !handles.add(id, bytes, Owner { device: account.ordinal(), context, kind: Kind::Import }) {
+        // What cannot be followed would stay charged for ever: not granted.
+        key.into_iter().for_each(|key| account.unshare(key));
+        account.cancel(reservation);
+        undo();
+        return REFUSED;
+    }
     account.device.unseen.fetch_add(bytes, Ordering::Relaxed);
     account.commit(reservation, bytes);
-    handles.add(id, bytes, Owner { device: account.ordinal(), context, kind: Kind::Import });
     if let Some((key, place)) = key.zip(handles.find(id)) {
         handles.share(place, key);
     }
@@ -134,6 +141,37 @@ pub(crate) unsafe fn ipc_get(
     status
 }
 
+/// Runs `call`, which gives this process access to an allocation of another, and charges it; `address` says where it is, and `close` gives
+/// it up again.
+#[inline(never)]
+fn opening(
+    key: ShareKey,
+    call: &dyn Fn() -> CUresult,
+    address: &dyn Fn() -> u64,
+    close: &dyn Fn(u64),
+) -> CUresult {
+    let booking = account::on_current_device();
+    if matches!(booking, Booking::Refuse) {
+        return REFUSED;
+    }
+    let status = call();
+    let Booking::On(account) = booking else { return status };
+    if status != OK {
+        return status;
+    }
+    let opened = address();
+    let undo = || driver::outside_captures(|| close(opened));
+    match allocation_at(opened) {
+        Some((_, bytes)) => {
+            imported(&account, opened, bytes, Some(key), account.process.contexts.current(), &undo)
+        }
+        None => {
+            undo();
+            REFUSED
+        }
+    }
+}
+
 /// `cuIpcOpenMemHandle` and `cuIpcOpenMemHandle_v2`.
 pub(crate) unsafe fn ipc_open(
     real: PFN_cuIpcOpenMemHandle_v4010,
@@ -141,31 +179,16 @@ pub(crate) unsafe fn ipc_open(
     handle: CUipcMemHandle_v1,
     flags: c_uint,
 ) -> CUresult {
-    let booking = account::on_current_device();
-    if matches!(booking, Booking::Refuse) {
-        return REFUSED;
-    }
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(address, handle, flags) };
-    let Booking::On(account) = booking else { return status };
-    if status != OK {
-        return status;
-    }
-    // SAFETY: the driver has written the address.
-    let opened = unsafe { *address };
-    let close = || {
+    let close = |opened| {
         if let Some(close) = cuIpcCloseMemHandle::REAL.get() {
             // SAFETY: just opened, and nobody else has seen it.
             unsafe { close(opened) };
         }
     };
-    let Some((_, bytes)) = allocation_at(opened) else {
-        close();
-        return REFUSED;
-    };
     // SAFETY: a handle has 64 bytes.
     let key = unsafe { key_of((&raw const handle).cast()) };
-    imported(&account, opened, bytes, Some(key), account.process.contexts.current(), &close)
+    // SAFETY: the program's arguments; after success the driver has written the address.
+    opening(key, &|| unsafe { real(address, handle, flags) }, &|| unsafe { *address }, &close)
 }
 
 /// `cuIpcCloseMemHandle`.
@@ -265,16 +288,24 @@ pub(crate) unsafe fn import(
             unsafe { release(made) };
         }
     };
+    // It lies where it was made: on another device than the current one, or in the host's memory, which is not counted.
+    let account = match driver::memory_device(made).map(account::on_device) {
+        Some(Booking::On(account)) => account,
+        Some(Booking::Refuse) => {
+            release();
+            return REFUSED;
+        }
+        Some(Booking::No) => return OK,
+        None => account,
+    };
     let is_known = account.process.handles.find(made).is_some();
     let bytes = if is_known {
         Some(0)
     } else {
         driver::outside_captures(|| size_of(made, account.device.total_bytes()))
     };
-    let Some(bytes) = bytes else {
-        release();
-        return REFUSED;
-    };
+    // What cannot be mapped is a multicast object, which takes no memory by itself.
+    let bytes = bytes.unwrap_or(0);
     let is_fabric = kind == CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC;
     // SAFETY: the program's `CUmemFabricHandle`, which the driver has just read.
     let key = is_fabric.then(|| unsafe { key_of(shareable) });
@@ -402,39 +433,32 @@ pub(crate) unsafe fn import_pointer(
     pool: CUmemoryPool,
     data: *mut CUmemPoolPtrExportData_v1,
 ) -> CUresult {
-    let booking = account::on_current_device();
-    if matches!(booking, Booking::Refuse) {
-        return REFUSED;
+    let call = || {
+        // SAFETY: the program's arguments.
+        unsafe { real(address, pool, data) }
+    };
+    if data.is_null() || address.is_null() {
+        return call();
     }
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(address, pool, data) };
-    let Booking::On(account) = booking else { return status };
-    if status != OK {
-        return status;
-    }
-    // SAFETY: the driver has written the address.
-    let opened = unsafe { *address };
-    let free = || {
+    let free = |opened| {
         if let Some(free) = cuMemFree_v2::REAL.get() {
             // SAFETY: just imported, and nobody else has seen it.
             unsafe { free(opened) };
         }
     };
-    let Some((_, bytes)) = allocation_at(opened) else {
-        free();
-        return REFUSED;
-    };
-    // SAFETY: the program's data, which the driver has just read.
-    let key = unsafe { key_of(data.cast()) };
-    imported(&account, opened, bytes, Some(key), account.process.contexts.current(), &free)
+    // SAFETY: the program's data, not null; after success the driver has written the address.
+    opening(unsafe { key_of(data.cast()) }, &call, &|| unsafe { *address }, &free)
 }
 
 /// Notes that `holder` keeps the memory of `handle`, as long as it is bound there.
 #[inline(never)]
 fn pin(process: &'static Process, holder: u64, device: CUdevice, offset: u64, place: Option<u32>) {
     if let Some(place) = place {
+        // First the reference: the pin can be taken out as soon as it is there.
         process.handles.retain(place);
-        process.pins.add(holder, device.cast_unsigned(), offset, place);
+        if !process.pins.add(holder, device.cast_unsigned(), offset, place) {
+            process.handles.release(place).into_iter().for_each(let_go);
+        }
     }
 }
 

@@ -47,9 +47,11 @@ impl<F: Copy> Slot<F> {
 
 /// One function of the table; its place is the one with the same number among the places.
 pub(crate) struct Row {
-    name: Name,
+    /// Its name's [`hash::fnv`] and, below, [`hash::gnu`].
+    whole: u64,
     /// The exported wrapper; null for a function that we only call.
     hook: *const c_void,
+    gnu: u32,
     number: u16,
     pub(crate) library: Library,
 }
@@ -61,7 +63,12 @@ impl Row {
     #[expect(clippy::cast_possible_truncation, reason = "checked")]
     pub(crate) const fn new(name: &str, library: Library, number: usize, hook: *const c_void) -> Self {
         assert!(number <= u16::MAX as usize);
-        Self { name: Name::of(name.as_bytes()), hook, number: number as u16, library }
+        let name = name.as_bytes();
+        Self { whole: hash::fnv(name), hook, gnu: hash::gnu(name), number: number as u16, library }
+    }
+
+    fn name(&self) -> Name {
+        Name::from_hashes(self.whole, self.gnu)
     }
 
     fn place<'a>(&self, places: &'a [AtomicPtr<c_void>]) -> Option<&'a AtomicPtr<c_void>> {
@@ -87,7 +94,7 @@ impl Row {
 /// The hook of this name.
 pub(crate) fn named(name: &CStr) -> Option<&'static Row> {
     let whole = hash::fnv(name.to_bytes());
-    TABLE.iter().find(|row| row.name.hashes_to(whole))
+    TABLE.iter().find(|row| row.whole == whole)
 }
 
 /// The hook whose real function lies at this address. Two names of one address (`cuMemAlloc_v2` and an alias) have the same
@@ -106,7 +113,7 @@ pub(crate) fn wrapper(address: *const c_void) -> Option<&'static Row> {
 pub(super) fn resolve(library: Library, image: &Image) {
     for (table, places) in [(TABLE, &HOOKED[..]), (CALLS, &CALLED[..])] {
         for row in table.iter().filter(|row| row.library == library) {
-            let address = image.function(row.name);
+            let address = image.function(row.name());
             if let Some(place) = row.place(places).filter(|_| !address.is_null()) {
                 place.store(address, Ordering::Release);
             }

@@ -246,7 +246,8 @@ impl Account {
         match member.sweep() {
             Ok(0) if member.is_being_swept() => {
                 // Two that are refused at once: what the other finds makes room for both.
-                while member.is_being_swept() {
+                let until = sys::monotonic_ns().saturating_add(SWEEP_INTERVAL_NS);
+                while member.is_being_swept() && sys::monotonic_ns() < until {
                     sys::yield_now();
                 }
                 true
@@ -270,7 +271,11 @@ impl Account {
                 self.device
                     .nvml
                     .with_processes(self.device.gpu(), |shown| {
-                        member.close_books_of_gone(index, |pid| shown.iter().all(|info| info.pid != pid))
+                        // Who has a context and is not shown sees ids of another namespace, or nobody's.
+                        let is_shown = |pid| shown.iter().any(|info| info.pid == pid);
+                        let has_context = self.device.contexts.load(Ordering::Relaxed) != 0;
+                        let knows = !has_context || is_shown(sys::process_id());
+                        member.close_books_of_gone(index, |pid| knows && !is_shown(pid))
                     })
                     .is_ok_and(|closed| closed != 0)
             })
@@ -383,9 +388,7 @@ impl Account {
             // Twice: a lower figure is believed when it comes twice.
             self.ask_overhead();
             self.ask_overhead();
-            let freed = before.saturating_sub(self.device.overhead.load(Ordering::Relaxed));
-            self.device.later.fetch_sub(freed.min(later), Ordering::Relaxed);
-            freed != 0
+            self.device.overhead.load(Ordering::Relaxed) < before
         }
     }
 
@@ -522,26 +525,51 @@ impl Account {
         let overhead = self.device.overhead.load(Ordering::Relaxed);
         if before == 1 {
             self.device.promised.store(0, Ordering::Relaxed);
+            self.device.raised.store(0, Ordering::Relaxed);
         }
         // The last one takes all of it along.
         let ended = (overhead / u64::from(before)).next_multiple_of(UNIT_BYTES);
-        self.set_overhead(overhead.saturating_sub(ended));
+        self.release_overhead(ended);
         self.update_pools();
     }
 
     /// Gives back `bytes` of the overhead.
     pub(crate) fn release_overhead(&self, bytes: u64) {
-        self.set_overhead(self.device.overhead.load(Ordering::Relaxed).saturating_sub(bytes));
+        let lower = |overhead: u64| Some(overhead.saturating_sub(bytes));
+        let _ = self.device.overhead.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).map(|old| {
+            self.books().release(old.min(bytes));
+            self.note_lower_overhead(old.min(bytes));
+        });
     }
 
-    fn set_overhead(&self, bytes: u64) {
-        let old = self.device.overhead.swap(bytes, Ordering::Relaxed);
-        if bytes >= old {
-            self.books().book(bytes - old);
-        } else {
-            self.books().release(old - bytes);
+    /// Books `bytes` more as overhead, whatever the quota says.
+    fn add_overhead(&self, bytes: u64) {
+        let bytes = bytes.next_multiple_of(UNIT_BYTES);
+        let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.books().book(bytes);
+        self.books().note_overhead(overhead);
+    }
+
+    fn note_lower_overhead(&self, bytes: u64) {
+        self.books().note_overhead(self.device.overhead.load(Ordering::Relaxed));
+        // Freed in stream order, or anything else: what has come free need not be asked for again.
+        let lower = |later: u64| Some(later.saturating_sub(bytes));
+        let _ = self.device.later.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
+    }
+
+    /// Books `new` as overhead, where it is still `old`: another thread may have booked more meanwhile.
+    fn set_overhead(&self, old: u64, new: u64) {
+        let swapped = self.device.overhead.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed);
+        if swapped.is_err() {
+            return;
         }
-        self.books().note_overhead(bytes);
+        if new >= old {
+            self.books().book(new - old);
+            self.books().note_overhead(new);
+        } else {
+            self.books().release(old - new);
+            self.note_lower_overhead(old - new);
+        }
     }
 
     /// Whether this process still fits after a call that no reservation covers and that took about `bytes`: NVML is asked, unless
@@ -556,7 +584,10 @@ impl Account {
             return true;
         }
         self.device.taken_unasked.store(0, Ordering::Relaxed);
-        self.ask_overhead();
+        if !self.ask_overhead() {
+            // No figure: it is taken all the same, until NVML says less.
+            self.add_overhead(bytes);
+        }
         self.books().tenant_usage().booked <= quota
     }
 
@@ -576,33 +607,56 @@ impl Account {
         }
     }
 
-    /// Books this process's contexts and code as NVML counts them.
+    /// Books this process's contexts and code as NVML counts them. `false`: it gives no figure.
     #[cold]
-    fn ask_overhead(&self) {
+    fn ask_overhead(&self) -> bool {
         let device = self.device;
         let first = device.asked_ns.swap(sys::coarse_ns().max(1), Ordering::Relaxed) == 0;
         self.update_pools();
+        let booked = device.overhead.load(Ordering::Relaxed);
         let found = match self.seen_overhead() {
             Ok(Some(found)) => found,
-            Ok(None) => return,
-            Err(error) if first => return self.log(Event::NoProcessMemory { error }),
-            Err(_) => return,
+            Err(error) if first => {
+                self.log(Event::NoProcessMemory { error });
+                return false;
+            }
+            Ok(None) | Err(_) => return false,
         };
         // A free that the driver has done and we have not yet booked makes the figure too low. So it is lowered only if it
         // comes twice: the first time at once, later with the next question.
         let last = device.overhead_seen.swap(found.bytes, Ordering::Relaxed);
         let again = || self.seen_overhead().is_ok_and(|again| again == Some(found));
         let confirmed = found.is_quiet && (last == found.bytes || first && again());
-        if found.bytes > device.overhead.load(Ordering::Relaxed) || confirmed {
-            self.set_overhead(found.bytes);
+        if found.bytes > booked || confirmed {
+            self.set_overhead(booked, found.bytes);
         }
-        // Of several contexts, nobody knows what one takes.
+        // Of several contexts nobody knows what one takes; and what a program asked for beyond a context is no rule for the next.
+        let is_plain = device.contexts.load(Ordering::Relaxed) == 1
+            && [&device.promised, &device.later, &device.raised]
+                .iter()
+                .all(|more| more.load(Ordering::Relaxed) == 0);
         if confirmed
-            && device.contexts.load(Ordering::Relaxed) == 1
+            && is_plain
             && let Some(index) = device.index(self.process.member(), self.ordinal)
         {
             self.process.member().tenant().learn_overhead(index, found.bytes);
         }
+        true
+    }
+
+    /// Books `bytes` more, or less, that are promised to device code: the driver takes them when a kernel first needs them.
+    pub(crate) fn promise(&self, reservation: Reservation) {
+        let promised = self.device.promised.fetch_add(reservation.bytes(), Ordering::Relaxed);
+        let base = self.device.overhead.load(Ordering::Relaxed).saturating_sub(promised);
+        self.device.promise_base.store(base, Ordering::Relaxed);
+        self.commit_overhead(reservation);
+    }
+
+    /// Takes back `bytes` of what was promised.
+    pub(crate) fn unpromise(&self, bytes: u64) {
+        let lower = |promised: u64| Some(promised.saturating_sub(bytes));
+        let old = self.device.promised.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).unwrap_or(0);
+        self.release_overhead(old.min(bytes));
     }
 
     /// This process's bytes by NVML, less what it holds and what it is about to: contexts and code. `None`: no figure, or one
@@ -617,7 +671,11 @@ impl Account {
         // In whole units of the books, so that what is booked for it bit by bit adds up.
         let seen = held.saturating_sub(self.device.unseen.load(Ordering::Relaxed));
         let bytes = used.saturating_sub(seen.saturating_add(pending)).next_multiple_of(UNIT_BYTES);
-        let bytes = bytes.max(self.device.promised.load(Ordering::Relaxed));
+        let floor = match self.device.promised.load(Ordering::Relaxed) {
+            0 => 0,
+            promised => promised + self.device.promise_base.load(Ordering::Relaxed),
+        };
+        let bytes = bytes.max(floor);
         Ok(Some(Overhead { bytes, is_quiet: pending == 0 }))
     }
 }

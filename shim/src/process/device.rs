@@ -34,6 +34,10 @@ pub(crate) struct Device {
     pub(crate) unseen: AtomicU64,
     /// Bytes promised to device code by raised limits: the driver takes them when a kernel first needs them.
     pub(crate) promised: AtomicU64,
+    /// What the overhead was without them when they were last promised.
+    pub(super) promise_base: AtomicU64,
+    /// Bytes that larger stacks and local memory took.
+    pub(crate) raised: AtomicU64,
     /// Bytes held by contexts, modules and local memory: an estimate until NVML was asked.
     pub(super) overhead: AtomicU64,
     /// Of `overhead`, bytes that were freed in stream order, and that the driver will give back.
@@ -92,7 +96,7 @@ impl Device {
     }
 
     /// The device's index in the tenant's books; found at first use.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn index(&self, member: &'static Member, ordinal: u32) -> Option<GpuIndex> {
         match self.index.load(Ordering::Acquire) {
             0 => self.find(member, ordinal),

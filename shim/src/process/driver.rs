@@ -4,12 +4,14 @@ use core::ffi::c_char;
 use core::ptr::null_mut;
 
 use cuota_abi::cuda::{
-    CUcontext, CUdevice, CUdevice_attribute, CUgraphMem_attribute, CUmemPool_attribute, CUmemoryPool,
-    CUresult, CUstreamCaptureMode, CUuuid,
+    CUcontext, CUdevice, CUdevice_attribute, CUgraphMem_attribute, CUmemAllocationProp,
+    CUmemGenericAllocationHandle, CUmemPool_attribute, CUmemoryPool, CUresult, CUstreamCaptureMode, CUuuid,
 };
 use cuota_abi::nvml::{nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
 
-use crate::hooks_table::{nvmlDeviceGetComputeRunningProcesses_v3, real};
+use crate::hooks_table::{
+    cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxRetain, nvmlDeviceGetComputeRunningProcesses_v3, real,
+};
 
 /// The error number that stands for "the library or the function is not there".
 pub(crate) const NO_LIBRARY: u32 = nvmlReturn_t::NVML_ERROR_LIBRARY_NOT_FOUND.0;
@@ -59,6 +61,26 @@ pub(crate) fn primary_is_active(device: CUdevice) -> bool {
     succeeded(unsafe {
         real::cuDevicePrimaryCtxGetState.get().map(|call| call(device, &raw mut flags, &raw mut active))
     }) && active != 0
+}
+
+/// A device's primary context, which is there.
+pub(crate) fn primary_context(device: CUdevice) -> Option<CUcontext> {
+    let mut context = null_mut();
+    let (retain, release) =
+        (cuDevicePrimaryCtxRetain::REAL.get()?, cuDevicePrimaryCtxRelease_v2::REAL.get()?);
+    // SAFETY: one reference more and one less; it stays, since it was there before.
+    unsafe { (retain(&raw mut context, device) == CUresult::CUDA_SUCCESS).then(|| release(device)) }?;
+    Some(context)
+}
+
+/// The device that physical memory lies on; −1: the host's. `None`: the driver does not say.
+pub(crate) fn memory_device(handle: CUmemGenericAllocationHandle) -> Option<CUdevice> {
+    // SAFETY: integers and unions of them, for which all-zero is a value.
+    let mut properties: CUmemAllocationProp = unsafe { core::mem::zeroed() };
+    let call = real::cuMemGetAllocationPropertiesFromHandle.get()?;
+    // SAFETY: fills one struct.
+    let status = outside_captures(|| unsafe { call(&raw mut properties, handle) });
+    succeeded(Some(status)).then(|| crate::hooks::device_at(properties.location).unwrap_or(-1))
 }
 
 /// An attribute of a pool that is a number of bytes.

@@ -22,9 +22,9 @@ pub(crate) struct Functions {
     are_ended: AtomicU32,
 }
 
-/// A kernel on a device. Handles are addresses of the driver's objects, aligned to 16 bytes; a `CUkernel` is one for all devices.
-fn key(function: CUfunction, device: u32) -> u64 {
-    function.addr() as u64 ^ u64::from(device)
+/// A kernel in a context, by its number: a `CUkernel` is one for all contexts, and takes memory in each. Addresses have 47 bits.
+fn key(function: CUfunction, context: u8) -> u64 {
+    function.addr() as u64 ^ u64::from(context) << 56
 }
 
 impl Functions {
@@ -35,16 +35,16 @@ impl Functions {
         &self.known[usize::try_from(hash).unwrap_or(0) % SETS]
     }
 
-    /// Whether `function` was launched on `device` before.
+    /// Whether `function` was launched in a context before.
     #[inline]
-    pub(crate) fn knows(&self, function: CUfunction, device: u32) -> bool {
-        let key = key(function, device);
+    pub(crate) fn knows(&self, function: CUfunction, context: u8) -> bool {
+        let key = key(function, context);
         self.set(key).iter().any(|way| way.load(Ordering::Relaxed) == key)
     }
 
-    /// Notes that `function` was launched on `device`.
-    pub(crate) fn note(&self, function: CUfunction, device: u32) {
-        let key = key(function, device);
+    /// Notes that `function` was launched in a context.
+    pub(crate) fn note(&self, function: CUfunction, context: u8) {
+        let key = key(function, context);
         let set = self.set(key);
         let free =
             |way: &&AtomicU64| way.compare_exchange(0, key, Ordering::Relaxed, Ordering::Relaxed).is_ok();
@@ -76,6 +76,11 @@ impl Functions {
             && self.ended.iter().any(|place| place.load(Ordering::Acquire) == handle)
     }
 
+    /// Whether `count` more handles can be noted as ended.
+    pub(crate) fn has_room_for_ended(&self, count: usize) -> bool {
+        self.are_ended.load(Ordering::Acquire) as usize + count < ENDED
+    }
+
     /// Whether any handle is the driver's no more.
     pub(crate) fn any_ended(&self) -> bool {
         self.are_ended.load(Ordering::Acquire) != 0
@@ -100,7 +105,7 @@ mod tests {
     use core::ptr::without_provenance_mut;
 
     #[test]
-    fn a_kernel_is_known_on_the_device_that_it_was_launched_on_until_code_is_unloaded() {
+    fn a_kernel_is_known_in_the_context_that_it_was_launched_in_until_code_is_unloaded() {
         // SAFETY: all-zero is an empty table.
         let functions: Box<Functions> = unsafe { Box::new(core::mem::zeroed()) };
         let kernel = without_provenance_mut(0x5500_0000_1230);

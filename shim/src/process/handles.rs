@@ -46,14 +46,25 @@ pub(crate) enum Kind {
     Graph,
     /// A green context, charged as overhead.
     Green,
+    /// Not charged by this entry: a library that was used; in a context, where its number stands above the address.
+    Library,
 }
 
 impl Kind {
     fn from_number(number: u8) -> Self {
-        [Kind::Memory, Kind::Array, Kind::Import, Kind::Managed, Kind::Export, Kind::Graph, Kind::Green]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
-            .unwrap_or(Kind::Memory)
+        [
+            Kind::Memory,
+            Kind::Array,
+            Kind::Import,
+            Kind::Managed,
+            Kind::Export,
+            Kind::Graph,
+            Kind::Green,
+            Kind::Library,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
+        .unwrap_or(Kind::Memory)
     }
 
     /// Whether an address can be noted so, that a free must look for.

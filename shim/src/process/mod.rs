@@ -187,14 +187,14 @@ impl Process {
     }
 
     /// The policy in force.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn policy(&self) -> Policy {
         // SAFETY: a `&Process` is handed out only once MANAGED (`standing`), and the policy was written before that.
         unsafe { (*self.policy.get()).assume_init() }
     }
 
     /// This process's place in the tenant's file.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn member(&'static self) -> &'static Member {
         let last = self.lives.load(Ordering::Acquire).saturating_sub(1).min(LIVES - 1);
         // SAFETY: MANAGED, so at least one member was written, the last one before `lives` counted it.

@@ -22,8 +22,17 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    /// Notes that `holder` keeps the memory in `place`. Where the table is full it is kept, and charged, for good.
-    pub(crate) fn add(&self, holder: u64, device: u32, offset: u64, place: u32) {
+    /// Notes that `holder` keeps the memory in `place`. `false`: it was noted before, or the table is full.
+    pub(crate) fn add(&self, holder: u64, device: u32, offset: u64, place: u32) -> bool {
+        let same = |pin: &Pin| {
+            pin.holder.load(Ordering::Acquire) == holder
+                && pin.device.load(Ordering::Relaxed) == device
+                && pin.offset.load(Ordering::Relaxed) == offset
+                && pin.place.load(Ordering::Relaxed) == place
+        };
+        if self.used.load(Ordering::Relaxed) != 0 && self.pins.iter().any(same) {
+            return false;
+        }
         for pin in &self.pins {
             if pin.holder.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 pin.offset.store(offset, Ordering::Relaxed);
@@ -31,9 +40,10 @@ impl Pins {
                 pin.place.store(place, Ordering::Relaxed);
                 pin.holder.store(holder, Ordering::Release);
                 self.used.fetch_add(1, Ordering::Relaxed);
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// Takes out the pins of `holder`, which is gone, or those that are bound on a device in a range of its offsets; calls `each` with
@@ -69,7 +79,7 @@ mod tests {
             pins.take(holder, range, |place| taken.push(place));
             taken
         };
-        pins.add(16, 0, 0, 7);
+        assert!(pins.add(16, 0, 0, 7) && !pins.add(16, 0, 0, 7));
         pins.add(16, 1, 0, 8);
         pins.add(16, 0, 4096, 9);
         pins.add(32, 0, 0, 10);

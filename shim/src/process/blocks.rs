@@ -100,7 +100,7 @@ impl Blocks {
         leaf.0.get(usize::try_from(block).ok()? % LEAF_BLOCKS)
     }
 
-    #[inline(always)]
+    #[inline]
     fn word_or_new(&self, block: u64) -> Result<&AtomicU64, NoPlace> {
         if let Some(word) = self.word(block) {
             return Ok(word);

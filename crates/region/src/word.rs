@@ -22,7 +22,7 @@ const MARK_SHIFT: u32 = 2 * FIELD_BITS;
 pub(crate) const LAYOUT: usize = FIELD_BITS as usize;
 
 /// An amount in units, rounded up.
-#[inline(always)]
+#[inline]
 pub(crate) fn units(bytes: u64) -> u64 {
     bytes.min(LARGEST_BYTES).div_ceil(UNIT_BYTES)
 }

@@ -27,9 +27,6 @@ use crate::process::{self, Standing};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
-/// How many nodes of a graph are looked at in one go: those of a larger one are read into mapped memory.
-const NODES_AT_HAND: usize = 256;
-
 /// The flag of a graph that is uploaded where it is made executable.
 const UPLOAD: c_ulonglong = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD.0 as c_ulonglong;
 
@@ -60,41 +57,25 @@ fn needs(account: &Account, graph: CUgraph, depth: u32) -> Option<Needs> {
     if status != OK {
         return None;
     }
-    if count <= NODES_AT_HAND {
-        return sum(account, graph, &mut [core::ptr::null_mut(); NODES_AT_HAND], count, depth);
-    }
-    let bytes = count.checked_mul(size_of::<CUgraphNode>())?;
-    let room = cuota_region::sys::map(cuota_region::sys::Mapping::Private, bytes).ok()?;
-    // SAFETY: fresh zeroed memory, long enough and page-aligned, for as many null pointers.
-    let nodes = unsafe { core::slice::from_raw_parts_mut(room.cast::<CUgraphNode>().as_ptr(), count) };
-    let total = sum(account, graph, nodes, count, depth);
-    // SAFETY: mapped above; the slice is not used again.
-    unsafe { cuota_region::sys::unmap(room, bytes) };
-    total
-}
-
-fn sum(
-    account: &Account,
-    graph: CUgraph,
-    room: &mut [CUgraphNode],
-    mut count: usize,
-    depth: u32,
-) -> Option<Needs> {
-    // SAFETY: the driver writes at most `count` nodes, for which there is room.
-    let status =
-        real::cuGraphGetNodes.get().map(|call| unsafe { call(graph, room.as_mut_ptr(), &raw mut count) })?;
-    if status != OK {
-        return None;
-    }
-    room.get(..count)?.iter().try_fold(Needs::default(), |sum, node| {
-        let node = node_needs(account, *node, depth)?;
-        Some(Needs {
-            bytes: sum.bytes.checked_add(node.bytes)?,
-            device: node.device.or(sum.device),
-            frame: sum.frame.max(node.frame),
-            is_refused: sum.is_refused || node.is_refused,
-        })
-    })
+    let mut sum = None;
+    let has_room = driver::with_room(count, &mut |room| {
+        let nodes = room.as_mut_ptr().cast::<CUgraphNode>();
+        // SAFETY: the driver writes at most `count` nodes, for which there is room.
+        let status = real::cuGraphGetNodes.get().map(|call| unsafe { call(graph, nodes, &raw mut count) });
+        let known = room.get(..count).filter(|_| status == Some(OK));
+        sum = known.and_then(|nodes| {
+            nodes.iter().try_fold(Needs::default(), |sum, node| {
+                let node = node_needs(account, node.cast(), depth)?;
+                Some(Needs {
+                    bytes: sum.bytes.checked_add(node.bytes)?,
+                    device: node.device.or(sum.device),
+                    frame: sum.frame.max(node.frame),
+                    is_refused: sum.is_refused || node.is_refused,
+                })
+            })
+        });
+    });
+    sum.filter(|_| has_room)
 }
 
 /// What one node needs.

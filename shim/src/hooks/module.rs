@@ -207,30 +207,32 @@ fn is_ended(handle: u64) -> bool {
     }
 }
 
-/// As many kernels of one library as are kept from the driver after its end.
-const KERNELS: usize = 256;
-
-/// Calls `each` with the kernels of a library. `false`: there are more than 256, or the driver does not say.
-fn each_kernel(library: CUlibrary, each: &dyn Fn(u64)) -> bool {
-    let mut kernels = [core::ptr::null_mut(); KERNELS];
+/// Calls `each` with the kernels of a library, of which there may be `most`. `false`: there are more, or the driver does not say.
+fn each_kernel(library: CUlibrary, most: usize, each: &dyn Fn(u64)) -> bool {
     let mut count = 0;
     // SAFETY: fills one number.
     let known = real::cuLibraryGetKernelCount.get().map(|call| unsafe { call(&raw mut count, library) });
-    let listed =
-        real::cuLibraryEnumerateKernels.get().filter(|_| known == Some(OK) && count as usize <= KERNELS);
-    // SAFETY: fills `count` handles, for which there is room.
-    let is_whole = listed.map(|call| unsafe { call(kernels.as_mut_ptr(), count, library) }) == Some(OK);
-    if is_whole {
-        kernels.iter().take(count as usize).for_each(|kernel| each(kernel.addr() as u64));
-    }
-    is_whole
+    let Some(list) =
+        real::cuLibraryEnumerateKernels.get().filter(|_| known == Some(OK) && count as usize <= most)
+    else {
+        return false;
+    };
+    let mut status = None;
+    let has_room = driver::with_room(count as usize, &mut |kernels| {
+        // SAFETY: fills `count` handles, for which there is room.
+        status = Some(unsafe { list(kernels.as_mut_ptr().cast(), count, library) });
+        if status == Some(OK) {
+            kernels.iter().for_each(|kernel| each(kernel.addr() as u64));
+        }
+    });
+    has_room && status == Some(OK)
 }
 
 /// Unloads a library whose first use did not fit. The program does not know; its handles are refused from now on, by the functions that
 /// are hooked. `false`: it stays.
 fn end_library(process: &'static Process, library: CUlibrary) -> bool {
     let functions = &process.functions;
-    let ends = functions.has_room_for_ended(KERNELS) && each_kernel(library, &|kernel| functions.end(kernel));
+    let ends = each_kernel(library, functions.room_for_ended(), &|kernel| functions.end(kernel));
     if ends {
         functions.end(library.addr() as u64);
         functions.forget();
@@ -248,7 +250,7 @@ fn revive(library: CUlibrary) {
         && process.functions.any_ended()
     {
         process.functions.revive(library.addr() as u64);
-        let _ = each_kernel(library, &|kernel| {
+        let _ = each_kernel(library, usize::MAX, &|kernel| {
             process.functions.revive(kernel);
         });
     }

@@ -23,25 +23,27 @@ const PITCH_ALIGNMENT: u64 = 512;
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
 /// Makes an allocation of at most `asked` bytes: `call` asks the driver, `made` says where the memory is and how many
-/// bytes it has.
+/// bytes it has. `HOT`: with what is called from here inlined.
 ///
 /// # Safety
 /// `call` passes the program's arguments to the driver; `made` is called only after it succeeded.
 #[inline(always)]
-unsafe fn allocate_hot(
+unsafe fn allocate_as<const HOT: bool>(
     asked: u64,
     is_managed: bool,
     call: impl Fn() -> CUresult,
     made: impl Fn() -> (u64, u64),
 ) -> CUresult {
-    let account = match account::on_current_device_hot() {
+    let booking = if HOT { account::on_current_device_hot() } else { account::on_current_device() };
+    let account = match booking {
         Booking::On(account) if asked != 0 => account,
         Booking::Refuse => return REFUSED,
         // Nothing is asked for: the driver says what it thinks of that.
         Booking::On(_) | Booking::No => return call(),
     };
     let Some(worst) = physical::worst_case(asked) else { return REFUSED };
-    let reservation = match account.reserve_hot(worst) {
+    let reserved = if HOT { account.reserve_hot(worst) } else { account.reserve(worst) };
+    let reservation = match reserved {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
@@ -60,7 +62,8 @@ unsafe fn allocate_hot(
             account.device.unseen.fetch_add(taken, Ordering::Relaxed);
         }
     }
-    if account.commit_hot(reservation, taken) && blocks.is_ok() {
+    let fits = if HOT { account.commit_hot(reservation, taken) } else { account.commit(reservation, taken) };
+    if fits && blocks.is_ok() {
         return OK;
     }
     // More than any rule allows for, and over the quota, or an address that no table covers: not granted.
@@ -68,10 +71,10 @@ unsafe fn allocate_hot(
     REFUSED
 }
 
-/// [`allocate_hot`], one copy for all but the one function that is called often.
+/// [`allocate_as`], one copy for all but the one function that is called often.
 ///
 /// # Safety
-/// As [`allocate_hot`].
+/// As [`allocate_as`].
 #[inline(never)]
 unsafe fn allocate(
     asked: u64,
@@ -80,7 +83,7 @@ unsafe fn allocate(
     made: &dyn Fn() -> (u64, u64),
 ) -> CUresult {
     // SAFETY: the caller's contract.
-    unsafe { allocate_hot(asked, is_managed, call, made) }
+    unsafe { allocate_as::<false>(asked, is_managed, call, made) }
 }
 
 /// Frees an allocation that was not granted after all. `taken`: bytes booked for an address that the table lacks.
@@ -179,7 +182,7 @@ fn give_back(process: &'static Process, extent: Extent, give: impl Fn(&Account, 
 /// The program's arguments; so for each hook below.
 pub(crate) unsafe fn alloc(real: PFN_cuMemAlloc_v3020, pointer: *mut CUdeviceptr, bytes: usize) -> CUresult {
     // SAFETY: the program's arguments; after success the driver has written the address.
-    unsafe { allocate_hot(bytes as u64, false, || real(pointer, bytes), || (*pointer, bytes as u64)) }
+    unsafe { allocate_as::<true>(bytes as u64, false, || real(pointer, bytes), || (*pointer, bytes as u64)) }
 }
 
 /// `cuMemAlloc`, the 32-bit form.

@@ -469,23 +469,6 @@ pub(super) fn unpin(process: &'static Process, holder: u64, range: Option<(u32, 
     });
 }
 
-/// Runs `call`; after it succeeded, `holder` keeps the memory that `place` finds.
-fn binding(
-    call: impl FnOnce() -> CUresult,
-    holder: u64,
-    device: CUdevice,
-    offset: u64,
-    place: impl FnOnce(&'static Process) -> Option<u32>,
-) -> CUresult {
-    let status = call();
-    if status == OK
-        && let Standing::Managed(process) = process::standing()
-    {
-        pin(process, holder, device, offset, place(process));
-    }
-    status
-}
-
 /// `cuMulticastCreate`: takes no memory by itself, and keeps what is bound to it.
 pub(crate) unsafe fn create_multicast(
     real: PFN_cuMulticastCreate_v12010,
@@ -504,15 +487,8 @@ pub(crate) unsafe fn create_multicast(
     status
 }
 
-/// Where no device is named, the one that the memory lies on.
-const DEVICE_OF_MEMORY: CUdevice = -1;
-
-/// The device that a binding is noted under: the one that an unbinding will name.
-fn device_of(process: &'static Process, place: Option<u32>) -> CUdevice {
-    place.map_or(DEVICE_OF_MEMORY, |place| process.handles.owner(place).device.cast_signed())
-}
-
-/// Runs `call`, which binds the memory in the place that `find` finds to a multicast object or an endpoint.
+/// Runs `call`, which binds the memory in the place that `find` finds to a multicast object or an endpoint, for a device or for the one
+/// that the memory lies on: as an unbinding will name it.
 #[inline(never)]
 fn binding_memory(
     holder: u64,
@@ -521,12 +497,17 @@ fn binding_memory(
     find: &dyn Fn(&'static Process) -> Option<u32>,
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
-    let place = match process::standing() {
-        Standing::Managed(process) => find(process).map(|place| (process, place)),
-        Standing::Unmanaged | Standing::Closed => None,
-    };
-    let device = device.or_else(|| place.map(|(process, place)| device_of(process, Some(place))));
-    binding(call, holder, device.unwrap_or(DEVICE_OF_MEMORY), offset, |_| place.map(|(_, place)| place))
+    let Standing::Managed(process) = process::standing() else { return call() };
+    // Before the driver can forget the handle.
+    let place = find(process);
+    let status = call();
+    if status == OK
+        && let Some(place) = place
+    {
+        let lies_on = process.handles.owner(place).device.cast_signed();
+        pin(process, holder, device.unwrap_or(lies_on), offset, Some(place));
+    }
+    status
 }
 
 /// `cuMulticastBindMem`.

@@ -1,6 +1,6 @@
 //! What we ask the driver for ourselves: functions that are not hooked, found in the library that is loaded.
 
-use core::ffi::c_char;
+use core::ffi::{c_char, c_void};
 use core::ptr::null_mut;
 
 use cuota_abi::cuda::{
@@ -8,6 +8,8 @@ use cuota_abi::cuda::{
     CUmemGenericAllocationHandle, CUmemPool_attribute, CUmemoryPool, CUresult, CUstreamCaptureMode, CUuuid,
 };
 use cuota_abi::nvml::{nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
+
+use cuota_region::sys::{self, Mapping};
 
 use crate::hooks_table::{
     cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxRetain, nvmlDeviceGetComputeRunningProcesses_v3, real,
@@ -61,6 +63,18 @@ pub(crate) fn primary_is_active(device: CUdevice) -> bool {
     succeeded(unsafe {
         real::cuDevicePrimaryCtxGetState.get().map(|call| call(device, &raw mut flags, &raw mut active))
     }) && active != 0
+}
+
+/// Runs `act` with room for `count` handles, all null. `false`: there is no memory for it.
+#[inline(never)]
+pub(crate) fn with_room(count: usize, act: &mut dyn FnMut(&mut [*mut c_void])) -> bool {
+    let Some(bytes) = count.max(1).checked_mul(size_of::<*mut c_void>()) else { return false };
+    let Ok(room) = sys::map(Mapping::Private, bytes) else { return false };
+    // SAFETY: fresh zeroed memory, long enough and page-aligned, for as many null pointers.
+    act(unsafe { core::slice::from_raw_parts_mut(room.cast::<*mut c_void>().as_ptr(), count) });
+    // SAFETY: mapped above; the slice is not used again.
+    unsafe { sys::unmap(room, bytes) };
+    true
 }
 
 /// A device's primary context, which is there.
@@ -134,16 +148,18 @@ pub(crate) fn set_pool(device: CUdevice, pool: CUmemoryPool) {
 /// Runs `act` with the thread's capture mode relaxed: a call that we make for ourselves while *any* thread captures
 /// in global mode would fail with 900 and ruin the tenant's capture.
 pub(crate) fn outside_captures<T>(act: impl FnOnce() -> T) -> T {
-    let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-    // SAFETY: swaps one mode for another.
-    let swapped =
-        succeeded(unsafe { real::cuThreadExchangeStreamCaptureMode.get().map(|call| call(&raw mut mode)) });
+    let found = exchange_mode(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
     let result = act();
-    if swapped {
-        // SAFETY: as above; the mode that was found goes back.
-        let _ = unsafe { real::cuThreadExchangeStreamCaptureMode.get().map(|call| call(&raw mut mode)) };
-    }
+    found.map(exchange_mode);
     result
+}
+
+/// Puts the calling thread into a capture mode; the one that it was in.
+#[inline(never)]
+fn exchange_mode(mut mode: CUstreamCaptureMode) -> Option<CUstreamCaptureMode> {
+    // SAFETY: swaps one mode for another.
+    let status = real::cuThreadExchangeStreamCaptureMode.get().map(|call| unsafe { call(&raw mut mode) });
+    succeeded(status).then_some(mode)
 }
 
 fn answered(status: Option<nvmlReturn_t>) -> Result<(), u32> {

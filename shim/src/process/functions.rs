@@ -11,7 +11,7 @@ const SETS: usize = 1024;
 const WAYS: usize = 4;
 
 /// How many handles of libraries that were ended for the program are remembered.
-const ENDED: usize = 1024;
+const ENDED: usize = 1 << 16;
 
 /// The table. All-zero is an empty one.
 pub(crate) struct Functions {
@@ -76,9 +76,9 @@ impl Functions {
             && self.ended.iter().any(|place| place.load(Ordering::Acquire) == handle)
     }
 
-    /// Whether `count` more handles can be noted as ended.
-    pub(crate) fn has_room_for_ended(&self, count: usize) -> bool {
-        self.are_ended.load(Ordering::Acquire) as usize + count < ENDED
+    /// How many kernels of one more library can be noted as ended.
+    pub(crate) fn room_for_ended(&self) -> usize {
+        (ENDED - 1).saturating_sub(self.are_ended.load(Ordering::Acquire) as usize)
     }
 
     /// Whether any handle is the driver's no more.

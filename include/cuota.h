@@ -108,7 +108,7 @@ struct CUOTA_ALIGNED(64) cuota_policy_file {
 #define CUOTA_TENANT_GPUS 16
 
 // How many shared objects a process can have and be charged for once among all that hold them.
-#define SHARES 128
+#define CUOTA_TENANT_SHARES 128
 
 // How many events are kept.
 #define CUOTA_EVENTS 1024
@@ -178,6 +178,14 @@ struct CUOTA_ALIGNED(64) cuota_tenant_line {
   uint64_t reserved[4];
 };
 
+// Memory that a process holds and that others may hold too: each of them books it, and all but one of them in vain.
+struct cuota_tenant_share {
+  // A hash of the handle that goes from process to process; 0: free.
+  uint64_t key;
+  // The GPU's index in the high 32 bits, and the size in units of 64 KiB in the low.
+  uint64_t what;
+};
+
 // One place in the ring.
 struct CUOTA_ALIGNED(64) cuota_event {
   // The event's number plus one; 0 while it is being written. Load it (acquire), read the rest (relaxed), fence
@@ -205,14 +213,6 @@ struct CUOTA_ALIGNED(64) cuota_events {
   struct cuota_event ring[CUOTA_EVENTS];
 };
 
-// Memory that a process holds and that others may hold too: each of them books it, and all but one of them in vain.
-struct Share {
-  // A hash of the handle that goes from process to process; 0: free.
-  uint64_t key;
-  // The GPU's index in the high 32 bits, and the size in units of 64 KiB in the low.
-  uint64_t what;
-};
-
 // `tenant/NAME.v1`. Written by the tenant's processes, each its own lines: for everybody else it is hostile input.
 struct CUOTA_ALIGNED(64) cuota_tenant_file {
   struct cuota_header header;
@@ -223,7 +223,7 @@ struct CUOTA_ALIGNED(64) cuota_tenant_file {
   struct cuota_tenant_line books[CUOTA_TENANT_GPUS][CUOTA_TENANT_PROCESSES];
   struct cuota_events events;
   // By the process's place. Last: most of it is never touched, and takes no memory.
-  struct Share shares[CUOTA_TENANT_PROCESSES][SHARES];
+  struct cuota_tenant_share shares[CUOTA_TENANT_PROCESSES][CUOTA_TENANT_SHARES];
 };
 
 #endif // CUOTA_H

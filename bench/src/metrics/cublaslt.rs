@@ -268,7 +268,7 @@ impl Problem {
         2.0 * (self.size as f64).powi(3)
     }
 
-    /// Fails unless samples of D are right, to the precision of the format: D[i][j] = sum of A[i][k] B[j][k], by columns.
+    /// Fails unless samples of D are right, to the precision of the format: `D[i][j]` = sum of `A[i][k] B[j][k]`, by columns.
     pub(super) fn verify(&self) -> Result<()> {
         let size = self.size as u64;
         for (row, column) in sampled_places(size, size) {

@@ -124,7 +124,8 @@ proptest! {
         for &period in charged.get(12..50).unwrap() {
             // Each booking rounds up to a tick: the larger the batches, the less it is.
             let rounding = (cap.quantum_ns() / unit + 1) * TICK_NS;
-            prop_assert!(period.abs_diff(cap.quantum_ns()) <= 2 * unit + rounding, "{period} of {cap:?}");
+            // A unit at each end, and one that the period before had too much or too little.
+            prop_assert!(period.abs_diff(cap.quantum_ns()) <= 3 * unit + rounding, "{period} of {cap:?}");
         }
     }
 

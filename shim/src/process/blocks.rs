@@ -100,7 +100,7 @@ impl Blocks {
         leaf.0.get(usize::try_from(block).ok()? % LEAF_BLOCKS)
     }
 
-    #[inline]
+    #[inline(always)]
     fn word_or_new(&self, block: u64) -> Result<&AtomicU64, NoPlace> {
         if let Some(word) = self.word(block) {
             return Ok(word);
@@ -148,18 +148,19 @@ impl Blocks {
                 .chain([first + span])
                 .try_for_each(|block| self.word_or_new(block).map(drop))?;
         }
-        let start = if span == 0 { None } else { Some(start_of(address)) };
         let mut fresh = 0;
-        for block in first..=first + span {
+        let mut block = first;
+        // No iterator: at the guest's level of optimization it is a call for each block.
+        while block <= first + span {
+            let begins = span != 0 && block == first;
             let word = self.word_or_new(block)?;
             let old = Self::change(word, |plain| {
-                let added = Plain { count: plain.count + 1, context, ..plain };
-                match start {
-                    Some(start) if block == first => Plain { start, span, ..added },
-                    _ => added,
-                }
+                let (start, span) =
+                    if begins { (start_of(address), span) } else { (plain.start, plain.span) };
+                Plain { count: plain.count + 1, start, span, context }
             });
             fresh += u64::from(old.count == 0);
+            block += 1;
         }
         Ok(fresh)
     }

@@ -1,7 +1,7 @@
 //! Graphs that allocate: the driver takes their memory when they are uploaded or launched, from a reserve of its own.
 //!
 //! What a graph can take is read off its nodes when it is made executable; a graph that allocates nothing costs a
-//! launch one load and a branch.
+//! launch a look at each device.
 
 use core::ffi::{c_char, c_ulonglong};
 use core::sync::atomic::Ordering;

@@ -1,6 +1,8 @@
 //! Tricks: memory that lives on though it was freed, or seems to have been. The room that the row begins with is all that
 //! there is, so that as much again must be refused.
 
+use std::env;
+
 use cuota_tests::console::Arg::{At, Is, Out};
 use cuota_tests::driver::on_device;
 use cuota_tests::machine::has_real_gpu;
@@ -138,7 +140,13 @@ fn sparse(t: &mut Attempt<'_>, symbol: &str) -> Ended {
 }
 
 /// Binds a handle's memory to a multicast object, and lets go of the handle.
+///
+/// On a real machine only if asked with `CUOTA_TEST_MULTICAST=1`: multicast objects live in the switches, which other tenants'
+/// GPUs hang on too.
 fn multicast(t: &mut Attempt<'_>) -> Ended {
+    if has_real_gpu() && env::var_os("CUOTA_TEST_MULTICAST").is_none_or(|value| value != "1") {
+        return Err(crate::NOT_THERE);
+    }
     // CUmulticastObjectProp: one device, the size, no handle types, no flags.
     let mut properties = [0; 32];
     properties[0] = 1;

@@ -2,6 +2,7 @@
 
 use core::arch::naked_asm;
 
+use crate::interpose::driver::{self, Library};
 use crate::interpose::trampoline::{self, Call};
 
 const _: () = assert!(size_of::<Call>() == 56 && core::mem::offset_of!(Call, answer) == 48);
@@ -57,6 +58,11 @@ trampoline!(dlsym, trampoline::filter_dlsym);
 trampoline!(dlvsym, trampoline::filter_dlvsym);
 trampoline!(dlopen, trampoline::filter_dlopen);
 trampoline!(dlmopen, trampoline::filter_dlmopen);
+
+/// Looks for the library of a hook that was called, and finds its functions.
+pub(crate) fn attach(library: Library) {
+    driver::attach(library as u32);
+}
 
 /// The instruction that ends the process with SIGTRAP.
 macro_rules! trap_instruction {

@@ -17,7 +17,7 @@ use x86_64 as this;
 
 #[cfg(not(test))]
 pub(crate) use this::trap_instruction;
-pub(crate) use this::{dlmopen, dlopen, dlsym, dlvsym};
+pub(crate) use this::{attach, dlmopen, dlopen, dlsym, dlvsym};
 
 /// Ends the process at once.
 #[cfg(not(test))]

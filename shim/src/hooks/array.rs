@@ -158,14 +158,14 @@ pub(crate) unsafe fn create_3d(
     array: *mut CUarray,
     descriptor: *const CUDA_ARRAY3D_DESCRIPTOR,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(array, descriptor) }
     };
     // SAFETY: the program's argument.
     let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
     // SAFETY: after success the driver has written the handle.
-    create(asked, 0, &call, &|| unsafe { *array }.addr() as u64)
+    create(asked, 0, &call, &move || unsafe { *array }.addr() as u64)
 }
 
 /// `cuArray3DCreate`, the 32-bit form.
@@ -174,7 +174,7 @@ pub(crate) unsafe fn create_3d_v1(
     array: *mut CUarray,
     descriptor: *const CUDA_ARRAY3D_DESCRIPTOR_v1,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(array, descriptor) }
     };
@@ -189,7 +189,7 @@ pub(crate) unsafe fn create_3d_v1(
         Flags: asked.Flags,
     };
     // SAFETY: after success the driver has written the handle.
-    create(&asked, 0, &call, &|| unsafe { *array }.addr() as u64)
+    create(&asked, 0, &call, &move || unsafe { *array }.addr() as u64)
 }
 
 /// `cuArrayCreate_v2`.
@@ -198,7 +198,7 @@ pub(crate) unsafe fn create_2d(
     array: *mut CUarray,
     descriptor: *const CUDA_ARRAY_DESCRIPTOR,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(array, descriptor) }
     };
@@ -213,7 +213,7 @@ pub(crate) unsafe fn create_2d(
         Flags: 0,
     };
     // SAFETY: after success the driver has written the handle.
-    create(&asked, 0, &call, &|| unsafe { *array }.addr() as u64)
+    create(&asked, 0, &call, &move || unsafe { *array }.addr() as u64)
 }
 
 /// `cuArrayCreate`, the 32-bit form.
@@ -222,7 +222,7 @@ pub(crate) unsafe fn create_2d_v1(
     array: *mut CUarray,
     descriptor: *const CUDA_ARRAY_DESCRIPTOR_v1,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(array, descriptor) }
     };
@@ -237,7 +237,7 @@ pub(crate) unsafe fn create_2d_v1(
         Flags: 0,
     };
     // SAFETY: after success the driver has written the handle.
-    create(&asked, 0, &call, &|| unsafe { *array }.addr() as u64)
+    create(&asked, 0, &call, &move || unsafe { *array }.addr() as u64)
 }
 
 /// `cuMipmappedArrayCreate`.
@@ -247,20 +247,20 @@ pub(crate) unsafe fn create_mipmapped(
     descriptor: *const CUDA_ARRAY3D_DESCRIPTOR,
     levels: c_uint,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(array, descriptor, levels) }
     };
     // SAFETY: the program's argument.
     let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
     // SAFETY: after success the driver has written the handle.
-    create(asked, levels, &call, &|| unsafe { *array }.addr() as u64)
+    create(asked, levels, &call, &move || unsafe { *array }.addr() as u64)
 }
 
 /// `cuArrayDestroy`.
 pub(crate) unsafe fn destroy(real: PFN_cuArrayDestroy_v2000, array: CUarray) -> CUresult {
     // SAFETY: the program's argument.
-    dropping(array.addr() as u64, &|| unsafe { real(array) })
+    dropping(array.addr() as u64, &move || unsafe { real(array) })
 }
 
 /// `cuMipmappedArrayDestroy`.
@@ -269,5 +269,5 @@ pub(crate) unsafe fn destroy_mipmapped(
     array: CUmipmappedArray,
 ) -> CUresult {
     // SAFETY: the program's argument.
-    dropping(array.addr() as u64, &|| unsafe { real(array) })
+    dropping(array.addr() as u64, &move || unsafe { real(array) })
 }

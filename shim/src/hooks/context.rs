@@ -106,7 +106,7 @@ pub(crate) unsafe fn create_v2(
     device: CUdevice,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, &|| real(context, flags, device)) }
+    unsafe { create(context, device, false, &move || real(context, flags, device)) }
 }
 
 /// `cuCtxCreate_v3`.
@@ -119,7 +119,7 @@ pub(crate) unsafe fn create_v3(
     device: CUdevice,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, &|| real(context, affinity, affinities, flags, device)) }
+    unsafe { create(context, device, false, &move || real(context, affinity, affinities, flags, device)) }
 }
 
 /// `cuCtxCreate_v4`.
@@ -131,7 +131,7 @@ pub(crate) unsafe fn create_v4(
     device: CUdevice,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, &|| real(context, parameters, flags, device)) }
+    unsafe { create(context, device, false, &move || real(context, parameters, flags, device)) }
 }
 
 /// `cuCtxDestroy` and `cuCtxDestroy_v2`: the driver frees the context's memory with it.
@@ -152,7 +152,7 @@ pub(crate) unsafe fn retain_primary(
     context: *mut CUcontext,
     device: CUdevice,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(context, device) }
     };
@@ -220,7 +220,7 @@ pub(crate) unsafe fn create_green(
     device: CUdevice,
     flags: c_uint,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(context, resources, device, flags) }
     };
@@ -271,13 +271,13 @@ fn booked_green(account: &Account, call: &dyn Fn() -> CUresult, context: *mut CU
 /// `cuGreenCtxDestroy`.
 pub(crate) unsafe fn destroy_green(real: PFN_cuGreenCtxDestroy_v12040, context: CUgreenCtx) -> CUresult {
     // SAFETY: the program's argument.
-    dropping(context.addr() as u64, &|| unsafe { real(context) })
+    dropping(context.addr() as u64, &move || unsafe { real(context) })
 }
 
 /// `cuCtxSetLimit`: a larger stack is taken at once, for every thread that the device can hold; a larger heap or print buffer when a
 /// kernel first needs it, and is promised until then.
 pub(crate) unsafe fn set_limit(real: PFN_cuCtxSetLimit_v3010, limit: CUlimit, value: usize) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(limit, value) }
     };

@@ -258,7 +258,9 @@ pub(crate) unsafe fn instantiate_v1(
     log_bytes: usize,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, false, &|| real(executable, graph, error_node, log, log_bytes)) }
+    unsafe {
+        instantiate(executable, graph, false, &move || real(executable, graph, error_node, log, log_bytes))
+    }
 }
 
 /// `cuGraphInstantiateWithFlags`.
@@ -269,7 +271,7 @@ pub(crate) unsafe fn instantiate_with_flags(
     flags: c_ulonglong,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, flags & UPLOAD != 0, &|| real(executable, graph, flags)) }
+    unsafe { instantiate(executable, graph, flags & UPLOAD != 0, &move || real(executable, graph, flags)) }
 }
 
 /// `cuGraphInstantiateWithParams`.
@@ -282,7 +284,7 @@ pub(crate) unsafe fn instantiate_with_params(
     // SAFETY: the program's argument.
     let uploads = unsafe { parameters.as_ref() }.is_some_and(|parameters| parameters.flags & UPLOAD != 0);
     // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, uploads, &|| real(executable, graph, parameters)) }
+    unsafe { instantiate(executable, graph, uploads, &move || real(executable, graph, parameters)) }
 }
 
 /// `cuGraphLaunch` and `cuGraphUpload`.
@@ -292,7 +294,7 @@ pub(crate) unsafe fn launch(
     stream: CUstream,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    taking(executable, &|| unsafe { real(executable, stream) })
+    taking(executable, &move || unsafe { real(executable, stream) })
 }
 
 /// `cuGraphExecDestroy`: its memory stays in the driver's reserve.

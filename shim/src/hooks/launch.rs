@@ -182,7 +182,7 @@ pub(crate) unsafe fn kernel(
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe {
             real(
@@ -211,7 +211,7 @@ pub(crate) unsafe fn kernel_ex(
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(config, function, parameters, extra) }
     };
@@ -233,7 +233,7 @@ pub(crate) unsafe fn cooperative(
     stream: CUstream,
     parameters: *mut *mut c_void,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe {
             real(
@@ -260,7 +260,7 @@ pub(crate) unsafe fn cooperative_multi_device(
     count: c_uint,
     flags: c_uint,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(launches, count, flags) }
     };
@@ -273,7 +273,7 @@ pub(crate) unsafe fn cooperative_multi_device(
 
 /// `cuLaunch`.
 pub(crate) unsafe fn legacy(real: PFN_cuLaunch_v2000, function: CUfunction) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's argument.
         unsafe { real(function) }
     };
@@ -287,7 +287,7 @@ pub(crate) unsafe fn legacy_grid(
     width: c_int,
     height: c_int,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(function, width, height) }
     };
@@ -302,7 +302,7 @@ pub(crate) unsafe fn legacy_grid_async(
     height: c_int,
     stream: CUstream,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(function, width, height, stream) }
     };
@@ -324,7 +324,7 @@ pub(crate) unsafe fn set_node_v1(
     // SAFETY: the program's argument.
     let function = unsafe { parameters.as_ref() }.map_or(core::ptr::null_mut(), |parameters| parameters.func);
     // SAFETY: the program's arguments.
-    into_graph(function, &|| unsafe { real(executable, node, parameters) })
+    into_graph(function, &move || unsafe { real(executable, node, parameters) })
 }
 
 /// `cuGraphExecKernelNodeSetParams_v2`.
@@ -337,7 +337,7 @@ pub(crate) unsafe fn set_node(
     // SAFETY: the program's argument.
     let function = unsafe { parameters.as_ref() }.map_or(core::ptr::null_mut(), graph::function_of);
     // SAFETY: the program's arguments.
-    into_graph(function, &|| unsafe { real(executable, node, parameters) })
+    into_graph(function, &move || unsafe { real(executable, node, parameters) })
 }
 
 /// `cuGraphExecNodeSetParams`.
@@ -358,7 +358,7 @@ pub(crate) unsafe fn set_any_node(
         }
     };
     // SAFETY: the program's arguments.
-    into_graph(function, &|| unsafe { real(executable, node, parameters) })
+    into_graph(function, &move || unsafe { real(executable, node, parameters) })
 }
 
 /// Runs `call`, which puts the nodes of `graph` in the place of an executable graph's.
@@ -385,7 +385,7 @@ pub(crate) unsafe fn update_v1(
     result: *mut CUgraphExecUpdateResult,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    updating(graph, &|| unsafe { real(executable, graph, error_node, result) })
+    updating(graph, &move || unsafe { real(executable, graph, error_node, result) })
 }
 
 /// `cuGraphExecUpdate_v2`.
@@ -396,5 +396,5 @@ pub(crate) unsafe fn update(
     result: *mut CUgraphExecUpdateResultInfo,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    updating(graph, &|| unsafe { real(executable, graph, result) })
+    updating(graph, &move || unsafe { real(executable, graph, result) })
 }

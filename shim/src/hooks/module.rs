@@ -83,7 +83,7 @@ pub(crate) unsafe fn load(
     path: *const c_char,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    checked(&|| unsafe { real(module, path) }, &|| unsafe { unload_module(module) })
+    checked(&move || unsafe { real(module, path) }, &move || unsafe { unload_module(module) })
 }
 
 /// `cuModuleLoadData` and `cuModuleLoadFatBinary`.
@@ -93,7 +93,7 @@ pub(crate) unsafe fn load_data(
     image: *const c_void,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    checked(&|| unsafe { real(module, image) }, &|| unsafe { unload_module(module) })
+    checked(&move || unsafe { real(module, image) }, &move || unsafe { unload_module(module) })
 }
 
 /// `cuModuleLoadDataEx`.
@@ -105,12 +105,12 @@ pub(crate) unsafe fn load_data_ex(
     options: *mut CUjit_option,
     values: *mut *mut c_void,
 ) -> CUresult {
-    let load = || {
+    let load = move || {
         // SAFETY: the program's arguments.
         unsafe { real(module, image, count, options, values) }
     };
     // SAFETY: called after success only.
-    checked(&load, &|| unsafe { unload_module(module) })
+    checked(&load, &move || unsafe { unload_module(module) })
 }
 
 /// `cuLibraryLoadData`.
@@ -126,12 +126,12 @@ pub(crate) unsafe fn load_library_data(
     values: *mut *mut c_void,
     count: c_uint,
 ) -> CUresult {
-    let load = || {
+    let load = move || {
         // SAFETY: the program's arguments.
         unsafe { real(library, code, jit_options, jit_values, jit_count, options, values, count) }
     };
     // SAFETY: called after success only.
-    let status = checked(&load, &|| unsafe { unload_library(library) });
+    let status = checked(&load, &move || unsafe { unload_library(library) });
     if status == OK {
         // SAFETY: the driver has written the library.
         revive(unsafe { *library });
@@ -152,12 +152,12 @@ pub(crate) unsafe fn load_library_file(
     values: *mut *mut c_void,
     count: c_uint,
 ) -> CUresult {
-    let load = || {
+    let load = move || {
         // SAFETY: the program's arguments.
         unsafe { real(library, path, jit_options, jit_values, jit_count, options, values, count) }
     };
     // SAFETY: called after success only.
-    let status = checked(&load, &|| unsafe { unload_library(library) });
+    let status = checked(&load, &move || unsafe { unload_library(library) });
     if status == OK {
         // SAFETY: the driver has written the library.
         revive(unsafe { *library });
@@ -282,7 +282,7 @@ pub(crate) unsafe fn function(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    let status = loading(&|| unsafe { real(function, module, name) });
+    let status = loading(&move || unsafe { real(function, module, name) });
     if status == OK
         && let Standing::Managed(process) = process::standing()
     {
@@ -301,7 +301,7 @@ pub(crate) unsafe fn global_v1(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    loading(&|| unsafe { real(address, bytes, module, name) })
+    loading(&move || unsafe { real(address, bytes, module, name) })
 }
 
 /// `cuModuleGetGlobal_v2`.
@@ -313,7 +313,7 @@ pub(crate) unsafe fn global(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    loading(&|| unsafe { real(address, bytes, module, name) })
+    loading(&move || unsafe { real(address, bytes, module, name) })
 }
 
 /// `cuLibraryGetGlobal` and `cuLibraryGetManaged`.
@@ -325,7 +325,7 @@ pub(crate) unsafe fn library_global(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    loading_library(library, &|| unsafe { real(address, bytes, library, name) })
+    loading_library(library, &move || unsafe { real(address, bytes, library, name) })
 }
 
 /// `cuLibraryGetModule`.
@@ -335,7 +335,7 @@ pub(crate) unsafe fn library_module(
     library: CUlibrary,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    loading_library(library, &|| unsafe { real(module, library) })
+    loading_library(library, &move || unsafe { real(module, library) })
 }
 
 /// `cuLibraryGetUnifiedFunction`.
@@ -346,7 +346,7 @@ pub(crate) unsafe fn unified_function(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    loading_library(library, &|| unsafe { real(function, library, name) })
+    loading_library(library, &move || unsafe { real(function, library, name) })
 }
 
 /// `cuKernelGetFunction`.
@@ -361,7 +361,7 @@ pub(crate) unsafe fn kernel_function(
     }
     // SAFETY: fills one handle; a handle that is no kernel's is an error.
     let found = real::cuKernelGetLibrary.get().map(|call| unsafe { call(&raw mut library, kernel) });
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(function, kernel) }
     };
@@ -372,7 +372,7 @@ pub(crate) unsafe fn kernel_function(
 /// `cuFuncLoad`.
 pub(crate) unsafe fn load_function(real: PFN_cuFuncLoad_v12040, function: CUfunction) -> CUresult {
     // SAFETY: the program's argument.
-    loading(&|| unsafe { real(function) })
+    loading(&move || unsafe { real(function) })
 }
 
 /// Forgets the kernels that were launched: code is about to be unloaded, and its handles can be other kernels'.

@@ -193,7 +193,7 @@ pub(crate) unsafe fn alloc_v1(
 ) -> CUresult {
     // SAFETY: as in `alloc`.
     unsafe {
-        allocate(u64::from(bytes), false, &|| real(pointer, bytes), &|| {
+        allocate(u64::from(bytes), false, &move || real(pointer, bytes), &move || {
             (u64::from(*pointer), u64::from(bytes))
         })
     }
@@ -207,7 +207,9 @@ pub(crate) unsafe fn alloc_managed(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: as in `alloc`.
-    unsafe { allocate(bytes as u64, true, &|| real(pointer, bytes, flags), &|| (*pointer, bytes as u64)) }
+    unsafe {
+        allocate(bytes as u64, true, &move || real(pointer, bytes, flags), &move || (*pointer, bytes as u64))
+    }
 }
 
 fn pitched(width: u64, height: u64) -> u64 {
@@ -225,12 +227,14 @@ pub(crate) unsafe fn alloc_pitch(
     element: c_uint,
 ) -> CUresult {
     let asked = pitched(width as u64, height as u64);
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(pointer, pitch, width, height, element) }
     };
     // SAFETY: as in `alloc`; the driver has written the pitch too.
-    unsafe { allocate(asked, false, &call, &|| (*pointer, (*pitch as u64).saturating_mul(height as u64))) }
+    unsafe {
+        allocate(asked, false, &call, &move || (*pointer, (*pitch as u64).saturating_mul(height as u64)))
+    }
 }
 
 /// `cuMemAllocPitch`, the 32-bit form.
@@ -243,7 +247,7 @@ pub(crate) unsafe fn alloc_pitch_v1(
     element: c_uint,
 ) -> CUresult {
     let asked = pitched(u64::from(width), u64::from(height));
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(pointer, pitch, width, height, element) }
     };
@@ -260,5 +264,5 @@ pub(crate) unsafe fn free(real: PFN_cuMemFree_v3020, pointer: CUdeviceptr) -> CU
 /// `cuMemFree`, the 32-bit form.
 pub(crate) unsafe fn free_v1(real: PFN_cuMemFree_v2000, pointer: CUdeviceptr_v1) -> CUresult {
     // SAFETY: the program's argument.
-    unsafe { release(u64::from(pointer), &|| real(pointer)) }
+    unsafe { release(u64::from(pointer), &move || real(pointer)) }
 }

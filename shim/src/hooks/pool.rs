@@ -113,7 +113,7 @@ pub(crate) unsafe fn alloc_async(
     bytes: usize,
     stream: CUstream,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(pointer, bytes, stream) }
     };
@@ -136,7 +136,7 @@ pub(crate) unsafe fn alloc_from_pool_async(
     pool: CUmemoryPool,
     stream: CUstream,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(pointer, bytes, pool, stream) }
     };
@@ -164,7 +164,7 @@ pub(crate) unsafe fn free_async(
     stream: CUstream,
 ) -> CUresult {
     // SAFETY: the program's arguments.
-    unsafe { plain::release_in_order(pointer, &|| real(pointer, stream)) }
+    unsafe { plain::release_in_order(pointer, &move || real(pointer, stream)) }
 }
 
 /// `cuDeviceGetDefaultMemPool` and `cuDeviceGetMemPool`: note which device the pool takes from.

@@ -188,13 +188,13 @@ pub(crate) unsafe fn ipc_open(
     // SAFETY: a handle has 64 bytes.
     let key = unsafe { key_of((&raw const handle).cast()) };
     // SAFETY: the program's arguments; after success the driver has written the address.
-    opening(key, &|| unsafe { real(address, handle, flags) }, &|| unsafe { *address }, &close)
+    opening(key, &move || unsafe { real(address, handle, flags) }, &move || unsafe { *address }, &close)
 }
 
 /// `cuIpcCloseMemHandle`.
 pub(crate) unsafe fn ipc_close(real: PFN_cuIpcCloseMemHandle_v4010, address: CUdeviceptr) -> CUresult {
     // SAFETY: the program's argument.
-    dropping(address, &|| unsafe { real(address) })
+    dropping(address, &move || unsafe { real(address) })
 }
 
 /// `cuMemExportToShareableHandle`.
@@ -282,7 +282,7 @@ pub(crate) unsafe fn import(
     }
     // SAFETY: the driver has written the handle.
     let made = unsafe { *handle };
-    let release = || {
+    let release = move || {
         if let Some(release) = cuMemRelease::REAL.get() {
             // SAFETY: just imported, and nobody else has seen it.
             unsafe { release(made) };
@@ -353,7 +353,7 @@ pub(crate) unsafe fn import_external(
     memory: *mut CUexternalMemory,
     descriptor: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(memory, descriptor) }
     };
@@ -389,7 +389,7 @@ pub(crate) unsafe fn destroy_external(
     memory: CUexternalMemory,
 ) -> CUresult {
     // SAFETY: the program's argument.
-    dropping(memory.addr() as u64, &|| unsafe { real(memory) })
+    dropping(memory.addr() as u64, &move || unsafe { real(memory) })
 }
 
 /// `cuMemPoolImportFromShareableHandle`: another process's pool, of which nothing is this one's until a pointer is imported.
@@ -433,7 +433,7 @@ pub(crate) unsafe fn import_pointer(
     pool: CUmemoryPool,
     data: *mut CUmemPoolPtrExportData_v1,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(address, pool, data) }
     };
@@ -447,7 +447,7 @@ pub(crate) unsafe fn import_pointer(
         }
     };
     // SAFETY: the program's data, not null; after success the driver has written the address.
-    opening(unsafe { key_of(data.cast()) }, &call, &|| unsafe { *address }, &free)
+    opening(unsafe { key_of(data.cast()) }, &call, &move || unsafe { *address }, &free)
 }
 
 /// Notes that `holder` keeps the memory of `handle`, as long as it is bound there.
@@ -520,7 +520,7 @@ pub(crate) unsafe fn bind_memory_v1(
     bytes: usize,
     flags: c_ulonglong,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(multicast, offset, memory, memory_offset, bytes, flags) }
     };
@@ -539,7 +539,7 @@ pub(crate) unsafe fn bind_memory(
     bytes: usize,
     flags: c_ulonglong,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(multicast, device, offset, memory, memory_offset, bytes, flags) }
     };
@@ -555,7 +555,7 @@ pub(crate) unsafe fn bind_address_v1(
     bytes: usize,
     flags: c_ulonglong,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(multicast, offset, address, bytes, flags) }
     };
@@ -572,7 +572,7 @@ pub(crate) unsafe fn bind_address(
     bytes: usize,
     flags: c_ulonglong,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(multicast, device, offset, address, bytes, flags) }
     };
@@ -615,7 +615,7 @@ pub(crate) unsafe fn bind_endpoint(
     bytes: cuuint64_t,
     flags: c_ulonglong,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(endpoint, device, offset, memory, memory_offset, bytes, flags) }
     };

@@ -38,7 +38,7 @@ pub(crate) unsafe fn create(
     properties: *const CUmemAllocationProp,
     flags: c_ulonglong,
 ) -> CUresult {
-    let call = || {
+    let call = move || {
         // SAFETY: the program's arguments.
         unsafe { real(handle, bytes, properties, flags) }
     };
@@ -98,7 +98,7 @@ pub(crate) unsafe fn release(
     handle: CUmemGenericAllocationHandle,
 ) -> CUresult {
     // SAFETY: the program's argument.
-    dropping(handle, &|| unsafe { real(handle) })
+    dropping(handle, &move || unsafe { real(handle) })
 }
 
 /// `cuMemMap`: the mapping keeps the memory.

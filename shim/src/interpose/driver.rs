@@ -86,6 +86,12 @@ impl Library {
     }
 }
 
+/// [`Library::attach`] for assembly, which knows numbers.
+pub(crate) extern "C" fn attach(library: u32) {
+    let library = if library == Library::Cuda as u32 { Library::Cuda } else { Library::Nvml };
+    library.attach();
+}
+
 /// Keeps the library loaded from now on; its handle, or null if that cannot be done now. A program that opens the driver
 /// to see whether there is one, closes it and opens it again may find it at another address, and the addresses that
 /// we keep would lead nowhere.

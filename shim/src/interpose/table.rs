@@ -6,9 +6,10 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::driver::Library;
+use crate::arch;
 use crate::elf::Image;
 use crate::elf::hash::{self, Name};
-use crate::hooks_table::{CALLED, CALLS, HOOKED, TABLE};
+use crate::hooks_table::{CALLED, CALLS, HOOKED, TABLE, wrapper_offsets};
 
 /// The place of one real function of the driver, of type `F`: a `PFN_*` type of `cuota-abi`.
 ///
@@ -27,21 +28,16 @@ impl<F: Copy> Slot<F> {
 
     /// The driver's own function; `None` if the driver is not loaded or does not have it. One load and a branch, once
     /// the driver has been seen.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self) -> Option<F> {
         let mut real = self.real.load(Ordering::Acquire);
         if real.is_null() {
-            real = self.find();
+            arch::attach(self.library);
+            real = self.real.load(Ordering::Acquire);
         }
         // SAFETY: `F` has the size of a pointer and is the type of the driver's function (`hooks!` checks it against
         // the wrapper); the address is not null.
         (!real.is_null()).then(|| unsafe { core::mem::transmute_copy::<*mut c_void, F>(&real) })
-    }
-
-    #[cold]
-    fn find(&self) -> *mut c_void {
-        self.library.attach();
-        self.real.load(Ordering::Acquire)
     }
 }
 
@@ -49,22 +45,17 @@ impl<F: Copy> Slot<F> {
 pub(crate) struct Row {
     /// Its name's [`hash::fnv`] and, below, [`hash::gnu`].
     whole: u64,
-    /// The exported wrapper; null for a function that we only call.
-    hook: *const c_void,
     gnu: u32,
     number: u16,
     pub(crate) library: Library,
 }
 
-// SAFETY: the pointer is the address of a function; nobody reads or writes through it.
-unsafe impl Sync for Row {}
-
 impl Row {
     #[expect(clippy::cast_possible_truncation, reason = "checked")]
-    pub(crate) const fn new(name: &str, library: Library, number: usize, hook: *const c_void) -> Self {
+    pub(crate) const fn new(name: &str, library: Library, number: usize) -> Self {
         assert!(number <= u16::MAX as usize);
         let name = name.as_bytes();
-        Self { whole: hash::fnv(name), hook, gnu: hash::gnu(name), number: number as u16, library }
+        Self { whole: hash::fnv(name), gnu: hash::gnu(name), number: number as u16, library }
     }
 
     fn name(&self) -> Name {
@@ -80,9 +71,13 @@ impl Row {
         self.place(&HOOKED).map_or(null_mut(), |place| place.load(Ordering::Acquire))
     }
 
-    /// The address to hand out.
+    /// The exported wrapper, which is what is handed out. Of a row of [`TABLE`] only.
     pub(crate) fn hook(&self) -> *mut c_void {
-        self.hook.cast_mut()
+        // SAFETY: the assembly beside the table lays out one offset for each hook, and nobody writes to them.
+        let offset = unsafe { wrapper_offsets.get(usize::from(self.number)) };
+        offset.map_or(null_mut(), |offset| {
+            core::ptr::from_ref(offset).cast_mut().cast::<c_void>().wrapping_offset(*offset as isize)
+        })
     }
 
     /// Whether the driver that is loaded has this function.
@@ -105,7 +100,7 @@ pub(crate) fn replacing(address: *const c_void) -> Option<&'static Row> {
 
 /// The hook whose wrapper lies at this address.
 pub(crate) fn wrapper(address: *const c_void) -> Option<&'static Row> {
-    TABLE.iter().find(|row| row.hook == address)
+    TABLE.iter().find(|row| row.hook().cast_const() == address)
 }
 
 /// Finds the real functions of a library in the object that is this library: those that are hooked, and those that we
@@ -161,9 +156,25 @@ macro_rules! hooks {
                 stringify!($name),
                 $crate::interpose::driver::Library::$library,
                 Hook::$name as usize,
-                $name as *const core::ffi::c_void,
             ),
         )+)*)* ];
+
+        // Where each wrapper lies, as its distance from here: an address would have to be relocated in each process.
+        core::arch::global_asm!(
+            ".pushsection .rodata.wrapper_offsets, \"a\"",
+            ".p2align 2",
+            ".globl wrapper_offsets",
+            ".hidden wrapper_offsets",
+            "wrapper_offsets:",
+            $($($( concat!(".long {", stringify!($name), "} - ."), )+)*)*
+            ".popsection",
+            $($($( $name = sym $name, )+)*)*
+        );
+
+        unsafe extern "C" {
+            /// By the hooks' numbers: the distance of the wrapper from this very place, bytes.
+            pub(crate) static wrapper_offsets: [i32; Hook::Count as usize];
+        }
     };
     (@hook $library:ident, $status:ty, $absent:path, $name:ident, $pfn:ident, ($($arg:ident : $ty:ty),* $(,)?), $handler:path) => {
         #[doc = concat!("The driver's `", stringify!($name), "`, under management.")]
@@ -228,7 +239,6 @@ macro_rules! calls {
                 stringify!($name),
                 $crate::interpose::driver::Library::$library,
                 Call::$name as usize,
-                core::ptr::null(),
             ),
         )*)* ];
     };

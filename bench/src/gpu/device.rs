@@ -8,6 +8,7 @@ use cudarc::driver::sys;
 use serde::{Deserialize, Serialize};
 
 use super::error::check;
+use super::memory::find_functions;
 use super::peaks::Peaks;
 
 /// A device of an initialised driver, without a context.
@@ -137,7 +138,9 @@ pub struct Gpu {
 impl Gpu {
     /// Opens device `ordinal` and makes its primary context current.
     pub fn open(ordinal: i32) -> Result<Self> {
-        Self::retain_primary(Device::open(ordinal)?)
+        let gpu = Self::retain_primary(Device::open(ordinal)?)?;
+        find_functions()?;
+        Ok(gpu)
     }
 
     /// Retains the primary context of `device` and makes it current in this thread.

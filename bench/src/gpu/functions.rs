@@ -1,6 +1,6 @@
 //! Driver functions as plain pointers, twice: as a program finds them, so hooked where a system hooks, and the driver's own
 //! whatever is interposed. Called side by side in one process they show what a hook adds, without the noise between
-//! processes.
+//! processes. They return a number and not an enumeration, since a hook can return what no driver does.
 
 use std::ffi::{CStr, CString, c_char, c_uint, c_ulonglong, c_void};
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdeviceptr, CUdriverProcAddressQueryResult, CUfunction, CUgraphExec,
-    CUlaunchConfig, CUmemAllocationProp, CUmemGenericAllocationHandle, CUresult, CUstream,
+    CUlaunchConfig, CUmemAllocationProp, CUmemGenericAllocationHandle, CUstream,
 };
 use object::elf::STT_FUNC;
 use object::read::elf::ElfFile64;
@@ -36,7 +36,7 @@ macro_rules! functions {
         pub struct $set {
             $(
                 #[doc = concat!("`", stringify!($name), "`.")]
-                pub $name: unsafe extern "C" fn($($argument),*) -> CUresult,
+                pub $name: unsafe extern "C" fn($($argument),*) -> u32,
             )*
         }
 
@@ -49,7 +49,7 @@ macro_rules! functions {
                         // SAFETY: the address is that of the driver's function of this name, or of a hook in its
                         // place; the signature is that of the CUDA driver API.
                         $name: unsafe {
-                            std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> CUresult>(
+                            std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> u32>(
                                 address(stringify!($name))?,
                             )
                         },

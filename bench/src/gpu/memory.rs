@@ -2,6 +2,7 @@
 //! metrics, and counts for the accuracy of a limit.
 
 use std::ptr;
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use cudarc::driver::sys::{self, CUdeviceptr};
@@ -9,7 +10,24 @@ use serde::{Deserialize, Serialize};
 
 use super::device::Gpu;
 use super::error::{CudaError, check};
+use super::functions::{Functions, as_a_program_finds_them};
 use crate::units::BLOCK_BYTES;
+
+/// The functions that take and give, as a program finds them.
+static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
+
+/// Finds them, so that no call that is timed has to.
+pub(super) fn find_functions() -> Result<()> {
+    if FUNCTIONS.get().is_none() {
+        let _ = FUNCTIONS.set(as_a_program_finds_them()?); // Another thread's are the same.
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn functions() -> &'static Functions {
+    FUNCTIONS.get().expect("memory is taken after `Gpu::open`, which finds the functions")
+}
 
 /// One way to take device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +85,7 @@ impl Plain {
     pub fn take(&mut self, bytes: usize) -> Result<Taken, CudaError> {
         let mut address = 0;
         // SAFETY: `address` is writable; any size is a legal request.
-        check("cuMemAlloc_v2", unsafe { sys::cuMemAlloc_v2(&raw mut address, bytes) })?;
+        check("cuMemAlloc_v2", unsafe { (functions().cuMemAlloc_v2)(&raw mut address, bytes) })?;
         Ok(Taken { address, bytes, handle: 0 })
     }
 
@@ -75,7 +93,7 @@ impl Plain {
     #[inline(always)]
     pub fn give(&mut self, taken: Taken) -> Result<(), CudaError> {
         // SAFETY: `taken` came from `take` and is given back once, since it is moved here by its only holder.
-        check("cuMemFree_v2", unsafe { sys::cuMemFree_v2(taken.address) })
+        check("cuMemFree_v2", unsafe { (functions().cuMemFree_v2)(taken.address) })
     }
 }
 
@@ -106,7 +124,7 @@ impl Pool {
     pub fn take(&mut self, bytes: usize) -> Result<Taken, CudaError> {
         let mut address = 0;
         // SAFETY: `address` is writable and the stream lives as long as the process.
-        check("cuMemAllocAsync", unsafe { sys::cuMemAllocAsync(&raw mut address, bytes, self.stream) })?;
+        check("cuMemAllocAsync", unsafe { (functions().cuMemAllocAsync)(&raw mut address, bytes, self.stream) })?;
         Ok(Taken { address, bytes, handle: 0 })
     }
 
@@ -114,7 +132,7 @@ impl Pool {
     #[inline(always)]
     pub fn give(&mut self, taken: Taken) -> Result<(), CudaError> {
         // SAFETY: as in `Plain::give`.
-        check("cuMemFreeAsync", unsafe { sys::cuMemFreeAsync(taken.address, self.stream) })
+        check("cuMemFreeAsync", unsafe { (functions().cuMemFreeAsync)(taken.address, self.stream) })
     }
 
     /// Its stream.
@@ -190,9 +208,9 @@ impl Vmm {
         // SAFETY: `handle` is writable; the address range was reserved by `new` and is unmapped from `used_bytes` on.
         // A handle that could not be mapped is released, so nothing is left behind.
         unsafe {
-            check("cuMemCreate", sys::cuMemCreate(&raw mut handle, bytes, &raw const self.properties, 0))?;
-            if let Err(error) = check("cuMemMap", sys::cuMemMap(address, bytes, 0, handle, 0)) {
-                check("cuMemRelease", sys::cuMemRelease(handle))?;
+            check("cuMemCreate", (functions().cuMemCreate)(&raw mut handle, bytes, &raw const self.properties, 0))?;
+            if let Err(error) = check("cuMemMap", (functions().cuMemMap)(address, bytes, 0, handle, 0)) {
+                check("cuMemRelease", (functions().cuMemRelease)(handle))?;
                 return Err(error);
             }
         }
@@ -206,8 +224,8 @@ impl Vmm {
         self.used_bytes -= taken.bytes as u64;
         // SAFETY: `taken` was mapped by `take` and is given back once.
         unsafe {
-            check("cuMemUnmap", sys::cuMemUnmap(taken.address, taken.bytes))?;
-            check("cuMemRelease", sys::cuMemRelease(taken.handle))
+            check("cuMemUnmap", (functions().cuMemUnmap)(taken.address, taken.bytes))?;
+            check("cuMemRelease", (functions().cuMemRelease)(taken.handle))
         }
     }
 }

@@ -35,6 +35,8 @@ const HOLD: Duration = Duration::from_millis(120);
 const BEFORE: &str = "before";
 /// The fact that holds the sum of what was granted.
 const GRANTED: &str = "granted_bytes";
+/// The fact that names a refusal that is no CUDA error.
+const UNDEFINED: &str = "undefined_refusal";
 /// The end of the names of series of what was granted against the whole limit.
 const OF_LIMIT: &str = "granted / limit";
 /// The end of the names of series of what NVML saw against the limit.
@@ -66,6 +68,8 @@ impl Metric for LimitAccuracy {
         }?;
         work.windows.push(hold("full"));
         work.facts.insert(GRANTED.to_owned(), filled.granted_bytes.to_string());
+        let undefined = filled.undefined.map(|error| (UNDEFINED.to_owned(), error.to_string()));
+        work.facts.extend(undefined);
         Ok(work)
     }
 
@@ -106,6 +110,7 @@ struct Figures {
     seen_percent: f64,
     overhead_mib: f64,
     over_mib: f64,
+    refuses_as_cuda: bool,
 }
 
 impl Figures {
@@ -125,6 +130,7 @@ impl Figures {
             seen_percent: 100.0 * seen_bytes as f64 / limit_bytes as f64,
             overhead_mib: mib(overhead_bytes),
             over_mib: mib(seen_bytes.saturating_sub(limit_bytes)),
+            refuses_as_cuda: !tracked.work.facts.contains_key(UNDEFINED),
         })
     }
 
@@ -135,6 +141,7 @@ impl Figures {
             (SEEN, self.seen_percent, "%"),
             ("overhead", self.overhead_mib, "MiB"),
             ("over the limit", self.over_mib, "MiB"),
+            ("refuses with a CUDA error", f64::from(u8::from(self.refuses_as_cuda)), "pass"),
         ] {
             series.insert(format!("{}: {name}", path.text()), Measure::single(value, unit));
         }
@@ -191,6 +198,19 @@ mod tests {
         Figures::of(&tracked, 8 * GIB).unwrap().add_to(&mut series, PathKind::Pool);
         let fault = LimitAccuracy.fault(&series);
         assert!(matches!(fault, Some(Fault::NotEnforced(what)) if what.contains("pool: granted")));
+    }
+
+    #[test]
+    fn a_refusal_that_is_no_cuda_error_is_counted_and_shown() {
+        let mut tracked = tracked(7 * GIB, &[(110, 500 * MIB)]);
+        let shown = |tracked: &Tracked| {
+            let mut series = Series::new();
+            Figures::of(tracked, 8 * GIB).unwrap().add_to(&mut series, PathKind::Pool);
+            series["pool: refuses with a CUDA error"].value
+        };
+        assert_eq!(shown(&tracked), 1.0);
+        tracked.work.facts.insert(UNDEFINED.to_owned(), "cuMemAllocAsync returned -1".to_owned());
+        assert_eq!(shown(&tracked), 0.0);
     }
 
     #[test]

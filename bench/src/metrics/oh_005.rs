@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_void};
 use std::ptr;
 
 use anyhow::{Context, Result};
-use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::sys;
 
 use super::in_process::{Plan, alternate};
 use super::{Comparison, Info, Metric, Presumes};
@@ -89,7 +89,7 @@ impl Metric for Interception {
 /// The same functions, as found and the driver's own, in alternating blocks.
 fn add_in_process(tenant: &Tenant<'_>, device: sys::CUdevice, work: &mut Work) -> Result<()> {
     let both = Both::<Functions>::find()?;
-    let mut record = |name: &str, call: &mut dyn FnMut(&Functions) -> CUresult| -> Result<()> {
+    let mut record = |name: &str, call: &mut dyn FnMut(&Functions) -> u32| -> Result<()> {
         let quads = tenant.request.effort.calls(QUADS);
         let plan = Plan { quads, fewest: quads / 5, warm_up: 4, budget_ns: QUADS_NS, calls: BLOCK_CALLS };
         let all = alternate(plan, |side| {
@@ -167,8 +167,6 @@ fn batch_ns(calls: u64, call: &mut impl FnMut() -> Result<(), CudaError>) -> Res
 
 #[cfg(test)]
 mod tests {
-    use cudarc::driver::sys::CUresult;
-
     use super::*;
 
     #[test]
@@ -179,7 +177,7 @@ mod tests {
     #[test]
     fn the_first_call_that_fails_ends_the_batch() {
         let mut calls = 0;
-        let error = CudaError { call: "cuDeviceTotalMem_v2", result: CUresult::CUDA_ERROR_INVALID_DEVICE };
+        let error = CudaError { call: "cuDeviceTotalMem_v2", code: 101 };
         let result = batches(|| {
             calls += 1;
             if calls == 3 { Err(error) } else { Ok(()) }

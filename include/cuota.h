@@ -137,7 +137,14 @@ struct CUOTA_ALIGNED(64) cuota_tenant_gpu {
   uint64_t overhead_bytes;
   // The device's memory as CUDA counts it, bytes; 0 until a process has looked.
   uint64_t total_bytes;
-  uint64_t reserved[4];
+  // The budget of GPU time, shared by the tenant's processes: two horizons of cuota-governor's `budget`, 0 at first.
+  uint64_t window;
+  // The second of them.
+  uint64_t period;
+  // GPU time used under a cap, ns.
+  uint64_t used_ns;
+  // Time that launches have waited for the budget, ns, summed over threads.
+  uint64_t throttled_ns;
 };
 
 // A place for a process.

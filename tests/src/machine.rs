@@ -177,7 +177,7 @@ impl Machine {
     }
 
     fn set_quota_of(&self, name: &str, gpu: GpuId, bytes: u64) {
-        let limits = Limits { memory: MemoryLimit::Bytes(bytes), ephemeral: false };
+        let limits = Limits::of_memory(MemoryLimit::Bytes(bytes));
         self.operate().set(&tenant_name(name), gpu, limits).expect("the policy has room");
     }
 

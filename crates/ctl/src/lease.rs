@@ -116,7 +116,10 @@ mod tests {
     }
 
     fn add(operator: &Operator, name: &TenantName, ephemeral: bool) {
-        operator.writer.set(name, GpuId::ANY, Limits { memory: MemoryLimit::Bytes(1), ephemeral }).unwrap();
+        operator
+            .writer
+            .set(name, GpuId::ANY, Limits { ephemeral, ..Limits::of_memory(MemoryLimit::Bytes(1)) })
+            .unwrap();
     }
 
     fn names(operator: &Operator) -> Vec<String> {

@@ -202,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(dir.path()).unwrap();
         let (alice, bob) = (TenantName::parse(b"alice").unwrap(), TenantName::parse(b"bob").unwrap());
-        let limits = Limits { memory: MemoryLimit::Share(500_000), ephemeral: false };
+        let limits = Limits::of_memory(MemoryLimit::Share(500_000));
         home.operate().unwrap().writer.set(&alice, GpuId::ANY, limits).unwrap();
         assert_eq!(rows(&home, &|_, _, _| true).unwrap()[0].quota_bytes, None);
 

@@ -84,7 +84,7 @@ fn take_place(home: &Home, asked: &Run) -> anyhow::Result<Place> {
         None => {
             let (tenant, lease) = lease::new_tenant(home, &operator)?;
             let memory = asked.memory.unwrap_or(MemoryLimit::Unlimited);
-            set(&operator, &tenant, GpuId::ANY, Limits { memory, ephemeral: true })?;
+            set(&operator, &tenant, GpuId::ANY, Limits { ephemeral: true, ..Limits::of_memory(memory) })?;
             Ok(Place { tenant, lease: Some(lease.hand_on()?) })
         }
     }
@@ -123,7 +123,7 @@ fn set_named(operator: &Operator, tenant: &TenantName, memory: Option<MemoryLimi
     if !gpus.contains(&GpuId::ANY) {
         gpus.push(GpuId::ANY);
     }
-    gpus.into_iter().try_for_each(|gpu| set(operator, tenant, gpu, Limits { memory, ephemeral: false }))
+    gpus.into_iter().try_for_each(|gpu| set(operator, tenant, gpu, Limits::of_memory(memory)))
 }
 
 fn set(operator: &Operator, tenant: &TenantName, gpu: GpuId, limits: Limits) -> anyhow::Result<()> {
@@ -223,7 +223,7 @@ mod tests {
         set_named(&operator, &name, Some(MemoryLimit::Bytes(5))).unwrap();
         set_named(&operator, &name, None).unwrap();
         assert_eq!(limits(&home, &name), [(GpuId::ANY, MemoryLimit::Bytes(5))]);
-        operator.writer.set(&name, gpu, Limits { memory: MemoryLimit::Bytes(9), ephemeral: false }).unwrap();
+        operator.writer.set(&name, gpu, Limits::of_memory(MemoryLimit::Bytes(9))).unwrap();
         set_named(&operator, &name, Some(MemoryLimit::Bytes(7))).unwrap();
         assert_eq!(limits(&home, &name), [(GpuId::ANY, MemoryLimit::Bytes(7)), (gpu, MemoryLimit::Bytes(7))]);
     }

@@ -71,10 +71,15 @@ struct Share {
     units: u32,
 }
 
+impl Share {
+    const NONE: Self = Self { key: Key { function: 0, shape: 0 }, cost_ns: 0, units: 0 };
+}
+
 /// The open, then the closed batch of one stream. Plain data: the caller keeps it where one thread at a time writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Batch {
-    shares: [Option<Share>; KEYS],
+    /// Those with units; the others are free.
+    shares: [Share; KEYS],
     cost_ns: u64,
     booked_ns: u64,
     units: u32,
@@ -133,7 +138,7 @@ impl Batch {
     /// An empty batch.
     #[must_use]
     pub const fn new() -> Self {
-        Self { shares: [None; KEYS], cost_ns: 0, booked_ns: 0, units: 0, unknown: false }
+        Self { shares: [Share::NONE; KEYS], cost_ns: 0, booked_ns: 0, units: 0, unknown: false }
     }
 
     /// Whether nothing was launched into it.
@@ -188,9 +193,9 @@ impl Batch {
         self.units = self.units.saturating_add(1);
         self.unknown |= !estimate.is_learned();
         self.cost_ns = self.cost_ns.saturating_add(estimate.cost_ns());
-        let same = |share: &Option<Share>| share.is_none_or(|share| share.key == unit.key);
-        if let Some(place) = self.shares.iter_mut().find(|share| same(share)) {
-            let share = place.get_or_insert(Share { key: unit.key, cost_ns: 0, units: 0 });
+        let same = |share: &&mut Share| share.units == 0 || share.key == unit.key;
+        if let Some(share) = self.shares.iter_mut().find(same) {
+            share.key = unit.key;
             share.units = share.units.saturating_add(1);
             share.cost_ns = share.cost_ns.saturating_add(estimate.cost_ns());
         }
@@ -213,12 +218,12 @@ impl Batch {
     /// Settles an ended batch.
     ///
     /// Measured alone, it costs what it added to the occupied time; where its last boundary is late, the estimate
-    /// decides how much of that time was idle. Measured beside a neighbour, it costs what was learned alone, and never
-    /// more than the time between its boundaries.
+    /// decides how much of that time was idle. Measured beside a neighbour, it costs what was learned, and never more than the
+    /// time between its boundaries; what nothing is known of costs that.
     #[must_use]
     pub fn settle(&self, measured: Measured, concurrency: Concurrency) -> Settlement {
         let measured = measured.without_boundaries();
-        let charge_ns = if !measured.exclusive {
+        let charge_ns = if !measured.exclusive && !self.unknown {
             concurrency.scale(self.cost_ns).min(measured.bracket_ns)
         } else if self.unknown {
             measured.covered_ns
@@ -234,16 +239,22 @@ impl Batch {
         Settlement { charge_ns, correction: Correction::from(self.booked_ns, charge_ns), concurrency }
     }
 
-    /// Learns from an ended batch, if it was alone and its last boundary was not late: its time is divided among its units as their estimates were.
+    /// Learns from an ended batch, if its last boundary was not late: its time is divided among its units as their estimates were.
+    /// Beside a neighbour it is a bound.
     pub fn teach(&self, measured: Measured, costs: &Costs<'_>) {
         let measured = measured.without_boundaries();
-        if !measured.is_exact() || measured.bracket_ns == 0 || self.cost_ns == 0 {
+        if measured.late_ns != 0 || measured.bracket_ns == 0 || self.cost_ns == 0 {
             return;
         }
-        for share in self.shares.iter().flatten() {
+        for share in self.shares.iter().filter(|share| share.units != 0) {
             let whole = u128::from(share.cost_ns) * u128::from(measured.bracket_ns);
-            let of_a_unit = whole / u128::from(self.cost_ns) / u128::from(share.units.max(1));
-            costs.learn(share.key, u64::try_from(of_a_unit).unwrap_or(u64::MAX));
+            let of_a_unit = whole / u128::from(self.cost_ns) / u128::from(share.units);
+            let of_a_unit = u64::try_from(of_a_unit).unwrap_or(u64::MAX);
+            if measured.exclusive {
+                costs.learn(share.key, of_a_unit);
+            } else {
+                costs.learn_bound(share.key, of_a_unit);
+            }
         }
     }
 }
@@ -313,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_learned_beside_a_neighbour_and_its_slices_are_not_charged() {
+    fn beside_a_neighbour_a_bound_is_learned_and_its_slices_are_not_charged() {
         let words = [const { AtomicU64::new(0) }; 64];
         let costs = Costs::new(&words);
         let mut batch = Batch::new();
@@ -321,7 +332,12 @@ mod tests {
         batch.add(&unit(1), KNOWN);
         let measured = Measured { exclusive: false, ..alone(2_490_000) };
         batch.teach(measured, &costs);
-        assert_eq!(costs.estimate(unit(1).key), Estimate::Prior);
+        assert_eq!(costs.estimate(unit(1).key), Estimate::Learned(2_490_000));
+        for _ in 0..20 {
+            batch.teach(Measured { exclusive: false, ..alone(100_000) }, &costs);
+            batch.teach(measured, &costs);
+        }
+        assert!(matches!(costs.estimate(unit(1).key), Estimate::Learned(100_000..150_000)));
         assert_eq!(batch.settle(measured, Concurrency::NONE).charge_ns, 100_000);
         let shorter = Measured { exclusive: false, ..alone(60_000) };
         assert_eq!(batch.settle(shorter, Concurrency::NONE).correction, Correction::Refund(40_000));

@@ -5,8 +5,9 @@
 //! shared memory, nodes. The same key does not always cost the same, since an argument may decide; so a cost follows
 //! what is measured, and the budget is corrected when a batch ends, whatever had been believed.
 //!
-//! Costs are learned from *exclusive* batches only: under the driver's time slices a pair of events includes the
-//! neighbour's slices (measured on an H100: 91 % for a true 46 %).
+//! Costs are learned from *exclusive* batches: under the driver's time slices a pair of events includes the neighbour's slices
+//! (measured on an H100: 91 % for a true 46 %). From such a pair only a bound is learned, which falls at once and rises slowly:
+//! most batches are shorter than a slice, so the smallest of some is the cost.
 //!
 //! The table is the caller's slice of words, in sets of eight, one cache line each. A word is a whole entry, so threads
 //! read and write it without a lock; two that learn at once lose one of two lessons.
@@ -37,6 +38,10 @@ const OLDEST: u64 = 15;
 /// Confidence from which a lesson weighs an eighth: it follows a changed argument within some ten batches, and a
 /// single odd one hardly moves it.
 const STEADY: u64 = 3;
+
+/// How slowly a bound rises that a neighbour's slice may have raised: by a 64th of the distance. What exceeds the cost by a quarter
+/// at most is taken for the unit's own spread.
+const RELUCTANT: u64 = 6;
 
 /// What identifies a unit's cost. Both are hashes or addresses of the caller's choice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -99,8 +104,14 @@ impl<'a> Costs<'a> {
 
     /// Learns from an exclusive batch that one unit of this key took `cost_ns`.
     pub fn learn(&self, key: Key, cost_ns: u64) {
-        self.teach(hash_of_unit(key), cost_ns);
-        self.teach(hash_of_function(key), cost_ns);
+        self.teach(hash_of_unit(key), cost_ns, followed);
+        self.teach(hash_of_function(key), cost_ns, followed);
+    }
+
+    /// Learns from a batch beside a neighbour that one unit of this key took `bound_ns` at most.
+    pub fn learn_bound(&self, key: Key, bound_ns: u64) {
+        self.teach(hash_of_unit(key), bound_ns, bounded);
+        self.teach(hash_of_function(key), bound_ns, bounded);
     }
 
     /// Forgets everything: another GPU, another clock rate.
@@ -121,7 +132,7 @@ impl<'a> Costs<'a> {
         entry.into_iter().find(|&word| word != 0 && tag(word) == tag_of(hash)).map(cost_of)
     }
 
-    fn teach(&self, hash: u64, cost_ns: u64) {
+    fn teach(&self, hash: u64, cost_ns: u64, next: fn(u64, u64, u64) -> u64) {
         let cost_ns = cost_ns.clamp(1, MAX_COST_NS);
         let set = self.set(hash);
         let known =
@@ -129,7 +140,7 @@ impl<'a> Costs<'a> {
         if let Some(place) = known {
             let word = place.load(Relaxed);
             let confidence = confidence_of(word);
-            let cost_ns = moved(cost_of(word), cost_ns, confidence.min(STEADY));
+            let cost_ns = next(cost_of(word), cost_ns, confidence.min(STEADY));
             place.store(entry(hash, (confidence + 1).min(STEADY), cost_ns), Relaxed);
         } else {
             self.replace(set, entry(hash, 1, cost_ns));
@@ -147,6 +158,22 @@ impl<'a> Costs<'a> {
                 other.store(word + (1 << AGE_SHIFT), Relaxed);
             }
         }
+    }
+}
+
+/// A cost after it was measured alone.
+const fn followed(known_ns: u64, cost_ns: u64, confidence: u64) -> u64 {
+    moved(known_ns, cost_ns, confidence)
+}
+
+/// A cost after it was bounded.
+const fn bounded(known_ns: u64, bound_ns: u64, confidence: u64) -> u64 {
+    if bound_ns <= known_ns {
+        bound_ns
+    } else if bound_ns - known_ns <= known_ns / 4 {
+        moved(known_ns, bound_ns, confidence)
+    } else {
+        moved(known_ns, bound_ns, RELUCTANT)
     }
 }
 

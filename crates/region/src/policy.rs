@@ -8,6 +8,7 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use cuota_governor::cap::Cap;
 use cuota_governor::{physical, quota};
 
 use crate::header::{Header, Kind, Unusable, layout_hash};
@@ -131,11 +132,21 @@ impl MemoryLimit {
 pub struct Limits {
     /// The memory quota.
     pub memory: MemoryLimit,
+    /// The share of the GPU's time; [`Cap::FULL`]: not limited.
+    pub compute: Cap,
     /// Removed by the next sweep once no process of the tenant lives: made by `cuota run` for one program.
     pub ephemeral: bool,
 }
 
 const EPHEMERAL: u32 = 1;
+
+impl Limits {
+    /// This memory quota, and nothing else.
+    #[must_use]
+    pub const fn of_memory(memory: MemoryLimit) -> Self {
+        Limits { memory, compute: Cap::FULL, ephemeral: false }
+    }
+}
 
 impl Copy {
     fn write(&self, limits: Limits) {
@@ -146,7 +157,7 @@ impl Copy {
         };
         self.memory_bytes.store(bytes, Ordering::Relaxed);
         self.memory_ppm.store(ppm, Ordering::Relaxed);
-        self.compute_cap_ppm.store(1_000_000, Ordering::Relaxed);
+        self.compute_cap_ppm.store(limits.compute.ppm(), Ordering::Relaxed);
         self.flags.store(if limits.ephemeral { EPHEMERAL } else { 0 }, Ordering::Relaxed);
     }
 
@@ -157,7 +168,9 @@ impl Copy {
                 (0, bytes) => MemoryLimit::Bytes(bytes),
                 (ppm, _) => MemoryLimit::Share(ppm),
             };
-        Limits { memory, ephemeral: self.flags.load(Ordering::Relaxed) & EPHEMERAL != 0 }
+        // No number that is none was ever written here by us.
+        let compute = Cap::from_ppm(self.compute_cap_ppm.load(Ordering::Relaxed)).unwrap_or(Cap::FULL);
+        Limits { memory, compute, ephemeral: self.flags.load(Ordering::Relaxed) & EPHEMERAL != 0 }
     }
 }
 
@@ -249,6 +262,11 @@ impl Policy {
         let policy = Policy::map(&fd, Mapping::SharedReadOnly(&fd))?;
         policy.0.header.check(KIND, KIND.bytes as u64)?;
         Ok(policy)
+    }
+
+    /// Sleeps until the deadline (CLOCK_MONOTONIC, ns), a signal, or a change of the file whose epoch was `epoch`.
+    pub fn wait(&self, epoch: u32, deadline_ns: u64) {
+        sys::wait_until(&self.0.header.epoch, epoch, deadline_ns);
     }
 
     /// A number that changes with every change of the file.
@@ -376,7 +394,7 @@ mod tests {
     }
 
     fn bytes(bytes: u64) -> Limits {
-        Limits { memory: MemoryLimit::Bytes(bytes), ephemeral: false }
+        Limits::of_memory(MemoryLimit::Bytes(bytes))
     }
 
     const GPU: GpuId = GpuId::from_words([7, 9]);
@@ -449,12 +467,12 @@ mod tests {
         let bench = bench();
         let reader = Policy::open(&bench.path).unwrap();
         let a = name("a");
-        let even = |n: u64| Limits { memory: MemoryLimit::Bytes(n), ephemeral: n % 2 == 1 };
+        let even = |n: u64| Limits { ephemeral: n % 2 == 1, ..bytes(n) };
         bench.writer.set(&a, GPU, even(0)).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| (0..20_000).for_each(|n| bench.writer.set(&a, GPU, even(n)).unwrap()));
             for _ in 0..20_000 {
-                if let Found::Limits(Limits { memory: MemoryLimit::Bytes(n), ephemeral }) =
+                if let Found::Limits(Limits { memory: MemoryLimit::Bytes(n), ephemeral, .. }) =
                     reader.look_up(&a, GPU)
                 {
                     assert_eq!(ephemeral, n % 2 == 1);
@@ -465,10 +483,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_set_is_read(size in 0..quota::UNLIMITED, ppm in 1_u32..=1_000_000, ephemeral: bool) {
+        fn what_is_set_is_read(
+            size in 0..quota::UNLIMITED, ppm in 1_u32..=1_000_000, cap in 1_u32..=1_000_000, ephemeral: bool,
+        ) {
+            let compute = Cap::from_ppm(cap).unwrap();
             let bench = bench();
             for memory in [MemoryLimit::Bytes(size), MemoryLimit::Share(ppm), MemoryLimit::Unlimited] {
-                let limits = Limits { memory, ephemeral };
+                let limits = Limits { memory, compute, ephemeral };
                 bench.writer.set(&name("x"), GPU, limits).unwrap();
                 prop_assert_eq!(Policy::open(&bench.path).unwrap().look_up(&name("x"), GPU), Found::Limits(limits));
             }

@@ -55,7 +55,14 @@ pub(crate) struct Gpu {
     pub(crate) overhead_bytes: atomic::AtomicU64,
     /// The device's memory as CUDA counts it, bytes; 0 until a process has looked.
     pub(crate) total_bytes: atomic::AtomicU64,
-    reserved: [atomic::AtomicU64; 4],
+    /// The budget of GPU time, shared by the tenant's processes: two horizons of cuota-governor's `budget`, 0 at first.
+    pub(crate) window: atomic::AtomicU64,
+    /// The second of them.
+    pub(crate) period: atomic::AtomicU64,
+    /// GPU time used under a cap, ns.
+    pub(crate) used_ns: atomic::AtomicU64,
+    /// Time that launches have waited for the budget, ns, summed over threads.
+    pub(crate) throttled_ns: atomic::AtomicU64,
 }
 
 /// A place for a process.
@@ -137,7 +144,8 @@ pub const LAYOUTS: &[crate::abi::Layout] = &[
     crate::abi::layout!(
         Summary as "cuota_tenant_summary": name, high_water, sharing, swept_ns, unshared, live
     ),
-    crate::abi::layout!(Gpu as "cuota_tenant_gpu": uuid, overhead_bytes, total_bytes, reserved),
+    crate::abi::layout!(Gpu as "cuota_tenant_gpu":
+        uuid, overhead_bytes, total_bytes, window, period, used_ns, throttled_ns),
     crate::abi::layout!(Place as "cuota_tenant_place":
         life, pid, uid, joined_ns, pid_namespace, died, shares, reserved, started, reserved_too),
     crate::abi::layout!(Share as "cuota_tenant_share": key, what),
@@ -199,6 +207,46 @@ impl GpuIndex {
     #[must_use]
     pub fn number(self) -> usize {
         self.0
+    }
+}
+
+/// A tenant's GPU time on one GPU: words that all of its processes write.
+#[derive(Clone, Copy)]
+pub struct Meter(&'static Gpu);
+
+impl Meter {
+    /// The word of the budget's first rule (`cuota_governor::budget::Rule::Window`).
+    #[must_use]
+    pub fn window(self) -> &'static atomic::AtomicU64 {
+        &self.0.window
+    }
+
+    /// The word of the budget's second rule (`cuota_governor::budget::Rule::Period`).
+    #[must_use]
+    pub fn period(self) -> &'static atomic::AtomicU64 {
+        &self.0.period
+    }
+
+    /// GPU time used while a cap was in force, ns.
+    #[must_use]
+    pub fn used_ns(self) -> u64 {
+        self.0.used_ns.load(Ordering::Relaxed)
+    }
+
+    /// Time that launches have waited for the budget, ns, summed over threads.
+    #[must_use]
+    pub fn throttled_ns(self) -> u64 {
+        self.0.throttled_ns.load(Ordering::Relaxed)
+    }
+
+    /// Adds to the GPU time used.
+    pub fn note_used(self, ns: u64) {
+        self.0.used_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Adds to the time waited.
+    pub fn note_throttled(self, ns: u64) {
+        self.0.throttled_ns.fetch_add(ns, Ordering::Relaxed);
     }
 }
 
@@ -329,6 +377,12 @@ impl Tenant {
         if let Some(gpu) = self.0.gpus.get(gpu.0) {
             gpu.overhead_bytes.fetch_max(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// The tenant's GPU time on `gpu`.
+    #[must_use]
+    pub fn meter(&self, gpu: GpuIndex) -> Option<Meter> {
+        self.0.gpus.get(gpu.0).map(Meter)
     }
 
     /// The event log.

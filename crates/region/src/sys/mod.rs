@@ -408,6 +408,30 @@ pub fn sleep_ns(ns: u64) {
     let _ = unsafe { call(libc::SYS_nanosleep, [&raw const time as usize, 0, 0, 0, 0, 0]) };
 }
 
+/// Sleeps while `word` is `expected`, until CLOCK_MONOTONIC reads `deadline_ns`, a signal comes, or somebody wakes those who wait on
+/// the word, which may lie in a shared mapping that is read-only here.
+pub fn wait_until(word: &AtomicU32, expected: u32, deadline_ns: u64) {
+    // CLOCK_MONOTONIC is what FUTEX_WAIT_BITSET counts an absolute time by (futex(2)).
+    let seconds = libc::time_t::try_from(deadline_ns / 1_000_000_000).unwrap_or(libc::time_t::MAX);
+    let nanoseconds = libc::c_long::try_from(deadline_ns % 1_000_000_000).unwrap_or(0);
+    let time = libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let at = if deadline_ns == u64::MAX { 0 } else { &raw const time as usize };
+    // SAFETY: the kernel reads one word and one `timespec`; null stands for no deadline.
+    let _ = unsafe {
+        call(
+            libc::SYS_futex,
+            [
+                word.as_ptr() as usize,
+                int(libc::FUTEX_WAIT_BITSET),
+                expected as usize,
+                at,
+                0,
+                int(libc::FUTEX_BITSET_MATCH_ANY),
+            ],
+        )
+    };
+}
+
 /// Wakes every process that waits on `word`, which may lie in a shared mapping.
 pub fn wake_all(word: &AtomicU32) {
     // SAFETY: FUTEX_WAKE uses the address as a key only.
@@ -482,6 +506,26 @@ mod tests {
         }
         child.wait().unwrap();
         assert_eq!((start_of(child.id()), start_of(0)), (None, None));
+    }
+
+    #[test]
+    fn a_sleeper_wakes_at_its_deadline_or_when_the_word_has_changed() {
+        let word = AtomicU32::new(5);
+        let deadline = monotonic_ns() + 3_000_000;
+        while monotonic_ns() < deadline {
+            wait_until(&word, 5, deadline);
+        }
+        // Neither sleeps: the word is another.
+        wait_until(&word, 4, u64::MAX);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while word.load(core::sync::atomic::Ordering::Acquire) == 5 {
+                    wait_until(&word, 5, u64::MAX);
+                }
+            });
+            word.store(6, core::sync::atomic::Ordering::Release);
+            wake_all(&word);
+        });
     }
 
     #[test]

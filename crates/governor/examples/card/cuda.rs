@@ -276,6 +276,8 @@ pub(crate) fn zeroed(bytes: usize) -> u64 {
     let mut at = 0;
     call!(mem_alloc(&raw mut at, bytes));
     call!(memset(at, 0, bytes));
+    // It was put on the legacy stream, for which ours do not wait.
+    call!(stream_synchronize(std::ptr::null_mut()));
     at
 }
 

@@ -170,8 +170,16 @@ struct Inner {
     reference: Option<Arc<Mark>>,
     idle: Vec<Event>,
     tally: Tally,
-    /// Between two rounds of the helper, ns.
-    helper_ns: u64,
+    helper: Helper,
+}
+
+/// How the helper goes about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Helper {
+    /// Between two of its rounds, ns.
+    pub(crate) round_ns: u64,
+    /// It leaves a stream alone that has a closed batch on the GPU: the GPU is not idle, whatever the program does.
+    pub(crate) patient: bool,
 }
 
 struct Waiting {
@@ -194,8 +202,8 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// A guest that does nothing yet, for these streams; its helper looks each `helper_ns`.
-    pub(crate) fn new(streams: &[Stream], helper_ns: u64) -> Self {
+    /// A guest that does nothing yet, for these streams.
+    pub(crate) fn new(streams: &[Stream], helper: Helper) -> Self {
         let books = |stream: &Stream| Books {
             stream: *stream,
             lease: lease::EMPTY,
@@ -216,7 +224,7 @@ impl Guest {
             reference: None,
             idle: (0..512).map(|_| Event::timing()).collect(),
             tally: Tally::default(),
-            helper_ns,
+            helper,
         };
         Self {
             inner: Mutex::new(inner),
@@ -306,7 +314,7 @@ impl Guest {
                 self.progress.notify_all();
             }
             // With nothing in flight it would be parked; a round of 2 ms stands for that.
-            let nap_ns = if busy { inner.helper_ns } else { inner.helper_ns.max(2_000_000) };
+            let nap_ns = if busy { inner.helper.round_ns } else { inner.helper.round_ns.max(2_000_000) };
             drop(inner);
             self.helper_cpu_ns.store(clock::thread_cpu_ns(), Relaxed);
             std::thread::sleep(Duration::from_nanos(nap_ns));
@@ -471,6 +479,9 @@ impl Inner {
         for stream in 0..self.books.len() {
             let books = &mut self.books[stream];
             let units = books.batch.units();
+            if self.helper.patient && !books.closed.is_empty() {
+                continue;
+            }
             if units > 0 && units == std::mem::replace(&mut books.seen_units, units) {
                 self.close(stream, Close::Quiet);
             }
@@ -514,7 +525,7 @@ impl Inner {
             covered_ns: self.union.add(Interval { start_ns, end_ns }),
             exclusive: true,
             // The helper has seen no unit for one to two of its rounds.
-            late_ns: if closed.late { 2 * self.helper_ns } else { 0 },
+            late_ns: if closed.late { 2 * self.helper.round_ns } else { 0 },
         };
         let settled = closed.batch.settle(measured, self.concurrency);
         closed.batch.teach(measured, &Costs::new(&self.words));

@@ -2,10 +2,12 @@
 //! two experiments in `docs/experiments/`.
 //!
 //! ```text
-//! card --workload NAME --kernels bench/kernels --own KERNELS.PTX [--truth LIBCUPTI] [--seconds 1.6] [--helper-us 100] [--exact] CELL...
+//! card --workload NAME --kernels bench/kernels --own KERNELS.PTX [--truth LIBCUPTI] [--seconds 1.6]
+//!      [--helper-us 100] [--patient-helper] [--exact] CELL...
 //! ```
 //!
-//! `--exact` has the program's own thread wake when it asked to, not up to 50 µs later.
+//! `--patient-helper` has the helper thread leave a stream alone while a closed batch of it is on the GPU; `--exact` has
+//! the program's own thread wake when it asked to, not up to 50 µs later.
 //!
 //! A cell is `off` (the driver alone), `sense:BATCH_US` (batches are measured, nobody is held back) or
 //! `limit:PERIOD_MS:CAP_PERCENT:IN_FLIGHT_US:BATCH_US`. Each gives one line of JSON as soon as it has ended. It needs no
@@ -24,11 +26,11 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cuota_governor::batch::Close;
+use cuota_governor::batch::{Close, QUIET_NS};
 use cuota_governor::cap::{Cap, PERIOD_NS};
 
 use cupti::Cupti;
-use guest::{Guest, Law, Mode, Tally};
+use guest::{Guest, Helper, Law, Mode, Tally};
 use loads::{Load, Op, Work};
 use progress::Marks;
 
@@ -46,7 +48,7 @@ struct Asked {
     own: PathBuf,
     truth: Option<String>,
     seconds: f64,
-    helper_us: u64,
+    helper: Helper,
     exact: bool,
     cells: Vec<String>,
 }
@@ -59,7 +61,7 @@ impl Asked {
             own: "crates/governor/examples/card/kernels.ptx".into(),
             truth: None,
             seconds: 1.6,
-            helper_us: 100,
+            helper: Helper { round_ns: QUIET_NS, patient: false },
             exact: false,
             cells: Vec::new(),
         };
@@ -72,7 +74,10 @@ impl Asked {
                 "--own" => asked.own = value().into(),
                 "--truth" => asked.truth = Some(value()),
                 "--seconds" => asked.seconds = value().parse().expect("a number of seconds"),
-                "--helper-us" => asked.helper_us = value().parse().expect("a number of microseconds"),
+                "--helper-us" => {
+                    asked.helper.round_ns = 1_000 * value().parse::<u64>().expect("a number of microseconds");
+                }
+                "--patient-helper" => asked.helper.patient = true,
                 "--exact" => asked.exact = true,
                 _ => asked.cells.push(word),
             }
@@ -289,7 +294,7 @@ fn main() {
     let cupti = asked.truth.as_deref().map(Cupti::start);
     let device = cuda::Device::open();
     let load = Load::new(&asked.workload, &device, &asked.kernels, &asked.own);
-    let guest = Arc::new(Guest::new(&load.streams, asked.helper_us * 1_000));
+    let guest = Arc::new(Guest::new(&load.streams, asked.helper));
     let marks = Arc::new(Marks::default());
     if asked.exact {
         clock::wake_exactly();

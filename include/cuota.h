@@ -164,7 +164,8 @@ struct CUOTA_ALIGNED(64) cuota_tenant_place {
   uint64_t died;
   // One more than the highest entry of its `shares` ever used.
   uint32_t shares;
-  uint32_t reserved;
+  // Pools of other processes that it has opened, in the low 31 bits; above them whether others can open pools of its own.
+  uint32_t pools;
   // When its process was started, in the kernel's ticks since boot (`/proc/PID/stat`): with `pid`, which process it is. 0: unknown.
   uint64_t started;
   uint64_t reserved_too;

@@ -6,7 +6,9 @@ use core::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use cuota_abi::cuda::*;
 use cuota_abi::nvml::*;
 
-use crate::hooks::{array, context, graph, info, launch, module, plain, pool, processes, sharing, vmm};
+use crate::hooks::{
+    array, context, graph, info, launch, module, plain, pool, processes, sharing, stream, vmm,
+};
 use crate::interpose::proc_address;
 use crate::interpose::table::{calls, hooks};
 
@@ -86,6 +88,12 @@ hooks! {
             fn(extMem_out: *mut CUexternalMemory, memHandleDesc: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC) = sharing::import_external;
         cuDestroyExternalMemory: PFN_cuDestroyExternalMemory_v10000
             fn(extMem: CUexternalMemory) = sharing::destroy_external;
+        cuExternalMemoryGetMappedBuffer: PFN_cuExternalMemoryGetMappedBuffer_v10000
+            fn(devPtr: *mut CUdeviceptr, extMem: CUexternalMemory, bufferDesc: *const CUDA_EXTERNAL_MEMORY_BUFFER_DESC) = sharing::map_external;
+        cuExternalMemoryGetMappedMipmappedArray: PFN_cuExternalMemoryGetMappedMipmappedArray_v10000
+            fn(mipmap: *mut CUmipmappedArray, extMem: CUexternalMemory, mipmapDesc: *const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC) = sharing::map_external_array;
+        cuMemPoolExportToShareableHandle: PFN_cuMemPoolExportToShareableHandle_v11020
+            fn(handle_out: *mut c_void, pool: CUmemoryPool, handleType: CUmemAllocationHandleType, flags: c_ulonglong) = sharing::export_pool;
         cuMemPoolImportFromShareableHandle: PFN_cuMemPoolImportFromShareableHandle_v11020
             fn(pool_out: *mut CUmemoryPool, handle: *mut c_void, handleType: CUmemAllocationHandleType, flags: c_ulonglong) = sharing::import_pool;
         cuMemPoolExportPointer: PFN_cuMemPoolExportPointer_v11020
@@ -202,6 +210,14 @@ hooks! {
         cuGraphExecUpdate_v2: PFN_cuGraphExecUpdate_v12000
             fn(hGraphExec: CUgraphExec, hGraph: CUgraph, resultInfo: *mut CUgraphExecUpdateResultInfo) = launch::update;
 
+        // Streams.
+        cuStreamCreate: PFN_cuStreamCreate_v2000
+            fn(phStream: *mut CUstream, Flags: c_uint) = stream::create_plain;
+        cuStreamCreateWithPriority: PFN_cuStreamCreateWithPriority_v5050
+            fn(phStream: *mut CUstream, flags: c_uint, priority: c_int) = stream::create_with_priority;
+        cuGreenCtxStreamCreate: PFN_cuGreenCtxStreamCreate_v12050
+            fn(phStream: *mut CUstream, greenCtx: CUgreenCtx, flags: c_uint, priority: c_int) = stream::create_green;
+
         // Contexts.
         cuCtxAttach: PFN_cuCtxAttach_v2000
             fn(pctx: *mut CUcontext, flags: c_uint) = context::attach;
@@ -283,6 +299,7 @@ calls! {
         cuMemPoolSetAttribute: PFN_cuMemPoolSetAttribute_v11020;
         cuThreadExchangeStreamCaptureMode: PFN_cuThreadExchangeStreamCaptureMode_v10010;
         cuStreamSynchronize: PFN_cuStreamSynchronize_v2000;
+        cuStreamDestroy_v2: PFN_cuStreamDestroy_v4000;
         cuDeviceGetAttribute: PFN_cuDeviceGetAttribute_v2000;
         cuDeviceGetGraphMemAttribute: PFN_cuDeviceGetGraphMemAttribute_v11040;
         cuArrayGetMemoryRequirements: PFN_cuArrayGetMemoryRequirements_v11060;

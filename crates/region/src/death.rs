@@ -27,6 +27,9 @@ const MS: u64 = 1_000_000;
 const TIME_BITS: u32 = 40;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 
+/// The bit of a place's `pools` that says that others can open its process's pools.
+pub(crate) const EXPORTS: u32 = 1 << 31;
+
 /// A mark that `life` was found dead at `now_ns`.
 fn mark(life: u64, now_ns: u64) -> u64 {
     (life >> 1) << TIME_BITS | (now_ns / MS) & TIME_MASK
@@ -49,6 +52,23 @@ fn hold_is_over(place: &Place, life: u64, now_ns: u64) -> bool {
     let old = place.died.load(Ordering::Relaxed);
     let _ = place.died.compare_exchange(old, mark(life, now_ns), Ordering::AcqRel, Ordering::Relaxed);
     false
+}
+
+/// Whether what the dead process of a place had may live on: a pool that it exported belongs to whoever has it open, and no
+/// driver says whose pool that is. So it stays booked as long as any process of the tenant has a pool of another open.
+#[inline(never)]
+fn lives_on(tenant: Tenant, number: usize, place: &Place, now_ns: u64) -> bool {
+    let has_open = |(other, at): (usize, &Place)| {
+        let life = at.life.load(Ordering::Acquire);
+        // Two of the dead must not keep each other.
+        let died = || found_dead_ms(at, life).and_then(|died| ((now_ns / MS) & TIME_MASK).checked_sub(died));
+        other != number
+            && life & ALIVE != 0
+            && at.pools.load(Ordering::SeqCst) & !EXPORTS != 0
+            && died().is_none_or(|ago| ago < HOLD_NS / MS)
+    };
+    place.pools.load(Ordering::SeqCst) & EXPORTS != 0
+        && tenant.0.places.iter().enumerate().take(tenant.places_in_use()).any(has_open)
 }
 
 /// Whether the process of a place lives although its lock is free: its program has closed the live file's descriptor, or somebody has
@@ -76,7 +96,9 @@ fn lives_after_all(tenant: Tenant, number: usize, place: &Place) -> bool {
 /// free.
 #[inline(never)]
 pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_ns: u64) -> bool {
-    let is_over = hold_is_over(place, life, now_ns) && !lives_after_all(tenant, number, place);
+    let is_over = hold_is_over(place, life, now_ns)
+        && !lives_after_all(tenant, number, place)
+        && !lives_on(tenant, number, place, now_ns);
     // Read first: once its lines have ended, the place may be another's.
     let pid = place.pid.load(Ordering::Relaxed);
     let lines = tenant.0.books.iter().filter_map(|book| book.get(number)).enumerate();
@@ -183,7 +205,8 @@ impl Member {
             let is_held = life & ALIVE != 0
                 && is_of(line, life)
                 && found_dead_ms(place, life).is_some()
-                && !lives_after_all(self.tenant, number, place);
+                && !lives_after_all(self.tenant, number, place)
+                && !lives_on(self.tenant, number, place, sync::monotonic_ns());
             if is_held {
                 each(number, place, life, line);
             }
@@ -287,6 +310,43 @@ mod tests {
         assert_eq!(books.member().close_books_of_gone(gpu, |pid| pid == sys::process_id()), 1);
         assert_eq!(books.tenant_usage().booked, 0);
         assert!(!dead.lives());
+    }
+
+    #[test]
+    fn exported_pools_of_the_dead_stay_booked_as_long_as_anybody_has_a_pool_open() {
+        let bench = Bench::new();
+        let (dead, books, gpu) = two(&bench, 77);
+        let heir = books.member();
+        dead.note_pools(true, 0);
+        assert!(heir.exports_pools());
+        heir.note_pools(false, 1);
+        assert!(!bury_at(dead, 5 * MS) && !bury_at(dead, HOLD_NS + 5 * MS));
+        assert_eq!(heir.close_books_of_gone(gpu, |_| true), 0);
+        assert_eq!(heir.held_for_the_dead(gpu), 0, "nothing to wait for");
+        assert_eq!(books.tenant_usage().booked, 77 * MIB);
+        heir.note_pools(false, 0);
+        assert!(bury_at(dead, HOLD_NS + 5 * MS));
+        assert_eq!(books.tenant_usage().booked, 0);
+        assert!(!heir.exports_pools());
+    }
+
+    #[test]
+    fn two_dead_that_had_each_others_pools_do_not_keep_each_other() {
+        let bench = Bench::new();
+        let (one, books, _) = two(&bench, 77);
+        let other = books.member();
+        books.book(MIB);
+        for member in [one, other] {
+            member.note_pools(true, 1);
+            // This process lives, and would be told from the dead by this.
+            member.tenant.0.places[member.place].started.store(0, Ordering::Relaxed);
+        }
+        for member in [one, other] {
+            assert!(!bury_at(member, 5 * MS));
+        }
+        for member in [one, other] {
+            assert!(bury_at(member, HOLD_NS + 5 * MS));
+        }
     }
 
     #[test]

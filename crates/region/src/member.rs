@@ -84,6 +84,7 @@ impl Member {
         let life = (before | ALIVE).wrapping_add(2);
         tenant.forget_shares(place, None);
         entry.died.store(0, Ordering::Relaxed);
+        entry.pools.store(0, Ordering::Relaxed);
         entry.pid.store(sys::process_id(), Ordering::Relaxed);
         entry.pid_namespace.store(pid_namespace(), Ordering::Relaxed);
         entry.started.store(0, Ordering::Relaxed);
@@ -133,6 +134,23 @@ impl Member {
     pub(crate) fn lives(&self) -> bool {
         let place = self.tenant.0.places.get(self.place);
         place.is_some_and(|place| place.life.load(Ordering::Acquire) == self.life)
+    }
+
+    /// Notes whether others can open memory pools of this process, and how many pools of others it has open.
+    pub fn note_pools(&self, exports: bool, open: u32) {
+        if let Some(place) = self.tenant.0.places.get(self.place) {
+            place.pools.store(u32::from(exports) << 31 | open & !death::EXPORTS, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether any process of the tenant lets others open its memory pools, or did until it died.
+    #[must_use]
+    pub fn exports_pools(&self) -> bool {
+        let mut places = self.tenant.0.places.iter().take(self.tenant.places_in_use());
+        places.any(|place| {
+            place.life.load(Ordering::Acquire) & ALIVE != 0
+                && place.pools.load(Ordering::SeqCst) & death::EXPORTS != 0
+        })
     }
 
     /// Gives the place up, after this process has taken another: what stands here is not counted twice.

@@ -84,7 +84,8 @@ pub(crate) struct Place {
     pub(crate) died: AtomicU64,
     /// One more than the highest entry of its `shares` ever used.
     pub(crate) shares: AtomicU32,
-    reserved: AtomicU32,
+    /// Pools of other processes that it has opened, in the low 31 bits; above them whether others can open pools of its own.
+    pub(crate) pools: AtomicU32,
     /// When its process was started, in the kernel's ticks since boot (`/proc/PID/stat`): with `pid`, which process it is. 0: unknown.
     pub(crate) started: AtomicU64,
     reserved_too: AtomicU64,
@@ -147,7 +148,7 @@ pub const LAYOUTS: &[crate::abi::Layout] = &[
     crate::abi::layout!(Gpu as "cuota_tenant_gpu":
         uuid, overhead_bytes, total_bytes, window, period, used_ns, throttled_ns),
     crate::abi::layout!(Place as "cuota_tenant_place":
-        life, pid, uid, joined_ns, pid_namespace, died, shares, reserved, started, reserved_too),
+        life, pid, uid, joined_ns, pid_namespace, died, shares, pools, started, reserved_too),
     crate::abi::layout!(Share as "cuota_tenant_share": key, what),
     crate::abi::layout!(
         Line as "cuota_tenant_line": life, booked, overhead, refused, reserved

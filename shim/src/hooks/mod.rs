@@ -14,6 +14,7 @@ pub(crate) mod plain;
 pub(crate) mod pool;
 pub(crate) mod processes;
 pub(crate) mod sharing;
+pub(crate) mod stream;
 pub(crate) mod vmm;
 
 use core::sync::atomic::Ordering;

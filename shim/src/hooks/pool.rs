@@ -142,7 +142,7 @@ pub(crate) unsafe fn alloc_from_pool_async(
     };
     let booking = match process::standing() {
         Standing::Managed(process) => match process.pools.device_of(pool) {
-            Some(pools::HOST) => Booking::No,
+            Some(pools::HOST | pools::IMPORTED) => Booking::No,
             Some(device) => account::on_device(device.cast_signed()),
             None => account::on_current_device(),
         },
@@ -272,6 +272,10 @@ pub(crate) unsafe fn destroy(real: PFN_cuMemPoolDestroy_v11020, pool: CUmemoryPo
     // SAFETY: the program's argument.
     let status = unsafe { real(pool) };
     if let Some((process, device, held)) = known {
+        if device == pools::IMPORTED && status == OK {
+            let (exports, open) = process.pools.open(false);
+            process.member().note_pools(exports, open);
+        }
         if let Booking::On(account) = account::on_device(device.cast_signed()) {
             account.release(held);
         }

@@ -8,25 +8,33 @@ use core::ffi::{c_int, c_uint, c_ulonglong, c_void};
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{
-    CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1, CUarrayMapInfo_v1, CUdevice, CUdeviceptr, CUexternalMemory,
-    CUipcMemHandle_v1, CUlogicalEndpointId, CUmemAllocationHandleType, CUmemGenericAllocationHandle,
-    CUmemHandleType, CUmemOperationType, CUmemPoolPtrExportData_v1, CUmemRangeHandleType, CUmemoryPool,
-    CUmulticastObjectProp, CUresourcetype, CUresult, CUstream, PFN_cuDestroyExternalMemory_v10000,
-    PFN_cuImportExternalMemory_v10000, PFN_cuIpcCloseMemHandle_v4010, PFN_cuIpcGetMemHandle_v4010,
-    PFN_cuIpcOpenMemHandle_v4010, PFN_cuLogicalEndpointBindMem_v13030,
-    PFN_cuMemExportToShareableHandle_v10020, PFN_cuMemGetHandleForAddressRange_v11070,
-    PFN_cuMemImportFromShareableHandle_v10020, PFN_cuMemMapArrayAsync_v11010,
-    PFN_cuMemPoolExportPointer_v11020, PFN_cuMemPoolImportFromShareableHandle_v11020,
+    CUDA_EXTERNAL_MEMORY_BUFFER_DESC_v1, CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1,
+    CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC_v1, CUarrayMapInfo_v1, CUdevice, CUdeviceptr, CUexternalMemory,
+    CUexternalMemoryHandleType, CUipcMemHandle_v1, CUlogicalEndpointId, CUmemAllocationHandleType,
+    CUmemGenericAllocationHandle, CUmemHandleType, CUmemOperationType, CUmemPoolPtrExportData_v1,
+    CUmemRangeHandleType, CUmemoryPool, CUmipmappedArray, CUmulticastObjectProp, CUresourcetype, CUresult,
+    CUstream, PFN_cuDestroyExternalMemory_v10000, PFN_cuExternalMemoryGetMappedBuffer_v10000,
+    PFN_cuExternalMemoryGetMappedMipmappedArray_v10000, PFN_cuImportExternalMemory_v10000,
+    PFN_cuIpcCloseMemHandle_v4010, PFN_cuIpcGetMemHandle_v4010, PFN_cuIpcOpenMemHandle_v4010,
+    PFN_cuLogicalEndpointBindMem_v13030, PFN_cuMemExportToShareableHandle_v10020,
+    PFN_cuMemGetHandleForAddressRange_v11070, PFN_cuMemImportFromShareableHandle_v10020,
+    PFN_cuMemMapArrayAsync_v11010, PFN_cuMemPoolExportPointer_v11020,
+    PFN_cuMemPoolExportToShareableHandle_v11020, PFN_cuMemPoolImportFromShareableHandle_v11020,
     PFN_cuMemPoolImportPointer_v11020, PFN_cuMulticastBindAddr_v12010, PFN_cuMulticastBindAddr_v13010,
     PFN_cuMulticastBindMem_v12010, PFN_cuMulticastBindMem_v13010, PFN_cuMulticastCreate_v12010,
     PFN_cuMulticastUnbind_v12010, cuuint64_t,
 };
 use cuota_governor::physical::{self, BLOCK_BYTES};
+use cuota_governor::quota::UNLIMITED;
+use cuota_region::ledger::Refusal;
 use cuota_region::share::ShareKey;
 
 use super::vmm::dropping;
 use super::{REFUSED, let_go};
-use crate::hooks_table::{cuIpcCloseMemHandle, cuMemFree_v2, cuMemMap, cuMemRelease, cuMemUnmap, real};
+use crate::hooks_table::{
+    cuIpcCloseMemHandle, cuMemFree_v2, cuMemImportFromShareableHandle, cuMemMap, cuMemRelease, cuMemUnmap,
+    real,
+};
 use crate::process::account::{self, Account, Booking};
 use crate::process::handles::{Kind, Owner};
 use crate::process::lingering::Exported;
@@ -234,7 +242,8 @@ pub(crate) unsafe fn export(
     status
 }
 
-/// The bytes of imported physical memory. The driver does not say, but it maps no more than there is.
+/// The bytes of imported physical memory. The driver does not say, but it maps no more than there is; an H100's (driver 580) maps
+/// all of it or nothing.
 fn size_of(handle: CUmemGenericAllocationHandle, device_bytes: u64) -> Option<u64> {
     let (reserve, free) = (real::cuMemAddressReserve.get()?, real::cuMemAddressFree.get()?);
     let (map, unmap) = (cuMemMap::REAL.get()?, cuMemUnmap::REAL.get()?);
@@ -244,23 +253,31 @@ fn size_of(handle: CUmemGenericAllocationHandle, device_bytes: u64) -> Option<u6
     if unsafe { reserve(&raw mut address, room, 0, 0, 0) } != OK {
         return None;
     }
-    let fits = |blocks: u64| {
+    let fits = |blocks: &u64| {
         let bytes = usize::try_from(blocks * BLOCK_BYTES).unwrap_or(usize::MAX);
         // SAFETY: our own range of addresses, which nobody reads or writes.
         unsafe { map(address, bytes, 0, handle, 0) == OK && unmap(address, bytes) == OK }
     };
-    let (mut fitting, mut too_many) = (0, room as u64 / BLOCK_BYTES + 1);
-    while too_many - fitting > 1 {
-        let half = fitting.midpoint(too_many);
-        if fits(half) {
-            fitting = half;
-        } else {
-            too_many = half;
+    let all = room as u64 / BLOCK_BYTES;
+    let mut blocks = (1..=all).find(fits);
+    // A driver that maps parts: the most that it maps.
+    if let Some(fitting) = &mut blocks
+        && fits(&(*fitting + 1))
+    {
+        let (mut most, mut too_many) = (*fitting + 1, all + 1);
+        while too_many - most > 1 {
+            let half = most.midpoint(too_many);
+            if fits(&half) {
+                most = half;
+            } else {
+                too_many = half;
+            }
         }
+        *fitting = most;
     }
     // SAFETY: reserved above, and nothing is mapped there.
     unsafe { free(address, room) };
-    (fitting != 0).then_some(fitting * BLOCK_BYTES)
+    blocks.map(|blocks| blocks * BLOCK_BYTES)
 }
 
 /// `cuMemImportFromShareableHandle`.
@@ -347,6 +364,24 @@ pub(crate) unsafe fn export_range(
     status
 }
 
+/// The bytes of the object behind a descriptor that CUDA exported, whatever a program says that it has: it is held as a whole.
+fn size_behind(descriptor: c_int, device_bytes: u64) -> Option<u64> {
+    let (import, release) = (cuMemImportFromShareableHandle::REAL.get()?, cuMemRelease::REAL.get()?);
+    let mut handle = 0;
+    let shareable = core::ptr::without_provenance_mut(usize::try_from(descriptor).ok()?);
+    let kind = CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    driver::outside_captures(|| {
+        // SAFETY: a descriptor of the program, which stays its own; another API's is an error.
+        if unsafe { import(&raw mut handle, shareable, kind) } != OK {
+            return None;
+        }
+        let bytes = size_of(handle, device_bytes);
+        // SAFETY: imported above.
+        unsafe { release(handle) };
+        bytes
+    })
+}
+
 /// `cuImportExternalMemory`: memory of another API, or of another process through it.
 pub(crate) unsafe fn import_external(
     real: PFN_cuImportExternalMemory_v10000,
@@ -357,13 +392,22 @@ pub(crate) unsafe fn import_external(
         // SAFETY: the program's arguments.
         unsafe { real(memory, descriptor) }
     };
-    // SAFETY: the program's argument.
-    let bytes = unsafe { descriptor.as_ref() }.map_or(0, |descriptor| descriptor.size);
     let account = match account::on_current_device() {
-        Booking::On(account) if bytes != 0 => account,
+        Booking::On(account) => account,
         Booking::Refuse => return REFUSED,
-        Booking::On(_) | Booking::No => return call(),
+        Booking::No => return call(),
     };
+    // SAFETY: the program's argument.
+    let Some(described) = (unsafe { descriptor.as_ref() }) else { return call() };
+    let is_descriptor =
+        described.type_ == CUexternalMemoryHandleType::CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD;
+    // SAFETY: the type says which member of the union is in use.
+    let fd = is_descriptor.then(|| unsafe { described.handle.fd });
+    let found = fd.and_then(|fd| size_behind(fd, account.device.total_bytes()));
+    let bytes = described.size.max(found.unwrap_or(0));
+    if bytes == 0 {
+        return call();
+    }
     let Some(bytes) = physical::worst_case(bytes) else { return REFUSED };
     let reservation = match account.reserve(bytes) {
         Ok(reservation) => reservation,
@@ -383,6 +427,56 @@ pub(crate) unsafe fn import_external(
     OK
 }
 
+/// `cuExternalMemoryGetMappedBuffer`: the buffer keeps the memory until it is freed.
+pub(crate) unsafe fn map_external(
+    real: PFN_cuExternalMemoryGetMappedBuffer_v10000,
+    pointer: *mut CUdeviceptr,
+    memory: CUexternalMemory,
+    buffer: *const CUDA_EXTERNAL_MEMORY_BUFFER_DESC_v1,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(pointer, memory, buffer) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+        && let Some(place) = process.handles.find(memory.addr() as u64)
+    {
+        // SAFETY: the driver has written the address.
+        let address = unsafe { *pointer };
+        // A free looks for what is noted about its address.
+        let owner = Owner { kind: Kind::Export, ..process.handles.owner(place) };
+        match process.handles.find(address) {
+            Some(again) => process.handles.retain(again),
+            None => {
+                process.handles.add(address, 0, owner);
+            }
+        }
+        pin(process, address, 0, 0, Some(place));
+    }
+    status
+}
+
+/// `cuExternalMemoryGetMappedMipmappedArray`: the array keeps the memory until it is destroyed.
+pub(crate) unsafe fn map_external_array(
+    real: PFN_cuExternalMemoryGetMappedMipmappedArray_v10000,
+    array: *mut CUmipmappedArray,
+    memory: CUexternalMemory,
+    description: *const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC_v1,
+) -> CUresult {
+    // SAFETY: the program's arguments.
+    let status = unsafe { real(array, memory, description) };
+    if status == OK
+        && let Standing::Managed(process) = process::standing()
+        && let Some(place) = process.handles.find(memory.addr() as u64)
+    {
+        // SAFETY: the driver has written the array.
+        let made = unsafe { *array }.addr() as u64;
+        let owner = Owner { kind: Kind::Array, ..process.handles.owner(place) };
+        process.handles.add(made, 0, owner);
+        pin(process, made, 0, 0, Some(place));
+    }
+    status
+}
+
 /// `cuDestroyExternalMemory`.
 pub(crate) unsafe fn destroy_external(
     real: PFN_cuDestroyExternalMemory_v10000,
@@ -392,7 +486,27 @@ pub(crate) unsafe fn destroy_external(
     dropping(memory.addr() as u64, &move || unsafe { real(memory) })
 }
 
-/// `cuMemPoolImportFromShareableHandle`: another process's pool, of which nothing is this one's until a pointer is imported.
+/// `cuMemPoolExportToShareableHandle`: from here on the pool may live on after this process.
+pub(crate) unsafe fn export_pool(
+    real: PFN_cuMemPoolExportToShareableHandle_v11020,
+    shareable: *mut c_void,
+    pool: CUmemoryPool,
+    kind: CUmemAllocationHandleType,
+    flags: c_ulonglong,
+) -> CUresult {
+    if let Standing::Managed(process) = process::standing() {
+        let (exports, open) = process.pools.export();
+        process.member().note_pools(exports, open);
+    }
+    // SAFETY: the program's arguments.
+    unsafe { real(shareable, pool, kind, flags) }
+}
+
+/// `cuMemPoolImportFromShareableHandle`: another process's pool.
+///
+/// On an H100 the open pool alone keeps all that its owner took, after the owner's end too, and the driver does not say how much
+/// that is. A pool of this tenant stays charged to its owner, dead or alive. What another tenant's takes cannot be charged, so it is
+/// not granted.
 pub(crate) unsafe fn import_pool(
     real: PFN_cuMemPoolImportFromShareableHandle_v11020,
     pool: *mut CUmemoryPool,
@@ -400,13 +514,29 @@ pub(crate) unsafe fn import_pool(
     kind: CUmemAllocationHandleType,
     flags: c_ulonglong,
 ) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(pool, shareable, kind, flags) };
-    if status == OK
-        && let Standing::Managed(process) = process::standing()
-    {
+    let call = move || {
+        // SAFETY: the program's arguments.
+        unsafe { real(pool, shareable, kind, flags) }
+    };
+    let account = match account::on_current_device() {
+        Booking::On(account) => account,
+        Booking::No => return call(),
+        Booking::Refuse => return REFUSED,
+    };
+    let (process, member) = (account.process, account.process.member());
+    let note = |(exports, open)| member.note_pools(exports, open);
+    // First this, so that whoever dies from here on keeps its pool booked.
+    note(process.pools.open(true));
+    let is_known = account.quota() == UNLIMITED || member.exports_pools();
+    let status = if is_known { call() } else { REFUSED };
+    if status == OK {
         // SAFETY: the driver has written the pool.
-        process.pools.entry(unsafe { *pool }, pools::HOST);
+        process.pools.entry(unsafe { *pool }, pools::IMPORTED);
+    } else {
+        note(process.pools.open(false));
+        if !is_known {
+            account.refuse(0, account.quota(), Refusal::OverQuota { booked: account.quota() });
+        }
     }
     status
 }

@@ -240,6 +240,8 @@ impl Process {
             bytes
         });
         let brought = brought.sum();
+        let (exports, open) = self.pools.shared();
+        member.note_pools(exports, open);
         // Not before: what is held must be booked at each moment.
         lost.leave();
         member.tenant().events().add(sys::process_id(), Event::Rejoined { booked: brought });

@@ -14,6 +14,9 @@ use super::driver;
 /// The device of a pool on the host's memory, which is not charged.
 pub(crate) const HOST: u32 = u32::MAX;
 
+/// The device of a pool of another process: nothing of it is this one's until a pointer is imported.
+pub(crate) const IMPORTED: u32 = u32::MAX - 1;
+
 /// How many pools a process can have and be charged by what they hold.
 const POOLS: usize = 256;
 
@@ -56,7 +59,12 @@ pub(crate) struct Pools {
     entries: [Pool; POOLS],
     /// One more than the highest entry ever used.
     used: AtomicU32,
+    /// Pools of other processes that are open, in the low 31 bits; above them, whether others can open pools of this one.
+    shared: AtomicU32,
 }
+
+/// The bit of `shared` that says that others can open pools of this process.
+const EXPORTS: u32 = 1 << 31;
 
 /// How a pool's size differs from what is booked, bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +112,25 @@ impl Pools {
     #[inline]
     pub(crate) fn are_used(&self) -> bool {
         self.used.load(Ordering::Acquire) != 0
+    }
+
+    /// Notes that others can open a pool of this process: the two facts that its tenant is to know.
+    pub(crate) fn export(&self) -> (bool, u32) {
+        self.shared.fetch_or(EXPORTS, Ordering::AcqRel);
+        self.shared()
+    }
+
+    /// Notes that a pool of another process was opened, or is closed now; as [`Pools::export`].
+    pub(crate) fn open(&self, opened: bool) -> (bool, u32) {
+        let change = |old: u32| if opened { Some(old + 1) } else { (old & !EXPORTS != 0).then(|| old - 1) };
+        let _ = self.shared.fetch_update(Ordering::AcqRel, Ordering::Relaxed, change);
+        self.shared()
+    }
+
+    /// Whether others can open pools of this process, and how many pools of others it has open.
+    pub(crate) fn shared(&self) -> (bool, u32) {
+        let shared = self.shared.load(Ordering::Acquire);
+        (shared & EXPORTS != 0, shared & !EXPORTS)
     }
 
     /// The pools of `device`.

@@ -99,7 +99,6 @@ impl Environment {
         let text = |environment: &Self| {
             [
                 ("card", environment.device.name.clone()),
-                ("device", environment.device.uuid.clone()),
                 ("driver", environment.driver_version.clone().unwrap_or_default()),
                 ("memory limit", format!("{} bytes", environment.limit_bytes)),
                 ("cap on GPU time", format!("{} %", environment.compute_percent)),

@@ -3,6 +3,8 @@
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -37,7 +39,8 @@ pub fn simulator(device: DeviceChoice) -> Result<Option<PathBuf>> {
     let beside = || {
         env::current_exe().ok()?.parent().map(|folder| folder.join("sim")).filter(|folder| folder.is_dir())
     };
-    let folder = env::var_os("CUOTA_SIM_LIB").map(PathBuf::from).or_else(beside).context(
+    let named = env::var_os("CUOTA_SIM_LIB").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let folder = named.or_else(beside).context(
         "`--device sim` was asked for, CUOTA_SIM_LIB is not set, and there is no folder `sim` beside this program: set it to \
          the folder that holds the software GPU's libcuda.so.1 and libnvidia-ml.so.1",
     )?;
@@ -102,7 +105,7 @@ pub fn open_session(
 
 /// Other users of the device make every figure doubtful.
 fn refuse_others(monitor: &Monitor, busy_is_fine: bool, environment: &mut Environment) -> Result<()> {
-    let others = monitor.processes().unwrap_or_default();
+    let others = others_that_stay(monitor);
     if others.is_empty() {
         return Ok(());
     }
@@ -119,6 +122,20 @@ fn refuse_others(monitor: &Monitor, busy_is_fine: bool, environment: &mut Enviro
         .warnings
         .push(format!("the device was in use by others at the start (process: memory): {list}"));
     Ok(())
+}
+
+/// The processes that hold the device, once those that have just ended had time to give it back: a process that was killed
+/// with 20 GiB was seen for 0.2 s more on an H100.
+fn others_that_stay(monitor: &Monitor) -> Vec<(u32, u64)> {
+    const LOOKS: u32 = 10;
+    const BETWEEN: Duration = Duration::from_millis(200);
+    for _ in 1..LOOKS {
+        if monitor.processes().unwrap_or_default().is_empty() {
+            break;
+        }
+        thread::sleep(BETWEEN);
+    }
+    monitor.processes().unwrap_or_default()
 }
 
 /// The memory limit of tenants on `device`.

@@ -68,6 +68,9 @@ pub struct RunRecord {
     pub seconds: f64,
     /// Why sampling ended.
     pub stopped: String,
+    /// The UUID of the card: runs on several cards of one model may be merged.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub device: String,
 }
 
 /// Whether a system has a value.

@@ -6,7 +6,7 @@ use std::env;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -29,11 +29,14 @@ use crate::system::{self, Proof, Session, System};
 
 /// Exit status when a metric of a system failed.
 const INCOMPLETE: u8 = 3;
+/// Exit status when the time of `--stop-after` was up before all was measured.
+const LEFT: u8 = 5;
 /// Exit status of what Ctrl-C ended, as shells have it.
 pub const INTERRUPTED: u8 = 130;
 
 /// Measures what `arguments` ask for.
 pub fn main(arguments: &RunArguments) -> Result<ExitCode> {
+    let began = Instant::now();
     let metrics = metrics::select(&arguments.metrics)?;
     let systems = system::resolve(&arguments.system)?;
     prepare::refuse_own_preload()?;
@@ -68,6 +71,7 @@ pub fn main(arguments: &RunArguments) -> Result<ExitCode> {
         results,
         collected: BTreeMap::new(),
         folder: arguments.out.clone(),
+        end: arguments.stop_after.map(|seconds| began + Duration::from_secs(seconds)),
     };
     run.all(&metrics)
 }
@@ -81,6 +85,8 @@ struct Run {
     /// Samples by the metric that they were taken for, for those that share them; then by system.
     collected: BTreeMap<&'static str, Taken>,
     folder: PathBuf,
+    /// When no further turn begins, whatever is left.
+    end: Option<Instant>,
 }
 
 /// The samples of one metric.
@@ -88,18 +94,21 @@ struct Run {
 struct Taken {
     systems: BTreeMap<usize, Collected>,
     record: RunRecord,
-    interrupted: bool,
+    /// The user, or the end of the run's time, ended it before it was whole.
+    cut_off: bool,
 }
 
 impl Run {
     fn all(mut self, metrics: &[&'static dyn Metric]) -> Result<ExitCode> {
+        let mut left = Vec::new();
         for metric in metrics {
             if resume::has(&self.results, metric.info().id) {
                 eprintln!("{} {}: is there already", metric.info().id, metric.info().name);
                 continue;
             }
-            if !self.measure(*metric) {
-                break;
+            if self.is_over() || !self.measure(*metric) {
+                left.push(metric.info().id);
+                continue;
             }
             self.record_unpinned();
             judge::judge(&mut self.results);
@@ -114,12 +123,24 @@ impl Run {
             eprintln!("cuota-bench: interrupted; go on with the same command and --resume");
             return Ok(ExitCode::from(INTERRUPTED));
         }
+        if !left.is_empty() {
+            eprintln!(
+                "cuota-bench: the time of --stop-after was up; left are {}: go on with the same command and --resume",
+                left.join(", ")
+            );
+            return Ok(ExitCode::from(LEFT));
+        }
         let failed = self.results.metrics.iter().flat_map(|metric| metric.systems.values());
         let complete = failed.into_iter().all(|system| system.status != Status::Failed);
         Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
     }
 
-    /// Measures `metric` and adds it to the results; false when the user ended it before it was whole.
+    /// Whether nothing more is to be begun.
+    fn is_over(&self) -> bool {
+        interrupt::is_requested() || self.end.is_some_and(|end| Instant::now() >= end)
+    }
+
+    /// Measures `metric` and adds it to the results; false when it was cut off before it was whole.
     fn measure(&mut self, metric: &'static dyn Metric) -> bool {
         let excused = self.excused(metric);
         let source = metrics::find(metric.sampled_as()).unwrap_or(metric);
@@ -129,7 +150,7 @@ impl Run {
         }
         let none = Taken::default();
         let taken = self.collected.get(source.info().id).unwrap_or(&none);
-        if taken.interrupted {
+        if taken.cut_off {
             return false;
         }
         let labels: Vec<String> = self.systems.iter().map(|system| system.label.clone()).collect();
@@ -178,7 +199,9 @@ impl Run {
         }
         let began = Instant::now();
         let fewest = metric.fewest_samples();
-        let plan = Plan::of(self.session.effort, self.arguments.budget(fewest < FEWEST_PAIRS), fewest);
+        let budget = self.arguments.budget(fewest < FEWEST_PAIRS);
+        let left = self.end.map(|end| end.saturating_duration_since(began));
+        let plan = Plan::of(self.session.effort, left.map_or(budget, |left| left.min(budget)), fewest);
         let systems = active.iter().map(|index| &self.systems[*index]).collect();
         let mut tenants = Tenants::new(&self.session, metric, systems, plan);
         let (collected, stop) = runner::collect(active.len(), plan, &mut tenants);
@@ -189,8 +212,12 @@ impl Run {
                 date: now_utc(),
                 seconds: began.elapsed().as_secs_f64().round(),
                 stopped: stop.text().to_owned(),
+                device: self.session.device_info.uuid.clone(),
             },
-            interrupted: stop == Stop::Interrupted || interrupt::is_requested(),
+            // A metric that lacked only its own time has what it has; one that the run's end cut short can have it all later.
+            cut_off: stop == Stop::Interrupted
+                || interrupt::is_requested()
+                || (stop == Stop::Time && plan.budget < budget),
         }
     }
 }

@@ -125,6 +125,9 @@ pub fn collect(systems: usize, plan: Plan, bench: &mut impl Bench) -> (Vec<Colle
     let mut all = vec![Collected::default(); systems];
     let warmed_up = if bench.warms_up() { systems } else { 0 };
     for (place, collected) in all.iter_mut().enumerate().take(warmed_up) {
+        if bench.elapsed() >= plan.budget {
+            return (vec![Collected::default(); systems], Stop::Time);
+        }
         if let Err(error) = bench.sample(0, place) {
             collected.not_measured = NotMeasured::in_error(&error);
         }
@@ -291,6 +294,14 @@ mod tests {
         let (all, stop) = collect(2, plan, &mut bench);
         assert_eq!((all[0].samples.len(), stop), (6, Stop::Time));
         assert!(bench.elapsed() <= plan.budget);
+    }
+
+    #[test]
+    fn samples_that_are_thrown_away_do_not_begin_after_the_time_is_up_either() {
+        let mut bench = numbers(|_, _| Ok(1.0));
+        let (all, stop) = collect(3, Plan { budget: Duration::from_secs(2), ..PLAN }, &mut bench);
+        assert_eq!((bench.asked.len(), stop), (2, Stop::Time));
+        assert!(all.iter().all(|collected| collected.samples.is_empty()) && all.len() == 3);
     }
 
     #[test]

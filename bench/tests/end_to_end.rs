@@ -278,6 +278,18 @@ fn a_resumed_run_measures_only_what_is_not_there() {
 }
 
 #[test]
+fn what_the_time_of_the_whole_run_leaves_is_measured_by_the_same_command_with_resume() {
+    let words = ["--metrics", "OH-002,OH-005", "--system", "native"];
+    let ran = bench(&[&words[..], &["--stop-after", "0"]].concat());
+    assert_eq!(ran.output.status.code(), Some(5), "{}", ran.stderr());
+    assert!(ran.stderr().contains("left are OH-002, OH-005"), "{}", ran.stderr());
+    assert_eq!(ran.results()["metrics"].as_array().unwrap().len(), 0);
+    let again = bench_in(ran.folder, &[&words[..], &["--stop-after", "500", "--resume"]].concat());
+    assert!(again.output.status.success(), "{}", again.stderr());
+    assert_eq!(again.results()["metrics"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn earlier_results_are_kept_when_a_run_begins_anew() {
     let ran = bench(&["--metrics", "OH-005", "--system", "native"]);
     let again = bench_in(ran.folder, &["--metrics", "OH-005", "--system", "native"]);

@@ -124,7 +124,9 @@ impl Pool {
     pub fn take(&mut self, bytes: usize) -> Result<Taken, CudaError> {
         let mut address = 0;
         // SAFETY: `address` is writable and the stream lives as long as the process.
-        check("cuMemAllocAsync", unsafe { (functions().cuMemAllocAsync)(&raw mut address, bytes, self.stream) })?;
+        check("cuMemAllocAsync", unsafe {
+            (functions().cuMemAllocAsync)(&raw mut address, bytes, self.stream)
+        })?;
         Ok(Taken { address, bytes, handle: 0 })
     }
 
@@ -208,7 +210,10 @@ impl Vmm {
         // SAFETY: `handle` is writable; the address range was reserved by `new` and is unmapped from `used_bytes` on.
         // A handle that could not be mapped is released, so nothing is left behind.
         unsafe {
-            check("cuMemCreate", (functions().cuMemCreate)(&raw mut handle, bytes, &raw const self.properties, 0))?;
+            check(
+                "cuMemCreate",
+                (functions().cuMemCreate)(&raw mut handle, bytes, &raw const self.properties, 0),
+            )?;
             if let Err(error) = check("cuMemMap", (functions().cuMemMap)(address, bytes, 0, handle, 0)) {
                 check("cuMemRelease", (functions().cuMemRelease)(handle))?;
                 return Err(error);

@@ -8,8 +8,7 @@ use anyhow::{Result, bail};
 use cudarc::cublaslt::sys::{
     cublasComputeType_t as Compute, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
     cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreference_t,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t, cublasStatus_t,
-    cudaDataType_t as Type,
+    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t, cudaDataType_t as Type,
 };
 use cudarc::driver::sys::CUstream;
 
@@ -86,7 +85,8 @@ fn e4m3_bits(quarters: i32) -> u8 {
 macro_rules! functions {
     ($($field:ident = $name:literal: fn($($argument:ty),*);)*) => {
         /// The library's functions.
-        struct Functions { $($field: unsafe extern "C" fn($($argument),*) -> cublasStatus_t,)* }
+        /// They return a number: a library can be newer than any list of its statuses.
+        struct Functions { $($field: unsafe extern "C" fn($($argument),*) -> c_int,)* }
 
         impl Functions {
             fn find(library: &Library) -> Result<Self> {
@@ -134,11 +134,23 @@ pub(super) struct Problem {
     workspace: Buffer,
 }
 
-fn check(call: &str, status: cublasStatus_t) -> Result<()> {
-    match status {
-        cublasStatus_t::CUBLAS_STATUS_SUCCESS => Ok(()),
-        status => bail!("{call} returned {status:?}"),
-    }
+/// `CUBLAS_STATUS_NOT_SUPPORTED`.
+const NOT_SUPPORTED: c_int = 15;
+
+fn check(call: &str, status: c_int) -> Result<()> {
+    let name = match status {
+        0 => return Ok(()),
+        1 => "CUBLAS_STATUS_NOT_INITIALIZED",
+        3 => "CUBLAS_STATUS_ALLOC_FAILED",
+        7 => "CUBLAS_STATUS_INVALID_VALUE",
+        8 => "CUBLAS_STATUS_ARCH_MISMATCH",
+        11 => "CUBLAS_STATUS_MAPPING_ERROR",
+        13 => "CUBLAS_STATUS_EXECUTION_FAILED",
+        14 => "CUBLAS_STATUS_INTERNAL_ERROR",
+        NOT_SUPPORTED => "CUBLAS_STATUS_NOT_SUPPORTED",
+        _ => "a cuBLAS status",
+    };
+    bail!("{call} returned {name} ({status})")
 }
 
 impl Blas {
@@ -195,7 +207,7 @@ impl Blas {
                 &raw mut found,
             )
         };
-        if status == cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED || found == 0 {
+        if status == NOT_SUPPORTED || (status == 0 && found == 0) {
             return Ok(None);
         }
         check("cublasLtMatmulAlgoGetHeuristic", status)?;

@@ -204,6 +204,11 @@ pub fn find(id: &str) -> Option<&'static dyn Metric> {
 /// The metrics of a list of IDs, in the order of reports; all of them for an empty list.
 pub fn select(ids: &[String]) -> Result<Vec<&'static dyn Metric>> {
     let unknown: Vec<&str> = ids.iter().map(String::as_str).filter(|id| find(id).is_none()).collect();
+    if unknown.iter().any(|id| id.is_empty()) {
+        bail!(
+            "--metrics has an empty place: give IDs with commas between them, as in OH-002,IS-001, or leave it out for all"
+        );
+    }
     if !unknown.is_empty() {
         let known: Vec<&str> = ALL.iter().map(|metric| metric.info().id).collect();
         bail!(
@@ -274,6 +279,13 @@ mod tests {
     fn ids_are_selected_in_the_order_of_reports_and_in_any_case() {
         assert_eq!(ids(&["is-002", "OH-002"]).unwrap(), ["OH-002", "IS-002"]);
         assert_eq!(ids(&[]).unwrap().len(), ALL.len());
+    }
+
+    #[test]
+    fn an_empty_place_in_the_list_is_not_a_metric_without_a_name() {
+        for list in [&[""][..], &["OH-002", ""]] {
+            assert!(ids(list).unwrap_err().to_string().starts_with("--metrics has an empty place"));
+        }
     }
 
     #[test]

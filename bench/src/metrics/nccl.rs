@@ -5,7 +5,7 @@ use std::ptr;
 
 use anyhow::{Result, bail};
 use cudarc::driver::sys::CUstream;
-use cudarc::nccl::sys::{ncclComm_t, ncclRedOp_t, ncclResult_t};
+use cudarc::nccl::sys::ncclComm_t;
 
 use crate::gpu::{Library, StreamHandle};
 
@@ -13,18 +13,14 @@ use crate::gpu::{Library, StreamHandle};
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 /// `ncclBfloat16` of nccl.h; not in the oldest of cudarc's bindings.
 const BF16: c_int = 9;
+/// `ncclSum`.
+const SUM: c_int = 0;
 
-type Simple = unsafe extern "C" fn() -> ncclResult_t;
-type InitAll = unsafe extern "C" fn(*mut ncclComm_t, c_int, *const c_int) -> ncclResult_t;
-type AllReduce = unsafe extern "C" fn(
-    *const c_void,
-    *mut c_void,
-    usize,
-    c_int,
-    ncclRedOp_t,
-    ncclComm_t,
-    CUstream,
-) -> ncclResult_t;
+// They return a number: a library can be newer than any list of its results.
+type Simple = unsafe extern "C" fn() -> c_int;
+type InitAll = unsafe extern "C" fn(*mut ncclComm_t, c_int, *const c_int) -> c_int;
+type AllReduce =
+    unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, ncclComm_t, CUstream) -> c_int;
 
 /// Communicators of the first GPUs, which live as long as the process.
 pub(super) struct Group {
@@ -34,11 +30,18 @@ pub(super) struct Group {
     communicators: Vec<ncclComm_t>,
 }
 
-fn check(call: &str, result: ncclResult_t) -> Result<()> {
-    match result {
-        ncclResult_t::ncclSuccess => Ok(()),
-        result => bail!("{call} returned {result:?}"),
-    }
+fn check(call: &str, result: c_int) -> Result<()> {
+    let name = match result {
+        0 => return Ok(()),
+        1 => "ncclUnhandledCudaError",
+        2 => "ncclSystemError",
+        3 => "ncclInternalError",
+        4 => "ncclInvalidArgument",
+        5 => "ncclInvalidUsage",
+        6 => "ncclRemoteError",
+        _ => "an NCCL result",
+    };
+    bail!("{call} returned {name} ({result})")
 }
 
 impl Group {
@@ -70,8 +73,7 @@ impl Group {
             check("ncclGroupStart", (self.begin)())?;
             for ((address, stream), communicator) in operands.iter().zip(&self.communicators) {
                 let at = *address;
-                let sum = ncclRedOp_t::ncclSum;
-                let result = (self.all_reduce)(at, at, count, BF16, sum, *communicator, stream.raw());
+                let result = (self.all_reduce)(at, at, count, BF16, SUM, *communicator, stream.raw());
                 check("ncclAllReduce", result)?;
             }
             check("ncclGroupEnd", (self.end)())

@@ -1,6 +1,6 @@
 //! The table of headlines: what is printed after a run, and stands at the top of the report.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::judge::verdict_text;
@@ -69,6 +69,7 @@ pub(super) fn label(simulated: bool) -> &'static str {
 /// Remarks that a reader must not miss, a line each.
 pub(super) fn warnings(results: &Results) -> Vec<String> {
     let mut lines = results.environment.warnings.clone();
+    lines.extend(several_cards(results));
     for metric in &results.metrics {
         for (name, system) in &metric.systems {
             if system.status != Status::NotApplicable {
@@ -83,6 +84,19 @@ pub(super) fn warnings(results: &Results) -> Vec<String> {
     let mut seen = BTreeSet::new();
     lines.retain(|line| seen.insert(line.clone()));
     lines
+}
+
+/// Merged runs may come from several cards of one model: the systems of one metric share a card, those of two need not.
+fn several_cards(results: &Results) -> Option<String> {
+    let mut metrics_of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for metric in results.metrics.iter().filter(|metric| !metric.run.device.is_empty()) {
+        metrics_of.entry(&metric.run.device).or_default().push(&metric.id);
+    }
+    let text = |(device, ids): (&&str, &Vec<&str>)| format!("{device}: {}", ids.join(", "));
+    (metrics_of.len() > 1).then(|| {
+        let list: Vec<String> = metrics_of.iter().map(text).collect();
+        format!("measured on {} cards of one model, each metric on one: {}", list.len(), list.join("; "))
+    })
 }
 
 fn headline_cell(metric: &MetricResult, system: &SystemResult) -> String {

@@ -175,6 +175,7 @@ fn measure(session: &Session, arguments: &RunArguments, mut environment: Environ
         date: now_utc(),
         seconds: tenants.began.elapsed().as_secs_f64().round(),
         stopped: stop.text().to_owned(),
+        device: environment.device.uuid.clone(),
     };
     let mut results = Results { schema: SCHEMA.to_owned(), environment, metrics: vec![metric] };
     judge::judge(&mut results);

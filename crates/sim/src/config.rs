@@ -26,6 +26,8 @@ pub struct Config {
     /// `CUOTA_SIM_DEATH_MS`: how long the memory of a dead process stays taken after its death is noticed, in nanoseconds here.
     /// Default: 0.
     pub death_ns: u64,
+    /// `CUOTA_SIM_OLD_FORMS=1`: the 32-bit forms of CUDA 2 work, as far as they can; those of an H100's driver do not. Default: 0.
+    pub has_old_forms: bool,
     /// `CUOTA_SIM_DRIVER_VERSION`: what `cuDriverGetVersion` answers. Default: 13000.
     pub driver_version: i32,
 }
@@ -59,6 +61,8 @@ impl Config {
                 t.parse::<u64>().ok()?.checked_mul(MIB)
             }),
             death_ns: read("CUOTA_SIM_DEATH_MS", 0, |t| t.parse::<u64>().ok()?.checked_mul(1_000_000)),
+            has_old_forms: read("CUOTA_SIM_OLD_FORMS", 0, |t| t.parse().ok().filter(|n| (0..=1).contains(n)))
+                == 1,
             driver_version: read("CUOTA_SIM_DRIVER_VERSION", 13000, |t| t.parse().ok()),
         }
     }

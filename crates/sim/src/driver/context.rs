@@ -1,9 +1,11 @@
-//! Contexts, and what they take of the device: `CUOTA_SIM_CONTEXT_MIB` at once, 20 MiB at the first launch, 2 MiB a module.
+//! Contexts, and what they take of the device: `CUOTA_SIM_CONTEXT_MIB` at once, 20 MiB at the first launch, 2 MiB a module, and
+//! what many streams and launchable graphs take.
 
 use super::green::GREEN_BYTES;
 use super::growth::Growth;
 use super::handle::{Kind, fresh};
 use super::streams::StreamRef;
+use super::sundries::Sundries;
 use super::{Driver, State};
 use crate::engine::Order;
 use crate::error::{Answer, Fault};
@@ -43,6 +45,7 @@ pub(crate) struct Context {
     pub(super) arrays: Blocks,
     pub(super) charged_bytes: u64,
     pub(super) growth: Growth,
+    pub(super) sundries: Sundries,
     pub(super) limits: BTreeMap<Limit, u64>,
     pub(super) legacy: StreamRef,
 }
@@ -247,6 +250,7 @@ impl Driver {
             charged_bytes,
             // A green context shares what the primary one has grown to.
             growth: Growth::begun(class == Class::Green),
+            sundries: Sundries::default(),
             limits: BTreeMap::new(),
             legacy: self.new_stream(device, handle, Order::Legacy, 0, 0),
         };

@@ -94,6 +94,15 @@ impl Driver {
         work(&mut state, context)
     }
 
+    /// Whether the 32-bit forms of CUDA 2 can be used in the current context. They ask for one that `cuCtxCreate` of CUDA 2 made, which
+    /// an H100's driver always refuses to make.
+    ///
+    /// # Errors
+    /// `InvalidContext` where they cannot.
+    pub fn check_old_form(&self) -> Answer<()> {
+        if self.config.has_old_forms { Ok(()) } else { Err(Fault::InvalidContext) }
+    }
+
     /// The device of the current context.
     ///
     /// # Errors

@@ -17,21 +17,21 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(crate) struct External {
     name: Name,
-    bytes: u64,
     backing: Arc<Backing>,
     is_destroyed: bool,
     buffers: u64,
 }
 
 impl Driver {
-    /// Imports `bytes` of the memory behind a file descriptor.
+    /// Imports the memory behind a file descriptor, all of it, whatever number of bytes is declared: an H100 takes 2 MiB and 4 GiB
+    /// for 256 MiB.
     ///
     /// # Errors
-    /// `InvalidContext`; `InvalidValue` where `file` is no exported memory, or not so large; `InvalidDevice` where its device
+    /// `InvalidContext`; `InvalidValue` where `file` is no exported memory, or nothing is declared (assumed); `InvalidDevice` where its device
     /// is not visible; `OutOfMemory`.
-    pub fn import_external(&self, file: &File, bytes: u64) -> Answer<u64> {
+    pub fn import_external(&self, file: &File, declared_bytes: u64) -> Answer<u64> {
         let label = Label::read(file)?;
-        if bytes == 0 || bytes > label.bytes {
+        if declared_bytes == 0 {
             return Err(Fault::InvalidValue);
         }
         let gpu = self.gpu_by_machine_ordinal(label.device)?;
@@ -39,7 +39,7 @@ impl Driver {
             let backing = Arc::new(gpu.open_shared(label.id)?);
             let name = (gpu.ordinal(), label.id);
             let handle = fresh(Kind::External);
-            let external = External { name, bytes, backing, is_destroyed: false, buffers: 0 };
+            let external = External { name, backing, is_destroyed: false, buffers: 0 };
             state.externals.insert(handle, external);
             Ok(handle)
         })
@@ -48,13 +48,13 @@ impl Driver {
     /// Maps `bytes` at `offset` of an import. The address is freed as plain memory is.
     ///
     /// # Errors
-    /// `InvalidContext`; `InvalidHandle` where it is no import; `InvalidValue` beyond its end; `OutOfMemory` without addresses.
+    /// `InvalidContext`; `InvalidHandle` where it is no import; `InvalidValue` beyond the memory's own end; `OutOfMemory` without addresses.
     pub fn map_external(&self, external: u64, offset: u64, bytes: u64) -> Answer<u64> {
         self.in_context(|state, context| {
             let found = state.externals.get(&external).filter(|e| !e.is_destroyed);
             let found = found.ok_or(Fault::InvalidHandle)?;
             let end = offset.checked_add(bytes).ok_or(Fault::InvalidValue)?;
-            if bytes == 0 || end > found.bytes {
+            if bytes == 0 || end > found.backing.bytes() {
                 return Err(Fault::InvalidValue);
             }
             let (device, backing) = (found.name.0, found.backing.clone());

@@ -5,8 +5,10 @@ use super::Driver;
 use super::handle::{Kind, fresh};
 use super::launch::Launch;
 use super::streams::StreamRef;
+use super::sundries::{self, Running};
 use crate::engine::{Effect, Lane, Work};
 use crate::error::{Answer, Fault};
+use crate::memory::pool::Point;
 use std::sync::Arc;
 
 /// A unit that can be submitted more than once.
@@ -125,6 +127,9 @@ pub(crate) struct Executable {
     pub(super) frees_at_launch: bool,
     /// What it holds of each device's memory, once it has been uploaded.
     pub(super) footprints: Vec<u64>,
+    /// The context that it was uploaded to, 0 before.
+    pub(super) context: u64,
+    pub(super) running: Running,
 }
 
 impl std::fmt::Debug for Graph {
@@ -244,7 +249,14 @@ impl Driver {
             return Err(Fault::InvalidValue);
         }
         let handle = fresh(Kind::GraphExec);
-        let executable = Executable { graph: copy, source: graph, frees_at_launch, footprints: Vec::new() };
+        let executable = Executable {
+            graph: copy,
+            source: graph,
+            frees_at_launch,
+            footprints: Vec::new(),
+            context: 0,
+            running: Running::default(),
+        };
         state.executables.insert(handle, executable);
         Ok(handle)
     }
@@ -257,6 +269,7 @@ impl Driver {
         let mut state = self.state.lock();
         let gone = state.executables.remove(&executable).ok_or(Fault::InvalidValue)?;
         self.leave_footprints(&mut state, &gone.footprints);
+        state.leave_sundry(gone.context, sundries::GRAPH_BYTES);
         Ok(())
     }
 
@@ -285,17 +298,27 @@ impl Driver {
                     }
                 }
             }
+            if !is_captured {
+                self.place_graph(&mut state, executable, stream.context)?;
+            }
             if has_memory {
                 self.ready_graph(&mut state, executable)?;
                 self.launch_memory(&mut state, executable, stream.context)?;
             }
+            state.executables.get_mut(&executable).ok_or(Fault::InvalidValue)?.running.begin();
             nodes
         };
-        if is_captured {
-            return nodes.into_iter().try_for_each(|(_, node)| self.enqueue(stream, node));
+        let launched = if is_captured {
+            nodes.into_iter().try_for_each(|(_, node)| self.enqueue(stream, node))
+        } else {
+            gpu.submit_all(stream.id, nodes.iter().filter_map(|(_, node)| node.work()).collect());
+            Ok(())
+        };
+        let end = Point { stream: stream.id, ticket: gpu.last_ticket(stream.id) };
+        if let Some(found) = self.state.lock().executables.get_mut(&executable) {
+            found.running.submitted((!is_captured).then_some((stream.device, end)));
         }
-        gpu.submit_all(stream.id, nodes.iter().filter_map(|(_, node)| node.work()).collect());
-        Ok(())
+        launched
     }
 
     /// Submits a node to a stream, or takes it into the stream's capture.

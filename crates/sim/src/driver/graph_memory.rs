@@ -3,7 +3,7 @@
 //! its end. What nobody uses any more stays in the device's graph pool until a trim.
 
 use super::allocate::Keeper;
-use super::graph::{Graph, Node};
+use super::graph::{Executable, Graph, Node};
 use super::handle::{Kind, fresh};
 use super::streams::StreamRef;
 use super::{Driver, State};
@@ -116,8 +116,10 @@ impl Driver {
     ///
     /// # Errors
     /// `InvalidValue` where it is none; `OutOfMemory`.
-    pub fn upload_graph(&self, executable: u64) -> Answer<()> {
-        self.ready_graph(&mut self.state.lock(), executable)
+    pub fn upload_graph(&self, executable: u64, stream: StreamRef) -> Answer<()> {
+        let mut state = self.state.lock();
+        self.place_graph(&mut state, executable, stream.context)?;
+        self.ready_graph(&mut state, executable)
     }
 
     /// Runs `work` on the graph pool of `device`.
@@ -129,12 +131,14 @@ impl Driver {
         Ok(work(self.state.lock().graph_memory.pools.entry(device).or_default()))
     }
 
-    /// Gives the graph memory that nobody uses back to `device`.
+    /// Gives the graph memory that nobody uses back to `device`: also that of launchable graphs that do not run and left no
+    /// allocation alive, which take it again at their next launch. Unlike a pool's trim it disturbs no capture.
     ///
     /// # Errors
-    /// `InvalidDevice`; `CaptureUnsupported` under a capture that forbids it, which is assumed to be as for pools.
+    /// `InvalidDevice`.
     pub fn trim_graph_memory(&self, device: i32) -> Answer<()> {
-        self.check_unsafe_call()?;
+        let ordinal = self.gpu(device)?.ordinal();
+        self.end_idle_footprints(&mut self.state.lock(), ordinal);
         let bytes = self.with_graph_pool(device, GraphPool::trim)?;
         self.gpu(device)?.give(Charge::Memory, bytes);
         Ok(())
@@ -142,11 +146,16 @@ impl Driver {
 
     pub(super) fn ready_graph(&self, state: &mut State, executable: u64) -> Answer<()> {
         let found = state.executables.get(&executable).ok_or(Fault::InvalidValue)?;
-        if found.footprints.iter().any(|id| state.graph_memory.footprints.contains_key(id)) {
+        let known = &state.graph_memory.footprints;
+        let held: Vec<u64> = found.footprints.iter().copied().filter(|id| known.contains_key(id)).collect();
+        let is_held = |device: u32| held.iter().any(|id| known[id].device == device);
+        let mut needs = found.graph.memory_needs();
+        needs.retain(|device, _| !is_held(*device));
+        if needs.is_empty() {
             return Ok(());
         }
-        let needs = found.graph.memory_needs();
-        let addresses = found.graph.allocations();
+        let mut addresses = found.graph.allocations();
+        addresses.retain(|(_, device)| needs.contains_key(device));
         needs.keys().for_each(|&device| self.end_reached_frees(state, device));
         let mut taken = Vec::new();
         for (device, bytes) in needs {
@@ -167,9 +176,23 @@ impl Driver {
             }
         }
         if let Some(found) = state.executables.get_mut(&executable) {
-            found.footprints = taken;
+            found.footprints = [held, taken].concat();
         }
         Ok(())
+    }
+
+    /// Ends what launchable graphs hold of `device` that do not run, where no allocation of theirs lives.
+    fn end_idle_footprints(&self, state: &mut State, device: u32) {
+        let is_idle =
+            |e: &&Executable| e.running.is_idle(|device, point| self.gpu_of(device).is_reached(point));
+        let of_idle: Vec<u64> =
+            state.executables.values().filter(is_idle).flat_map(|e| e.footprints.clone()).collect();
+        for id in of_idle {
+            let found = state.graph_memory.footprints.get(&id);
+            if found.is_some_and(|f| f.device == device && f.live == 0) {
+                state.end_footprint(id);
+            }
+        }
     }
 
     /// Makes the allocations of a launch live, and ends those that it frees.

@@ -61,8 +61,11 @@ impl Driver {
     /// The function of a library's kernel in the current context: the same handle, once its module is loaded.
     ///
     /// # Errors
-    /// `InvalidHandle`; `OutOfMemory`; `InvalidContext`.
+    /// `InvalidHandle` where it is no kernel of a library: a module's function is none; `OutOfMemory`; `InvalidContext`.
     pub fn kernel_function(&self, kernel: u64) -> Answer<u64> {
+        if !Kind::Kernel.is_of(kernel) {
+            return Err(Fault::InvalidHandle);
+        }
         self.in_context(|state, context| {
             self.ready_function(state, context, kernel)?;
             Ok(kernel)

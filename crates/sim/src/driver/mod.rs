@@ -29,6 +29,7 @@ mod pools;
 mod sharing;
 mod sparse;
 mod streams;
+mod sundries;
 mod thread;
 mod transfer;
 mod virtual_memory;

@@ -1,9 +1,9 @@
-//! Pools of several processes: a pool is named by a file descriptor, an allocation in it by 64 bytes. The importer maps the
-//! chunk in which the allocation lies; it frees what it imported, and cannot allocate in the pool.
+//! Pools of several processes: a pool is named by a file descriptor, an allocation in it by 64 bytes. The importer of a pool holds
+//! all of it; of an allocation it maps the chunk. It frees what it imported, and cannot allocate in the pool.
 
-use super::Driver;
 use super::allocate::Keeper;
 use super::handle::{Kind, fresh};
+use super::{Driver, State};
 use crate::error::{Answer, Fault};
 use crate::memory::pool::{Origin, Pool};
 use crate::shared::PoolLabel;
@@ -28,22 +28,20 @@ impl Driver {
     /// # Errors
     /// `InvalidValue` where it is none, or was not made to be shared; `OperatingSystem`.
     pub fn export_pool(&self, pool: u64) -> Answer<File> {
-        let found = self.with_pool(pool, |pool| (pool.origin, pool.device))?;
-        match found {
-            (Origin::Shareable, device) => self.pool_label(pool, device).to_file(),
-            _ => Err(Fault::InvalidValue),
-        }
+        self.with_pool(pool, |_| ())?;
+        self.shared_pool(&mut self.state.lock(), pool)?.to_file()
     }
 
-    /// The pool that a descriptor names, as a pool of this process.
+    /// The pool that a descriptor names, as a pool of this process: it holds the pool's memory until it is destroyed.
     ///
     /// # Errors
-    /// `InvalidValue` where it names none; `InvalidDevice` where its device is not visible.
+    /// `InvalidValue` where it names none, or one that is gone; `InvalidDevice` where its device is not visible.
     pub fn import_pool(&self, file: &File) -> Answer<u64> {
         let label = PoolLabel::read(file)?;
-        let device = self.gpu_by_machine_ordinal(label.device)?.ordinal();
+        let gpu = self.gpu_by_machine_ordinal(label.device)?;
+        gpu.open_pool(label.pool)?;
         let handle = fresh(Kind::Pool);
-        let mut pool = Pool::new(device);
+        let mut pool = Pool::new(gpu.ordinal());
         pool.origin = Origin::Imported(label);
         self.state.lock().pools.insert(handle, pool);
         Ok(handle)
@@ -57,13 +55,9 @@ impl Driver {
         self.in_context(|state, _| {
             let allocation = state.allocation(address)?;
             let Keeper::Pool(pool) = allocation.keeper else { return Err(Fault::InvalidValue) };
-            let is_shareable = state.pools.get(&pool).is_some_and(|p| p.origin == Origin::Shareable);
+            let label = self.shared_pool(state, pool)?;
             let (base, backing) = state.space.piece_at(address).ok_or(Fault::InvalidValue)?;
-            if !is_shareable {
-                return Err(Fault::InvalidValue);
-            }
             let (_, object) = self.export(state, base, allocation.device, &backing)?;
-            let label = self.pool_label(pool, allocation.device);
             Ok(PoolPointer { pool: label, object, offset: address - base, bytes: allocation.bytes })
         })
     }
@@ -91,7 +85,37 @@ impl Driver {
         })
     }
 
-    fn pool_label(&self, pool: u64, device: u32) -> PoolLabel {
-        PoolLabel { device: self.gpu_of(device).machine_ordinal(), process: std::process::id(), pool }
+    /// What names `pool` to others, with all that it holds put where they can hold it.
+    ///
+    /// # Errors
+    /// `InvalidValue` where it was not made to be shared; `OutOfMemory`; `OperatingSystem`.
+    fn shared_pool(&self, state: &mut State, pool: u64) -> Answer<PoolLabel> {
+        let found = state.pools.get(&pool).filter(|p| p.origin == Origin::Shareable);
+        let found = found.ok_or(Fault::InvalidValue)?;
+        let (gpu, chunks, mut shared) = (self.gpu_of(found.device), found.chunks(), found.shared);
+        if shared == 0 {
+            shared = gpu.share_pool()?;
+            let mut each = chunks.into_iter();
+            let put = each.try_for_each(|base| self.put_in_shared_pool(state, gpu.ordinal(), base, shared));
+            put.inspect_err(|_| gpu.disown_pool(shared))?;
+            if let Some(found) = state.pools.get_mut(&pool) {
+                found.shared = shared;
+            }
+        }
+        Ok(PoolLabel { device: gpu.machine_ordinal(), process: std::process::id(), pool: shared })
+    }
+
+    /// Makes a chunk a piece of a pool that was named to others.
+    pub(super) fn put_in_shared_pool(
+        &self,
+        state: &mut State,
+        device: u32,
+        base: u64,
+        shared: u64,
+    ) -> Answer<()> {
+        let (_, backing) = state.space.piece_at(base).ok_or(Fault::InvalidValue)?;
+        let (_, object) = self.export(state, base, device, &backing)?;
+        self.gpu_of(device).put_in_pool(object, shared);
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use super::allocate::{Allocation, Keeper};
 use super::handle::{Kind, fresh};
 use super::{Driver, State};
 use crate::error::{Answer, Fault};
+use crate::memory::blocks::Range;
 use crate::memory::pool::{Origin, Point, Pool};
 
 /// A plain allocation that is free when its stream reaches a point.
@@ -41,7 +42,7 @@ impl Driver {
         let ordinal = self.gpu(device)?.ordinal();
         let mut state = self.state.lock();
         let found = state.pool(pool)?;
-        if found.device != ordinal || matches!(found.origin, Origin::Imported(_)) {
+        if found.device != ordinal || found.is_imported() {
             return Err(Fault::InvalidValue);
         }
         state.chosen_pools.insert(ordinal, pool);
@@ -73,6 +74,12 @@ impl Driver {
         }
         if let Some(found) = state.pools.get_mut(&pool) {
             found.is_destroyed = true;
+            let gpu = self.gpu_of(device);
+            match found.origin {
+                Origin::Imported(label) => gpu.close_pool(label.pool),
+                Origin::Shareable if found.shared != 0 => gpu.disown_pool(found.shared),
+                _ => {}
+            }
         }
         self.trim(&mut state, pool, |_| 0);
         if state.chosen_pools[&device] == pool {
@@ -101,14 +108,23 @@ impl Driver {
             let own = state.contexts[&context].device();
             self.end_reached_frees(state, own);
             let pool_handle = if pool == 0 { state.chosen_pools[&own] } else { pool };
-            if matches!(state.pool(pool_handle)?.origin, Origin::Imported(_)) {
+            if state.pool(pool_handle)?.is_imported() {
                 return Err(Fault::InvalidValue);
             }
             let mut pool = state.pools.remove(&pool_handle).ok_or(Fault::InvalidValue)?;
             let gpu = self.gpu_of(pool.device);
             pool.reach(|point| gpu.is_reached(point));
-            let device = pool.device;
-            let placed = pool.allocate(bytes, stream, |chunk| self.take_physical(state, device, chunk));
+            let (device, shared) = (pool.device, pool.shared);
+            let placed = pool.allocate(bytes, stream, |bytes| {
+                let base = self.take_physical(state, device, bytes)?;
+                if shared == 0 {
+                    return Ok(base);
+                }
+                let put = self.put_in_shared_pool(state, device, base, shared);
+                put.map(|()| base).inspect_err(|_| {
+                    Self::give_physical(gpu, state, Range { base, bytes });
+                })
+            });
             state.pools.insert(pool_handle, pool);
             let address = placed?;
             state.note(address, bytes, context, device, Keeper::Pool(pool_handle));
@@ -158,14 +174,25 @@ impl Driver {
         Ok(work(pool))
     }
 
+    /// Runs `work` on a pool that this process has made, as [`Self::with_pool`]: an imported one answers no questions.
+    ///
+    /// # Errors
+    /// `InvalidValue` where it is none, or imported.
+    pub fn with_own_pool<T>(&self, pool: u64, work: impl FnOnce(&mut Pool) -> T) -> Answer<T> {
+        let is_imported = self.state.lock().pool(pool)?.is_imported();
+        if is_imported { Err(Fault::InvalidValue) } else { self.with_pool(pool, work) }
+    }
+
     /// Gives unused memory of `pool` back until it holds at most `keep_bytes`.
     ///
     /// # Errors
-    /// `InvalidValue` where it is none.
+    /// `InvalidValue` where it is none, or imported.
     pub fn trim_pool(&self, pool: u64, keep_bytes: u64) -> Answer<()> {
         self.check_unsafe_call()?;
         let mut state = self.state.lock();
-        state.pool(pool)?;
+        if state.pool(pool)?.is_imported() {
+            return Err(Fault::InvalidValue);
+        }
         self.trim(&mut state, pool, |_| keep_bytes);
         Ok(())
     }

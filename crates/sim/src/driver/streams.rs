@@ -1,7 +1,7 @@
 //! Streams: the handles of the C interface, and the default streams of each context and thread.
 
 use super::handle::{Kind, fresh};
-use super::{Driver, State, thread};
+use super::{Driver, State, sundries, thread};
 use crate::engine::Order;
 use crate::error::{Answer, Fault};
 use crate::gpu::{Awaited, Gpu};
@@ -53,7 +53,7 @@ impl Driver {
     /// Makes a stream in the current context.
     ///
     /// # Errors
-    /// `InvalidContext`; `InvalidValue` for unknown flags.
+    /// `InvalidContext`; `InvalidValue` for unknown flags; `OutOfMemory` where the device has no room for one more.
     pub fn create_stream(&self, flags: u32, priority: i32) -> Answer<u64> {
         let context = self.in_context(|_, context| Ok(context))?;
         self.create_stream_in(context, flags, priority)
@@ -62,13 +62,14 @@ impl Driver {
     /// Makes a stream in `context`.
     ///
     /// # Errors
-    /// `InvalidContext` where it is none; `InvalidValue` for unknown flags.
+    /// `InvalidContext` where it is none; `InvalidValue` for unknown flags; `OutOfMemory` where the device has no room for one more.
     pub fn create_stream_in(&self, context: u64, flags: u32, priority: i32) -> Answer<u64> {
         if flags > NON_BLOCKING {
             return Err(Fault::InvalidValue);
         }
         let mut state = self.state.lock();
         let device = state.contexts.get(&context).ok_or(Fault::InvalidContext)?.device();
+        self.take_sundry(&mut state, context, sundries::STREAM_BYTES)?;
         let priority = priority.clamp(GREATEST_PRIORITY, 0);
         let order = if flags == NON_BLOCKING { Order::Free } else { Order::Blocking };
         let stream = self.new_stream(device, context, order, flags, priority);
@@ -86,7 +87,9 @@ impl Driver {
         gpu.wait(Awaited::Stream(stream.id))?;
         let mut state = self.state.lock();
         state.drop_capture_of(stream.id);
-        state.streams.remove(&handle);
+        if state.streams.remove(&handle).is_some() {
+            state.leave_sundry(stream.context, sundries::STREAM_BYTES);
+        }
         drop(state);
         gpu.with_engine(|engine| engine.remove_stream(stream.id));
         Ok(())

@@ -89,7 +89,7 @@ impl Driver {
     /// Maps physical memory, without access yet.
     ///
     /// # Errors
-    /// `InvalidValue` where the range is not reserved, is mapped already, or is not the memory's own size.
+    /// `NotSupported` for another size than the memory's own; `InvalidValue` where the range is not reserved, or is mapped already.
     pub fn map(&self, address: u64, bytes: u64, offset: u64, handle: u64) -> Answer<()> {
         if offset != 0 {
             return Err(Fault::InvalidValue);

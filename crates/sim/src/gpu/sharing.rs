@@ -86,6 +86,66 @@ impl Gpu {
         });
     }
 
+    /// Makes a pool of this process one that others can import. Gives its number.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where the device has too many.
+    pub(crate) fn share_pool(&self) -> Answer<u64> {
+        let slot = self.join()?;
+        self.shared
+            .with(|d| {
+                d.sweep();
+                d.ledger.objects.add_pool(slot)
+            })
+            .ok_or(Fault::OutOfMemory)
+    }
+
+    /// Makes object `id` of this process a piece of `pool`.
+    pub(crate) fn put_in_pool(&self, id: u64, pool: u64) {
+        self.shared.with(|d| d.ledger.objects.put_in_pool(id, pool));
+    }
+
+    /// Imports a pool: all that is in it is held until it is closed as often.
+    ///
+    /// # Errors
+    /// `InvalidValue` where it is gone.
+    pub(crate) fn open_pool(&self, pool: u64) -> Answer<()> {
+        let slot = self.join()?;
+        let mut opened = self.opened.lock();
+        let is_there = self.shared.with(|d| {
+            d.reap();
+            d.ledger.objects.open_pool(pool, slot)
+        });
+        if !is_there {
+            return Err(Fault::InvalidValue);
+        }
+        *opened.entry(pool).or_default() += 1;
+        Ok(())
+    }
+
+    /// Closes a pool that [`Self::open_pool`] imported.
+    pub(crate) fn close_pool(&self, pool: u64) {
+        let Ok(slot) = self.join() else { return };
+        let mut opened = self.opened.lock();
+        let times = opened.remove(&pool).unwrap_or(0).saturating_sub(1);
+        if times > 0 {
+            opened.insert(pool, times);
+            return;
+        }
+        self.shared.with(|d| {
+            d.ledger.objects.close_pool(pool, slot);
+            d.sweep();
+        });
+    }
+
+    /// Gives up a pool of this process: it stays importable while another one has it.
+    pub(crate) fn disown_pool(&self, pool: u64) {
+        self.shared.with(|d| {
+            d.ledger.objects.disown_pool(pool);
+            d.sweep();
+        });
+    }
+
     /// Makes an event that other processes can open. Gives its number.
     ///
     /// # Errors

@@ -43,6 +43,8 @@ pub enum Origin {
 pub struct Pool {
     /// Whose it is.
     pub origin: Origin,
+    /// The device's number of it, once it was named to others; 0 before.
+    pub shared: u64,
     /// Whether it is destroyed and only waits for its allocations to be freed.
     pub is_destroyed: bool,
     /// The most that it may hold, in bytes; 0 for no bound.
@@ -156,6 +158,18 @@ impl Pool {
             }
         }
         out
+    }
+
+    /// Where its chunks begin.
+    #[must_use]
+    pub fn chunks(&self) -> Vec<u64> {
+        self.chunks.keys().copied().collect()
+    }
+
+    /// Whether another process has made it.
+    #[must_use]
+    pub fn is_imported(&self) -> bool {
+        matches!(self.origin, Origin::Imported(_))
     }
 
     /// What the pool holds of the device.

@@ -90,13 +90,16 @@ impl Vmm {
     /// Maps all of `handle`'s memory at `address`, without access yet.
     ///
     /// # Errors
-    /// `InvalidValue` where the range is not reserved, is mapped already, or is not the memory's own size.
+    /// `NotSupported` for another size than the memory's own; `InvalidValue` where the range is not reserved, or is mapped already.
     pub fn map(&mut self, address: u64, bytes: u64, handle: u64) -> Answer<Physical> {
         let physical = self.physical(handle)?;
+        if bytes != physical.bytes {
+            return Err(Fault::NotSupported);
+        }
         let end = address.checked_add(bytes).ok_or(Fault::InvalidValue)?;
         let (&start, &length) = self.reserved.range(..=address).next_back().ok_or(Fault::InvalidValue)?;
         let inside = end <= start + length && address.is_multiple_of(BLOCK);
-        if !inside || bytes != physical.bytes || self.overlaps(address, end) {
+        if !inside || self.overlaps(address, end) {
             return Err(Fault::InvalidValue);
         }
         self.mappings.insert(address, Mapping { bytes, handle, access: 0 });

@@ -16,7 +16,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Changed whenever the layout below is, so that two versions never read each other.
-const LAYOUT: u32 = 4;
+const LAYOUT: u32 = 5;
 const MAGIC: u64 = 0x6375_6f74_6173_696d;
 
 /// What the mutex guards.
@@ -345,6 +345,7 @@ mod tests {
             context_bytes: 0,
             visible: vec![0],
             death_ns: 0,
+            has_old_forms: false,
             driver_version: 13000,
         }
     }

@@ -1,9 +1,14 @@
 //! Memory that more than one process holds. It is its owner's, in whose slot it is counted, until the owner gives it up;
 //! then it belongs to nobody and stays taken until the last holder closes it or dies (measured on an H100 with IPC: the
 //! exporter's figure falls at its free, the device's free memory rises at the importer's close).
+//!
+//! A pool that was exported is held as a whole: what its owner leaves in it at its death stays taken as long as somebody has
+//! imported the pool, whether or not any of its allocations (measured too).
 
 /// The most objects on a device.
 const OBJECTS: usize = 256;
+/// The most exported pools on a device.
+const POOLS: usize = 64;
 
 /// One object. Its number is never used again.
 #[repr(C)]
@@ -17,6 +22,20 @@ struct Object {
     has_descriptors: u32,
     /// The slots of those that opened it, a bit each.
     holders: u64,
+    /// The exported pool that it is a piece of, 0 for none.
+    pool: u64,
+}
+
+/// One exported pool. Its number is no object's and never used again.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct SharedPool {
+    id: u64,
+    /// The slots of those that imported it, a bit each.
+    holders: u64,
+    /// The owner's slot + 1; 0 for nobody.
+    owner: u32,
+    padding: u32,
 }
 
 /// The shared memory of one device. Part of the shared file's layout: plain numbers only.
@@ -25,11 +44,12 @@ struct Object {
 pub struct Objects {
     last_id: u64,
     all: [Object; OBJECTS],
+    pools: [SharedPool; POOLS],
 }
 
 impl Objects {
     pub(super) fn new() -> Self {
-        Self { last_id: 0, all: [Object::default(); OBJECTS] }
+        Self { last_id: 0, all: [Object::default(); OBJECTS], pools: [SharedPool::default(); POOLS] }
     }
 
     /// A new object of `slot`; `None` where there are too many.
@@ -61,10 +81,49 @@ impl Objects {
         }
     }
 
-    /// The owner of `id` gives it up.
+    /// The owner of `id` gives it up. Who has imported its pool has it no longer (assumed), unless it opened `id` itself.
     pub fn disown(&mut self, id: u64) {
         if let Some(object) = self.find(id) {
-            object.owner = 0;
+            (object.owner, object.pool) = (0, 0);
+        }
+    }
+
+    /// A pool of `slot` that others may import; `None` where there are too many.
+    pub fn add_pool(&mut self, slot: usize) -> Option<u64> {
+        let free = self.pools.iter_mut().find(|p| p.id == 0)?;
+        self.last_id += 1;
+        *free = SharedPool { id: self.last_id, owner: owner(slot), ..SharedPool::default() };
+        Some(self.last_id)
+    }
+
+    /// Object `id` is a piece of `pool`.
+    pub fn put_in_pool(&mut self, id: u64, pool: u64) {
+        if let Some(object) = self.find(id) {
+            object.pool = pool;
+        }
+    }
+
+    /// Imports `pool` for `slot`. False where it is gone.
+    #[must_use]
+    pub fn open_pool(&mut self, pool: u64, slot: usize) -> bool {
+        let found = self.find_pool(pool);
+        found.is_some_and(|found| {
+            found.holders |= 1 << slot;
+            true
+        })
+    }
+
+    /// `slot` destroys what it imported of `pool`.
+    pub fn close_pool(&mut self, pool: u64, slot: usize) {
+        if let Some(found) = self.find_pool(pool) {
+            found.holders &= !(1 << slot);
+        }
+    }
+
+    /// The owner of `pool` destroys it.
+    pub fn disown_pool(&mut self, pool: u64) {
+        if let Some(found) = self.find_pool(pool) {
+            found.owner = 0;
         }
     }
 
@@ -76,11 +135,22 @@ impl Objects {
                 object.owner = 0;
             }
         }
+        for pool in &mut self.pools {
+            pool.holders &= !(1 << slot);
+            if pool.owner == owner(slot) {
+                pool.owner = 0;
+            }
+        }
     }
 
     /// Forgets the objects that nobody holds; `has_descriptor` is asked where one was given out. Gives their numbers.
     pub(super) fn sweep(&mut self, has_descriptor: impl Fn(u64) -> bool) -> Vec<u64> {
-        let is_free = |o: &Object| o.id != 0 && o.owner == 0 && o.holders == 0;
+        for pool in self.pools.iter_mut().filter(|p| p.owner == 0 && p.holders == 0) {
+            *pool = SharedPool::default();
+        }
+        let pools = self.pools;
+        let is_held = |pool: u64| pool != 0 && pools.iter().any(|p| p.id == pool && p.holders != 0);
+        let is_free = |o: &Object| o.id != 0 && o.owner == 0 && o.holders == 0 && !is_held(o.pool);
         let mut gone = Vec::new();
         for object in self.all.iter_mut().filter(|o| is_free(o)) {
             if object.has_descriptors == 0 || !has_descriptor(object.id) {
@@ -98,6 +168,10 @@ impl Objects {
 
     fn find(&mut self, id: u64) -> Option<&mut Object> {
         self.all.iter_mut().find(|o| o.id == id && id != 0)
+    }
+
+    fn find_pool(&mut self, id: u64) -> Option<&mut SharedPool> {
+        self.pools.iter_mut().find(|p| p.id == id && id != 0)
     }
 }
 
@@ -128,6 +202,28 @@ mod tests {
         objects.give_out(id);
         objects.leave(0);
         assert_eq!((objects.sweep(|_| true).len(), objects.bytes()), (0, 100));
+        assert_eq!(objects.sweep(|_| false), [id]);
+    }
+
+    #[test]
+    fn an_imported_pool_holds_what_its_owner_left_in_it() {
+        let mut objects = Objects::new();
+        let (pool, id) = (objects.add_pool(0).expect("room"), objects.add(0, 100).expect("room"));
+        objects.put_in_pool(id, pool);
+        assert!(objects.open_pool(pool, 1));
+        objects.leave(0);
+        assert_eq!((objects.sweep(|_| false).len(), objects.bytes()), (0, 100));
+        objects.close_pool(pool, 1);
+        assert_eq!((objects.sweep(|_| false), objects.open_pool(pool, 1)), (vec![id], false));
+    }
+
+    #[test]
+    fn what_its_owner_gives_back_is_no_piece_of_a_pool_any_more() {
+        let mut objects = Objects::new();
+        let (pool, id) = (objects.add_pool(0).expect("room"), objects.add(0, 100).expect("room"));
+        objects.put_in_pool(id, pool);
+        assert!(objects.open_pool(pool, 1));
+        objects.disown(id);
         assert_eq!(objects.sweep(|_| false), [id]);
     }
 }

@@ -1,5 +1,5 @@
-//! What names a pool to other processes: a file descriptor of a small anonymous file. It names the pool and holds nothing: the
-//! memory in it is shared allocation by allocation.
+//! What names a pool to other processes: a file descriptor of a small anonymous file. It names the pool and holds nothing
+//! (assumed); who has imported the pool holds all that is in it.
 
 use crate::error::{Answer, Fault};
 use std::fs::File;
@@ -15,7 +15,7 @@ pub struct PoolLabel {
     pub device: u32,
     /// The process that has it.
     pub process: u32,
-    /// Its handle there.
+    /// The pool, as the device numbers it.
     pub pool: u64,
 }
 

@@ -103,12 +103,30 @@ fn an_import_and_a_handle_of_the_same_memory_hold_it_apart() {
 }
 
 #[test]
+fn an_import_is_of_all_the_memory_whatever_is_declared() {
+    in_child("external::an_import_is_of_all_the_memory_whatever_is_declared", || {
+        let program = Program::start();
+        let before = program.free_bytes();
+        let taken = || (before - program.free_bytes()) / MIB;
+        for declared in [2 * MIB, 4096 * MIB] {
+            let handle = physical(&program, 1);
+            let descriptor = export(&program, handle).expect("made for it");
+            let external = import_external(&program, descriptor, 1, declared).expect("any size");
+            assert_eq!((release(&program, handle), taken()), (0, 100));
+            assert_eq!(buffer(&program, external, 0, 100 * MIB + 1), Err(1), "beyond the memory's end");
+            let whole = buffer(&program, external, 0, 100 * MIB).expect("inside");
+            assert_eq!((destroy(&program, external), taken()), (0, 100), "the buffer holds it");
+            assert_eq!((free(&program, whole), taken()), (0, 0));
+        }
+    });
+}
+
+#[test]
 fn other_kinds_of_external_memory_are_refused() {
     in_child("external::other_kinds_of_external_memory_are_refused", || {
         let program = Program::start();
         let handle = physical(&program, 1);
         let descriptor = export(&program, handle).expect("made for it");
-        assert_eq!(import_external(&program, descriptor, 1, 100 * MIB + 1), Err(1));
         assert_eq!(import_external(&program, descriptor, 1, 0), Err(1));
         assert_eq!(import_external(&program, descriptor, 9, MIB), Err(801));
         assert_eq!(import_external(&program, descriptor, 0, MIB), Err(1));

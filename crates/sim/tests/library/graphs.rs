@@ -117,12 +117,50 @@ fn a_graph_takes_its_memory_at_the_first_launch_and_a_trim_gives_it_back() {
             assert_eq!((graphs.launch(executable), graphs.taken_mib()), (0, 128));
         }
         assert_eq!(graphs.figures(), [100, 100, 128, 128]);
-        graphs.trim();
-        assert_eq!(graphs.taken_mib(), 128, "the graph may be launched again");
         graphs.destroy(executable, graph);
         assert_eq!((graphs.taken_mib(), graphs.figures()), (128, [0, 100, 128, 128]));
         graphs.trim();
         assert_eq!((graphs.taken_mib(), graphs.figures()), (0, [0, 100, 0, 128]));
+    });
+}
+
+#[test]
+fn a_trim_takes_what_a_graph_holds_that_does_not_run_and_a_launch_takes_it_again() {
+    let name = "graphs::a_trim_takes_what_a_graph_holds_that_does_not_run_and_a_launch_takes_it_again";
+    in_child(name, || {
+        let graphs = Graphs::start();
+        let graph = graphs.graph();
+        let (node, address) = graphs.add_allocation(graph, 100 * MIB);
+        assert_eq!(graphs.add_free(graph, node, address), 0);
+        let executable = graphs.instantiate(graph, 0).expect("a graph");
+        for _ in 0..2 {
+            // The graph is behind a kernel of 0.3 s.
+            assert_eq!(graphs.program.launch("spin", 300_000_000, graphs.stream), 0);
+            assert_eq!((graphs.launch(executable), graphs.taken_mib()), (0, 128));
+            graphs.trim();
+            assert_eq!(graphs.taken_mib(), 128, "it has not ended");
+            assert_eq!(graphs.program.synchronize(graphs.stream), 0);
+            graphs.trim();
+            assert_eq!((graphs.taken_mib(), graphs.figures()), (0, [0, 100, 0, 128]));
+        }
+        let all = graphs.program.allocate(usize::try_from(graphs.program.free_bytes()).expect("a size"));
+        assert!(all.is_ok());
+        assert_eq!(graphs.launch(executable), 2, "its memory is another's now");
+        graphs.destroy(executable, graph);
+    });
+}
+
+#[test]
+fn a_trim_leaves_what_lives_of_a_launchable_graph() {
+    in_child("graphs::a_trim_leaves_what_lives_of_a_launchable_graph", || {
+        let graphs = Graphs::start();
+        let graph = graphs.graph();
+        graphs.add_allocation(graph, 100 * MIB);
+        let executable = graphs.instantiate(graph, 0).expect("a graph");
+        assert_eq!((graphs.launch(executable), graphs.program.synchronize(graphs.stream)), (0, 0));
+        graphs.trim();
+        assert_eq!(graphs.taken_mib(), 128);
+        graphs.destroy(executable, graph);
     });
 }
 

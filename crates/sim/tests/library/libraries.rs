@@ -62,6 +62,12 @@ fn a_library_names_its_kernels_and_a_kernel_its_library() {
                 PFN_cuModuleGetFunction_v2000(&raw mut function, program.module, c"spin".as_ptr())
         );
         assert_eq!((of_module, program.library_of(function.cast()).0), (0, 400), "no kernel");
+        let mut same = null_mut();
+        let get = call!(
+            cuda,
+            cuKernelGetFunction: PFN_cuKernelGetFunction_v12000(&raw mut same, function.cast())
+        );
+        assert_eq!(get, 400, "no kernel");
         assert_eq!((program.library_of(library.cast()).0, program.library_of(null_mut()).0), (400, 400));
         assert_eq!((list(1, null_mut(), library), list(6, all.as_mut_ptr(), null_mut())), (1, 400));
         assert_eq!(

@@ -113,7 +113,17 @@ fn mapped_memory_lives_until_it_is_unmapped() {
             call!(cuda, cuMemAddressReserve: PFN_cuMemAddressReserve_v10020(&raw mut address, 4 * MIB, 0, 0, 0)),
             0
         );
+        for other in [2 * MIB, 8 * MIB] {
+            let map = call!(cuda, cuMemMap: PFN_cuMemMap_v10020(address, other, 0, handle, 0));
+            assert_eq!(map, 801, "a mapping is of all the memory");
+        }
         assert_eq!(call!(cuda, cuMemMap: PFN_cuMemMap_v10020(address, 4 * MIB, 0, handle, 0)), 0);
+        let (mut base, mut bytes) = (0, 0);
+        let range = call!(
+            cuda,
+            cuMemGetAddressRange_v2: PFN_cuMemGetAddressRange_v3020(&raw mut base, &raw mut bytes, address)
+        );
+        assert_eq!(range, 500, "a mapping is no allocation");
         assert_eq!(call!(cuda, cuMemRelease: PFN_cuMemRelease_v10020(handle)), 0);
         assert_eq!(before - program.free_bytes(), 4 * MIB as u64);
         let mut access = CUmemAccessDesc { location: properties.location, flags: CUmemAccess_flags(3) };

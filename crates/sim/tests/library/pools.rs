@@ -1,8 +1,9 @@
 //! Pools: explicit ones, by location, and of several processes.
 
-use crate::program::{Program, call, in_child};
+use crate::program::{Program, call, command, in_child, part};
 use crate::sharing::{SHARED, close, fill, free, hear, importer, is_importer, read_byte, say, wait_for};
 use cuota_abi::cuda::*;
+use std::os::fd::AsRawFd;
 
 const MIB: u64 = 1 << 20;
 const NONE: CUstream = std::ptr::null_mut();
@@ -199,5 +200,96 @@ fn an_imported_allocation_of_a_pool_is_shared_and_outlives_its_owner() {
         assert_eq!((shown - program.shown_bytes(), program.free_bytes()), (64 * MIB, left));
         drop(child.stdin.take());
         assert!(child.wait().expect("it is a child").success());
+    });
+}
+
+/// Where the owner of the next test leaves its descriptor.
+const LEFT: i32 = 100;
+
+#[test]
+fn an_imported_pool_keeps_all_that_its_dead_owner_left_in_it() {
+    let name = "pools::an_imported_pool_keeps_all_that_its_dead_owner_left_in_it";
+    in_child(name, || {
+        let program = Program::start();
+        if part().as_deref() == Some("owner") {
+            let pool = create(&program, 1, 0);
+            allocate(&program, pool, 64 * MIB).expect("room");
+            let descriptor = export(&program, pool).expect("made for it");
+            allocate(&program, pool, 32 * MIB).expect("room");
+            // SAFETY: both are numbers of descriptors.
+            assert_eq!(unsafe { libc::dup2(descriptor, LEFT) }, LEFT);
+            say('!');
+            return hear();
+        }
+        let before = program.free_bytes();
+        let taken = || (before - program.free_bytes()) / MIB;
+        let folder = std::env::var_os("CUOTA_SIM_DIR").expect("the test sets it");
+        let mut owner = command(name, "owner", folder.as_ref()).spawn().expect("it can be started");
+        wait_for(&mut owner, b'!');
+        let file = std::fs::File::open(format!("/proc/{}/fd/{LEFT}", owner.id())).expect("it is open there");
+        let pools = [0, 1].map(|_| import(&program, file.as_raw_fd()).expect("a pool"));
+        let mut figure = 0_u64;
+        for attribute in 1..=8 {
+            let get = call!(
+                program.cuda,
+                cuMemPoolGetAttribute:
+                    PFN_cuMemPoolGetAttribute_v11020(
+                        pools[0],
+                        CUmemPool_attribute(attribute),
+                        (&raw mut figure).cast()
+                    )
+            );
+            assert_eq!(get, 1, "an imported pool answers no questions");
+        }
+        assert_eq!(call!(program.cuda, cuMemPoolTrimTo: PFN_cuMemPoolTrimTo_v11020(pools[0], 0)), 1);
+        owner.kill().expect("it runs");
+        owner.wait().expect("it is a child");
+        assert_eq!(taken(), 96, "all that its owner had");
+        assert_eq!((destroy(&program, pools[0]), taken()), (0, 96), "imported twice");
+        assert_eq!((destroy(&program, pools[1]), taken()), (0, 0));
+        assert_eq!(import(&program, file.as_raw_fd()).err(), Some(1), "the pool is gone");
+    });
+}
+
+#[test]
+fn an_imported_pointer_that_is_freed_leaves_its_memory_to_the_imported_pool() {
+    let name = "pools::an_imported_pointer_that_is_freed_leaves_its_memory_to_the_imported_pool";
+    in_child(name, || {
+        let program = Program::start();
+        if part().as_deref() == Some("owner") {
+            let pool = create(&program, 1, 0);
+            let address = allocate(&program, pool, 64 * MIB).expect("room");
+            let data = export_pointer(&program, address).expect("of a pool to share");
+            let descriptor = export(&program, pool).expect("made for it");
+            // SAFETY: both are numbers of descriptors.
+            assert_eq!(unsafe { libc::dup2(descriptor, LEFT) }, LEFT);
+            let path = std::env::var_os(SHARED).expect("the importer sets it");
+            std::fs::write(path, data.reserved).expect("a file");
+            say('!');
+            return hear();
+        }
+        let folder = std::env::var_os("CUOTA_SIM_DIR").expect("the test sets it");
+        let path = std::path::Path::new(&folder).join("pointer");
+        let before = program.free_bytes();
+        let taken = || (before - program.free_bytes()) / MIB;
+        let mut owner = command(name, "owner", folder.as_ref());
+        let mut owner = owner.env(SHARED, &path).spawn().expect("it can be started");
+        wait_for(&mut owner, b'!');
+        let file = std::fs::File::open(format!("/proc/{}/fd/{LEFT}", owner.id())).expect("it is open there");
+        let pool = import(&program, file.as_raw_fd()).expect("a pool");
+        let bytes: [u8; 64] = std::fs::read(path).expect("a file").try_into().expect("64 bytes");
+        let data = CUmemPoolPtrExportData { reserved: bytes };
+        let address = import_pointer(&program, pool, &data).expect("it lives");
+        let (mut base, mut size) = (0, 0);
+        let range = call!(
+            program.cuda,
+            cuMemGetAddressRange_v2:
+                PFN_cuMemGetAddressRange_v3020(&raw mut base, &raw mut size, address + 4096)
+        );
+        assert_eq!((range, base, size as u64), (0, address, 64 * MIB));
+        owner.kill().expect("it runs");
+        owner.wait().expect("it is a child");
+        assert_eq!((free(&program, address), taken()), (0, 64));
+        assert_eq!((destroy(&program, pool), taken()), (0, 0));
     });
 }

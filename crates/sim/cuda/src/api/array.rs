@@ -50,6 +50,7 @@ unsafe fn requirements(
 
 driver_api! {
     fn cuArrayCreate(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR_v1) {
+        Driver::get()?.check_old_form()?;
         let d = get(pAllocateArray)?;
         create(pHandle, flat(u64::from(d.Width), u64::from(d.Height), d.Format, d.NumChannels), 0)
     }
@@ -60,6 +61,7 @@ driver_api! {
     }
 
     fn cuArray3DCreate(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR_v1) {
+        Driver::get()?.check_old_form()?;
         let d = get(pAllocateArray)?;
         let shape = flat(u64::from(d.Width), u64::from(d.Height), d.Format, d.NumChannels);
         create(pHandle, Shape { depth: u64::from(d.Depth), flags: d.Flags, ..shape }, 0)

@@ -26,6 +26,8 @@ unsafe fn pop(pctx: *mut CUcontext) -> Answer<()> {
 
 driver_api! {
     fn cuCtxCreate(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) {
+        // What an H100's driver says, whatever room there is.
+        Driver::get()?.check_old_form().map_err(|_| Fault::OutOfMemory)?;
         create(pctx, flags, dev)
     }
 

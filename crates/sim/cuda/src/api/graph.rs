@@ -328,9 +328,9 @@ twin_api! {
             return Ok(());
         }
         let driver = Driver::get()?;
-        driver.stream(p.hUploadStream as u64, per_thread)?;
+        let stream = driver.stream(p.hUploadStream as u64, per_thread)?;
         let executable = phGraphExec.read() as u64;
-        let uploaded = driver.upload_graph(executable);
+        let uploaded = driver.upload_graph(executable, stream);
         if uploaded.is_err() {
             driver.destroy_executable(executable)?;
         }
@@ -344,8 +344,8 @@ twin_api! {
 
     fn cuGraphUpload | cuGraphUpload_ptsz(per_thread; hGraph: CUgraphExec, hStream: CUstream) {
         let driver = Driver::get()?;
-        driver.stream(hStream as u64, per_thread)?;
-        driver.upload_graph(hGraph as u64)
+        let stream = driver.stream(hStream as u64, per_thread)?;
+        driver.upload_graph(hGraph as u64, stream)
     }
 }
 

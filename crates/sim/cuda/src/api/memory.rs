@@ -42,6 +42,7 @@ fn narrow_address(address: u64) -> Answer<c_uint> {
 
 driver_api! {
     fn cuMemAlloc(dptr: *mut c_uint, bytesize: c_uint) {
+        Driver::get()?.check_old_form()?;
         if dptr.is_null() {
             return Err(Fault::InvalidValue);
         }
@@ -62,6 +63,7 @@ driver_api! {
         Height: c_uint,
         ElementSizeBytes: c_uint,
     ) {
+        Driver::get()?.check_old_form()?;
         if dptr.is_null() || pPitch.is_null() {
             return Err(Fault::InvalidValue);
         }
@@ -93,7 +95,9 @@ driver_api! {
     }
 
     fn cuMemFree(dptr: c_uint) {
-        Driver::get()?.free(u64::from(dptr))
+        let driver = Driver::get()?;
+        driver.check_old_form()?;
+        driver.free(u64::from(dptr))
     }
 
     fn cuMemFree_v2(dptr: CUdeviceptr) {
@@ -101,6 +105,7 @@ driver_api! {
     }
 
     fn cuMemGetInfo(free: *mut c_uint, total: *mut c_uint) {
+        Driver::get()?.check_old_form()?;
         let figures = free_and_total()?;
         put(free, narrow(figures.0))?;
         put(total, narrow(figures.1))
@@ -115,7 +120,8 @@ driver_api! {
     fn cuMemGetAddressRange_v2(pbase: *mut CUdeviceptr, psize: *mut usize, dptr: CUdeviceptr) {
         let driver = Driver::get()?;
         driver.current_device()?;
-        let facts = driver.pointer(dptr).map_err(|_| Fault::NotFound)?;
+        // A mapping of physical memory, which belongs to no context, is not found (measured on an H100).
+        let facts = driver.pointer(dptr).ok().filter(|facts| facts.context != 0).ok_or(Fault::NotFound)?;
         put_if_asked(pbase, facts.base);
         put_if_asked(psize, facts.bytes as usize);
         Ok(())

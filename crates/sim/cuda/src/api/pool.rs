@@ -103,10 +103,10 @@ driver_api! {
         let driver = Driver::get()?;
         driver.check_unsafe_call()?;
         if REUSE.contains(&attr.0) {
-            driver.with_pool(pool as u64, |_| ())?;
+            driver.with_own_pool(pool as u64, |_| ())?;
             return put(value.cast::<c_int>(), 1);
         }
-        let fact = driver.with_pool(pool as u64, |pool| match attr.0 {
+        let fact = driver.with_own_pool(pool as u64, |pool| match attr.0 {
             // Allocation type, types of handles, location, its type, and whether it can hold what is to be decompressed.
             9 | 12 => Some(1),
             10 => Some(u32::from(pool.origin == Origin::Shareable)),
@@ -117,7 +117,7 @@ driver_api! {
         if let Some(fact) = fact {
             return put(value.cast::<u32>(), fact);
         }
-        let figure = driver.with_pool(pool as u64, |pool| match attr.0 {
+        let figure = driver.with_own_pool(pool as u64, |pool| match attr.0 {
             RELEASE_THRESHOLD => Some(pool.threshold_bytes),
             5 => Some(pool.reserved().current),
             6 => Some(pool.reserved().high),
@@ -133,10 +133,10 @@ driver_api! {
         let driver = Driver::get()?;
         if REUSE.contains(&attr.0) {
             get(value.cast::<c_int>())?;
-            return driver.with_pool(pool as u64, |_| ());
+            return driver.with_own_pool(pool as u64, |_| ());
         }
         let figure = get(value.cast::<u64>())?;
-        driver.with_pool(pool as u64, |pool| match (attr.0, figure) {
+        driver.with_own_pool(pool as u64, |pool| match (attr.0, figure) {
             (RELEASE_THRESHOLD, bytes) => {
                 pool.threshold_bytes = bytes;
                 Ok(())

@@ -39,9 +39,19 @@ class Runner:
         self.out.write_text("")
         self.log = self.out.with_suffix(".log").open("w")
         self.results, self.notes = [], []
+        self.environment()
 
     def left_s(self):
         return self.ends - time.monotonic()
+
+    def environment(self):
+        """Keeps what the driver says of the device and its clocks now."""
+        asked = "name,driver_version,clocks.sm,clocks.max.sm,temperature.gpu,power.draw,clocks_event_reasons.active"
+        try:
+            said = subprocess.run(["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"], capture_output=True, text=True, timeout=20)
+            self.keep({"environment": said.stdout.strip(), "asked": asked})
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self.keep({"environment": None, "error": str(error)})
 
     def note(self, words):
         """Something that is not as it should be, kept with the results."""

@@ -13,6 +13,8 @@ const MS: u64 = 1_000_000;
 const GROUP: u64 = 32;
 /// An example batch of the training step, bytes: 2,048 × 1,024 numbers in bf16.
 const UPLOAD_BYTES: usize = 4 << 20;
+/// Room for 4,096 × 4,096 numbers in bf16, bytes.
+const MATRIX_BYTES: usize = 32 << 20;
 /// Flags of the spinning kernels: rounds that a process can run.
 pub(crate) const ROUNDS: u64 = 1 << 20;
 
@@ -98,6 +100,18 @@ impl Kit {
         (ns * self.device.clock_khz / 1_000_000 / 8).next_multiple_of(GROUP)
     }
 
+    /// Numbers between -1 and 1 in the matrices: a product of zeros takes less power, and so runs at another clock.
+    fn fill(&self, fill_bf16: Function, stream: Stream) {
+        for (seed, at) in (1..).zip(self.matrices) {
+            let scale = u64::from(1.0_f32.to_bits());
+            let arguments = [100_000, at, MATRIX_BYTES as u64 / 2, scale, seed, 0, 0, 0, 0];
+            let kernel =
+                Kernel { function: fill_bf16, grid: [1_056, 1], threads: 256, arguments, dependent: false };
+            kernel.launch(stream);
+        }
+        stream.synchronize();
+    }
+
     fn work(&self, function: Function, ns: u64, blocks: u32, dependent: bool) -> Kernel {
         let mut arguments = [0; 9];
         arguments[..4].copy_from_slice(&[ns, self.steps(ns), self.words, self.words + 64]);
@@ -158,8 +172,9 @@ impl Load {
             dependent: own.function("dependent"),
             gemm: [gemm.function("gemm_128x128"), gemm.function("gemm_64x32")],
             words: cuda::zeroed(4_096),
-            matrices: [(); 3].map(|()| cuda::zeroed(64 << 20)),
+            matrices: [(); 3].map(|()| cuda::zeroed(MATRIX_BYTES)),
         };
+        kit.fill(basic.function("fill_bf16"), streams[0]);
         let flags = cuda::zeroed(usize::try_from(4 * ROUNDS).expect("64 bits"));
         let flagged = |name: &str| Kernel {
             function: own.function(name),

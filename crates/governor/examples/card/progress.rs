@@ -9,8 +9,9 @@ use std::time::Duration;
 use crate::clock;
 use crate::cuda::{Device, Event, Stream};
 
-/// Work in the queue of a program that nobody holds back, ns, and the marks for it.
-const QUEUE_NS: u64 = 8_000_000;
+/// Work in the queue of a program that nobody holds back, ns, and the marks for it: fewer kernels of 5 µs than the driver
+/// takes before a launch blocks (about 1,000).
+const QUEUE_NS: u64 = 4_000_000;
 const DEPTH: std::ops::RangeInclusive<u64> = 3..=32;
 const LOOK: Duration = Duration::from_micros(200);
 /// Nothing done for this long, ns: the program is stuck.

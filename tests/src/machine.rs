@@ -240,6 +240,13 @@ impl Program {
         self
     }
 
+    /// With the 32-bit forms of CUDA 2 as they once worked, on the software GPU: those of an H100's driver find no context, whoever
+    /// calls them.
+    #[must_use]
+    pub fn with_old_forms(self) -> Self {
+        self.with("CUOTA_SIM_OLD_FORMS", "1")
+    }
+
     /// Lets it find no default directory, whatever this machine has there: a `/dev/shm` of its own where that can be
     /// mounted. `None` where it cannot, and the directory exists.
     pub fn without_default_directory(self) -> Option<Self> {

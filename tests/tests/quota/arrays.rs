@@ -69,8 +69,6 @@ fn array_is_booked_as_what_it_takes_and_given_back_when_it_is_destroyed() {
         (FLAT, Shape::of_bytes(100_000, 0, 0), MIB / 16),
         (SOLID, Shape::of_float4(128, 128, 64), 16 * MIB),
         (SOLID, Shape::of_float4(1024, 1024, 6).with(LAYERED), 96 * MIB),
-        (FLAT_V1, Shape::of_float4(1024, 1024, 0), 16 * MIB),
-        (SOLID_V1, Shape::of_float4(128, 128, 64), 16 * MIB),
     ] {
         let before = Moment::of(&machine, "t", &mut console);
         let array = make(&mut console, function, shape).expect("there is room");
@@ -79,6 +77,38 @@ fn array_is_booked_as_what_it_takes_and_given_back_when_it_is_destroyed() {
         before.plus(0, &machine, &mut console);
     }
     console.finish();
+}
+
+#[test]
+fn array_of_an_old_form_is_booked_too_or_answered_as_natively() {
+    let machine = Machine::new();
+    for has_old_forms in [true, false] {
+        let programs = [machine.native(), machine.tenant("t", Some(QUOTA))];
+        let [mut native, mut console] = programs.map(|program| {
+            let program = if has_old_forms { program.with_old_forms() } else { program };
+            program.start_with_context()
+        });
+        let _first = console.alloc(4 * MIB).expect("there is room");
+        for (function, shape) in
+            [(FLAT_V1, Shape::of_float4(1024, 1024, 0)), (SOLID_V1, Shape::of_float4(128, 128, 64))]
+        {
+            let natively = make(&mut native, function, shape);
+            if let Ok(array) = natively {
+                destroy(&mut native, array);
+            }
+            let before = Moment::of(&machine, "t", &mut console);
+            match make(&mut console, function, shape) {
+                Ok(array) => {
+                    assert!(natively.is_ok() && taken(before, &machine, &mut console) >= 16 * MIB);
+                    destroy(&mut console, array);
+                }
+                Err(status) => assert_eq!(natively, Err(status), "{function}"),
+            }
+            before.plus(0, &machine, &mut console);
+        }
+        console.finish();
+        native.finish();
+    }
 }
 
 #[test]

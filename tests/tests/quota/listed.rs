@@ -2,7 +2,7 @@
 
 use cuota_tests::console::Arg::{At, Is, Out};
 use cuota_tests::console::Console;
-use cuota_tests::machine::{MIB, Machine};
+use cuota_tests::machine::{MIB, Machine, has_real_gpu, skip};
 
 use crate::QUOTA;
 
@@ -225,13 +225,15 @@ fn impossible_questions_for_a_list_get_the_drivers_answer() {
     let mut console = machine.start("t", QUOTA);
     let devices = [native.nvml_device(), console.nvml_device()];
     let count = 4_u32.to_le_bytes();
+    if has_real_gpu() {
+        skip("without a device NVML's lists crash natively");
+    }
     for (list, _) in COMPUTE.into_iter().chain(OTHERS) {
         let [theirs, ours] =
             [(&mut native, devices[0]), (&mut console, devices[1])].map(|(console, device)| {
-                [
-                    console.call(list, &[Is(device), Is(0), Is(0)]).status,
-                    console.call(list, &[Is(0), At(&count), Out(256)]).status,
-                ]
+                let no_count = console.call(list, &[Is(device), Is(0), Is(0)]).status;
+                let mut no_device = || console.call(list, &[Is(0), At(&count), Out(256)]).status;
+                (no_count, (!has_real_gpu()).then(&mut no_device))
             });
         assert_eq!(ours, theirs, "{list}: no count, no device");
     }

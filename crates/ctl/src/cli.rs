@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use cuota_region::name::{BadName, TenantName};
+use cuota_governor::cap::Cap;
+use cuota_region::name::{BadName, GpuId, TenantName};
 use cuota_region::policy::MemoryLimit;
 
-use crate::size;
+use crate::{share, size};
 
 /// Run a CUDA program under a memory quota, and show that the quota holds.
 #[derive(Parser, Debug)]
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// List the tenants: what each may have, what it has, what it was refused.
     Ps(Ps),
+    /// Change the limits of a tenant, while it runs or before.
+    Set(Set),
     /// Tell what a program sees under the shim; `doctor` runs it.
     #[command(hide = true)]
     Probe(Probe),
@@ -65,6 +68,33 @@ pub(crate) struct Ps {
     pub(crate) json: bool,
 }
 
+/// `cuota set`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status: 0 if the limits are changed, 1 if they could not be, 2 for wrong usage.
+
+Examples:
+  cuota set alice --compute 30%
+  cuota set alice --compute off --memory 8GiB
+  cuota set alice --compute 50% --gpu GPU-1b2c…       (on this GPU only)")]
+pub(crate) struct Set {
+    /// The tenant, as `cuota ps` lists it.
+    #[arg(value_name = "TENANT", value_parser = parse_tenant)]
+    pub(crate) tenant: TenantName,
+
+    /// The most GPU time that it may take, such as 30%; off: as much as there is. In force within 20 ms.
+    #[arg(long, short, value_name = "SHARE", value_parser = share::parse_cap, allow_hyphen_values = true)]
+    pub(crate) compute: Option<Cap>,
+
+    /// The memory quota, as for `cuota run`.
+    #[arg(long, short, value_name = "SIZE", value_parser = size::parse_limit, allow_hyphen_values = true)]
+    pub(crate) memory: Option<MemoryLimit>,
+
+    /// The GPU that the limits are for, by the UUID that `cuota ps` shows; all of them if left out.
+    #[arg(long, short, value_name = "UUID", value_parser = parse_gpu)]
+    pub(crate) gpu: Option<GpuId>,
+}
+
 /// `cuota probe`
 #[derive(Args, Debug)]
 pub(crate) struct Probe {
@@ -88,6 +118,11 @@ pub(crate) struct Run {
     /// program has no quota (a named tenant keeps the one it has) and is listed by `cuota ps` all the same.
     #[arg(long, short, value_name = "SIZE", value_parser = size::parse_limit, allow_hyphen_values = true)]
     pub(crate) memory: Option<MemoryLimit>,
+
+    /// The most GPU time that the program may take, on each GPU: 30%, or off for as much as there is. Without it there is no
+    /// limit (a named tenant keeps the one it has).
+    #[arg(long, short, value_name = "SHARE", value_parser = share::parse_cap, allow_hyphen_values = true)]
+    pub(crate) compute: Option<Cap>,
 
     /// The GPU that the program sees: its index as nvidia-smi counts, or its UUID; several with commas.
     #[arg(long, short, value_name = "INDEX|UUID", value_parser = parse_device)]
@@ -134,6 +169,17 @@ fn parse_device(text: &str) -> Result<Device, String> {
             "`{bad}` is neither an index nor a UUID; `nvidia-smi -L` lists both, such as 0 and GPU-1b2c…"
         )),
         None => Ok(Device { visible: parts.join(","), by_index: parts.iter().any(|part| is_index(part)) }),
+    }
+}
+
+fn parse_gpu(text: &str) -> Result<GpuId, String> {
+    let digits = text.strip_prefix("GPU-").or_else(|| text.strip_prefix("MIG-")).unwrap_or_default();
+    let hex: String = digits.chars().filter(|c| *c != '-').collect();
+    match u128::from_str_radix(&hex, 16) {
+        Ok(value) if hex.len() == 32 => Ok(GpuId::from_uuid(value.to_be_bytes())),
+        _ => Err(format!(
+            "`{text}` is no UUID of a GPU; `cuota ps --json` and `nvidia-smi -L` list them in full"
+        )),
     }
 }
 

@@ -8,6 +8,8 @@ mod locate;
 mod probe;
 mod ps;
 mod run;
+mod set;
+mod share;
 mod size;
 mod status;
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Run(asked) => run::run(&home, &asked),
         Command::Doctor(asked) => doctor::doctor(&home, &asked),
         Command::Ps(asked) => ps::ps(&home, asked.json),
+        Command::Set(asked) => set::set(&home, &asked),
         Command::Probe(asked) => probe::probe(asked.quota),
     })
 }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use cuota_governor::cap::Cap;
 use cuota_region::ledger::Usage;
 use cuota_region::name::{GpuId, TenantName};
 use cuota_region::policy::{Found, MemoryLimit, Policy};
 use cuota_region::sys;
-use cuota_region::tenant::Tenant;
+use cuota_region::tenant::{Meter, Tenant};
 use serde::Serialize;
 
 use crate::home::Home;
+use crate::share::show_cap;
 use crate::size::{show_bytes, show_limit};
 use crate::{lease, status};
 
@@ -39,6 +41,14 @@ struct Row {
     overhead_bytes: u64,
     /// Allocations refused to the processes that live.
     refused: u64,
+    /// The most GPU time that it may take, as it was asked for: `30%`, `off`.
+    compute: String,
+    /// The same in parts per million.
+    compute_cap_ppm: u32,
+    /// GPU time that it has used while a cap was in force, ns.
+    compute_used_ns: u64,
+    /// How long its launches have waited for the cap, ns, summed over threads.
+    compute_throttled_ns: u64,
     /// The ids of the tenant's processes on that GPU, in their own PID namespace.
     processes: Vec<u32>,
     /// Made by `cuota run` for one program.
@@ -122,6 +132,8 @@ fn rows_of(home: &Home, policy: Option<Policy>, name: &TenantName, lives: Lives<
                 booked_bytes: sum(|usage| usage.booked),
                 overhead_bytes: sum(|usage| usage.overhead),
                 refused: sum(|usage| usage.refused),
+                compute_used_ns: tenant.meter(index).map_or(0, Meter::used_ns),
+                compute_throttled_ns: tenant.meter(index).map_or(0, Meter::throttled_ns),
                 processes: living.iter().map(|process| process.pid).collect(),
                 ..blank(policy, name, gpu, tenant.total(index))
             }
@@ -137,6 +149,7 @@ fn blank(policy: Option<Policy>, name: &TenantName, gpu: GpuId, total: u64) -> R
         Found::Nothing | Found::Unsettled => None,
     });
     let memory = limits.map_or(MemoryLimit::Unlimited, |limits| limits.memory);
+    let compute = limits.map_or(Cap::FULL, |limits| limits.compute);
     let quota_bytes = match (memory, total) {
         (MemoryLimit::Unlimited, _) | (MemoryLimit::Share(_), 0) => None,
         (MemoryLimit::Bytes(bytes), 0) => Some(bytes),
@@ -150,8 +163,21 @@ fn blank(policy: Option<Policy>, name: &TenantName, gpu: GpuId, total: u64) -> R
         booked_bytes: 0,
         overhead_bytes: 0,
         refused: 0,
+        compute: show_cap(compute),
+        compute_cap_ppm: compute.ppm(),
+        compute_used_ns: 0,
+        compute_throttled_ns: 0,
         processes: Vec::new(),
         ephemeral: limits.is_some_and(|limits| limits.ephemeral),
+    }
+}
+
+/// A time as people read it.
+fn show_seconds(ns: u64) -> String {
+    match ns {
+        0 => "-".to_owned(),
+        1..100_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
+        _ => format!("{:.1} s", ns as f64 / 1e9),
     }
 }
 
@@ -159,7 +185,19 @@ fn table(rows: &[Row], directory: &str) -> String {
     if rows.is_empty() {
         return format!("No tenants in {directory}. `cuota run -- COMMAND` makes one.\n");
     }
-    let head = ["TENANT", "GPU", "QUOTA", "BOOKED", "OVERHEAD", "REFUSED", "PROCESSES"].map(str::to_owned);
+    let head = [
+        "TENANT",
+        "GPU",
+        "QUOTA",
+        "BOOKED",
+        "OVERHEAD",
+        "REFUSED",
+        "CAP",
+        "GPU TIME",
+        "THROTTLED",
+        "PROCESSES",
+    ]
+    .map(str::to_owned);
     let body = rows.iter().map(|row| {
         [
             row.tenant.clone(),
@@ -168,14 +206,17 @@ fn table(rows: &[Row], directory: &str) -> String {
             show_bytes(row.booked_bytes),
             show_bytes(row.overhead_bytes),
             row.refused.to_string(),
+            row.compute.clone(),
+            show_seconds(row.compute_used_ns),
+            show_seconds(row.compute_throttled_ns),
             match row.processes.is_empty() {
                 true => "-".to_owned(),
                 false => row.processes.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
             },
         ]
     });
-    let lines: Vec<[String; 7]> = std::iter::once(head).chain(body).collect();
-    let widths: [usize; 7] = std::array::from_fn(|column| {
+    let lines: Vec<[String; 10]> = std::iter::once(head).chain(body).collect();
+    let widths: [usize; 10] = std::array::from_fn(|column| {
         lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)
     });
     let mut text = String::new();

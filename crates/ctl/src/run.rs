@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use cuota_governor::cap::Cap;
 use cuota_region::name::{GpuId, TenantName};
 use cuota_region::policy::{Limits, MemoryLimit};
 use cuota_region::{DIR_VARIABLE, TENANT_VARIABLE};
@@ -69,7 +70,12 @@ fn prepare(home: &Home, asked: &Run, command: &mut Command) -> anyhow::Result<Pl
 fn take_place(home: &Home, asked: &Run) -> anyhow::Result<Place> {
     let operator = match home.operate() {
         Ok(operator) => operator,
-        Err(trouble) if is_anothers(home, &trouble) && asked.memory.is_none() && asked.tenant.is_none() => {
+        Err(trouble)
+            if is_anothers(home, &trouble)
+                && asked.memory.is_none()
+                && asked.compute.is_none()
+                && asked.tenant.is_none() =>
+        {
             return Ok(Place { tenant: assigned_tenant()?, lease: None });
         }
         Err(trouble) => return Err(trouble.into()),
@@ -77,14 +83,19 @@ fn take_place(home: &Home, asked: &Run) -> anyhow::Result<Place> {
     lease::sweep(home, &operator);
     match asked.tenant {
         Some(tenant) => {
-            set_named(&operator, &tenant, asked.memory)?;
+            set_named(&operator, &tenant, asked.memory, asked.compute)?;
             home.make_tenant(&tenant)?;
             Ok(Place { tenant, lease: None })
         }
         None => {
             let (tenant, lease) = lease::new_tenant(home, &operator)?;
             let memory = asked.memory.unwrap_or(MemoryLimit::Unlimited);
-            set(&operator, &tenant, GpuId::ANY, Limits { ephemeral: true, ..Limits::of_memory(memory) })?;
+            set(
+                &operator,
+                &tenant,
+                GpuId::ANY,
+                Limits { memory, compute: asked.compute.unwrap_or(Cap::FULL), ephemeral: true },
+            )?;
             Ok(Place { tenant, lease: Some(lease.hand_on()?) })
         }
     }
@@ -111,19 +122,26 @@ pub(crate) fn assigned_tenant() -> anyhow::Result<TenantName> {
     }
 }
 
-/// A named tenant keeps what it has unless a quota is asked for, which then holds on each GPU.
-fn set_named(operator: &Operator, tenant: &TenantName, memory: Option<MemoryLimit>) -> anyhow::Result<()> {
+/// A named tenant keeps what it has; a limit that is asked for holds on each GPU.
+fn set_named(
+    operator: &Operator,
+    tenant: &TenantName,
+    memory: Option<MemoryLimit>,
+    compute: Option<Cap>,
+) -> anyhow::Result<()> {
     let policy = operator.writer.policy();
-    let mut gpus: Vec<GpuId> = policy.rows().filter(|row| row.tenant == *tenant).map(|row| row.gpu).collect();
-    let memory = match memory {
-        None if !gpus.is_empty() => return Ok(()),
-        None => MemoryLimit::Unlimited,
-        Some(memory) => memory,
-    };
-    if !gpus.contains(&GpuId::ANY) {
-        gpus.push(GpuId::ANY);
+    let mut entries: Vec<(GpuId, Limits)> =
+        policy.rows().filter(|row| row.tenant == *tenant).map(|row| (row.gpu, row.limits)).collect();
+    if memory.is_none() && compute.is_none() && !entries.is_empty() {
+        return Ok(());
     }
-    gpus.into_iter().try_for_each(|gpu| set(operator, tenant, gpu, Limits::of_memory(memory)))
+    if !entries.iter().any(|(gpu, _)| *gpu == GpuId::ANY) {
+        entries.push((GpuId::ANY, Limits::of_memory(MemoryLimit::Unlimited)));
+    }
+    entries.into_iter().try_for_each(|(gpu, before)| {
+        let (memory, compute) = (memory.unwrap_or(before.memory), compute.unwrap_or(before.compute));
+        set(operator, tenant, gpu, Limits { memory, compute, ephemeral: false })
+    })
 }
 
 fn set(operator: &Operator, tenant: &TenantName, gpu: GpuId, limits: Limits) -> anyhow::Result<()> {
@@ -220,11 +238,15 @@ mod tests {
         let (_dir, home) = home();
         let (name, gpu) = (TenantName::parse(b"alice").unwrap(), GpuId::from_words([1, 2]));
         let operator = home.operate().unwrap();
-        set_named(&operator, &name, Some(MemoryLimit::Bytes(5))).unwrap();
-        set_named(&operator, &name, None).unwrap();
+        set_named(&operator, &name, Some(MemoryLimit::Bytes(5)), None).unwrap();
+        set_named(&operator, &name, None, None).unwrap();
         assert_eq!(limits(&home, &name), [(GpuId::ANY, MemoryLimit::Bytes(5))]);
         operator.writer.set(&name, gpu, Limits::of_memory(MemoryLimit::Bytes(9))).unwrap();
-        set_named(&operator, &name, Some(MemoryLimit::Bytes(7))).unwrap();
+        let half = Cap::from_ppm(500_000).unwrap();
+        set_named(&operator, &name, None, Some(half)).unwrap();
+        set_named(&operator, &name, Some(MemoryLimit::Bytes(7)), None).unwrap();
+        let caps: Vec<Cap> = home.policy().unwrap().unwrap().rows().map(|row| row.limits.compute).collect();
+        assert_eq!(caps, [half, half]);
         assert_eq!(limits(&home, &name), [(GpuId::ANY, MemoryLimit::Bytes(7)), (gpu, MemoryLimit::Bytes(7))]);
     }
 }

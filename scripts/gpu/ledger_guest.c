@@ -3,7 +3,7 @@
 //     cc -O2 -o ledger_guest scripts/gpu/ledger_guest.c -ldl
 //     ledger_guest watch              asked for PIDs on standard input, answers with what NVML shows for each, bytes; `d`: the device
 //     ledger_guest fill PATH          takes memory by PATH until it is refused, prints the bytes, and holds them
-//     ledger_guest live COUNT...      ns of an allocation and its free beside COUNT live ones
+//     ledger_guest live COUNT...      COUNT:ns:ns, of an allocation and its free beside COUNT live ones: the driver's own functions, the hooked
 //     ledger_guest pairs COUNT        ns of an allocation and its free, the hooked functions and the driver's own by turns
 //     ledger_guest take BYTES         takes pieces of so many bytes until one is refused, prints how many, and holds them
 //     ledger_guest churn SEED         allocates and frees at random until there is input; then holds what it has
@@ -175,27 +175,6 @@ static double pair_ns(fn allocate, fn release) {
     return now_ns() - from;
 }
 
-static int live(int count, char **counts) {
-    enum { PAIRS = 4001 };
-    static double ns[PAIRS];
-    begin();
-    fn allocate = find("cuMemAlloc_v2"), release = find("cuMemFree_v2");
-    u64 kept, address;
-    must(allocate(&kept, (size_t)(64 << 10)), "an allocation"); // its block stays in use
-    u64 made = 0;
-    wait_for_start();
-    for (int i = 0; i < count; i++) {
-        for (; made < strtoull(counts[i], NULL, 10); made++) must(allocate(&address, (size_t)(32 << 10)), "a live allocation");
-        for (int j = 0; j < 200; j++) pair_ns(allocate, release);
-        for (int j = 0; j < PAIRS; j++) ns[j] = pair_ns(allocate, release);
-        qsort(ns, PAIRS, sizeof *ns, ascending);
-        printf("%.0f ", ns[PAIRS / 2]);
-    }
-    say("");
-    hold();
-    return 0;
-}
-
 // The driver's own function, past every preloaded library: looked up in the driver's own table (GNU hash).
 static fn own(const char *name) {
     struct link_map *map;
@@ -217,6 +196,44 @@ static fn own(const char *name) {
         if (chain[i - first] & 1) break;
     }
     return NULL;
+}
+
+// Visits each number of live allocations on the way up and on the way down, several times: a machine's speed drifts. Each visit gives
+// two medians: of the driver's own functions, and of those that a program finds.
+static int live(int count, char **counts) {
+    enum { ROUNDS = 5, PAIRS = 2001 };
+    static double ns[2][PAIRS];
+    begin();
+    fn functions[2][2] = {{own("cuMemAlloc_v2"), own("cuMemFree_v2")}, {find("cuMemAlloc_v2"), find("cuMemFree_v2")}};
+    if (!functions[0][0] || !functions[0][1]) return fprintf(stderr, "the driver's own functions are not in its table\n"), 3;
+    fn allocate = functions[1][0], release = functions[1][1];
+    u64 kept, made = 0, most = 0;
+    for (int i = 0; i < count; i++) most = strtoull(counts[i], NULL, 10) > most ? strtoull(counts[i], NULL, 10) : most;
+    u64 *addresses = calloc(most + 1, sizeof(u64));
+    if (!addresses) return fprintf(stderr, "no memory for %llu addresses\n", most), 3;
+    must(allocate(&kept, (size_t)(64 << 10)), "an allocation"); // its block stays in use
+    wait_for_start();
+    for (int visit = 0; visit < ROUNDS * 2 * count; visit++) {
+        int step = visit % (2 * count);
+        u64 wanted = strtoull(counts[step < count ? step : 2 * count - 1 - step], NULL, 10);
+        for (; made < wanted; made++) must(allocate(&addresses[made], (size_t)(32 << 10)), "a live allocation");
+        while (made > wanted) must(release(addresses[--made]), "the free of a live allocation");
+        for (int j = -100; j < PAIRS; j++)
+            for (int turn = 0; turn < 2; turn++) {
+                int which = (j + turn) & 1;
+                double took = pair_ns(functions[which][0], functions[which][1]);
+                if (j >= 0) ns[which][j] = took;
+            }
+        printf("%llu", wanted);
+        for (int which = 0; which < 2; which++) {
+            qsort(ns[which], PAIRS, sizeof **ns, ascending);
+            printf(":%.0f", ns[which][PAIRS / 2]);
+        }
+        printf(" ");
+    }
+    say("");
+    hold();
+    return 0;
 }
 
 static int pairs(int count) {

@@ -171,6 +171,21 @@ struct Inner {
     idle: Vec<Event>,
     tally: Tally,
     helper: Helper,
+    variant: Variant,
+}
+
+/// What may be better than the law as it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    /// The bound counts what the batches in flight are believed to occupy together, not the sum of what each takes alone.
+    pub(crate) scaled_bound: bool,
+    /// No unit is booked at more than this until it ends, ns.
+    pub(crate) book_at_most_ns: u64,
+}
+
+impl Variant {
+    /// The law as it is.
+    pub(crate) const NONE: Self = Self { scaled_bound: false, book_at_most_ns: u64::MAX };
 }
 
 /// How the helper goes about it.
@@ -203,7 +218,7 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// A guest that does nothing yet, for these streams.
-    pub(crate) fn new(streams: &[Stream], helper: Helper) -> Self {
+    pub(crate) fn new(streams: &[Stream], helper: Helper, variant: Variant) -> Self {
         let books = |stream: &Stream| Books {
             stream: *stream,
             lease: lease::EMPTY,
@@ -225,6 +240,7 @@ impl Guest {
             idle: (0..512).map(|_| Event::timing()).collect(),
             tally: Tally::default(),
             helper,
+            variant,
         };
         Self {
             inner: Mutex::new(inner),
@@ -329,7 +345,17 @@ impl Guest {
 
 impl Inner {
     fn estimate(&self, unit: &Unit) -> Estimate {
-        Costs::new(&self.words).estimate(unit.key)
+        let most_ns = self.variant.book_at_most_ns;
+        match Costs::new(&self.words).estimate(unit.key) {
+            Estimate::Learned(ns) => Estimate::Learned(ns.min(most_ns)),
+            Estimate::OfFunction(ns) => Estimate::OfFunction(ns.min(most_ns)),
+            Estimate::Prior => Estimate::Prior,
+        }
+    }
+
+    fn in_flight_ns(&self) -> u64 {
+        let alone_ns = self.books.iter().map(Books::in_flight_ns).sum();
+        if self.variant.scaled_bound { self.concurrency.scale(alone_ns) } else { alone_ns }
     }
 
     /// The common launch: it goes into the open batch.
@@ -396,7 +422,7 @@ impl Inner {
         }
         let (law, look) = (self.law, self.law.look());
         let scene = Scene {
-            in_flight_ns: law.scaled(self.books.iter().map(Books::in_flight_ns).sum()),
+            in_flight_ns: law.scaled(self.in_flight_ns()),
             batches: self.books.iter().map(Books::batches).sum(),
             bound: Bound { in_flight_ns: law.scaled(law.in_flight_ns), batches: 2 },
             own_stream_busy: self.books[stream].is_busy(),

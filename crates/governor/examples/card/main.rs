@@ -3,10 +3,10 @@
 //!
 //! ```text
 //! card --workload NAME --kernels bench/kernels --own KERNELS.PTX [--truth LIBCUPTI] [--seconds 1.6]
-//!      [--helper-us 100] [--patient-helper] [--exact] CELL...
+//!      [--helper-us 100] [--patient-helper] [--scaled-bound] [--book-at-most-us N] [--exact] CELL...
 //! ```
 //!
-//! `--patient-helper` has the helper thread leave a stream alone while a closed batch of it is on the GPU; `--exact` has
+//! `--scaled-bound` and `--book-at-most-us` change the law ([`guest::Variant`]). `--patient-helper` has the helper thread leave a stream alone while a closed batch of it is on the GPU; `--exact` has
 //! the program's own thread wake when it asked to, not up to 50 µs later.
 //!
 //! A cell is `off` (the driver alone), `sense:BATCH_US` (batches are measured, nobody is held back) or
@@ -30,7 +30,7 @@ use cuota_governor::batch::{Close, QUIET_NS};
 use cuota_governor::cap::{Cap, PERIOD_NS};
 
 use cupti::Cupti;
-use guest::{Guest, Helper, Law, Mode, Tally};
+use guest::{Guest, Helper, Law, Mode, Tally, Variant};
 use loads::{Load, Op, Work};
 use progress::Marks;
 
@@ -49,6 +49,7 @@ struct Asked {
     truth: Option<String>,
     seconds: f64,
     helper: Helper,
+    variant: Variant,
     exact: bool,
     cells: Vec<String>,
 }
@@ -62,6 +63,7 @@ impl Asked {
             truth: None,
             seconds: 1.6,
             helper: Helper { round_ns: QUIET_NS, patient: false },
+            variant: Variant::NONE,
             exact: false,
             cells: Vec::new(),
         };
@@ -78,6 +80,11 @@ impl Asked {
                     asked.helper.round_ns = 1_000 * value().parse::<u64>().expect("a number of microseconds");
                 }
                 "--patient-helper" => asked.helper.patient = true,
+                "--scaled-bound" => asked.variant.scaled_bound = true,
+                "--book-at-most-us" => {
+                    asked.variant.book_at_most_ns =
+                        1_000 * value().parse::<u64>().expect("a number of microseconds");
+                }
                 "--exact" => asked.exact = true,
                 _ => asked.cells.push(word),
             }
@@ -294,7 +301,7 @@ fn main() {
     let cupti = asked.truth.as_deref().map(Cupti::start);
     let device = cuda::Device::open();
     let load = Load::new(&asked.workload, &device, &asked.kernels, &asked.own);
-    let guest = Arc::new(Guest::new(&load.streams, asked.helper));
+    let guest = Arc::new(Guest::new(&load.streams, asked.helper, asked.variant));
     let marks = Arc::new(Marks::default());
     if asked.exact {
         clock::wake_exactly();

@@ -108,7 +108,12 @@ impl Machine {
 
     /// A console that nothing is preloaded into.
     pub fn native(&self) -> Program {
-        self.program(self.prepared(&build::program("console"), true))
+        self.native_of(&build::program("console"))
+    }
+
+    /// As [`Self::native`], for a program that is, or becomes, the console.
+    pub fn native_of(&self, program: &Path) -> Program {
+        self.program(self.prepared(program, true))
     }
 
     /// A console with `libcuota.so` preloaded that nobody has made a tenant.

@@ -1,16 +1,18 @@
-//! A tenant whose quota is full to the brim, and what a row does with it.
+//! A tenant whose quota is full to the brim, and what a row does with it; or a program outside of any quota that does the same.
+
+use std::path::PathBuf;
 
 use cuota_tests::build;
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::{Answer, Arg, Console};
 use cuota_tests::driver::OUT_OF_MEMORY;
-use cuota_tests::machine::{MIB, Machine};
+use cuota_tests::machine::{MIB, Machine, Program};
 
 use crate::binding::Column;
 use crate::{QUOTA, QUOTA_BYTES, TAKE};
 
-/// What a row's reserve has more than it tries to take: contexts and stacks take a little more than half a GiB.
-const MORE: u64 = 128 * MIB;
+/// What a row's reserve has more than it tries to take: contexts take a little more than half a GiB, local memory 792 MiB.
+const MORE: u64 = 320 * MIB;
 
 /// By how much the device's figure may be over the quota: what a context grows by inside one call, in MiB of the invariant.
 const GROWTH: u64 = 48 * MIB;
@@ -33,6 +35,9 @@ pub(crate) struct Attempt<'a> {
     base: u64,
     /// One allocation that a row may free to make room, and the others that fill the quota.
     reserve: Option<u64>,
+    pieces: Vec<u64>,
+    /// Whether a row has freed them all.
+    is_emptied: bool,
     /// What ends what the row made, in the order in which it was made.
     undo: Vec<(&'static str, Vec<u64>)>,
     /// Descriptors that a row left open.
@@ -44,20 +49,36 @@ pub(crate) struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     /// Starts a tenant and fills its quota. `observer` is a process outside of any quota.
     pub(crate) fn new(machine: &'a Machine, column: Column, observer: &'a mut Console) -> Self {
-        let base = observer.nvml_memory().used;
-        let program = if column.is_linked() {
-            build::linked_console().to_path_buf()
-        } else {
-            build::program("console")
-        };
-        let console = machine.tenant_of(&program, "t", Some(QUOTA)).start_with_context();
-        let (reserve, undo, descriptors) = (None, Vec::new(), Vec::new());
-        let mut this =
-            Self { machine, column, console, observer, base, reserve, undo, descriptors, has_twin: false };
-        this.warm();
+        let tenant = machine.tenant_of(&program(column), "t", Some(QUOTA));
+        let mut this = Self::of(machine, column, observer, tenant);
         this.reserve = this.console.alloc(TAKE + MORE).ok();
         assert!(this.reserve.is_some(), "an empty quota has room for what rows try to take");
-        let _all = this.fill();
+        this.pieces = this.fill();
+        this
+    }
+
+    /// Starts a program outside of any quota, which has taken nothing.
+    pub(crate) fn natively(machine: &'a Machine, column: Column, observer: &'a mut Console) -> Self {
+        Self::of(machine, column, observer, machine.native_of(&program(column)))
+    }
+
+    fn of(machine: &'a Machine, column: Column, observer: &'a mut Console, program: Program) -> Self {
+        let base = observer.nvml_memory().used;
+        let console = program.with_old_forms().start_with_context();
+        let mut this = Self {
+            machine,
+            column,
+            console,
+            observer,
+            base,
+            reserve: None,
+            pieces: Vec::new(),
+            is_emptied: false,
+            undo: Vec::new(),
+            descriptors: Vec::new(),
+            has_twin: false,
+        };
+        this.warm();
         this
     }
 
@@ -75,6 +96,9 @@ impl<'a> Attempt<'a> {
     }
 
     /// Takes what is left of the quota.
+    ///
+    /// # Panics
+    /// If a piece is refused for another reason than want of room.
     fn fill(&mut self) -> Vec<u64> {
         let (mut pieces, mut bytes) = (Vec::new(), 1024 * MIB);
         while bytes >= 2 * MIB {
@@ -93,10 +117,38 @@ impl<'a> Attempt<'a> {
         self.make_room();
         let made = make(self)?;
         if was_full {
-            let pieces = self.fill();
-            pieces.into_iter().for_each(|piece| self.later("cuMemFree_v2", &[piece]));
+            self.refill();
         }
         Ok(made)
+    }
+
+    /// Frees all that fills the quota, for a row that needs more than the reserve. The tenant is of no use to later rows.
+    pub(crate) fn empty(&mut self) {
+        self.make_room();
+        for piece in std::mem::take(&mut self.pieces) {
+            assert_eq!(self.console.free(piece), 0);
+        }
+        self.is_emptied = true;
+    }
+
+    /// Takes what is left of the quota, until the row's end.
+    pub(crate) fn refill(&mut self) {
+        self.fill().into_iter().for_each(|piece| self.later("cuMemFree_v2", &[piece]));
+    }
+
+    /// Another process of the tenant, with a context.
+    ///
+    /// # Errors
+    /// The driver's status, where it gets none.
+    pub(crate) fn sibling(&self) -> Result<Console, i64> {
+        let mut sibling = self.machine.tenant("t", Some(QUOTA)).start();
+        let _ = sibling.call("cuInit", &[Is(0)]).ok();
+        let context = sibling.call("cuDevicePrimaryCtxRetain", &[Out(8), Is(0)]);
+        if context.status != 0 {
+            return Err(context.status);
+        }
+        let _ = sibling.call("cuCtxSetCurrent", &[Is(context.number(0))]).ok();
+        Ok(sibling)
     }
 
     /// A process outside of any quota, with a context: what it has counts for the tenant until it ends.
@@ -121,6 +173,15 @@ impl<'a> Attempt<'a> {
     pub(crate) fn call(&mut self, symbol: &str, arguments: &[Arg<'_>]) -> Answer {
         self.has_twin |= self.column.differs_for(symbol);
         self.console.call(&self.column.spell(symbol), arguments)
+    }
+
+    /// Calls a function up to `count` times, while it succeeds.
+    pub(crate) fn repeat(&mut self, count: u64, symbol: &str, arguments: &[Arg<'_>]) -> Ended {
+        self.has_twin |= self.column.differs_for(symbol);
+        match self.console.repeat(count, &self.column.spell(symbol), arguments).0 {
+            0 => Ok(()),
+            status => Err(status),
+        }
     }
 
     /// Calls a function that must succeed for the row to go on.
@@ -220,8 +281,14 @@ impl<'a> Attempt<'a> {
         let _ = self.console.call("cuDeviceGraphMemTrim", &[Is(0)]);
         let pool = self.console.default_pool();
         let _ = self.console.call("cuMemPoolTrimTo", &[Is(pool), Is(0)]);
-        self.take_reserve()
+        !self.is_emptied
+            && self.take_reserve()
             && self.console.call("cuCtxSynchronize", &[]).status == 0
             && self.beyond_quota() == 0
     }
+}
+
+/// The console that a column asks for.
+fn program(column: Column) -> PathBuf {
+    if column.is_linked() { build::linked_console().to_path_buf() } else { build::program("console") }
 }

@@ -59,6 +59,13 @@ impl Column {
         self.way == Way::Name("linked")
     }
 
+    /// The column in which a program does natively what a tenant does in this one: `dlmopen` loads a driver of its own, which knows
+    /// nothing of the program's, while a tenant is given the one that it has.
+    pub(crate) fn natively(self) -> Self {
+        let way = if self.way == Way::Name("namespace") { Way::Name("dlsym") } else { self.way };
+        Self { way, ..self }
+    }
+
     /// The symbol that this column calls for `symbol`, and whether that is another one than without per-thread streams.
     fn symbol(self, symbol: &str) -> (String, bool) {
         let twins = ["_ptsz", "_ptds"].map(|suffix| format!("{symbol}{suffix}"));

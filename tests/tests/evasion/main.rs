@@ -2,7 +2,8 @@
 //!
 //! In each cell a tenant tries to take half a GiB more. What counts is what the device has for the tenant, as a process
 //! outside of any quota sees it. Then the tenant makes room and tries again: a row that takes nothing then either proves
-//! nothing, and says so.
+//! nothing. Where the same attempt ends with the same status outside of any quota, this driver does not have it; else the cell says
+//! that it proves nothing.
 
 mod attempt;
 mod binding;
@@ -14,13 +15,13 @@ use std::collections::BTreeSet;
 use std::env;
 
 use cuota_tests::build;
-use cuota_tests::console::Arg;
+use cuota_tests::console::{Arg, Console};
 use cuota_tests::driver::{NOT_SUPPORTED, OUT_OF_MEMORY};
 use cuota_tests::machine::{GIB, MIB, Machine, has_real_gpu};
 
 use attempt::Attempt;
-use binding::COLUMNS;
-use rows::{Kind, Row};
+use binding::{COLUMNS, Column};
+use rows::{Kind, POOL_ALONE, POOL_POINTER, Row};
 use table::{Cell, Table};
 
 const QUOTA: &str = "4GiB";
@@ -44,6 +45,12 @@ const NOT_ON_THE_SOFTWARE_GPU: &[(&str, &str)] = &[
     ("cuMemAllocPitch, 32 bits", "its addresses do not fit 32 bits"),
     ("graph, cloned", "graphs that allocate cannot be cloned"),
     ("graph, in a child graph", "graphs that allocate cannot be cloned, and a child graph is a clone"),
+];
+
+/// Rows that a tenant with a quota is never granted, and why.
+const NEVER_GRANTED: &[(&str, &str)] = &[
+    (POOL_ALONE, "how much another tenant's pool holds the driver does not say"),
+    (POOL_POINTER, "its pool is not granted"),
 ];
 
 /// One cell: at the brim.
@@ -80,11 +87,33 @@ fn proof(attempt: &mut Attempt<'_>, row: Row) -> Result<(), i64> {
     if grown >= LEAST { Ok(()) } else { Err(-i64::try_from(grown / MIB).unwrap_or(i64::MAX)) }
 }
 
-/// All rows in one column.
-fn fill(machine: &Machine, table: &mut Table, place: usize) {
+/// A process outside of any quota that sees the device as it is.
+fn observer(machine: &Machine) -> Console {
     let mut observer = machine.native().start();
     // Enough to ask for the device's UUID; a context would take memory.
     let _ = observer.call("cuInit", &[Arg::Is(0)]).ok();
+    observer
+}
+
+/// A cell that proves nothing, held against the same attempt by a program outside of any quota.
+fn held_against_native(machine: &Machine, row: Row, column: Column, found: Cell) -> Cell {
+    let (Cell::Failed(status) | Cell::Unproved(status)) = found else { return found };
+    let mut observer = observer(machine);
+    let mut native = Attempt::natively(machine, column.natively(), &mut observer);
+    let theirs = proof(&mut native, row);
+    native.console.kill();
+    observer.finish();
+    let is_never = NEVER_GRANTED.iter().any(|(name, _)| *name == row.name);
+    match theirs {
+        Err(same) if same == status => Cell::NotThereNatively(status),
+        Ok(()) if is_never && status == OUT_OF_MEMORY => Cell::Never,
+        _ => found,
+    }
+}
+
+/// All rows in one column.
+fn fill(machine: &Machine, table: &mut Table, place: usize) {
+    let mut observer = observer(machine);
     let mut rows = rows::all().into_iter().filter(|row| is_wanted(row.name)).peekable();
     while rows.peek().is_some() {
         let mut attempt = Attempt::new(machine, COLUMNS[place], &mut observer);
@@ -92,9 +121,17 @@ fn fill(machine: &Machine, table: &mut Table, place: usize) {
             rows.by_ref().for_each(|row| table.put(row.name, place, Cell::NotThere));
         }
         for row in rows.by_ref() {
+            if COLUMNS[place].per_thread && table.is_same(row.name) {
+                table.put(row.name, place, Cell::Same);
+                continue;
+            }
             let mut found = cell(&mut attempt, row);
             let mut is_clean = attempt.clean();
-            if is_clean && row.kind == Kind::Take && matches!(found, Cell::Refused | Cell::Within) {
+            if row.kind == Kind::Take && matches!(found, Cell::Refused | Cell::Within) {
+                if !is_clean {
+                    attempt.console.kill();
+                    attempt = Attempt::new(machine, COLUMNS[place], &mut observer);
+                }
                 found = match proof(&mut attempt, row) {
                     Ok(()) => found,
                     Err(status @ (NOT_SUPPORTED | NOT_THERE)) => Cell::of(status),
@@ -102,7 +139,7 @@ fn fill(machine: &Machine, table: &mut Table, place: usize) {
                 };
                 is_clean = attempt.clean();
             }
-            table.put(row.name, place, found);
+            table.put(row.name, place, held_against_native(machine, row, COLUMNS[place], found));
             if !is_clean {
                 break;
             }
@@ -135,7 +172,8 @@ fn no_api_takes_memory_past_the_quota_however_it_is_found() {
     };
     let open = table.rows_where(|cell| matches!(cell, Cell::Took(_)));
     let failed = table.rows_where(|cell| matches!(cell, Cell::Failed(_) | Cell::Unproved(_)));
-    let shown = table.rows_where(|cell| matches!(cell, Cell::Refused | Cell::Within | Cell::Took(_)));
+    let shown =
+        table.rows_where(|cell| matches!(cell, Cell::Refused | Cell::Never | Cell::Within | Cell::Took(_)));
     let vague = |row: &&str| failed.contains(row) || !shown.contains(row);
     let vague = rows::all()
         .iter()
@@ -145,6 +183,7 @@ fn no_api_takes_memory_past_the_quota_however_it_is_found() {
         .collect::<BTreeSet<_>>();
     if has_real_gpu() {
         assert!(open.is_subset(&known(NOT_YET_HELD)), "past the quota on this GPU: {open:?}");
+        assert!(failed.is_empty(), "rows that prove nothing on this GPU: {failed:?}");
         return;
     }
     assert_eq!(open, known(NOT_YET_HELD), "rows past the quota, and the list of those that are known");

@@ -18,6 +18,10 @@ pub(crate) enum Cell {
     Within,
     /// The driver lacks the function.
     NotThere,
+    /// The same status ends the attempt where there is no quota: the driver does not have it here.
+    NotThereNatively(i64),
+    /// Refused where there is room too, while it takes memory natively: a row of [`crate::NEVER_GRANTED`].
+    Never,
     /// Another status: the attempt proves nothing.
     Failed(i64),
     /// Refused at the brim, and not granted either where there was room: this status, or this growth.
@@ -44,6 +48,8 @@ impl Cell {
             Cell::Refused => "refused".into(),
             Cell::Within => "within".into(),
             Cell::NotThere => "not there".into(),
+            Cell::NotThereNatively(status) => format!("not there ({status})"),
+            Cell::Never => "never".into(),
             Cell::Failed(status) => format!("no: {status}"),
             Cell::Unproved(status) => format!("unproved: {status}"),
             Cell::Took(bytes) => format!("**took {} MiB**", bytes / MIB),
@@ -68,6 +74,12 @@ impl Table {
         self.cells.insert((place, column), cell);
     }
 
+    /// Whether a row calls in a column for per-thread streams what it calls in the others: one such column says it for all.
+    pub(crate) fn is_same(&self, row: &str) -> bool {
+        let place = self.rows.iter().position(|known| *known == row);
+        self.cells.iter().any(|((of, _), cell)| Some(*of) == place && *cell == Cell::Same)
+    }
+
     /// The rows with a cell that `is_so`.
     pub(crate) fn rows_where(&self, is_so: impl Fn(Cell) -> bool) -> BTreeSet<&'static str> {
         self.cells.iter().filter(|(_, cell)| is_so(**cell)).map(|((row, _), _)| self.rows[*row]).collect()
@@ -89,12 +101,13 @@ impl Table {
         let count = |is_so: fn(&Cell) -> bool| self.cells.values().filter(|cell| is_so(cell)).count();
         write!(
             text,
-            "\n\n{} cells: {} refused, {} within the quota, {} took memory beyond it, {} not there, {} prove nothing.\n",
+            "\n\n{} cells: {} refused, {} never granted, {} within the quota, {} took memory beyond it, {} not there, {} prove nothing.\n",
             count(|cell| *cell != Cell::Same),
             count(|cell| *cell == Cell::Refused),
+            count(|cell| *cell == Cell::Never),
             count(|cell| *cell == Cell::Within),
             count(|cell| matches!(cell, Cell::Took(_))),
-            count(|cell| *cell == Cell::NotThere),
+            count(|cell| matches!(cell, Cell::NotThere | Cell::NotThereNatively(_))),
             count(|cell| matches!(cell, Cell::Failed(_) | Cell::Unproved(_))),
         )
         .expect("a string takes it");

@@ -1,7 +1,7 @@
 //! Memory of another process, outside of the quota, that ends when the tenant holds it.
 
 use cuota_tests::console::Arg::{At, Is, Out};
-use cuota_tests::console::Console;
+use cuota_tests::console::{Arg, Console};
 use cuota_tests::driver::on_device;
 
 use super::{Row, handles, pools, take};
@@ -21,8 +21,7 @@ pub(super) const ROWS: &[Row] = &[
     take("cuMemImportFromShareableHandle, then its owner ends", |t| {
         let mut owner = t.stranger();
         let descriptor = exported(t, &mut owner)?;
-        let arguments = [Out(8), Is(descriptor), Is(DESCRIPTOR)];
-        let imported = t.keep("cuMemImportFromShareableHandle", &arguments, "cuMemRelease");
+        let imported = import(t, descriptor);
         end(t, owner, descriptor);
         imported.map(drop)
     }),
@@ -44,73 +43,80 @@ pub(super) const ROWS: &[Row] = &[
         owner.kill();
         imported.map(drop)
     }),
-    take("cuMemPoolImportPointer, then its owner ends", |t| {
+    take(POOL_ALONE, |t| {
         let mut owner = t.stranger();
-        let mut properties = pools::properties();
-        properties[4] = 1;
-        let pool = owner.call("cuMemPoolCreate", &[Out(8), At(&properties)]);
-        if pool.status != 0 {
-            return Err(pool.status);
-        }
-        let pool = pool.number(0);
-        let arguments = [Out(8), Is(TAKE), Is(pool), Is(0)];
-        let address = owner.call("cuMemAllocFromPoolAsync", &arguments).ok().number(0);
-        owner.synchronize();
-        let arguments = [Out(8), Is(pool), Is(DESCRIPTOR), Is(0)];
-        let descriptor = owner_says(&mut owner, "cuMemPoolExportToShareableHandle", &arguments)?;
-        let descriptor = taken(t, &owner, descriptor)?;
-        let pointer = owner.call("cuMemPoolExportPointer", &[Out(HANDLE_BYTES), Is(address)]).ok();
-        let arguments = [Out(8), Is(descriptor), Is(DESCRIPTOR), Is(0)];
-        let pool = t.keep("cuMemPoolImportFromShareableHandle", &arguments, "cuMemPoolDestroy");
-        let address = pool
-            .and_then(|pool| t.make("cuMemPoolImportPointer", &[Out(8), Is(pool), At(&pointer.wrote[0])]));
+        let (descriptor, _) = exported_pool(t, &mut owner)?;
+        let pool = import_pool(t, descriptor);
+        end(t, owner, descriptor);
+        pool.map(drop)
+    }),
+    take(POOL_POINTER, |t| {
+        let mut owner = t.stranger();
+        let (descriptor, pointer) = exported_pool(t, &mut owner)?;
+        let pool = import_pool(t, descriptor);
+        let address =
+            pool.and_then(|pool| t.make("cuMemPoolImportPointer", &[Out(8), Is(pool), At(&pointer)]));
         end(t, owner, descriptor);
         t.later("cuMemFreeAsync", &[address?, 0]);
         Ok(())
     }),
-    take("cuImportExternalMemory, then its owner ends", |t| {
-        let mut owner = t.stranger();
-        let descriptor = exported(t, &mut owner)?;
-        // CUDA_EXTERNAL_MEMORY_HANDLE_DESC: type (an opaque descriptor), the descriptor, the size.
-        let mut description = [0; 104];
-        description[0] = 1;
-        description[8..16].copy_from_slice(&descriptor.to_le_bytes());
-        description[24..32].copy_from_slice(&TAKE.to_le_bytes());
-        let imported =
-            t.keep("cuImportExternalMemory", &[Out(8), At(&description)], "cuDestroyExternalMemory");
-        end(t, owner, descriptor);
-        imported.map(drop)
-    }),
 ];
 
-/// The owner's call, which writes a descriptor.
-fn owner_says(
-    owner: &mut Console,
-    symbol: &str,
-    arguments: &[cuota_tests::console::Arg<'_>],
-) -> Result<u64, i64> {
+/// A row's name: another process's pool, without any of its pointers.
+pub(crate) const POOL_ALONE: &str = "cuMemPoolImportFromShareableHandle, then its owner ends";
+
+/// A row's name: an allocation of another process's pool.
+pub(crate) const POOL_POINTER: &str = "cuMemPoolImportPointer, then its owner ends";
+
+/// Half a GiB of the owner's in a pool: the pool as a descriptor of the tenant, and what names the allocation.
+pub(super) fn exported_pool(t: &mut Attempt<'_>, owner: &mut Console) -> Result<(u64, Vec<u8>), i64> {
+    let mut properties = pools::properties();
+    properties[4] = 1; // CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+    let pool = owner_makes(owner, "cuMemPoolCreate", &[Out(8), At(&properties)])?;
+    let address = owner_makes(owner, "cuMemAllocFromPoolAsync", &[Out(8), Is(TAKE), Is(pool), Is(0)])?;
+    owner.synchronize();
+    let arguments = [Out(8), Is(pool), Is(DESCRIPTOR), Is(0)];
+    let descriptor = owner_makes(owner, "cuMemPoolExportToShareableHandle", &arguments)?;
+    let descriptor = taken(t, owner, descriptor)?;
+    let pointer = owner.call("cuMemPoolExportPointer", &[Out(HANDLE_BYTES), Is(address)]).ok();
+    Ok((descriptor, pointer.wrote[0].clone()))
+}
+
+pub(super) fn import_pool(t: &mut Attempt<'_>, descriptor: u64) -> Result<u64, i64> {
+    let arguments = [Out(8), Is(descriptor), Is(DESCRIPTOR), Is(0)];
+    t.keep("cuMemPoolImportFromShareableHandle", &arguments, "cuMemPoolDestroy")
+}
+
+pub(super) fn import(t: &mut Attempt<'_>, descriptor: u64) -> Result<u64, i64> {
+    let arguments = [Out(8), Is(descriptor), Is(DESCRIPTOR)];
+    t.keep("cuMemImportFromShareableHandle", &arguments, "cuMemRelease")
+}
+
+/// The owner's call, which writes a handle, an address or, in the low half, a descriptor.
+fn owner_makes(owner: &mut Console, symbol: &str, arguments: &[Arg<'_>]) -> Result<u64, i64> {
     let answer = owner.call(symbol, arguments);
-    if answer.status == 0 { Ok(answer.number(0) & u64::from(u32::MAX)) } else { Err(answer.status) }
+    if answer.status == 0 { Ok(answer.number(0)) } else { Err(answer.status) }
 }
 
 /// The owner's descriptor, as one of the tenant's own.
 fn taken(t: &mut Attempt<'_>, owner: &Console, descriptor: u64) -> Result<u64, i64> {
+    let descriptor = descriptor & u64::from(u32::MAX);
     let answer = t.console.ask(&format!("takefd {} {descriptor}", owner.pid()));
     if answer.status == 0 { Ok(answer.number(0)) } else { Err(crate::NOT_THERE) }
 }
 
 /// Half a GiB of the owner's by handle, as a descriptor of the tenant.
-fn exported(t: &mut Attempt<'_>, owner: &mut Console) -> Result<u64, i64> {
+pub(super) fn exported(t: &mut Attempt<'_>, owner: &mut Console) -> Result<u64, i64> {
     let create = [Out(8), Is(TAKE), At(&handles::exportable()), Is(0)];
-    let handle = owner.call("cuMemCreate", &create).ok().number(0);
+    let handle = owner_makes(owner, "cuMemCreate", &create)?;
     let export = [Out(8), Is(handle), Is(DESCRIPTOR), Is(0)];
-    let descriptor = owner_says(owner, "cuMemExportToShareableHandle", &export)?;
+    let descriptor = owner_makes(owner, "cuMemExportToShareableHandle", &export)?;
     taken(t, owner, descriptor)
 }
 
 /// The owner ends, and the descriptor with it: only what was imported holds the memory now. (An open descriptor holds it too, for
 /// nobody to use.)
-fn end(t: &mut Attempt<'_>, owner: Console, descriptor: u64) {
+pub(super) fn end(t: &mut Attempt<'_>, owner: Console, descriptor: u64) {
     owner.kill();
     let _ = t.console.ask(&format!("openas {descriptor}"));
 }

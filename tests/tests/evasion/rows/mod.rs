@@ -3,16 +3,21 @@
 mod arrays;
 mod code;
 mod contexts;
+mod externals;
 mod graphs;
 mod handles;
 mod imports;
 mod launches;
+mod overheads;
 mod plain;
 mod pools;
+mod siblings;
 mod tricks;
 mod updates;
 
 use crate::attempt::{Attempt, Ended};
+
+pub(crate) use imports::{POOL_ALONE, POOL_POINTER};
 
 /// What a row is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +58,10 @@ pub(crate) fn all() -> Vec<Row> {
         launches::ROWS,
         updates::ROWS,
         contexts::ROWS,
+        overheads::ROWS,
         imports::ROWS,
+        externals::ROWS,
+        siblings::ROWS,
         tricks::ROWS,
     ]
     .concat()

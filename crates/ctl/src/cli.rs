@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Ps(Ps),
     /// Change the limits of a tenant, while it runs or before.
     Set(Set),
+    /// Show what happened to a tenant: refusals, growth inside a call, processes found dead.
+    Events(Events),
     /// Tell what a program sees under the shim; `doctor` runs it.
     #[command(hide = true)]
     Probe(Probe),
@@ -93,6 +95,18 @@ pub(crate) struct Set {
     /// The GPU that the limits are for, by the UUID that `cuota ps` shows; all of them if left out.
     #[arg(long, short, value_name = "UUID", value_parser = parse_gpu)]
     pub(crate) gpu: Option<GpuId>,
+}
+
+/// `cuota events`
+#[derive(Args, Debug)]
+pub(crate) struct Events {
+    /// The tenant, as `cuota ps` names it.
+    #[arg(value_name = "TENANT", value_parser = parse_tenant)]
+    pub(crate) tenant: TenantName,
+
+    /// Print JSON (schema cuota.events/1).
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `cuota probe`

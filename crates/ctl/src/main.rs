@@ -2,6 +2,7 @@
 
 mod cli;
 mod doctor;
+mod events;
 mod home;
 mod lease;
 mod locate;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     ExitCode::from(match cli.command {
         Command::Run(asked) => run::run(&home, &asked),
         Command::Doctor(asked) => doctor::doctor(&home, &asked),
+        Command::Events(asked) => events::events(&home, &asked.tenant, asked.json),
         Command::Ps(asked) => ps::ps(&home, asked.json),
         Command::Set(asked) => set::set(&home, &asked),
         Command::Probe(asked) => probe::probe(asked.quota),

@@ -1,0 +1,164 @@
+//! `cuota events`: what happened to a tenant.
+
+use std::fmt::Write as _;
+
+use cuota_region::event::{Entry, Event};
+use cuota_region::name::TenantName;
+use cuota_region::sys;
+use cuota_region::tenant::Tenant;
+use serde::Serialize;
+
+use crate::home::Home;
+use crate::size::show_bytes;
+use crate::status;
+
+/// The JSON's version, by the same rule as `doctor`'s.
+const SCHEMA: &str = "cuota.events/1";
+
+#[derive(Serialize)]
+struct Listing {
+    schema: &'static str,
+    tenant: String,
+    events: Vec<Row>,
+}
+
+/// One event.
+#[derive(Serialize, Debug)]
+struct Row {
+    /// Counts from 0 over the life of the tenant's file, which keeps the last 1,024.
+    number: u64,
+    /// How long ago, ms.
+    age_ms: u64,
+    /// The process that it happened to, in its own PID namespace.
+    pid: u32,
+    #[serde(flatten)]
+    what: What,
+}
+
+#[derive(Serialize, Debug, PartialEq, Eq)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum What {
+    Refused { asked_bytes: u64, booked_bytes: u64, quota_bytes: u64 },
+    GrewInsideCall { bytes: u64 },
+    Reaped { dead_pid: u32, booked_bytes: u64 },
+    Rejoined { booked_bytes: u64 },
+    NoProcessMemory { nvml_error: u32 },
+    Unknown { number_of_kind: u32 },
+}
+
+impl From<Event> for What {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Refused { asked, booked, quota } => {
+                What::Refused { asked_bytes: asked, booked_bytes: booked, quota_bytes: quota }
+            }
+            Event::GrewInsideCall { bytes } => What::GrewInsideCall { bytes },
+            Event::Reaped { pid, booked } => What::Reaped { dead_pid: pid, booked_bytes: booked },
+            Event::Rejoined { booked } => What::Rejoined { booked_bytes: booked },
+            Event::NoProcessMemory { error } => What::NoProcessMemory { nvml_error: error },
+            Event::Unknown { what } => What::Unknown { number_of_kind: what },
+        }
+    }
+}
+
+impl What {
+    fn text(&self) -> String {
+        match self {
+            What::Refused { asked_bytes, booked_bytes, quota_bytes } => format!(
+                "refused {} ({} booked of {})",
+                show_bytes(*asked_bytes),
+                show_bytes(*booked_bytes),
+                show_bytes(*quota_bytes)
+            ),
+            What::GrewInsideCall { bytes } => {
+                format!("one call took {} more than was reserved for it", show_bytes(*bytes))
+            }
+            What::Reaped { dead_pid, booked_bytes } => {
+                format!("process {dead_pid} is dead, {} of it given back", show_bytes(*booked_bytes))
+            }
+            What::Rejoined { booked_bytes } => {
+                format!("joined again, with {} booked", show_bytes(*booked_bytes))
+            }
+            What::NoProcessMemory { nvml_error } => format!(
+                "NVML does not say what the process takes (error {nvml_error}): contexts and code are an estimate"
+            ),
+            What::Unknown { number_of_kind } => {
+                format!("an event of another version of cuota (number {number_of_kind})")
+            }
+        }
+    }
+}
+
+/// Lists. Returns the exit status.
+pub(crate) fn events(home: &Home, name: &TenantName, json: bool) -> u8 {
+    let opened = home.files().tenant(name).ok().map(|path| (Tenant::open(&path), path));
+    let tenant = match opened {
+        Some((Ok(tenant), _)) => tenant,
+        Some((Err(error), path)) => {
+            eprintln!(
+                "cuota: tenant {name} has no events that can be read: {}: {error}. It has a file once a program of it has used \
+                 the GPU; `cuota ps` lists the tenants",
+                path.as_c_str().to_string_lossy()
+            );
+            return status::PROBLEM;
+        }
+        None => {
+            eprintln!("cuota: the path of {}'s file is too long", name);
+            return status::PROBLEM;
+        }
+    };
+    let now_ns = sys::monotonic_ns();
+    let events: Vec<Row> = tenant.events().entries().map(|entry| row(entry, now_ns)).collect();
+    if !json {
+        print!("{}", table(name, &events));
+        return status::OK;
+    }
+    match serde_json::to_string_pretty(&Listing { schema: SCHEMA, tenant: name.to_string(), events }) {
+        Ok(text) => {
+            println!("{text}");
+            status::OK
+        }
+        Err(error) => {
+            eprintln!("cuota: the events cannot be written as JSON: {error}");
+            status::PROBLEM
+        }
+    }
+}
+
+fn row(entry: Entry, now_ns: u64) -> Row {
+    let age_ms = now_ns.saturating_sub(entry.time_ns) / 1_000_000;
+    Row { number: entry.number, age_ms, pid: entry.pid, what: entry.event.into() }
+}
+
+fn table(name: &TenantName, events: &[Row]) -> String {
+    if events.is_empty() {
+        return format!("Nothing has happened to {name}.\n");
+    }
+    let mut text = String::new();
+    for event in events {
+        let seconds = event.age_ms as f64 / 1e3;
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{seconds:>9.3} s ago  process {:<8}  {}", event.pid, event.what.text());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_says_what_happened_and_how_much() {
+        let entry = Entry {
+            number: 7,
+            time_ns: 1_000_000,
+            pid: 12,
+            event: Event::Refused { asked: 64 << 20, booked: 1 << 30, quota: 1 << 30 },
+        };
+        let row = row(entry, 251_000_000);
+        let name = TenantName::parse(b"alice").unwrap();
+        let text = table(&name, &[row]);
+        assert_eq!(text, "    0.250 s ago  process 12        refused 64 MiB (1 GiB booked of 1 GiB)\n");
+        assert_eq!(table(&name, &[]), "Nothing has happened to alice.\n");
+    }
+}

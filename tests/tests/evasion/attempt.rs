@@ -49,11 +49,8 @@ pub(crate) struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     /// Starts a tenant and fills its quota. `observer` is a process outside of any quota.
     pub(crate) fn new(machine: &'a Machine, column: Column, observer: &'a mut Console) -> Self {
-        let tenant = machine.tenant_of(&program(column), "t", Some(QUOTA));
-        let mut this = Self::of(machine, column, observer, tenant);
-        this.reserve = this.console.alloc(TAKE + MORE).ok();
-        assert!(this.reserve.is_some(), "an empty quota has room for what rows try to take");
-        this.pieces = this.fill();
+        let mut this = Self::of(machine, column, observer, tenant(machine, column));
+        this.fill_all();
         this
     }
 
@@ -64,11 +61,10 @@ impl<'a> Attempt<'a> {
 
     fn of(machine: &'a Machine, column: Column, observer: &'a mut Console, program: Program) -> Self {
         let base = observer.nvml_memory().used;
-        let console = program.with_old_forms().start_with_context();
         let mut this = Self {
             machine,
             column,
-            console,
+            console: program.with_old_forms().start_with_context(),
             observer,
             base,
             reserve: None,
@@ -80,6 +76,25 @@ impl<'a> Attempt<'a> {
         };
         this.warm();
         this
+    }
+
+    /// Ends the tenant, which is of no more use, and starts it anew.
+    pub(crate) fn renew(&mut self) {
+        let fresh = || tenant(self.machine, self.column).with_old_forms();
+        let old = std::mem::replace(&mut self.console, fresh().start());
+        self.kill_other(old);
+        self.base = self.observer.nvml_memory().used;
+        (self.reserve, self.is_emptied) = (None, false);
+        self.console.use_primary_context();
+        self.warm();
+        self.fill_all();
+    }
+
+    /// Takes the whole quota: a reserve, which rows may free, and the rest.
+    fn fill_all(&mut self) {
+        self.reserve = self.console.alloc(TAKE + MORE).ok();
+        assert!(self.reserve.is_some(), "an empty quota has room for what rows try to take");
+        self.pieces = self.fill();
     }
 
     /// Lets the context grow to its size before anything is counted.
@@ -240,6 +255,16 @@ impl<'a> Attempt<'a> {
         self.keep("cuStreamCreate", &[Out(8), Is(1)], "cuStreamDestroy_v2")
     }
 
+    /// Kills a process, and waits until what it had alone is gone: an H100 needs some 100 ms for it.
+    pub(crate) fn kill_other(&mut self, process: Console) {
+        kill(process, self.observer);
+    }
+
+    /// Kills the tenant, as [`Self::kill_other`].
+    pub(crate) fn kill(self) {
+        kill(self.console, self.observer);
+    }
+
     /// What the tenant has of the device beyond its quota, bytes, once that no longer falls.
     pub(crate) fn beyond_quota(&mut self) -> u64 {
         let mut beyond = u64::MAX;
@@ -286,6 +311,22 @@ impl<'a> Attempt<'a> {
             && self.console.call("cuCtxSynchronize", &[]).status == 0
             && self.beyond_quota() == 0
     }
+}
+
+fn kill(process: Console, observer: &mut Console) {
+    let pid = u64::from(process.pid());
+    process.kill();
+    for _ in 0..LOOKS {
+        // NVML lists a process no shorter than it shows its memory.
+        if observer.nvml_neighbours().iter().all(|(listed, _)| *listed != pid) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(APART_MS));
+    }
+}
+
+fn tenant(machine: &Machine, column: Column) -> Program {
+    machine.tenant_of(&program(column), "t", Some(QUOTA))
 }
 
 /// The console that a column asks for.

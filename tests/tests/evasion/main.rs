@@ -11,7 +11,7 @@ mod children;
 mod rows;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 
 use cuota_tests::build;
@@ -95,57 +95,89 @@ fn observer(machine: &Machine) -> Console {
     observer
 }
 
-/// A cell that proves nothing, held against the same attempt by a program outside of any quota.
-fn held_against_native(machine: &Machine, row: Row, column: Column, found: Cell) -> Cell {
-    let (Cell::Failed(status) | Cell::Unproved(status)) = found else { return found };
-    let mut observer = observer(machine);
-    let mut native = Attempt::natively(machine, column.natively(), &mut observer);
-    let theirs = proof(&mut native, row);
-    native.console.kill();
-    observer.finish();
-    let is_never = NEVER_GRANTED.iter().any(|(name, _)| *name == row.name);
-    match theirs {
-        Err(same) if same == status => Cell::NotThereNatively(status),
-        Ok(()) if is_never && status == OUT_OF_MEMORY => Cell::Never,
-        _ => found,
+/// What one column has shown for those of the same stream mode after it: the functions are the same however they are found. A GPU's
+/// time is short: what costs a process a cell is shown once.
+#[derive(Default)]
+struct Shown {
+    /// Rows that took memory where there was room, and left the tenant of no more use.
+    taken: BTreeSet<(&'static str, bool)>,
+    /// How rows ended outside of any quota.
+    natively: BTreeMap<(&'static str, bool), Result<(), i64>>,
+}
+
+/// One column being filled.
+struct Filling<'a> {
+    machine: &'a Machine,
+    column: Column,
+    shown: &'a mut Shown,
+}
+
+impl Filling<'_> {
+    /// A cell that proves nothing, held against the same attempt by a program outside of any quota.
+    fn held_against_native(&mut self, row: Row, found: Cell) -> Cell {
+        let (Cell::Failed(status) | Cell::Unproved(status)) = found else { return found };
+        let (machine, column) = (self.machine, self.column.natively());
+        let known = self.shown.natively.entry((row.name, column.per_thread));
+        let theirs = *known.or_insert_with(|| {
+            let mut observer = observer(machine);
+            let mut native = Attempt::natively(machine, column, &mut observer);
+            let theirs = proof(&mut native, row);
+            native.kill();
+            observer.finish();
+            theirs
+        });
+        let is_never = NEVER_GRANTED.iter().any(|(name, _)| *name == row.name);
+        match theirs {
+            Err(same) if same == status => Cell::NotThereNatively(status),
+            Ok(()) if is_never && status == OUT_OF_MEMORY => Cell::Never,
+            _ => found,
+        }
+    }
+
+    /// One cell: at the brim, then where there is room. `false`: the tenant is of no more use.
+    fn cell(&mut self, attempt: &mut Attempt<'_>, row: Row) -> (Cell, bool) {
+        let mut found = cell(attempt, row);
+        let mut is_clean = attempt.clean();
+        let (place, needs_proof) = ((row.name, self.column.per_thread), row.kind == Kind::Take);
+        if needs_proof && matches!(found, Cell::Refused | Cell::Within) && !self.shown.taken.contains(&place)
+        {
+            if !is_clean {
+                attempt.renew();
+            }
+            found = match proof(attempt, row) {
+                Ok(()) => found,
+                Err(status @ (NOT_SUPPORTED | NOT_THERE)) => Cell::of(status),
+                Err(status) => Cell::Unproved(status),
+            };
+            is_clean = attempt.clean();
+            if !is_clean && matches!(found, Cell::Refused | Cell::Within) {
+                self.shown.taken.insert(place);
+            }
+        }
+        (self.held_against_native(row, found), is_clean)
     }
 }
 
 /// All rows in one column.
-fn fill(machine: &Machine, table: &mut Table, place: usize) {
-    let mut observer = observer(machine);
-    let mut rows = rows::all().into_iter().filter(|row| is_wanted(row.name)).peekable();
-    while rows.peek().is_some() {
-        let mut attempt = Attempt::new(machine, COLUMNS[place], &mut observer);
-        if !attempt.finds() {
-            rows.by_ref().for_each(|row| table.put(row.name, place, Cell::NotThere));
+fn fill(machine: &Machine, table: &mut Table, shown: &mut Shown, place: usize) {
+    let (column, mut observer) = (COLUMNS[place], observer(machine));
+    let mut filling = Filling { machine, column, shown };
+    let mut attempt = Attempt::new(machine, column, &mut observer);
+    let is_there = attempt.finds();
+    let mut is_clean = true;
+    for row in rows::all().into_iter().filter(|row| is_wanted(row.name)) {
+        if !is_there || column.per_thread && table.is_same(row.name) {
+            table.put(row.name, place, if is_there { Cell::Same } else { Cell::NotThere });
+            continue;
         }
-        for row in rows.by_ref() {
-            if COLUMNS[place].per_thread && table.is_same(row.name) {
-                table.put(row.name, place, Cell::Same);
-                continue;
-            }
-            let mut found = cell(&mut attempt, row);
-            let mut is_clean = attempt.clean();
-            if row.kind == Kind::Take && matches!(found, Cell::Refused | Cell::Within) {
-                if !is_clean {
-                    attempt.console.kill();
-                    attempt = Attempt::new(machine, COLUMNS[place], &mut observer);
-                }
-                found = match proof(&mut attempt, row) {
-                    Ok(()) => found,
-                    Err(status @ (NOT_SUPPORTED | NOT_THERE)) => Cell::of(status),
-                    Err(status) => Cell::Unproved(status),
-                };
-                is_clean = attempt.clean();
-            }
-            table.put(row.name, place, held_against_native(machine, row, COLUMNS[place], found));
-            if !is_clean {
-                break;
-            }
+        if !is_clean {
+            attempt.renew();
         }
-        attempt.console.kill();
+        let found;
+        (found, is_clean) = filling.cell(&mut attempt, row);
+        table.put(row.name, place, found);
     }
+    attempt.kill();
     observer.finish();
 }
 
@@ -156,12 +188,12 @@ fn is_wanted(row: &str) -> bool {
 
 #[test]
 fn no_api_takes_memory_past_the_quota_however_it_is_found() {
-    let mut table = Table::default();
+    let (mut table, mut shown) = (Table::default(), Shown::default());
     let path = build::scratch().join("evasion.md");
     for place in 0..COLUMNS.len() {
         // A machine of its own: what a tenant that is killed had is no matter of the next.
         let machine = Machine::new();
-        fill(&machine, &mut table, place);
+        fill(&machine, &mut table, &mut shown, place);
         // After each column, for one who has no time for all of them.
         std::fs::write(&path, table.markdown()).expect("the target folder is writable");
     }

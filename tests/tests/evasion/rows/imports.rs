@@ -40,7 +40,7 @@ pub(super) const ROWS: &[Row] = &[
         }
         let arguments = [Out(8), At(&exported.wrote[0]), Is(u64::from(FABRIC))];
         let imported = t.keep("cuMemImportFromShareableHandle", &arguments, "cuMemRelease");
-        owner.kill();
+        t.kill_other(owner);
         imported.map(drop)
     }),
     take(POOL_ALONE, |t| {
@@ -117,7 +117,7 @@ pub(super) fn exported(t: &mut Attempt<'_>, owner: &mut Console) -> Result<u64, 
 /// The owner ends, and the descriptor with it: only what was imported holds the memory now. (An open descriptor holds it too, for
 /// nobody to use.)
 pub(super) fn end(t: &mut Attempt<'_>, owner: Console, descriptor: u64) {
-    owner.kill();
+    t.kill_other(owner);
     let _ = t.console.ask(&format!("openas {descriptor}"));
 }
 
@@ -136,6 +136,6 @@ fn opened(t: &mut Attempt<'_>, symbol: &str) -> Ended {
         arguments = vec![Out(8), At(&handle), Is(FLAGS)];
     }
     let open = t.keep(symbol, &arguments, "cuIpcCloseMemHandle");
-    owner.kill();
+    t.kill_other(owner);
     open.map(drop)
 }

@@ -22,245 +22,245 @@ hooks! {
 
         // Plain memory.
         cuMemAlloc: PFN_cuMemAlloc_v2000
-            fn(dptr: *mut CUdeviceptr_v1, bytesize: c_uint) = plain::alloc_v1;
+            fn(dptr: *mut CUdeviceptr_v1, bytesize: c_uint) => plain::alloc_v1;
         cuMemAlloc_v2: PFN_cuMemAlloc_v3020
-            fn(dptr: *mut CUdeviceptr, bytesize: usize) = plain::alloc;
+            fn(dptr: *mut CUdeviceptr, bytesize: usize) => plain::alloc;
         cuMemAllocPitch: PFN_cuMemAllocPitch_v2000
-            fn(dptr: *mut CUdeviceptr_v1, pPitch: *mut c_uint, WidthInBytes: c_uint, Height: c_uint, ElementSizeBytes: c_uint) = plain::alloc_pitch_v1;
+            fn(dptr: *mut CUdeviceptr_v1, pPitch: *mut c_uint, WidthInBytes: c_uint, Height: c_uint, ElementSizeBytes: c_uint) => plain::alloc_pitch_v1;
         cuMemAllocPitch_v2: PFN_cuMemAllocPitch_v3020
-            fn(dptr: *mut CUdeviceptr, pPitch: *mut usize, WidthInBytes: usize, Height: usize, ElementSizeBytes: c_uint) = plain::alloc_pitch;
+            fn(dptr: *mut CUdeviceptr, pPitch: *mut usize, WidthInBytes: usize, Height: usize, ElementSizeBytes: c_uint) => plain::alloc_pitch;
         cuMemAllocManaged: PFN_cuMemAllocManaged_v6000
-            fn(dptr: *mut CUdeviceptr, bytesize: usize, flags: c_uint) = plain::alloc_managed;
+            fn(dptr: *mut CUdeviceptr, bytesize: usize, flags: c_uint) => plain::alloc_managed;
         cuMemFree: PFN_cuMemFree_v2000
-            fn(dptr: CUdeviceptr_v1) = plain::free_v1;
+            fn(dptr: CUdeviceptr_v1) => plain::free_v1;
         cuMemFree_v2: PFN_cuMemFree_v3020
-            fn(dptr: CUdeviceptr) = plain::free;
+            fn(dptr: CUdeviceptr) => plain::free;
 
         // Stream-ordered memory and pools.
         cuMemAllocAsync: PFN_cuMemAllocAsync_v11020, cuMemAllocAsync_ptsz: PFN_cuMemAllocAsync_v11020_ptsz
-            fn(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream) = pool::alloc_async;
+            fn(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream) => pool::alloc_async;
         cuMemAllocFromPoolAsync: PFN_cuMemAllocFromPoolAsync_v11020, cuMemAllocFromPoolAsync_ptsz: PFN_cuMemAllocFromPoolAsync_v11020_ptsz
-            fn(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream) = pool::alloc_from_pool_async;
+            fn(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream) => pool::alloc_from_pool_async;
         cuMemFreeAsync: PFN_cuMemFreeAsync_v11020, cuMemFreeAsync_ptsz: PFN_cuMemFreeAsync_v11020_ptsz
-            fn(dptr: CUdeviceptr, hStream: CUstream) = pool::free_async;
+            fn(dptr: CUdeviceptr, hStream: CUstream) => pool::free_async;
         cuMemPoolTrimTo: PFN_cuMemPoolTrimTo_v11020
-            fn(pool: CUmemoryPool, minBytesToKeep: usize) = pool::trim;
+            fn(pool: CUmemoryPool, minBytesToKeep: usize) => pool::trim;
         cuMemPoolCreate: PFN_cuMemPoolCreate_v11020
-            fn(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps) = pool::create;
+            fn(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps) => pool::create;
         cuMemPoolDestroy: PFN_cuMemPoolDestroy_v11020
-            fn(pool: CUmemoryPool) = pool::destroy;
+            fn(pool: CUmemoryPool) => pool::destroy;
         cuDeviceGetDefaultMemPool: PFN_cuDeviceGetDefaultMemPool_v11020
-            fn(pool_out: *mut CUmemoryPool, dev: CUdevice) = pool::learn;
+            fn(pool_out: *mut CUmemoryPool, dev: CUdevice) => pool::learn;
         cuDeviceGetMemPool: PFN_cuDeviceGetMemPool_v11020
-            fn(pool: *mut CUmemoryPool, dev: CUdevice) = pool::learn;
+            fn(pool: *mut CUmemoryPool, dev: CUdevice) => pool::learn;
 
         cuMemGetDefaultMemPool: PFN_cuMemGetDefaultMemPool_v13000
-            fn(pool: *mut CUmemoryPool, location: *mut CUmemLocation, kind: CUmemAllocationType) = pool::learn_at;
+            fn(pool: *mut CUmemoryPool, location: *mut CUmemLocation, kind: CUmemAllocationType) => pool::learn_at;
         cuMemGetMemPool: PFN_cuMemGetMemPool_v13000
-            fn(pool: *mut CUmemoryPool, location: *mut CUmemLocation, kind: CUmemAllocationType) = pool::learn_at;
+            fn(pool: *mut CUmemoryPool, location: *mut CUmemLocation, kind: CUmemAllocationType) => pool::learn_at;
 
         // VMM handles and mappings.
         cuMemCreate: PFN_cuMemCreate_v10020
-            fn(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: c_ulonglong) = vmm::create;
+            fn(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: c_ulonglong) => vmm::create;
         cuMemRelease: PFN_cuMemRelease_v10020
-            fn(handle: CUmemGenericAllocationHandle) = vmm::release;
+            fn(handle: CUmemGenericAllocationHandle) => vmm::release;
         cuMemMap: PFN_cuMemMap_v10020
-            fn(ptr: CUdeviceptr, size: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: c_ulonglong) = vmm::map;
+            fn(ptr: CUdeviceptr, size: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: c_ulonglong) => vmm::map;
         cuMemUnmap: PFN_cuMemUnmap_v10020
-            fn(ptr: CUdeviceptr, size: usize) = vmm::unmap;
+            fn(ptr: CUdeviceptr, size: usize) => vmm::unmap;
         cuMemRetainAllocationHandle: PFN_cuMemRetainAllocationHandle_v11000
-            fn(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) = vmm::retain;
+            fn(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) => vmm::retain;
 
         // Memory that crosses the borders of a process.
         cuIpcGetMemHandle: PFN_cuIpcGetMemHandle_v4010
-            fn(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr) = sharing::ipc_get;
+            fn(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr) => sharing::ipc_get;
         cuIpcOpenMemHandle: PFN_cuIpcOpenMemHandle_v4010, cuIpcOpenMemHandle_v2: PFN_cuIpcOpenMemHandle_v11000
-            fn(pdptr: *mut CUdeviceptr, handle: CUipcMemHandle, Flags: c_uint) = sharing::ipc_open;
+            fn(pdptr: *mut CUdeviceptr, handle: CUipcMemHandle, Flags: c_uint) => sharing::ipc_open;
         cuIpcCloseMemHandle: PFN_cuIpcCloseMemHandle_v4010
-            fn(dptr: CUdeviceptr) = sharing::ipc_close;
+            fn(dptr: CUdeviceptr) => sharing::ipc_close;
         cuMemExportToShareableHandle: PFN_cuMemExportToShareableHandle_v10020
-            fn(shareableHandle: *mut c_void, handle: CUmemGenericAllocationHandle, handleType: CUmemAllocationHandleType, flags: c_ulonglong) = sharing::export;
+            fn(shareableHandle: *mut c_void, handle: CUmemGenericAllocationHandle, handleType: CUmemAllocationHandleType, flags: c_ulonglong) => sharing::export;
         cuMemImportFromShareableHandle: PFN_cuMemImportFromShareableHandle_v10020
-            fn(handle: *mut CUmemGenericAllocationHandle, osHandle: *mut c_void, shHandleType: CUmemAllocationHandleType) = sharing::import;
+            fn(handle: *mut CUmemGenericAllocationHandle, osHandle: *mut c_void, shHandleType: CUmemAllocationHandleType) => sharing::import;
         cuMemGetHandleForAddressRange: PFN_cuMemGetHandleForAddressRange_v11070
-            fn(handle: *mut c_void, dptr: CUdeviceptr, size: usize, handleType: CUmemRangeHandleType, flags: c_ulonglong) = sharing::export_range;
+            fn(handle: *mut c_void, dptr: CUdeviceptr, size: usize, handleType: CUmemRangeHandleType, flags: c_ulonglong) => sharing::export_range;
         cuImportExternalMemory: PFN_cuImportExternalMemory_v10000
-            fn(extMem_out: *mut CUexternalMemory, memHandleDesc: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC) = sharing::import_external;
+            fn(extMem_out: *mut CUexternalMemory, memHandleDesc: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC) => sharing::import_external;
         cuDestroyExternalMemory: PFN_cuDestroyExternalMemory_v10000
-            fn(extMem: CUexternalMemory) = sharing::destroy_external;
+            fn(extMem: CUexternalMemory) => sharing::destroy_external;
         cuExternalMemoryGetMappedBuffer: PFN_cuExternalMemoryGetMappedBuffer_v10000
-            fn(devPtr: *mut CUdeviceptr, extMem: CUexternalMemory, bufferDesc: *const CUDA_EXTERNAL_MEMORY_BUFFER_DESC) = sharing::map_external;
+            fn(devPtr: *mut CUdeviceptr, extMem: CUexternalMemory, bufferDesc: *const CUDA_EXTERNAL_MEMORY_BUFFER_DESC) => sharing::map_external;
         cuExternalMemoryGetMappedMipmappedArray: PFN_cuExternalMemoryGetMappedMipmappedArray_v10000
-            fn(mipmap: *mut CUmipmappedArray, extMem: CUexternalMemory, mipmapDesc: *const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC) = sharing::map_external_array;
+            fn(mipmap: *mut CUmipmappedArray, extMem: CUexternalMemory, mipmapDesc: *const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC) => sharing::map_external_array;
         cuMemPoolExportToShareableHandle: PFN_cuMemPoolExportToShareableHandle_v11020
-            fn(handle_out: *mut c_void, pool: CUmemoryPool, handleType: CUmemAllocationHandleType, flags: c_ulonglong) = sharing::export_pool;
+            fn(handle_out: *mut c_void, pool: CUmemoryPool, handleType: CUmemAllocationHandleType, flags: c_ulonglong) => sharing::export_pool;
         cuMemPoolImportFromShareableHandle: PFN_cuMemPoolImportFromShareableHandle_v11020
-            fn(pool_out: *mut CUmemoryPool, handle: *mut c_void, handleType: CUmemAllocationHandleType, flags: c_ulonglong) = sharing::import_pool;
+            fn(pool_out: *mut CUmemoryPool, handle: *mut c_void, handleType: CUmemAllocationHandleType, flags: c_ulonglong) => sharing::import_pool;
         cuMemPoolExportPointer: PFN_cuMemPoolExportPointer_v11020
-            fn(shareData_out: *mut CUmemPoolPtrExportData, ptr: CUdeviceptr) = sharing::export_pointer;
+            fn(shareData_out: *mut CUmemPoolPtrExportData, ptr: CUdeviceptr) => sharing::export_pointer;
         cuMemPoolImportPointer: PFN_cuMemPoolImportPointer_v11020
-            fn(ptr_out: *mut CUdeviceptr, pool: CUmemoryPool, shareData: *mut CUmemPoolPtrExportData) = sharing::import_pointer;
+            fn(ptr_out: *mut CUdeviceptr, pool: CUmemoryPool, shareData: *mut CUmemPoolPtrExportData) => sharing::import_pointer;
         cuMulticastCreate: PFN_cuMulticastCreate_v12010
-            fn(mcHandle: *mut CUmemGenericAllocationHandle, prop: *const CUmulticastObjectProp) = sharing::create_multicast;
+            fn(mcHandle: *mut CUmemGenericAllocationHandle, prop: *const CUmulticastObjectProp) => sharing::create_multicast;
         cuMulticastBindMem: PFN_cuMulticastBindMem_v12010
-            fn(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) = sharing::bind_memory_v1;
+            fn(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) => sharing::bind_memory_v1;
         cuMulticastBindMem_v2: PFN_cuMulticastBindMem_v13010
-            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) = sharing::bind_memory;
+            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) => sharing::bind_memory;
         cuMulticastBindAddr: PFN_cuMulticastBindAddr_v12010
-            fn(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) = sharing::bind_address_v1;
+            fn(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) => sharing::bind_address_v1;
         cuMulticastBindAddr_v2: PFN_cuMulticastBindAddr_v13010
-            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) = sharing::bind_address;
+            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) => sharing::bind_address;
         cuMulticastUnbind: PFN_cuMulticastUnbind_v12010
-            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, size: usize) = sharing::unbind;
+            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, size: usize) => sharing::unbind;
         cuLogicalEndpointBindMem: PFN_cuLogicalEndpointBindMem_v13030
-            fn(leId: CUlogicalEndpointId, dev: CUdevice, offset: cuuint64_t, memHandle: CUmemGenericAllocationHandle, memOffset: cuuint64_t, size: cuuint64_t, flags: c_ulonglong) = sharing::bind_endpoint;
+            fn(leId: CUlogicalEndpointId, dev: CUdevice, offset: cuuint64_t, memHandle: CUmemGenericAllocationHandle, memOffset: cuuint64_t, size: cuuint64_t, flags: c_ulonglong) => sharing::bind_endpoint;
         cuMemMapArrayAsync: PFN_cuMemMapArrayAsync_v11010, cuMemMapArrayAsync_ptsz: PFN_cuMemMapArrayAsync_v11010_ptsz
-            fn(mapInfoList: *mut CUarrayMapInfo, count: c_uint, hStream: CUstream) = sharing::map_arrays;
+            fn(mapInfoList: *mut CUarrayMapInfo, count: c_uint, hStream: CUstream) => sharing::map_arrays;
 
         // Arrays.
         cuArrayCreate: PFN_cuArrayCreate_v2000
-            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR_v1) = array::create_2d_v1;
+            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR_v1) => array::create_2d_v1;
         cuArrayCreate_v2: PFN_cuArrayCreate_v3020
-            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR_v2) = array::create_2d;
+            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR_v2) => array::create_2d;
         cuArray3DCreate: PFN_cuArray3DCreate_v2000
-            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR_v1) = array::create_3d_v1;
+            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR_v1) => array::create_3d_v1;
         cuArray3DCreate_v2: PFN_cuArray3DCreate_v3020
-            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR_v2) = array::create_3d;
+            fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR_v2) => array::create_3d;
         cuArrayDestroy: PFN_cuArrayDestroy_v2000
-            fn(hArray: CUarray) = array::destroy;
+            fn(hArray: CUarray) => array::destroy;
         cuMipmappedArrayCreate: PFN_cuMipmappedArrayCreate_v5000
-            fn(pHandle: *mut CUmipmappedArray, pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR_v2, numMipmapLevels: c_uint) = array::create_mipmapped;
+            fn(pHandle: *mut CUmipmappedArray, pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR_v2, numMipmapLevels: c_uint) => array::create_mipmapped;
         cuMipmappedArrayDestroy: PFN_cuMipmappedArrayDestroy_v5000
-            fn(hMipmappedArray: CUmipmappedArray) = array::destroy_mipmapped;
+            fn(hMipmappedArray: CUmipmappedArray) => array::destroy_mipmapped;
 
         // Graphs that allocate.
         cuGraphInstantiate: PFN_cuGraphInstantiate_v10000, cuGraphInstantiate_v2: PFN_cuGraphInstantiate_v11000
-            fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, phErrorNode: *mut CUgraphNode, logBuffer: *mut c_char, bufferSize: usize) = graph::instantiate_v1;
+            fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, phErrorNode: *mut CUgraphNode, logBuffer: *mut c_char, bufferSize: usize) => graph::instantiate_v1;
         cuGraphInstantiateWithFlags: PFN_cuGraphInstantiateWithFlags_v11040
-            fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, flags: c_ulonglong) = graph::instantiate_with_flags;
+            fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, flags: c_ulonglong) => graph::instantiate_with_flags;
         cuGraphInstantiateWithParams: PFN_cuGraphInstantiateWithParams_v12000, cuGraphInstantiateWithParams_ptsz: PFN_cuGraphInstantiateWithParams_v12000_ptsz
-            fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS) = graph::instantiate_with_params;
+            fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS) => graph::instantiate_with_params;
         cuGraphLaunch: PFN_cuGraphLaunch_v10000, cuGraphLaunch_ptsz: PFN_cuGraphLaunch_v10000_ptsz
-            fn(hGraphExec: CUgraphExec, hStream: CUstream) = graph::launch;
+            fn(hGraphExec: CUgraphExec, hStream: CUstream) => graph::launch;
         cuGraphUpload: PFN_cuGraphUpload_v11010, cuGraphUpload_ptsz: PFN_cuGraphUpload_v11010_ptsz
-            fn(hGraphExec: CUgraphExec, hStream: CUstream) = graph::launch;
+            fn(hGraphExec: CUgraphExec, hStream: CUstream) => graph::launch;
         cuGraphExecDestroy: PFN_cuGraphExecDestroy_v10000
-            fn(hGraphExec: CUgraphExec) = graph::destroy;
+            fn(hGraphExec: CUgraphExec) => graph::destroy;
         cuDeviceGraphMemTrim: PFN_cuDeviceGraphMemTrim_v11040
-            fn(device: CUdevice) = graph::trim;
+            fn(device: CUdevice) => graph::trim;
 
         // Code and global variables.
         cuModuleLoad: PFN_cuModuleLoad_v2000
-            fn(module: *mut CUmodule, fname: *const c_char) = module::load;
+            fn(module: *mut CUmodule, fname: *const c_char) => module::load;
         cuModuleLoadData: PFN_cuModuleLoadData_v2000, cuModuleLoadFatBinary: PFN_cuModuleLoadFatBinary_v2000
-            fn(module: *mut CUmodule, image: *const c_void) = module::load_data;
+            fn(module: *mut CUmodule, image: *const c_void) => module::load;
         cuModuleLoadDataEx: PFN_cuModuleLoadDataEx_v2010
-            fn(module: *mut CUmodule, image: *const c_void, numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void) = module::load_data_ex;
+            fn(module: *mut CUmodule, image: *const c_void, numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void) => module::load;
         cuLibraryLoadData: PFN_cuLibraryLoadData_v12000
-            fn(library: *mut CUlibrary, code: *const c_void, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) = module::load_library_data;
+            fn(library: *mut CUlibrary, code: *const c_void, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) => module::load_library;
         cuLibraryLoadFromFile: PFN_cuLibraryLoadFromFile_v12000
-            fn(library: *mut CUlibrary, fileName: *const c_char, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) = module::load_library_file;
+            fn(library: *mut CUlibrary, fileName: *const c_char, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) => module::load_library;
 
         cuModuleGetFunction: PFN_cuModuleGetFunction_v2000
-            fn(hfunc: *mut CUfunction, hmod: CUmodule, name: *const c_char) = module::function;
+            fn(hfunc: *mut CUfunction, hmod: CUmodule, name: *const c_char) => module::function;
         cuModuleGetGlobal: PFN_cuModuleGetGlobal_v2000
-            fn(dptr: *mut CUdeviceptr_v1, bytes: *mut c_uint, hmod: CUmodule, name: *const c_char) = module::global_v1;
+            fn(dptr: *mut CUdeviceptr_v1, bytes: *mut c_uint, hmod: CUmodule, name: *const c_char) => module::use_module;
         cuModuleGetGlobal_v2: PFN_cuModuleGetGlobal_v3020
-            fn(dptr: *mut CUdeviceptr, bytes: *mut usize, hmod: CUmodule, name: *const c_char) = module::global;
+            fn(dptr: *mut CUdeviceptr, bytes: *mut usize, hmod: CUmodule, name: *const c_char) => module::use_module;
         cuLibraryGetGlobal: PFN_cuLibraryGetGlobal_v12000, cuLibraryGetManaged: PFN_cuLibraryGetManaged_v12000
-            fn(dptr: *mut CUdeviceptr, bytes: *mut usize, library: CUlibrary, name: *const c_char) = module::library_global;
+            fn(dptr: *mut CUdeviceptr, bytes: *mut usize, library: CUlibrary, name: *const c_char) => module::use_library [2];
         cuLibraryGetKernel: PFN_cuLibraryGetKernel_v12000
-            fn(pKernel: *mut CUkernel, library: CUlibrary, name: *const c_char) = module::kernel;
+            fn(pKernel: *mut CUkernel, library: CUlibrary, name: *const c_char) => module::kernel;
         cuLibraryGetModule: PFN_cuLibraryGetModule_v12000
-            fn(pMod: *mut CUmodule, library: CUlibrary) = module::library_module;
+            fn(pMod: *mut CUmodule, library: CUlibrary) => module::use_library [1];
         cuLibraryGetUnifiedFunction: PFN_cuLibraryGetUnifiedFunction_v12000
-            fn(fptr: *mut *mut c_void, library: CUlibrary, symbol: *const c_char) = module::unified_function;
+            fn(fptr: *mut *mut c_void, library: CUlibrary, symbol: *const c_char) => module::use_library [1];
         cuKernelGetFunction: PFN_cuKernelGetFunction_v12000
-            fn(pFunc: *mut CUfunction, kernel: CUkernel) = module::kernel_function;
+            fn(pFunc: *mut CUfunction, kernel: CUkernel) => module::kernel_function;
         cuFuncLoad: PFN_cuFuncLoad_v12040
-            fn(function: CUfunction) = module::load_function;
+            fn(function: CUfunction) => module::use_module;
         cuModuleUnload: PFN_cuModuleUnload_v2000
-            fn(hmod: CUmodule) = module::unload;
+            fn(hmod: CUmodule) => module::unload;
         cuLibraryUnload: PFN_cuLibraryUnload_v12000
-            fn(library: CUlibrary) = module::unload_whole_library;
+            fn(library: CUlibrary) => module::unload_whole_library;
 
         // Launches.
         cuLaunchKernel: PFN_cuLaunchKernel_v4000, cuLaunchKernel_ptsz: PFN_cuLaunchKernel_v7000_ptsz
-            fn(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) = launch::kernel;
+            fn(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel;
         cuLaunchKernelEx: PFN_cuLaunchKernelEx_v11060, cuLaunchKernelEx_ptsz: PFN_cuLaunchKernelEx_v11060_ptsz
-            fn(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) = launch::kernel_ex;
+            fn(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel_ex;
         cuLaunchCooperativeKernel: PFN_cuLaunchCooperativeKernel_v9000, cuLaunchCooperativeKernel_ptsz: PFN_cuLaunchCooperativeKernel_v9000_ptsz
-            fn(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void) = launch::cooperative;
+            fn(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void) => launch::kernel;
         cuLaunchCooperativeKernelMultiDevice: PFN_cuLaunchCooperativeKernelMultiDevice_v9000
-            fn(launchParamsList: *mut CUDA_LAUNCH_PARAMS, numDevices: c_uint, flags: c_uint) = launch::cooperative_multi_device;
+            fn(launchParamsList: *mut CUDA_LAUNCH_PARAMS, numDevices: c_uint, flags: c_uint) => launch::cooperative_multi_device;
         cuLaunch: PFN_cuLaunch_v2000
-            fn(f: CUfunction) = launch::legacy;
+            fn(f: CUfunction) => launch::legacy [1];
         cuLaunchGrid: PFN_cuLaunchGrid_v2000
-            fn(f: CUfunction, grid_width: c_int, grid_height: c_int) = launch::legacy_grid;
+            fn(f: CUfunction, grid_width: c_int, grid_height: c_int) => launch::legacy [3];
         cuLaunchGridAsync: PFN_cuLaunchGridAsync_v2000
-            fn(f: CUfunction, grid_width: c_int, grid_height: c_int, hStream: CUstream) = launch::legacy_grid_async;
+            fn(f: CUfunction, grid_width: c_int, grid_height: c_int, hStream: CUstream) => launch::legacy [4];
         cuGraphExecKernelNodeSetParams: PFN_cuGraphExecKernelNodeSetParams_v10010
-            fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1) = launch::set_node_v1;
+            fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1) => launch::set_node_v1;
         cuGraphExecKernelNodeSetParams_v2: PFN_cuGraphExecKernelNodeSetParams_v12000
-            fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2) = launch::set_node;
+            fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2) => launch::set_node;
         cuGraphExecNodeSetParams: PFN_cuGraphExecNodeSetParams_v12020
-            fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *mut CUgraphNodeParams) = launch::set_any_node;
+            fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *mut CUgraphNodeParams) => launch::set_any_node;
         cuGraphExecUpdate: PFN_cuGraphExecUpdate_v10020
-            fn(hGraphExec: CUgraphExec, hGraph: CUgraph, hErrorNode_out: *mut CUgraphNode, updateResult_out: *mut CUgraphExecUpdateResult) = launch::update_v1;
+            fn(hGraphExec: CUgraphExec, hGraph: CUgraph, hErrorNode_out: *mut CUgraphNode, updateResult_out: *mut CUgraphExecUpdateResult) => launch::update_v1;
         cuGraphExecUpdate_v2: PFN_cuGraphExecUpdate_v12000
-            fn(hGraphExec: CUgraphExec, hGraph: CUgraph, resultInfo: *mut CUgraphExecUpdateResultInfo) = launch::update;
+            fn(hGraphExec: CUgraphExec, hGraph: CUgraph, resultInfo: *mut CUgraphExecUpdateResultInfo) => launch::update;
 
         // Streams.
         cuStreamCreate: PFN_cuStreamCreate_v2000
-            fn(phStream: *mut CUstream, Flags: c_uint) = stream::create_plain;
+            fn(phStream: *mut CUstream, Flags: c_uint) => stream::create_plain;
         cuStreamCreateWithPriority: PFN_cuStreamCreateWithPriority_v5050
-            fn(phStream: *mut CUstream, flags: c_uint, priority: c_int) = stream::create_with_priority;
+            fn(phStream: *mut CUstream, flags: c_uint, priority: c_int) => stream::create_with_priority;
         cuGreenCtxStreamCreate: PFN_cuGreenCtxStreamCreate_v12050
-            fn(phStream: *mut CUstream, greenCtx: CUgreenCtx, flags: c_uint, priority: c_int) = stream::create_green;
+            fn(phStream: *mut CUstream, greenCtx: CUgreenCtx, flags: c_uint, priority: c_int) => stream::create_green;
 
         // Contexts.
         cuCtxAttach: PFN_cuCtxAttach_v2000
-            fn(pctx: *mut CUcontext, flags: c_uint) = context::attach;
+            fn(pctx: *mut CUcontext, flags: c_uint) => context::attach;
         cuCtxDetach: PFN_cuCtxDetach_v2000
-            fn(ctx: CUcontext) = context::detach;
+            fn(ctx: CUcontext) => context::detach;
         cuGreenCtxDestroy: PFN_cuGreenCtxDestroy_v12040
-            fn(hCtx: CUgreenCtx) = context::destroy_green;
+            fn(hCtx: CUgreenCtx) => context::destroy_green;
         cuGreenCtxCreate: PFN_cuGreenCtxCreate_v12040
-            fn(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: c_uint) = context::create_green;
+            fn(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: c_uint) => context::create_green;
         cuCtxCreate: PFN_cuCtxCreate_v2000
-            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) = context::create_v2;
+            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) => context::create_v2;
         cuCtxCreate_v2: PFN_cuCtxCreate_v3020
-            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) = context::create_v2;
+            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) => context::create_v2;
         cuCtxCreate_v3: PFN_cuCtxCreate_v11040
-            fn(pctx: *mut CUcontext, paramsArray: *mut CUexecAffinityParam, numParams: c_int, flags: c_uint, dev: CUdevice) = context::create_v3;
+            fn(pctx: *mut CUcontext, paramsArray: *mut CUexecAffinityParam, numParams: c_int, flags: c_uint, dev: CUdevice) => context::create_v3;
         cuCtxCreate_v4: PFN_cuCtxCreate_v12050
-            fn(pctx: *mut CUcontext, ctxCreateParams: *mut CUctxCreateParams, flags: c_uint, dev: CUdevice) = context::create_v4;
+            fn(pctx: *mut CUcontext, ctxCreateParams: *mut CUctxCreateParams, flags: c_uint, dev: CUdevice) => context::create_v4;
         cuCtxDestroy: PFN_cuCtxDestroy_v2000
-            fn(ctx: CUcontext) = context::destroy;
+            fn(ctx: CUcontext) => context::destroy;
         cuCtxDestroy_v2: PFN_cuCtxDestroy_v4000
-            fn(ctx: CUcontext) = context::destroy;
+            fn(ctx: CUcontext) => context::destroy;
         cuDevicePrimaryCtxRetain: PFN_cuDevicePrimaryCtxRetain_v7000
-            fn(pctx: *mut CUcontext, dev: CUdevice) = context::retain_primary;
+            fn(pctx: *mut CUcontext, dev: CUdevice) => context::retain_primary;
         cuDevicePrimaryCtxRelease: PFN_cuDevicePrimaryCtxRelease_v7000
-            fn(dev: CUdevice) = context::release_primary;
+            fn(dev: CUdevice) => context::release_primary;
         cuDevicePrimaryCtxRelease_v2: PFN_cuDevicePrimaryCtxRelease_v11000
-            fn(dev: CUdevice) = context::release_primary;
+            fn(dev: CUdevice) => context::release_primary;
         cuDevicePrimaryCtxReset: PFN_cuDevicePrimaryCtxReset_v7000
-            fn(dev: CUdevice) = context::release_primary;
+            fn(dev: CUdevice) => context::release_primary;
         cuDevicePrimaryCtxReset_v2: PFN_cuDevicePrimaryCtxReset_v11000
-            fn(dev: CUdevice) = context::release_primary;
+            fn(dev: CUdevice) => context::release_primary;
         cuCtxSetLimit: PFN_cuCtxSetLimit_v3010
-            fn(limit: CUlimit, value: usize) = context::set_limit;
+            fn(limit: CUlimit, value: usize) => context::set_limit;
 
         // The size of the GPU that the tenant sees.
         cuMemGetInfo: PFN_cuMemGetInfo_v2000
-            fn(free: *mut c_uint, total: *mut c_uint) = info::mem_get_info_v1;
+            fn(free: *mut c_uint, total: *mut c_uint) => info::mem_get_info_v1;
         cuMemGetInfo_v2: PFN_cuMemGetInfo_v3020
-            fn(free: *mut usize, total: *mut usize) = info::mem_get_info;
+            fn(free: *mut usize, total: *mut usize) => info::mem_get_info;
         cuDeviceTotalMem: PFN_cuDeviceTotalMem_v2000
-            fn(bytes: *mut c_uint, dev: CUdevice) = info::total_mem_v1;
+            fn(bytes: *mut c_uint, dev: CUdevice) => info::total_mem_v1;
         cuDeviceTotalMem_v2: PFN_cuDeviceTotalMem_v3020
-            fn(bytes: *mut usize, dev: CUdevice) = info::total_mem;
+            fn(bytes: *mut usize, dev: CUdevice) => info::total_mem;
     }
 
     Nvml -> nvmlReturn_t, absent absent_nvml {
@@ -300,6 +300,12 @@ calls! {
         cuThreadExchangeStreamCaptureMode: PFN_cuThreadExchangeStreamCaptureMode_v10010;
         cuStreamSynchronize: PFN_cuStreamSynchronize_v2000;
         cuStreamDestroy_v2: PFN_cuStreamDestroy_v4000;
+        cuStreamIsCapturing: PFN_cuStreamIsCapturing_v10000;
+        cuStreamGetCtx: PFN_cuStreamGetCtx_v9020;
+        cuEventCreate: PFN_cuEventCreate_v2000;
+        cuEventRecord: PFN_cuEventRecord_v2000;
+        cuEventQuery: PFN_cuEventQuery_v2000;
+        cuEventElapsedTime: PFN_cuEventElapsedTime_v2000;
         cuDeviceGetAttribute: PFN_cuDeviceGetAttribute_v2000;
         cuDeviceGetGraphMemAttribute: PFN_cuDeviceGetGraphMemAttribute_v11040;
         cuArrayGetMemoryRequirements: PFN_cuArrayGetMemoryRequirements_v11060;

@@ -3,6 +3,7 @@
 //! - [`arch`], [`elf`], [`interpose`]: how a call reaches us.
 //! - [`hooks_table`]: which functions are hooked, one line each.
 //! - [`hooks`]: what a call costs the tenant.
+//! - [`limiter`]: when a launch waits.
 //! - [`process`]: what this process is and holds.
 //!
 //! It may be preloaded into every process of a container, so it has no allocator, no thread-local storage, no signal
@@ -27,6 +28,7 @@ mod elf;
 mod hooks;
 mod hooks_table;
 mod interpose;
+mod limiter;
 mod process;
 #[cfg(not(test))]
 mod runtime;

@@ -1,7 +1,10 @@
 //! Trampolines for aarch64 (AAPCS64).
 
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 
+use cuota_abi::cuda::CUresult;
+
+use crate::interpose::call::Call as Forwarded;
 use crate::interpose::driver::{self, Library};
 use crate::interpose::trampoline::{self, Call};
 
@@ -62,6 +65,126 @@ trampoline!(dlmopen, trampoline::filter_dlmopen);
 /// Looks for the library of a hook that was called, and finds its functions.
 pub(crate) fn attach(library: Library) {
     driver::attach(library as u32);
+}
+
+/// Where the stubs of [`crate::interpose::call`] lead: x9 has the handler, x10 the place of the driver's function, x11 the note.
+///
+/// # Safety
+/// Only from such a stub.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn gate() {
+    naked_asm!(
+        ".cfi_startproc",
+        "stp x29, x30, [sp, #-160]!",
+        ".cfi_def_cfa_offset 160",
+        ".cfi_offset x29, -160",
+        ".cfi_offset x30, -152",
+        "mov x29, sp",
+        ".cfi_def_cfa_register x29",
+        "stp x0, x1, [sp, #24]",
+        "stp x2, x3, [sp, #40]",
+        "stp x4, x5, [sp, #56]",
+        "stp x6, x7, [sp, #72]",
+        // The caller's frame is there, whether these words are arguments or not.
+        "ldp x12, x13, [x29, #160]",
+        "stp x12, x13, [sp, #88]",
+        "ldp x12, x13, [x29, #176]",
+        "stp x12, x13, [sp, #104]",
+        "ldp x12, x13, [x29, #192]",
+        "stp x12, x13, [sp, #120]",
+        "str x11, [sp, #136]",
+        "str xzr, [sp, #144]",
+        "ldr x12, [x10]",
+        "cbnz x12, 2f",
+        "stp x9, x10, [sp, #-16]!",
+        "mov w0, #0",
+        "bl {attach}",
+        "ldp x9, x10, [sp], #16",
+        "ldr x12, [x10]",
+        "cbnz x12, 2f",
+        "mov w0, #{absent}",
+        "b 3f",
+        "2:",
+        "str x12, [sp, #16]",
+        "add x0, sp, #16",
+        "blr x9",
+        "3:",
+        "ldp x29, x30, [sp], #160",
+        ".cfi_def_cfa sp, 0",
+        ".cfi_restore x29",
+        ".cfi_restore x30",
+        "ret",
+        ".cfi_endproc",
+        attach = sym driver::attach,
+        absent = const CUresult::CUDA_ERROR_NOT_INITIALIZED.0,
+    )
+}
+
+/// Makes a call with the arguments that were laid down.
+///
+/// # Safety
+/// The call's function takes such arguments.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn make(call: &Forwarded) -> u32 {
+    naked_asm!(
+        ".cfi_startproc",
+        "stp x29, x30, [sp, #-16]!",
+        ".cfi_def_cfa_offset 16",
+        ".cfi_offset x29, -16",
+        ".cfi_offset x30, -8",
+        "mov x29, sp",
+        ".cfi_def_cfa_register x29",
+        "sub sp, sp, #48",
+        "mov x9, x0",
+        "ldp x10, x11, [x9, #72]",
+        "stp x10, x11, [sp]",
+        "ldp x10, x11, [x9, #88]",
+        "stp x10, x11, [sp, #16]",
+        "ldp x10, x11, [x9, #104]",
+        "stp x10, x11, [sp, #32]",
+        "ldp x0, x1, [x9, #8]",
+        "ldp x2, x3, [x9, #24]",
+        "ldp x4, x5, [x9, #40]",
+        "ldp x6, x7, [x9, #56]",
+        "ldr x16, [x9]",
+        "blr x16",
+        "mov sp, x29",
+        "ldp x29, x30, [sp], #16",
+        ".cfi_def_cfa sp, 0",
+        ".cfi_restore x29",
+        ".cfi_restore x30",
+        "ret",
+        ".cfi_endproc",
+    )
+}
+
+/// The stub of a hook: see [`gate`].
+macro_rules! stub {
+    ($number:expr, $handler:path, $note:expr) => {
+        core::arch::naked_asm!(
+            "hint #34",
+            "adrp x9, {handler}",
+            "add x9, x9, :lo12:{handler}",
+            "adrp x10, {places} + {offset}",
+            "add x10, x10, :lo12:{places} + {offset}",
+            "mov w11, #{note}",
+            "b {gate}",
+            handler = sym $handler,
+            places = sym $crate::hooks_table::HOOKED,
+            offset = const $number * 8,
+            note = const $note,
+            gate = sym $crate::arch::gate,
+        )
+    };
+}
+pub(crate) use stub;
+
+/// What tells the calling thread from all others that live.
+pub(crate) fn thread_pointer() -> u64 {
+    let pointer;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, nomem, preserves_flags)) };
+    pointer
 }
 
 /// The instruction that ends the process with SIGTRAP.

@@ -2,6 +2,9 @@
 
 use core::arch::{asm, naked_asm};
 
+use cuota_abi::cuda::CUresult;
+
+use crate::interpose::call::Call as Forwarded;
 use crate::interpose::driver::{self, Library};
 use crate::interpose::trampoline::{self, Call};
 
@@ -121,6 +124,185 @@ pub(crate) fn attach(library: Library) {
             out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
         );
     }
+}
+
+/// Where the stubs of [`crate::interpose::call`] lead: rax has the handler, r11 the place of the driver's function, r10 the note.
+///
+/// The registers that a caller keeps are all saved here, in places that [`make`]'s unwind table knows.
+///
+/// # Safety
+/// Only from such a stub.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn gate() {
+    naked_asm!(
+        "push rbp",
+        "mov rbp, rsp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "sub rsp, 136",
+        "mov [rsp + 8], rdi",
+        "mov [rsp + 16], rsi",
+        "mov [rsp + 24], rdx",
+        "mov [rsp + 32], rcx",
+        "mov [rsp + 40], r8",
+        "mov [rsp + 48], r9",
+        "mov [rsp + 120], r10",
+        "mov byte ptr [rsp + 128], 0",
+        // The caller's frame is there, whether these words are arguments or not.
+        "movups xmm0, [rbp + 16]",
+        "movups xmm1, [rbp + 32]",
+        "movups xmm2, [rbp + 48]",
+        "movups xmm3, [rbp + 64]",
+        "movups [rsp + 56], xmm0",
+        "movups [rsp + 72], xmm1",
+        "movups [rsp + 88], xmm2",
+        "movups [rsp + 104], xmm3",
+        "mov rcx, [r11]",
+        "test rcx, rcx",
+        "jnz 2f",
+        "push rax",
+        "push r11",
+        "xor edi, edi",
+        "call {attach}",
+        "pop r11",
+        "pop rax",
+        "mov rcx, [r11]",
+        "test rcx, rcx",
+        "jnz 2f",
+        "mov eax, {absent}",
+        "jmp 3f",
+        "2:",
+        "mov [rsp], rcx",
+        "mov rdi, rsp",
+        "call rax",
+        "3:",
+        "lea rsp, [rbp - 40]",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+        attach = sym driver::attach,
+        absent = const CUresult::CUDA_ERROR_NOT_INITIALIZED.0,
+    )
+}
+
+/// Makes a call with the arguments that were laid down.
+///
+/// # Safety
+/// The call's function takes such arguments.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn make(call: &Forwarded) -> u32 {
+    naked_asm!(
+        "push rbp",
+        "mov rbp, rsp",
+        "push rbx",
+        "sub rsp, 8",
+        "push [rdi + 112]",
+        "push [rdi + 104]",
+        "push [rdi + 96]",
+        "push [rdi + 88]",
+        "push [rdi + 80]",
+        "push [rdi + 72]",
+        "push [rdi + 64]",
+        "push [rdi + 56]",
+        "mov rbx, rdi",
+        "mov rsi, [rdi + 16]",
+        "mov rdx, [rdi + 24]",
+        "mov rcx, [rdi + 32]",
+        "mov r8, [rdi + 40]",
+        "mov r9, [rdi + 48]",
+        "mov rdi, [rdi + 8]",
+        "cmp byte ptr [rbx + 128], 0",
+        "jne 2f",
+        "cuota_made:",
+        "call [rbx]",
+        "cuota_made_end:",
+        "nop",
+        "3:",
+        "mov rbx, [rbp - 8]",
+        "leave",
+        "ret",
+        // A call of our own: below it are frames that nobody can unwind.
+        "2:",
+        "call [rbx]",
+        "jmp 3b",
+    )
+}
+
+// How an exception, a cancelled thread, or somebody who wants a backtrace gets from a call to the driver to the hook's caller: in
+// one step, over all frames of ours, by the registers that `gate` has saved. No frame of ours needs a table of its own then (a
+// fifth of the library: DWARF's describe each push), nor has one; `make` knows where the call lies, and so the gate's frame, by
+// rbx. (DWARF 4, 6.4; LSB 5.0 core, 10.6: a CIE, one FDE.)
+#[cfg(not(test))]
+core::arch::global_asm!(
+    // Where the compiler's tables go instead: the linker strips them.
+    ".cfi_sections .debug_frame",
+    ".pushsection .eh_frame, \"a\", @unwind",
+    ".p2align 3",
+    "4:",
+    ".long 6f - 5f",
+    "5:",
+    ".long 0",
+    ".byte 1",       // version
+    ".asciz \"zR\"", // augmentation: a length, then how the FDE's addresses are encoded
+    ".uleb128 1",    // code alignment
+    ".sleb128 -8",   // data alignment
+    ".byte 16",      // the return address's register
+    ".uleb128 1",
+    ".byte 0x1b",         // relative to their place, 32 bits, signed
+    ".byte 0x0c, 3",      // DW_CFA_def_cfa: rbx, and
+    ".uleb128 192",       // the 176 bytes between the call and the gate's frame, rbp and the return address
+    ".byte 0x80 | 16, 1", // DW_CFA_offset: the return address at CFA - 8,
+    ".byte 0x80 | 6, 2",  // rbp,
+    ".byte 0x80 | 3, 3",  // rbx,
+    ".byte 0x80 | 12, 4", // r12,
+    ".byte 0x80 | 13, 5", // r13,
+    ".byte 0x80 | 14, 6", // r14,
+    ".byte 0x80 | 15, 7", // and r15 below it
+    ".p2align 3, 0",
+    "6:",
+    ".long 8f - 7f",
+    "7:",
+    ".long 7b - 4b",
+    ".long cuota_made - .",
+    ".long cuota_made_end + 1 - cuota_made",
+    ".uleb128 0",
+    ".p2align 3, 0",
+    "8:",
+    ".popsection",
+);
+
+/// The stub of a hook: see [`gate`].
+macro_rules! stub {
+    ($number:expr, $handler:path, $note:expr) => {
+        core::arch::naked_asm!(
+            "lea rax, [rip + {handler}]",
+            "lea r11, [rip + {places} + {offset}]",
+            "mov r10d, {note}",
+            "jmp {gate}",
+            handler = sym $handler,
+            places = sym $crate::hooks_table::HOOKED,
+            offset = const $number * 8,
+            note = const $note,
+            gate = sym $crate::arch::gate,
+        )
+    };
+}
+pub(crate) use stub;
+
+/// What tells the calling thread from all others that live.
+#[inline(always)]
+pub(crate) fn thread_pointer() -> u64 {
+    let pointer;
+    // SAFETY: the first word of a thread's control block is its address (x86-64 psABI, thread-local storage).
+    unsafe { asm!("mov {}, fs:0", out(reg) pointer, options(nostack, readonly, preserves_flags)) };
+    pointer
 }
 
 /// The instruction that ends the process with SIGILL.

@@ -9,9 +9,7 @@ use core::sync::atomic::Ordering;
 use cuota_abi::cuda::{
     CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY_DESCRIPTOR_v1, CUDA_ARRAY_MEMORY_REQUIREMENTS,
     CUDA_ARRAY3D_DEFERRED_MAPPING, CUDA_ARRAY3D_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR_v1, CUDA_ARRAY3D_SPARSE,
-    CUarray, CUdevice, CUmipmappedArray, CUresult, PFN_cuArray3DCreate_v2000, PFN_cuArray3DCreate_v3020,
-    PFN_cuArrayCreate_v2000, PFN_cuArrayCreate_v3020, PFN_cuArrayDestroy_v2000,
-    PFN_cuMipmappedArrayCreate_v5000, PFN_cuMipmappedArrayDestroy_v5000,
+    CUarray, CUdevice, CUmipmappedArray, CUresult,
 };
 use cuota_governor::physical::{self, BLOCK_BYTES};
 
@@ -20,6 +18,7 @@ use super::vmm::dropping;
 use crate::hooks_table::{
     cuArray3DCreate_v2, cuArrayDestroy, cuMipmappedArrayCreate, cuMipmappedArrayDestroy, real,
 };
+use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::driver;
 use crate::process::handles::{Kind, Owner};
@@ -153,15 +152,12 @@ pub(super) fn shrink(account: &Account, bytes: u64) {
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe fn create_3d(
-    real: PFN_cuArray3DCreate_v3020,
-    array: *mut CUarray,
-    descriptor: *const CUDA_ARRAY3D_DESCRIPTOR,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(array, descriptor) }
-    };
+pub(crate) unsafe extern "C" fn create_3d(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let array: *mut CUarray = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let descriptor: *const CUDA_ARRAY3D_DESCRIPTOR = unsafe { call.argument(1) };
+    let call = || call.make();
     // SAFETY: the program's argument.
     let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
     // SAFETY: after success the driver has written the handle.
@@ -169,15 +165,12 @@ pub(crate) unsafe fn create_3d(
 }
 
 /// `cuArray3DCreate`, the 32-bit form.
-pub(crate) unsafe fn create_3d_v1(
-    real: PFN_cuArray3DCreate_v2000,
-    array: *mut CUarray,
-    descriptor: *const CUDA_ARRAY3D_DESCRIPTOR_v1,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(array, descriptor) }
-    };
+pub(crate) unsafe extern "C" fn create_3d_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let array: *mut CUarray = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let descriptor: *const CUDA_ARRAY3D_DESCRIPTOR_v1 = unsafe { call.argument(1) };
+    let call = || call.make();
     // SAFETY: the program's argument.
     let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
     let asked = CUDA_ARRAY3D_DESCRIPTOR {
@@ -193,15 +186,12 @@ pub(crate) unsafe fn create_3d_v1(
 }
 
 /// `cuArrayCreate_v2`.
-pub(crate) unsafe fn create_2d(
-    real: PFN_cuArrayCreate_v3020,
-    array: *mut CUarray,
-    descriptor: *const CUDA_ARRAY_DESCRIPTOR,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(array, descriptor) }
-    };
+pub(crate) unsafe extern "C" fn create_2d(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let array: *mut CUarray = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let descriptor: *const CUDA_ARRAY_DESCRIPTOR = unsafe { call.argument(1) };
+    let call = || call.make();
     // SAFETY: the program's argument.
     let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
     let asked = CUDA_ARRAY3D_DESCRIPTOR {
@@ -217,15 +207,12 @@ pub(crate) unsafe fn create_2d(
 }
 
 /// `cuArrayCreate`, the 32-bit form.
-pub(crate) unsafe fn create_2d_v1(
-    real: PFN_cuArrayCreate_v2000,
-    array: *mut CUarray,
-    descriptor: *const CUDA_ARRAY_DESCRIPTOR_v1,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(array, descriptor) }
-    };
+pub(crate) unsafe extern "C" fn create_2d_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let array: *mut CUarray = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let descriptor: *const CUDA_ARRAY_DESCRIPTOR_v1 = unsafe { call.argument(1) };
+    let call = || call.make();
     // SAFETY: the program's argument.
     let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
     let asked = CUDA_ARRAY3D_DESCRIPTOR {
@@ -241,16 +228,14 @@ pub(crate) unsafe fn create_2d_v1(
 }
 
 /// `cuMipmappedArrayCreate`.
-pub(crate) unsafe fn create_mipmapped(
-    real: PFN_cuMipmappedArrayCreate_v5000,
-    array: *mut CUmipmappedArray,
-    descriptor: *const CUDA_ARRAY3D_DESCRIPTOR,
-    levels: c_uint,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(array, descriptor, levels) }
-    };
+pub(crate) unsafe extern "C" fn create_mipmapped(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let array: *mut CUmipmappedArray = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let descriptor: *const CUDA_ARRAY3D_DESCRIPTOR = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let levels: c_uint = unsafe { call.argument(2) };
+    let call = || call.make();
     // SAFETY: the program's argument.
     let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
     // SAFETY: after success the driver has written the handle.
@@ -258,16 +243,15 @@ pub(crate) unsafe fn create_mipmapped(
 }
 
 /// `cuArrayDestroy`.
-pub(crate) unsafe fn destroy(real: PFN_cuArrayDestroy_v2000, array: CUarray) -> CUresult {
-    // SAFETY: the program's argument.
-    dropping(array.addr() as u64, &move || unsafe { real(array) })
+pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let array: CUarray = unsafe { call.argument(0) };
+    dropping(array.addr() as u64, &|| call.make())
 }
 
 /// `cuMipmappedArrayDestroy`.
-pub(crate) unsafe fn destroy_mipmapped(
-    real: PFN_cuMipmappedArrayDestroy_v5000,
-    array: CUmipmappedArray,
-) -> CUresult {
-    // SAFETY: the program's argument.
-    dropping(array.addr() as u64, &move || unsafe { real(array) })
+pub(crate) unsafe extern "C" fn destroy_mipmapped(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let array: CUmipmappedArray = unsafe { call.argument(0) };
+    dropping(array.addr() as u64, &|| call.make())
 }

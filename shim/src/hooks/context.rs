@@ -1,21 +1,15 @@
 //! Contexts: half a GiB each, booked before they are made and checked against NVML later.
 
-use core::ffi::{c_int, c_uint};
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use cuota_abi::cuda::{
-    CUcontext, CUctxCreateParams, CUdevResourceDesc, CUdevice, CUdevice_attribute, CUexecAffinityParam,
-    CUgreenCtx, CUlimit, CUresult, PFN_cuCtxAttach_v2000, PFN_cuCtxCreate_v2000, PFN_cuCtxCreate_v11040,
-    PFN_cuCtxCreate_v12050, PFN_cuCtxDestroy_v2000, PFN_cuCtxDetach_v2000, PFN_cuCtxSetLimit_v3010,
-    PFN_cuDevicePrimaryCtxRelease_v7000, PFN_cuDevicePrimaryCtxRetain_v7000, PFN_cuGreenCtxCreate_v12040,
-    PFN_cuGreenCtxDestroy_v12040,
-};
+use cuota_abi::cuda::{CUcontext, CUdevice, CUdevice_attribute, CUgreenCtx, CUlimit, CUresult};
 use cuota_governor::physical::BLOCK_BYTES;
 use cuota_region::sys;
 
 use super::vmm::dropping;
 use super::{REFUSED, let_go};
 use crate::hooks_table::real;
+use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::contexts::Gone;
 use crate::process::handles::{Kind, Owner};
@@ -99,45 +93,40 @@ fn ended(gone: Option<Gone>) {
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe fn create_v2(
-    real: PFN_cuCtxCreate_v2000,
-    context: *mut CUcontext,
-    flags: c_uint,
-    device: CUdevice,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn create_v2(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let context: *mut CUcontext = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(2) };
     // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, &move || real(context, flags, device)) }
+    unsafe { create(context, device, false, &|| call.make()) }
 }
 
 /// `cuCtxCreate_v3`.
-pub(crate) unsafe fn create_v3(
-    real: PFN_cuCtxCreate_v11040,
-    context: *mut CUcontext,
-    affinity: *mut CUexecAffinityParam,
-    affinities: c_int,
-    flags: c_uint,
-    device: CUdevice,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn create_v3(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let context: *mut CUcontext = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(4) };
     // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, &move || real(context, affinity, affinities, flags, device)) }
+    unsafe { create(context, device, false, &|| call.make()) }
 }
 
 /// `cuCtxCreate_v4`.
-pub(crate) unsafe fn create_v4(
-    real: PFN_cuCtxCreate_v12050,
-    context: *mut CUcontext,
-    parameters: *mut CUctxCreateParams,
-    flags: c_uint,
-    device: CUdevice,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn create_v4(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let context: *mut CUcontext = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(3) };
     // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, &move || real(context, parameters, flags, device)) }
+    unsafe { create(context, device, false, &|| call.make()) }
 }
 
 /// `cuCtxDestroy` and `cuCtxDestroy_v2`: the driver frees the context's memory with it.
-pub(crate) unsafe fn destroy(real: PFN_cuCtxDestroy_v2000, context: CUcontext) -> CUresult {
-    // SAFETY: the program's argument.
-    let status = unsafe { real(context) };
+pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let context: CUcontext = unsafe { call.argument(0) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
     {
@@ -147,15 +136,12 @@ pub(crate) unsafe fn destroy(real: PFN_cuCtxDestroy_v2000, context: CUcontext) -
 }
 
 /// `cuDevicePrimaryCtxRetain`: the first one makes the context.
-pub(crate) unsafe fn retain_primary(
-    real: PFN_cuDevicePrimaryCtxRetain_v7000,
-    context: *mut CUcontext,
-    device: CUdevice,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(context, device) }
-    };
+pub(crate) unsafe extern "C" fn retain_primary(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let context: *mut CUcontext = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(1) };
+    let call = || call.make();
     // One at a time, or each of several first retains would be booked. The driver makes them wait for one another too.
     let _turn = Turn::take(device);
     if driver::primary_is_active(device) {
@@ -167,13 +153,11 @@ pub(crate) unsafe fn retain_primary(
 
 /// `cuDevicePrimaryCtxRelease` and `cuDevicePrimaryCtxReset`, in both versions: the last release, or a reset, ends the
 /// context and frees its memory.
-pub(crate) unsafe fn release_primary(
-    real: PFN_cuDevicePrimaryCtxRelease_v7000,
-    device: CUdevice,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn release_primary(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(0) };
     let _turn = Turn::take(device);
-    // SAFETY: the program's argument.
-    let status = unsafe { real(device) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
         && !driver::primary_is_active(device)
@@ -184,9 +168,10 @@ pub(crate) unsafe fn release_primary(
 }
 
 /// `cuCtxAttach`: one more end that the context needs.
-pub(crate) unsafe fn attach(real: PFN_cuCtxAttach_v2000, context: *mut CUcontext, flags: c_uint) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(context, flags) };
+pub(crate) unsafe extern "C" fn attach(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let context: *mut CUcontext = unsafe { call.argument(0) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
     {
@@ -197,9 +182,10 @@ pub(crate) unsafe fn attach(real: PFN_cuCtxAttach_v2000, context: *mut CUcontext
 }
 
 /// `cuCtxDetach`: the last one ends the context.
-pub(crate) unsafe fn detach(real: PFN_cuCtxDetach_v2000, context: CUcontext) -> CUresult {
-    // SAFETY: the program's argument.
-    let status = unsafe { real(context) };
+pub(crate) unsafe extern "C" fn detach(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let context: CUcontext = unsafe { call.argument(0) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
         && process.contexts.detach(context)
@@ -213,17 +199,12 @@ pub(crate) unsafe fn detach(real: PFN_cuCtxDetach_v2000, context: CUcontext) -> 
 const GREEN_BYTES: u64 = 2 * BLOCK_BYTES;
 
 /// `cuGreenCtxCreate`: multiprocessors of a device whose primary context is there, or is made by the call.
-pub(crate) unsafe fn create_green(
-    real: PFN_cuGreenCtxCreate_v12040,
-    context: *mut CUgreenCtx,
-    resources: CUdevResourceDesc,
-    device: CUdevice,
-    flags: c_uint,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(context, resources, device, flags) }
-    };
+pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let context: *mut CUgreenCtx = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(2) };
+    let call = || call.make();
     let account = match account::on_device(device) {
         Booking::On(account) => account,
         Booking::No => return call(),
@@ -269,18 +250,20 @@ fn booked_green(account: &Account, call: &dyn Fn() -> CUresult, context: *mut CU
 }
 
 /// `cuGreenCtxDestroy`.
-pub(crate) unsafe fn destroy_green(real: PFN_cuGreenCtxDestroy_v12040, context: CUgreenCtx) -> CUresult {
-    // SAFETY: the program's argument.
-    dropping(context.addr() as u64, &move || unsafe { real(context) })
+pub(crate) unsafe extern "C" fn destroy_green(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let context: CUgreenCtx = unsafe { call.argument(0) };
+    dropping(context.addr() as u64, &|| call.make())
 }
 
 /// `cuCtxSetLimit`: a larger stack is taken at once, for every thread that the device can hold; a larger heap or print buffer when a
 /// kernel first needs it, and is promised until then.
-pub(crate) unsafe fn set_limit(real: PFN_cuCtxSetLimit_v3010, limit: CUlimit, value: usize) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(limit, value) }
-    };
+pub(crate) unsafe extern "C" fn set_limit(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let limit: CUlimit = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let value: usize = unsafe { call.argument(1) };
+    let call = || call.make();
     let is_promise = matches!(limit, CUlimit::CU_LIMIT_MALLOC_HEAP_SIZE | CUlimit::CU_LIMIT_PRINTF_FIFO_SIZE);
     let account = match account::on_current_device() {
         Booking::On(account) if is_promise || limit == CUlimit::CU_LIMIT_STACK_SIZE => account,

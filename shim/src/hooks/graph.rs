@@ -3,15 +3,12 @@
 //! What a graph can take is read off its nodes when it is made executable; a graph that allocates nothing costs a
 //! launch a look at each device.
 
-use core::ffi::{c_char, c_ulonglong};
+use core::ffi::c_ulonglong;
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{
     CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEM_ALLOC_NODE_PARAMS, CUdevice,
     CUfunction, CUgraph, CUgraphExec, CUgraphInstantiate_flags, CUgraphNode, CUgraphNodeType, CUresult,
-    CUstream, PFN_cuDeviceGraphMemTrim_v11040, PFN_cuGraphExecDestroy_v10000, PFN_cuGraphInstantiate_v10000,
-    PFN_cuGraphInstantiateWithFlags_v11040, PFN_cuGraphInstantiateWithParams_v12000,
-    PFN_cuGraphLaunch_v10000,
 };
 use cuota_governor::physical;
 use cuota_governor::quota::UNLIMITED;
@@ -19,6 +16,7 @@ use cuota_region::ledger::Refusal;
 
 use super::{REFUSED, device_at, launch as first_launch};
 use crate::hooks_table::{cuGraphExecDestroy, real};
+use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::device::Device;
 use crate::process::driver;
@@ -262,56 +260,52 @@ fn reserved(account: &Account, bytes: u64, call: &dyn Fn() -> CUresult) -> CUres
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe fn instantiate_v1(
-    real: PFN_cuGraphInstantiate_v10000,
-    executable: *mut CUgraphExec,
-    graph: CUgraph,
-    error_node: *mut CUgraphNode,
-    log: *mut c_char,
-    log_bytes: usize,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn instantiate_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let executable: *mut CUgraphExec = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let graph: CUgraph = unsafe { call.argument(1) };
     // SAFETY: the program's arguments.
-    unsafe {
-        instantiate(executable, graph, false, &move || real(executable, graph, error_node, log, log_bytes))
-    }
+    unsafe { instantiate(executable, graph, false, &|| call.make()) }
 }
 
 /// `cuGraphInstantiateWithFlags`.
-pub(crate) unsafe fn instantiate_with_flags(
-    real: PFN_cuGraphInstantiateWithFlags_v11040,
-    executable: *mut CUgraphExec,
-    graph: CUgraph,
-    flags: c_ulonglong,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn instantiate_with_flags(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let executable: *mut CUgraphExec = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let graph: CUgraph = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let flags: c_ulonglong = unsafe { call.argument(2) };
     // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, flags & UPLOAD != 0, &move || real(executable, graph, flags)) }
+    unsafe { instantiate(executable, graph, flags & UPLOAD != 0, &|| call.make()) }
 }
 
 /// `cuGraphInstantiateWithParams`.
-pub(crate) unsafe fn instantiate_with_params(
-    real: PFN_cuGraphInstantiateWithParams_v12000,
-    executable: *mut CUgraphExec,
-    graph: CUgraph,
-    parameters: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn instantiate_with_params(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let executable: *mut CUgraphExec = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let graph: CUgraph = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let parameters: *mut CUDA_GRAPH_INSTANTIATE_PARAMS = unsafe { call.argument(2) };
     // SAFETY: the program's argument.
     let uploads = unsafe { parameters.as_ref() }.is_some_and(|parameters| parameters.flags & UPLOAD != 0);
     // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, uploads, &move || real(executable, graph, parameters)) }
+    unsafe { instantiate(executable, graph, uploads, &|| call.make()) }
 }
 
 /// `cuGraphLaunch` and `cuGraphUpload`.
-pub(crate) unsafe fn launch(
-    real: PFN_cuGraphLaunch_v10000,
-    executable: CUgraphExec,
-    stream: CUstream,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    taking(executable, &move || unsafe { real(executable, stream) })
+pub(crate) unsafe extern "C" fn launch(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let executable: CUgraphExec = unsafe { call.argument(0) };
+    taking(executable, &|| call.make())
 }
 
 /// `cuGraphExecDestroy`: its memory stays in the driver's reserve.
-pub(crate) unsafe fn destroy(real: PFN_cuGraphExecDestroy_v10000, executable: CUgraphExec) -> CUresult {
+pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let executable: CUgraphExec = unsafe { call.argument(0) };
     let key = executable.addr() as u64;
     let known = match process::standing() {
         Standing::Managed(process) => process.handles.find(key).map(|place| (process, place)),
@@ -319,8 +313,7 @@ pub(crate) unsafe fn destroy(real: PFN_cuGraphExecDestroy_v10000, executable: CU
     };
     // Forgotten before the driver forgets it: afterwards the handle can be another graph's.
     let last = known.and_then(|(process, place)| Some((process, process.handles.release(place)?)));
-    // SAFETY: the program's argument.
-    let status = unsafe { real(executable) };
+    let status = call.make();
     if let Some((process, last)) = last
         && status != OK
     {
@@ -330,9 +323,10 @@ pub(crate) unsafe fn destroy(real: PFN_cuGraphExecDestroy_v10000, executable: CU
 }
 
 /// `cuDeviceGraphMemTrim`: what it lets go is given back at once.
-pub(crate) unsafe fn trim(real: PFN_cuDeviceGraphMemTrim_v11040, device: CUdevice) -> CUresult {
-    // SAFETY: the program's argument.
-    let status = unsafe { real(device) };
+pub(crate) unsafe extern "C" fn trim(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(0) };
+    let status = call.make();
     if let Booking::On(account) = account::on_device(device) {
         account.update_graphs();
     }

@@ -2,10 +2,7 @@
 
 use core::ffi::c_uint;
 
-use cuota_abi::cuda::{
-    CUdevice, CUresult, PFN_cuDeviceTotalMem_v2000, PFN_cuDeviceTotalMem_v3020, PFN_cuMemGetInfo_v2000,
-    PFN_cuMemGetInfo_v3020,
-};
+use cuota_abi::cuda::{CUdevice, CUresult};
 use cuota_abi::nvml::{
     PFN_nvmlDeviceGetMemoryInfo, PFN_nvmlDeviceGetMemoryInfo_v2, nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t,
     nvmlReturn_t,
@@ -15,6 +12,7 @@ use cuota_region::member::Member;
 use cuota_region::policy::{Found, MemoryLimit};
 use cuota_region::tenant::GpuIndex;
 
+use crate::interpose::call::Call;
 use crate::process::account::{self, Booking};
 use crate::process::settings::Settings;
 use crate::process::{self, Standing, nvml};
@@ -42,13 +40,12 @@ fn shown(free: u64, total: u64) -> (u64, u64) {
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe fn mem_get_info(
-    real: PFN_cuMemGetInfo_v3020,
-    free: *mut usize,
-    total: *mut usize,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(free, total) };
+pub(crate) unsafe extern "C" fn mem_get_info(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let free: *mut usize = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let total: *mut usize = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK && !free.is_null() && !total.is_null() {
         // SAFETY: not null, and written by the driver.
         let (free, total) = unsafe { (&mut *free, &mut *total) };
@@ -59,13 +56,12 @@ pub(crate) unsafe fn mem_get_info(
 }
 
 /// `cuMemGetInfo`, the 32-bit form.
-pub(crate) unsafe fn mem_get_info_v1(
-    real: PFN_cuMemGetInfo_v2000,
-    free: *mut c_uint,
-    total: *mut c_uint,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(free, total) };
+pub(crate) unsafe extern "C" fn mem_get_info_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let free: *mut c_uint = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let total: *mut c_uint = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK && !free.is_null() && !total.is_null() {
         // SAFETY: not null, and written by the driver.
         let (free, total) = unsafe { (&mut *free, &mut *total) };
@@ -83,13 +79,12 @@ fn quota_of(device: CUdevice) -> u64 {
 }
 
 /// `cuDeviceTotalMem_v2`.
-pub(crate) unsafe fn total_mem(
-    real: PFN_cuDeviceTotalMem_v3020,
-    bytes: *mut usize,
-    device: CUdevice,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(bytes, device) };
+pub(crate) unsafe extern "C" fn total_mem(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let bytes: *mut usize = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK && !bytes.is_null() {
         // SAFETY: not null, and written by the driver.
         let bytes = unsafe { &mut *bytes };
@@ -99,13 +94,12 @@ pub(crate) unsafe fn total_mem(
 }
 
 /// `cuDeviceTotalMem`, the 32-bit form.
-pub(crate) unsafe fn total_mem_v1(
-    real: PFN_cuDeviceTotalMem_v2000,
-    bytes: *mut c_uint,
-    device: CUdevice,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(bytes, device) };
+pub(crate) unsafe extern "C" fn total_mem_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let bytes: *mut c_uint = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK && !bytes.is_null() {
         // SAFETY: not null, and written by the driver.
         let bytes = unsafe { &mut *bytes };

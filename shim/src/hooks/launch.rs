@@ -4,25 +4,23 @@
 //! 16 KiB takes 4 GiB of an H100. The frame is asked of the driver before the first launch, and what it will take is reserved. What
 //! the code takes is seen only afterwards, and booked.
 
-use core::ffi::{c_int, c_uint, c_void};
+use core::ffi::c_uint;
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{
     CUDA_KERNEL_NODE_PARAMS_v1, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_LAUNCH_PARAMS_v1, CUdevice, CUfunction,
-    CUfunction_attribute, CUgraph, CUgraphExec, CUgraphExecUpdateResult, CUgraphExecUpdateResultInfo,
-    CUgraphNode, CUgraphNodeParams, CUgraphNodeType, CUkernel, CUlaunchConfig, CUlimit, CUresult, CUstream,
-    PFN_cuGraphExecKernelNodeSetParams_v10010, PFN_cuGraphExecKernelNodeSetParams_v12000,
-    PFN_cuGraphExecNodeSetParams_v12020, PFN_cuGraphExecUpdate_v10020, PFN_cuGraphExecUpdate_v12000,
-    PFN_cuLaunch_v2000, PFN_cuLaunchCooperativeKernel_v9000, PFN_cuLaunchCooperativeKernelMultiDevice_v9000,
-    PFN_cuLaunchGrid_v2000, PFN_cuLaunchGridAsync_v2000, PFN_cuLaunchKernel_v4000,
-    PFN_cuLaunchKernelEx_v11060,
+    CUfunction_attribute, CUgraph, CUgraphNodeParams, CUgraphNodeType, CUkernel, CUlaunchAttributeID,
+    CUlaunchConfig, CUlimit, CUresult, CUstream,
 };
+use cuota_governor::batch::Unit;
+use cuota_governor::cost::Key;
 use cuota_governor::physical::BLOCK_BYTES;
 use cuota_governor::quota::UNLIMITED;
 use cuota_region::ledger::Reservation;
 
 use super::{context, graph, module};
 use crate::hooks_table::real;
+use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::{self, Process, Standing, driver};
 
@@ -31,13 +29,30 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 /// Frames are rounded up to this (measured by what the driver reports: multiples of 16).
 const FRAME_ALIGNMENT: u64 = 16;
 
-/// The process, where it is held to a quota and `function` was not launched before in the current context.
+/// Whether a launch of `function` goes at once: it is not the first in the current context, and no cap binds.
 #[inline]
-fn is_first(function: CUfunction) -> bool {
+fn goes_at_once(function: CUfunction) -> bool {
     match process::standing() {
-        Standing::Managed(process) => !is_known(process, function),
-        Standing::Unmanaged | Standing::Closed => false,
+        Standing::Managed(process) => process.limiter.is_free(process) && is_known(process, function),
+        Standing::Unmanaged | Standing::Closed => true,
     }
+}
+
+/// What a launch's cost is filed under.
+fn unit_of(function: CUfunction, shape: [c_uint; 7], continues_chain: bool) -> Unit {
+    // As in FNV, a product for each number: a hash of a few equal shapes, where a wrong hit costs a wrong estimate.
+    let mixed = shape.iter().fold(0_u64, |sum, number| {
+        (sum ^ u64::from(*number)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+    });
+    Unit { key: Key { function: function.addr() as u64, shape: mixed }, continues_chain }
+}
+
+/// Runs `call`, which launches `function` on `stream`, when it is time, and with what its first launch takes booked.
+#[inline(never)]
+fn held_back(function: CUfunction, stream: CUstream, unit: &Unit, call: &Call) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call.make() };
+    let launch = || if is_known(process, function) { call.make() } else { first(function, call) };
+    process.limiter.around(process, stream, unit, &launch)
 }
 
 #[inline]
@@ -126,13 +141,13 @@ impl Raise {
     }
 }
 
-/// Runs `call`, which launches `function` for the first time.
+/// Makes the call, which launches `function` for the first time.
 #[cold]
 #[inline(never)]
-fn first(function: CUfunction, call: &dyn Fn() -> CUresult) -> CUresult {
-    let Booking::On(account) = account::on_current_device() else { return call() };
+fn first(function: CUfunction, call: &Call) -> CUresult {
+    let Booking::On(account) = account::on_current_device() else { return call.make() };
     if account.quota() == UNLIMITED {
-        return call();
+        return call.make();
     }
     let device = account.ordinal();
     let frame = prepare(function, device.cast_signed());
@@ -141,7 +156,7 @@ fn first(function: CUfunction, call: &dyn Fn() -> CUresult) -> CUresult {
         Err(error) => return error,
     };
     let before = module::device_free();
-    let status = call();
+    let status = call.make();
     let known = raised.map_or(0, |raised| raised.settle(&account, status));
     if status != OK {
         return status;
@@ -157,196 +172,125 @@ fn first(function: CUfunction, call: &dyn Fn() -> CUresult) -> CUresult {
     status
 }
 
-/// Runs `call`, which launches `function`: out of line, for those that are called less often.
+/// Makes the call, which launches `function`, with its shape in the seven arguments from `shape` on, or any.
 #[inline(never)]
-fn launching(function: CUfunction, call: &dyn Fn() -> CUresult) -> CUresult {
-    if is_first(function) { first(function, call) } else { call() }
+fn launch(call: &Call, function: CUfunction, stream: CUstream, shape: [c_uint; 7]) -> CUresult {
+    if goes_at_once(function) {
+        return call.make();
+    }
+    held_back(function, stream, &unit_of(function, shape, false), call)
 }
 
-/// `cuLaunchKernel`.
+/// `cuLaunchKernel` and `cuLaunchCooperativeKernel`.
 ///
 /// # Safety
-/// The program's arguments; so for each hook below.
-#[expect(clippy::too_many_arguments, reason = "the driver's")]
-pub(crate) unsafe fn kernel(
-    real: PFN_cuLaunchKernel_v4000,
-    function: CUfunction,
-    grid_x: c_uint,
-    grid_y: c_uint,
-    grid_z: c_uint,
-    block_x: c_uint,
-    block_y: c_uint,
-    block_z: c_uint,
-    shared_bytes: c_uint,
-    stream: CUstream,
-    parameters: *mut *mut c_void,
-    extra: *mut *mut c_void,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe {
-            real(
-                function,
-                grid_x,
-                grid_y,
-                grid_z,
-                block_x,
-                block_y,
-                block_z,
-                shared_bytes,
-                stream,
-                parameters,
-                extra,
-            )
-        }
-    };
-    if is_first(function) { first(function, &call) } else { call() }
+/// The program's call; so for each hook below.
+pub(crate) unsafe extern "C" fn kernel(call: &Call) -> CUresult {
+    let function = call.pointer(0);
+    if goes_at_once(function) {
+        return call.make();
+    }
+    let shape = core::array::from_fn(|index| call.int(index + 1));
+    held_back(function, call.stream(8), &unit_of(function, shape, false), call)
 }
 
 /// `cuLaunchKernelEx`.
-pub(crate) unsafe fn kernel_ex(
-    real: PFN_cuLaunchKernelEx_v11060,
-    config: *const CUlaunchConfig,
-    function: CUfunction,
-    parameters: *mut *mut c_void,
-    extra: *mut *mut c_void,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(config, function, parameters, extra) }
-    };
-    if is_first(function) { first(function, &call) } else { call() }
-}
-
-/// `cuLaunchCooperativeKernel`.
-#[expect(clippy::too_many_arguments, reason = "the driver's")]
-pub(crate) unsafe fn cooperative(
-    real: PFN_cuLaunchCooperativeKernel_v9000,
-    function: CUfunction,
-    grid_x: c_uint,
-    grid_y: c_uint,
-    grid_z: c_uint,
-    block_x: c_uint,
-    block_y: c_uint,
-    block_z: c_uint,
-    shared_bytes: c_uint,
-    stream: CUstream,
-    parameters: *mut *mut c_void,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe {
-            real(
-                function,
-                grid_x,
-                grid_y,
-                grid_z,
-                block_x,
-                block_y,
-                block_z,
-                shared_bytes,
-                stream,
-                parameters,
-            )
+pub(crate) unsafe extern "C" fn kernel_ex(call: &Call) -> CUresult {
+    let function = call.pointer(1);
+    // SAFETY: the program's argument.
+    match unsafe { call.pointer::<CUlaunchConfig>(0).as_ref() } {
+        Some(config) if !goes_at_once(function) => {
+            let shape = [
+                config.gridDimX,
+                config.gridDimY,
+                config.gridDimZ,
+                config.blockDimX,
+                config.blockDimY,
+                config.blockDimZ,
+                config.sharedMemBytes,
+            ];
+            let unit = unit_of(function, shape, continues_chain(config));
+            held_back(function, call.as_meant(config.hStream), &unit, call)
         }
-    };
-    launching(function, &call)
-}
-
-/// `cuLaunchCooperativeKernelMultiDevice`: one kernel, for each device in a form of its own.
-pub(crate) unsafe fn cooperative_multi_device(
-    real: PFN_cuLaunchCooperativeKernelMultiDevice_v9000,
-    launches: *mut CUDA_LAUNCH_PARAMS_v1,
-    count: c_uint,
-    flags: c_uint,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(launches, count, flags) }
-    };
-    // SAFETY: the program's array of `count` entries. The first stands for all: the other devices are looked at when NVML is asked.
-    match unsafe { launches.as_ref() }.filter(|_| count != 0).map(|launch| launch.function) {
-        Some(function) => launching(function, &call),
-        None => call(),
+        _ => call.make(),
     }
 }
 
-/// `cuLaunch`.
-pub(crate) unsafe fn legacy(real: PFN_cuLaunch_v2000, function: CUfunction) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's argument.
-        unsafe { real(function) }
-    };
-    launching(function, &call)
+/// Whether a launch may begin while its predecessor still runs: programmatic dependent launch.
+fn continues_chain(config: &CUlaunchConfig) -> bool {
+    if config.attrs.is_null() {
+        return false;
+    }
+    // SAFETY: the program's array of so many attributes, which the driver is about to read too.
+    let attributes = unsafe { core::slice::from_raw_parts(config.attrs, config.numAttrs as usize) };
+    attributes.iter().any(|attribute| {
+        // SAFETY: the id says which member of the union is in use.
+        attribute.id == CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+            && unsafe { attribute.value.programmaticStreamSerializationAllowed } != 0
+    })
 }
 
-/// `cuLaunchGrid`.
-pub(crate) unsafe fn legacy_grid(
-    real: PFN_cuLaunchGrid_v2000,
-    function: CUfunction,
-    width: c_int,
-    height: c_int,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(function, width, height) }
-    };
-    launching(function, &call)
+/// `cuLaunchCooperativeKernelMultiDevice`: one kernel, for each device in a form of its own.
+pub(crate) unsafe extern "C" fn cooperative_multi_device(call: &Call) -> CUresult {
+    // SAFETY: the program's array. The first stands for all: the other devices' memory is looked at when NVML is asked, and their time
+    // is that of the first, since the launch is one.
+    match unsafe { call.at::<CUDA_LAUNCH_PARAMS_v1>(0) }.filter(|_| call.int(1) != 0) {
+        Some(on) => {
+            let shape = [
+                on.gridDimX,
+                on.gridDimY,
+                on.gridDimZ,
+                on.blockDimX,
+                on.blockDimY,
+                on.blockDimZ,
+                on.sharedMemBytes,
+            ];
+            launch(call, on.function, on.hStream, shape)
+        }
+        None => call.make(),
+    }
 }
 
-/// `cuLaunchGridAsync`.
-pub(crate) unsafe fn legacy_grid_async(
-    real: PFN_cuLaunchGridAsync_v2000,
-    function: CUfunction,
-    width: c_int,
-    height: c_int,
-    stream: CUstream,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(function, width, height, stream) }
-    };
-    launching(function, &call)
+/// `cuLaunch`, `cuLaunchGrid` and `cuLaunchGridAsync`, which have `call.note()` arguments.
+pub(crate) unsafe extern "C" fn legacy(call: &Call) -> CUresult {
+    let count = call.note();
+    let stream = if count > 3 { call.pointer(3) } else { core::ptr::null_mut() };
+    let grid = if count > 1 { [call.int(1), call.int(2)] } else { [1; 2] };
+    launch(call, call.pointer(0), stream, [grid[0], grid[1], 1, 1, 1, 1, 1])
 }
 
-/// Runs `call`, which puts `function` into an executable graph. Its frame is booked now: the graph's launch will not ask.
-fn into_graph(function: CUfunction, call: &dyn Fn() -> CUresult) -> CUresult {
-    if function.is_null() { call() } else { launching(function, call) }
+/// Makes the call, which puts `function` into an executable graph. Its frame is booked now: the graph's launch will not ask.
+fn into_graph(function: CUfunction, call: &Call) -> CUresult {
+    match process::standing() {
+        Standing::Managed(process) if !function.is_null() && !is_known(process, function) => {
+            first(function, call)
+        }
+        _ => call.make(),
+    }
 }
 
 /// `cuGraphExecKernelNodeSetParams`.
-pub(crate) unsafe fn set_node_v1(
-    real: PFN_cuGraphExecKernelNodeSetParams_v10010,
-    executable: CUgraphExec,
-    node: CUgraphNode,
-    parameters: *const CUDA_KERNEL_NODE_PARAMS_v1,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn set_node_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let parameters: *const CUDA_KERNEL_NODE_PARAMS_v1 = unsafe { call.argument(2) };
     // SAFETY: the program's argument.
     let function = unsafe { parameters.as_ref() }.map_or(core::ptr::null_mut(), |parameters| parameters.func);
-    // SAFETY: the program's arguments.
-    into_graph(function, &move || unsafe { real(executable, node, parameters) })
+    into_graph(function, call)
 }
 
 /// `cuGraphExecKernelNodeSetParams_v2`.
-pub(crate) unsafe fn set_node(
-    real: PFN_cuGraphExecKernelNodeSetParams_v12000,
-    executable: CUgraphExec,
-    node: CUgraphNode,
-    parameters: *const CUDA_KERNEL_NODE_PARAMS_v2,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn set_node(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let parameters: *const CUDA_KERNEL_NODE_PARAMS_v2 = unsafe { call.argument(2) };
     // SAFETY: the program's argument.
     let function = unsafe { parameters.as_ref() }.map_or(core::ptr::null_mut(), graph::function_of);
-    // SAFETY: the program's arguments.
-    into_graph(function, &move || unsafe { real(executable, node, parameters) })
+    into_graph(function, call)
 }
 
 /// `cuGraphExecNodeSetParams`.
-pub(crate) unsafe fn set_any_node(
-    real: PFN_cuGraphExecNodeSetParams_v12020,
-    executable: CUgraphExec,
-    node: CUgraphNode,
-    parameters: *mut CUgraphNodeParams,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn set_any_node(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let parameters: *mut CUgraphNodeParams = unsafe { call.argument(2) };
     // SAFETY: the program's argument; the type says which member of the union is in use.
     let function = unsafe {
         match parameters.as_ref() {
@@ -357,19 +301,18 @@ pub(crate) unsafe fn set_any_node(
             _ => core::ptr::null_mut(),
         }
     };
-    // SAFETY: the program's arguments.
-    into_graph(function, &move || unsafe { real(executable, node, parameters) })
+    into_graph(function, call)
 }
 
 /// Runs `call`, which puts the nodes of `graph` in the place of an executable graph's.
 #[inline(never)]
-fn updating(graph: CUgraph, call: &dyn Fn() -> CUresult) -> CUresult {
-    let Booking::On(account) = account::on_current_device() else { return call() };
+fn updating(graph: CUgraph, call: &Call) -> CUresult {
+    let Booking::On(account) = account::on_current_device() else { return call.make() };
     let raised = match graph::frame_in(&account, graph).and_then(|frame| raise(&account, frame)) {
         Ok(raised) => raised,
         Err(error) => return error,
     };
-    let status = call();
+    let status = call.make();
     if let Some(raised) = raised {
         raised.settle(&account, status);
     }
@@ -377,24 +320,15 @@ fn updating(graph: CUgraph, call: &dyn Fn() -> CUresult) -> CUresult {
 }
 
 /// `cuGraphExecUpdate`.
-pub(crate) unsafe fn update_v1(
-    real: PFN_cuGraphExecUpdate_v10020,
-    executable: CUgraphExec,
-    graph: CUgraph,
-    error_node: *mut CUgraphNode,
-    result: *mut CUgraphExecUpdateResult,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    updating(graph, &move || unsafe { real(executable, graph, error_node, result) })
+pub(crate) unsafe extern "C" fn update_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let graph: CUgraph = unsafe { call.argument(1) };
+    updating(graph, call)
 }
 
 /// `cuGraphExecUpdate_v2`.
-pub(crate) unsafe fn update(
-    real: PFN_cuGraphExecUpdate_v12000,
-    executable: CUgraphExec,
-    graph: CUgraph,
-    result: *mut CUgraphExecUpdateResultInfo,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    updating(graph, &move || unsafe { real(executable, graph, result) })
+pub(crate) unsafe extern "C" fn update(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let graph: CUgraph = unsafe { call.argument(1) };
+    updating(graph, call)
 }

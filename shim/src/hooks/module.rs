@@ -4,22 +4,15 @@
 //! process, and undone where it does not fit the quota.
 
 use core::cell::Cell;
-use core::ffi::{c_char, c_uint, c_void};
+use core::ffi::c_void;
 
-use cuota_abi::cuda::{
-    CUdeviceptr, CUdeviceptr_v1, CUfunction, CUjit_option, CUkernel, CUlibrary, CUlibraryOption, CUmodule,
-    CUresult, PFN_cuFuncLoad_v12040, PFN_cuKernelGetFunction_v12000, PFN_cuLibraryGetGlobal_v12000,
-    PFN_cuLibraryGetKernel_v12000, PFN_cuLibraryGetModule_v12000, PFN_cuLibraryGetUnifiedFunction_v12000,
-    PFN_cuLibraryLoadData_v12000, PFN_cuLibraryLoadFromFile_v12000, PFN_cuLibraryUnload_v12000,
-    PFN_cuModuleGetFunction_v2000, PFN_cuModuleGetGlobal_v2000, PFN_cuModuleGetGlobal_v3020,
-    PFN_cuModuleLoad_v2000, PFN_cuModuleLoadData_v2000, PFN_cuModuleLoadDataEx_v2010,
-    PFN_cuModuleUnload_v2000,
-};
+use cuota_abi::cuda::{CUfunction, CUkernel, CUlib_st, CUlibrary, CUmodule, CUresult};
 use cuota_governor::physical::BLOCK_BYTES;
 use cuota_governor::quota::UNLIMITED;
 
 use super::REFUSED;
 use crate::hooks_table::{cuKernelGetFunction, cuLibraryUnload, cuMemGetInfo_v2, cuModuleUnload, real};
+use crate::interpose::call::Call;
 use crate::process::account::{self, Booking};
 use crate::process::handles::{Kind, Owner};
 use crate::process::{self, Process, Standing, driver};
@@ -36,14 +29,14 @@ pub(super) fn device_free() -> Option<usize> {
 
 /// Runs `load`, which may take memory; where that does not fit, runs `unload` and refuses.
 #[inline(never)]
-fn checked(load: &dyn Fn() -> CUresult, unload: &dyn Fn()) -> CUresult {
+fn checked(call: &Call, unload: &dyn Fn()) -> CUresult {
     let account = match account::on_current_device() {
         Booking::On(account) if account.quota() != UNLIMITED => account,
-        Booking::On(_) | Booking::No => return load(),
+        Booking::On(_) | Booking::No => return call.make(),
         Booking::Refuse => return REFUSED,
     };
     let before = driver::outside_captures(device_free);
-    let status = load();
+    let status = call.make();
     let took = before
         .zip(driver::outside_captures(device_free))
         .map_or(0, |(before, after)| before.saturating_sub(after));
@@ -55,109 +48,42 @@ fn checked(load: &dyn Fn() -> CUresult, unload: &dyn Fn()) -> CUresult {
     REFUSED
 }
 
+/// Unloads the module that the driver has written to `module`.
+///
 /// # Safety
-/// `module` was written by the driver.
+/// It has, and nobody else has seen it.
 unsafe fn unload_module(module: *mut CUmodule) {
     if let Some(unload) = cuModuleUnload::REAL.get() {
-        // SAFETY: just loaded, and nobody else has seen it.
+        // SAFETY: the caller's contract.
         driver::outside_captures(|| unsafe { unload(*module) });
     }
 }
 
+/// Unloads the library that the driver has written to `library`.
+///
 /// # Safety
-/// `library` was written by the driver.
+/// As [`unload_module`].
 unsafe fn unload_library(library: *mut CUlibrary) {
     if let Some(unload) = cuLibraryUnload::REAL.get() {
-        // SAFETY: just loaded, and nobody else has seen it.
+        // SAFETY: the caller's contract.
         driver::outside_captures(|| unsafe { unload(*library) });
     }
 }
 
-/// `cuModuleLoad`.
+/// `cuModuleLoad`, `cuModuleLoadData`, `cuModuleLoadDataEx` and `cuModuleLoadFatBinary`.
 ///
 /// # Safety
-/// The program's arguments; so for each hook below.
-pub(crate) unsafe fn load(
-    real: PFN_cuModuleLoad_v2000,
-    module: *mut CUmodule,
-    path: *const c_char,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    checked(&move || unsafe { real(module, path) }, &move || unsafe { unload_module(module) })
-}
-
-/// `cuModuleLoadData` and `cuModuleLoadFatBinary`.
-pub(crate) unsafe fn load_data(
-    real: PFN_cuModuleLoadData_v2000,
-    module: *mut CUmodule,
-    image: *const c_void,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    checked(&move || unsafe { real(module, image) }, &move || unsafe { unload_module(module) })
-}
-
-/// `cuModuleLoadDataEx`.
-pub(crate) unsafe fn load_data_ex(
-    real: PFN_cuModuleLoadDataEx_v2010,
-    module: *mut CUmodule,
-    image: *const c_void,
-    count: c_uint,
-    options: *mut CUjit_option,
-    values: *mut *mut c_void,
-) -> CUresult {
-    let load = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(module, image, count, options, values) }
-    };
+/// The program's call; so for each hook below.
+pub(crate) unsafe extern "C" fn load(call: &Call) -> CUresult {
     // SAFETY: called after success only.
-    checked(&load, &move || unsafe { unload_module(module) })
+    checked(call, &|| unsafe { unload_module(call.pointer(0)) })
 }
 
-/// `cuLibraryLoadData`.
-#[expect(clippy::too_many_arguments, reason = "the driver's")]
-pub(crate) unsafe fn load_library_data(
-    real: PFN_cuLibraryLoadData_v12000,
-    library: *mut CUlibrary,
-    code: *const c_void,
-    jit_options: *mut CUjit_option,
-    jit_values: *mut *mut c_void,
-    jit_count: c_uint,
-    options: *mut CUlibraryOption,
-    values: *mut *mut c_void,
-    count: c_uint,
-) -> CUresult {
-    let load = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(library, code, jit_options, jit_values, jit_count, options, values, count) }
-    };
+/// `cuLibraryLoadData` and `cuLibraryLoadFromFile`.
+pub(crate) unsafe extern "C" fn load_library(call: &Call) -> CUresult {
+    let library = call.pointer::<CUlibrary>(0);
     // SAFETY: called after success only.
-    let status = checked(&load, &move || unsafe { unload_library(library) });
-    if status == OK {
-        // SAFETY: the driver has written the library.
-        revive(unsafe { *library });
-    }
-    status
-}
-
-/// `cuLibraryLoadFromFile`.
-#[expect(clippy::too_many_arguments, reason = "the driver's")]
-pub(crate) unsafe fn load_library_file(
-    real: PFN_cuLibraryLoadFromFile_v12000,
-    library: *mut CUlibrary,
-    path: *const c_char,
-    jit_options: *mut CUjit_option,
-    jit_values: *mut *mut c_void,
-    jit_count: c_uint,
-    options: *mut CUlibraryOption,
-    values: *mut *mut c_void,
-    count: c_uint,
-) -> CUresult {
-    let load = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(library, path, jit_options, jit_values, jit_count, options, values, count) }
-    };
-    // SAFETY: called after success only.
-    let status = checked(&load, &move || unsafe { unload_library(library) });
+    let status = checked(call, &|| unsafe { unload_library(library) });
     if status == OK {
         // SAFETY: the driver has written the library.
         revive(unsafe { *library });
@@ -167,7 +93,7 @@ pub(crate) unsafe fn load_library_file(
 
 /// Runs `call`, which can load code of a module that was checked when it was loaded.
 #[inline(never)]
-fn loading(call: &dyn Fn() -> CUresult) -> CUresult {
+fn loading(call: &Call) -> CUresult {
     checked(call, &|| {})
 }
 
@@ -176,8 +102,8 @@ fn loading(call: &dyn Fn() -> CUresult) -> CUresult {
 /// Where that does not fit, the library is ended, if this is its first use anywhere: nothing less gives its memory back. One that other
 /// contexts use, or that has more kernels than can be kept from the driver afterwards, stays; it is booked, and nothing more is granted.
 #[inline(never)]
-fn loading_library(library: CUlibrary, call: &dyn Fn() -> CUresult) -> CUresult {
-    let Standing::Managed(process) = process::standing() else { return call() };
+fn loading_library(library: CUlibrary, call: &Call) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call.make() };
     let (handle, handles) = (library.addr() as u64, &process.handles);
     if process.functions.is_ended(handle) {
         return REFUSED;
@@ -185,7 +111,7 @@ fn loading_library(library: CUlibrary, call: &dyn Fn() -> CUresult) -> CUresult 
     let context = process.contexts.current();
     let here = handle | u64::from(context) << 56;
     if handles.find(here).is_some() {
-        return call();
+        return call.make();
     }
     let is_used = handles.find(handle).is_some();
     let ended = Cell::new(false);
@@ -266,8 +192,9 @@ pub(super) fn load_kernel(kernel: CUkernel) -> Result<CUfunction, CUresult> {
     }
     let mut function = core::ptr::null_mut();
     let Some(get) = cuKernelGetFunction::REAL.get() else { return Ok(function) };
+    let call = Call::new(get as *const c_void, [(&raw mut function).addr() as u64, kernel.addr() as u64]);
     // SAFETY: fills one handle; a handle that is no kernel's is an error.
-    match unsafe { kernel_function(get, &raw mut function, kernel) } {
+    match unsafe { kernel_function(&call) } {
         OK => Ok(function),
         REFUSED => Err(REFUSED),
         _ => Ok(core::ptr::null_mut()),
@@ -275,104 +202,38 @@ pub(super) fn load_kernel(kernel: CUkernel) -> Result<CUfunction, CUresult> {
 }
 
 /// `cuModuleGetFunction`.
-pub(crate) unsafe fn function(
-    real: PFN_cuModuleGetFunction_v2000,
-    function: *mut CUfunction,
-    module: CUmodule,
-    name: *const c_char,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = loading(&move || unsafe { real(function, module, name) });
+pub(crate) unsafe extern "C" fn function(call: &Call) -> CUresult {
+    let status = loading(call);
     if status == OK
         && let Standing::Managed(process) = process::standing()
     {
         // SAFETY: the driver has written it; it can be where an ended library's kernel was.
-        process.functions.revive(unsafe { *function }.addr() as u64);
+        process.functions.revive(unsafe { *call.pointer::<CUfunction>(0) }.addr() as u64);
     }
     status
 }
 
-/// `cuModuleGetGlobal`, the 32-bit form.
-pub(crate) unsafe fn global_v1(
-    real: PFN_cuModuleGetGlobal_v2000,
-    address: *mut CUdeviceptr_v1,
-    bytes: *mut c_uint,
-    module: CUmodule,
-    name: *const c_char,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    loading(&move || unsafe { real(address, bytes, module, name) })
+/// `cuModuleGetGlobal` in both forms, and `cuFuncLoad`.
+pub(crate) unsafe extern "C" fn use_module(call: &Call) -> CUresult {
+    loading(call)
 }
 
-/// `cuModuleGetGlobal_v2`.
-pub(crate) unsafe fn global(
-    real: PFN_cuModuleGetGlobal_v3020,
-    address: *mut CUdeviceptr,
-    bytes: *mut usize,
-    module: CUmodule,
-    name: *const c_char,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    loading(&move || unsafe { real(address, bytes, module, name) })
-}
-
-/// `cuLibraryGetGlobal` and `cuLibraryGetManaged`.
-pub(crate) unsafe fn library_global(
-    real: PFN_cuLibraryGetGlobal_v12000,
-    address: *mut CUdeviceptr,
-    bytes: *mut usize,
-    library: CUlibrary,
-    name: *const c_char,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    loading_library(library, &move || unsafe { real(address, bytes, library, name) })
-}
-
-/// `cuLibraryGetModule`.
-pub(crate) unsafe fn library_module(
-    real: PFN_cuLibraryGetModule_v12000,
-    module: *mut CUmodule,
-    library: CUlibrary,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    loading_library(library, &move || unsafe { real(module, library) })
-}
-
-/// `cuLibraryGetUnifiedFunction`.
-pub(crate) unsafe fn unified_function(
-    real: PFN_cuLibraryGetUnifiedFunction_v12000,
-    function: *mut *mut c_void,
-    library: CUlibrary,
-    name: *const c_char,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    loading_library(library, &move || unsafe { real(function, library, name) })
+/// Functions that use the library in argument `call.note()`.
+pub(crate) unsafe extern "C" fn use_library(call: &Call) -> CUresult {
+    loading_library(call.pointer::<CUlib_st>(call.note()), call)
 }
 
 /// `cuKernelGetFunction`.
-pub(crate) unsafe fn kernel_function(
-    real: PFN_cuKernelGetFunction_v12000,
-    function: *mut CUfunction,
-    kernel: CUkernel,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn kernel_function(call: &Call) -> CUresult {
+    let kernel: CUkernel = call.pointer(1);
     let mut library = core::ptr::null_mut();
     if is_ended(kernel.addr() as u64) {
         return REFUSED;
     }
     // SAFETY: fills one handle; a handle that is no kernel's is an error.
     let found = real::cuKernelGetLibrary.get().map(|call| unsafe { call(&raw mut library, kernel) });
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(function, kernel) }
-    };
     // Before CUDA 12.5 nobody says whose kernel it is: then what does not fit is booked.
-    if found == Some(OK) { loading_library(library, &call) } else { loading(&call) }
-}
-
-/// `cuFuncLoad`.
-pub(crate) unsafe fn load_function(real: PFN_cuFuncLoad_v12040, function: CUfunction) -> CUresult {
-    // SAFETY: the program's argument.
-    loading(&move || unsafe { real(function) })
+    if found == Some(OK) { loading_library(library, call) } else { loading(call) }
 }
 
 /// Forgets the kernels that were launched: code is about to be unloaded, and its handles can be other kernels'.
@@ -383,17 +244,16 @@ fn unloading() {
 }
 
 /// `cuModuleUnload`.
-pub(crate) unsafe fn unload(real: PFN_cuModuleUnload_v2000, module: CUmodule) -> CUresult {
+pub(crate) unsafe extern "C" fn unload(call: &Call) -> CUresult {
     unloading();
-    // SAFETY: the program's argument.
-    unsafe { real(module) }
+    call.make()
 }
 
 /// `cuLibraryUnload`.
-pub(crate) unsafe fn unload_whole_library(real: PFN_cuLibraryUnload_v12000, library: CUlibrary) -> CUresult {
+pub(crate) unsafe extern "C" fn unload_whole_library(call: &Call) -> CUresult {
     unloading();
     if let Standing::Managed(process) = process::standing() {
-        let handle = library.addr() as u64;
+        let handle = call.word(0);
         if process.functions.revive(handle) {
             return OK;
         }
@@ -402,20 +262,10 @@ pub(crate) unsafe fn unload_whole_library(real: PFN_cuLibraryUnload_v12000, libr
             let _ = noted.and_then(|place| process.handles.release(place));
         }
     }
-    // SAFETY: the program's argument.
-    unsafe { real(library) }
+    call.make()
 }
 
 /// `cuLibraryGetKernel`.
-pub(crate) unsafe fn kernel(
-    real: PFN_cuLibraryGetKernel_v12000,
-    kernel: *mut CUkernel,
-    library: CUlibrary,
-    name: *const c_char,
-) -> CUresult {
-    if is_ended(library.addr() as u64) {
-        return REFUSED;
-    }
-    // SAFETY: the program's arguments.
-    unsafe { real(kernel, library, name) }
+pub(crate) unsafe extern "C" fn kernel(call: &Call) -> CUresult {
+    if is_ended(call.word(1)) { REFUSED } else { call.make() }
 }

@@ -3,15 +3,12 @@
 use core::ffi::c_uint;
 use core::sync::atomic::Ordering;
 
-use cuota_abi::cuda::{
-    CUdeviceptr, CUdeviceptr_v1, CUresult, PFN_cuMemAlloc_v2000, PFN_cuMemAlloc_v3020,
-    PFN_cuMemAllocManaged_v6000, PFN_cuMemAllocPitch_v2000, PFN_cuMemAllocPitch_v3020, PFN_cuMemFree_v2000,
-    PFN_cuMemFree_v3020,
-};
+use cuota_abi::cuda::{CUdeviceptr, CUdeviceptr_v1, CUresult};
 use cuota_governor::physical::{self, BLOCK_BYTES};
 
 use super::{REFUSED, let_go};
 use crate::hooks_table::cuMemFree_v2;
+use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::blocks::Extent;
 use crate::process::handles::{Kind, Last, Owner};
@@ -180,36 +177,35 @@ fn give_back(process: &'static Process, extent: Extent, give: impl Fn(&Account, 
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe fn alloc(real: PFN_cuMemAlloc_v3020, pointer: *mut CUdeviceptr, bytes: usize) -> CUresult {
+pub(crate) unsafe extern "C" fn alloc(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let bytes: usize = unsafe { call.argument(1) };
     // SAFETY: the program's arguments; after success the driver has written the address.
-    unsafe { allocate_as::<true>(bytes as u64, false, || real(pointer, bytes), || (*pointer, bytes as u64)) }
+    unsafe { allocate_as::<true>(bytes as u64, false, || call.make(), || (*pointer, bytes as u64)) }
 }
 
 /// `cuMemAlloc`, the 32-bit form.
-pub(crate) unsafe fn alloc_v1(
-    real: PFN_cuMemAlloc_v2000,
-    pointer: *mut CUdeviceptr_v1,
-    bytes: c_uint,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn alloc_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: *mut CUdeviceptr_v1 = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let bytes: c_uint = unsafe { call.argument(1) };
     // SAFETY: as in `alloc`.
     unsafe {
-        allocate(u64::from(bytes), false, &move || real(pointer, bytes), &move || {
-            (u64::from(*pointer), u64::from(bytes))
-        })
+        allocate(u64::from(bytes), false, &|| call.make(), &move || (u64::from(*pointer), u64::from(bytes)))
     }
 }
 
 /// `cuMemAllocManaged`: booked as if it were all on the device, where it can be at any time.
-pub(crate) unsafe fn alloc_managed(
-    real: PFN_cuMemAllocManaged_v6000,
-    pointer: *mut CUdeviceptr,
-    bytes: usize,
-    flags: c_uint,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn alloc_managed(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let bytes: usize = unsafe { call.argument(1) };
     // SAFETY: as in `alloc`.
-    unsafe {
-        allocate(bytes as u64, true, &move || real(pointer, bytes, flags), &move || (*pointer, bytes as u64))
-    }
+    unsafe { allocate(bytes as u64, true, &|| call.make(), &move || (*pointer, bytes as u64)) }
 }
 
 fn pitched(width: u64, height: u64) -> u64 {
@@ -218,19 +214,17 @@ fn pitched(width: u64, height: u64) -> u64 {
 }
 
 /// `cuMemAllocPitch_v2`.
-pub(crate) unsafe fn alloc_pitch(
-    real: PFN_cuMemAllocPitch_v3020,
-    pointer: *mut CUdeviceptr,
-    pitch: *mut usize,
-    width: usize,
-    height: usize,
-    element: c_uint,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn alloc_pitch(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let pitch: *mut usize = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let width: usize = unsafe { call.argument(2) };
+    // SAFETY: the argument's type.
+    let height: usize = unsafe { call.argument(3) };
     let asked = pitched(width as u64, height as u64);
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(pointer, pitch, width, height, element) }
-    };
+    let call = || call.make();
     // SAFETY: as in `alloc`; the driver has written the pitch too.
     unsafe {
         allocate(asked, false, &call, &move || (*pointer, (*pitch as u64).saturating_mul(height as u64)))
@@ -238,31 +232,33 @@ pub(crate) unsafe fn alloc_pitch(
 }
 
 /// `cuMemAllocPitch`, the 32-bit form.
-pub(crate) unsafe fn alloc_pitch_v1(
-    real: PFN_cuMemAllocPitch_v2000,
-    pointer: *mut CUdeviceptr_v1,
-    pitch: *mut c_uint,
-    width: c_uint,
-    height: c_uint,
-    element: c_uint,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn alloc_pitch_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: *mut CUdeviceptr_v1 = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let pitch: *mut c_uint = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let width: c_uint = unsafe { call.argument(2) };
+    // SAFETY: the argument's type.
+    let height: c_uint = unsafe { call.argument(3) };
     let asked = pitched(u64::from(width), u64::from(height));
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(pointer, pitch, width, height, element) }
-    };
+    let call = || call.make();
     // SAFETY: as in `alloc_pitch`.
     unsafe { allocate(asked, false, &call, &|| (u64::from(*pointer), u64::from(*pitch) * u64::from(height))) }
 }
 
 /// `cuMemFree_v2`.
-pub(crate) unsafe fn free(real: PFN_cuMemFree_v3020, pointer: CUdeviceptr) -> CUresult {
+pub(crate) unsafe extern "C" fn free(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: CUdeviceptr = unsafe { call.argument(0) };
     // SAFETY: the program's argument.
-    freeing(pointer, || unsafe { real(pointer) }, Account::release)
+    freeing(pointer, || call.make(), Account::release)
 }
 
 /// `cuMemFree`, the 32-bit form.
-pub(crate) unsafe fn free_v1(real: PFN_cuMemFree_v2000, pointer: CUdeviceptr_v1) -> CUresult {
+pub(crate) unsafe extern "C" fn free_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: CUdeviceptr_v1 = unsafe { call.argument(0) };
     // SAFETY: the program's argument.
-    unsafe { release(u64::from(pointer), &move || real(pointer)) }
+    unsafe { release(u64::from(pointer), &|| call.make()) }
 }

@@ -1,16 +1,14 @@
 //! Stream-ordered memory: allocations from pools, which are charged by what the pool holds.
 
 use cuota_abi::cuda::{
-    CUdevice, CUdeviceptr, CUmemAllocationType, CUmemLocation, CUmemPoolProps, CUmemoryPool, CUresult,
-    CUstream, PFN_cuDeviceGetMemPool_v11020, PFN_cuMemAllocAsync_v11020, PFN_cuMemAllocFromPoolAsync_v11020,
-    PFN_cuMemFreeAsync_v11020, PFN_cuMemGetMemPool_v13000, PFN_cuMemPoolCreate_v11020,
-    PFN_cuMemPoolDestroy_v11020, PFN_cuMemPoolTrimTo_v11020,
+    CUdevice, CUdeviceptr, CUmemLocation, CUmemPoolProps, CUmemoryPool, CUresult, CUstream,
 };
 use cuota_governor::physical;
 use cuota_region::ledger::{Refusal, Reservation};
 
 use super::{REFUSED, device_at, plain};
 use crate::hooks_table::{cuDeviceGetDefaultMemPool, cuDeviceGetMemPool, cuMemFreeAsync, real};
+use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::pools::{self, Change, Pool};
 use crate::process::{self, Standing, driver};
@@ -107,16 +105,14 @@ fn take_back(account: &Account, pointer: *mut CUdeviceptr, bytes: u64, stream: C
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe fn alloc_async(
-    real: PFN_cuMemAllocAsync_v11020,
-    pointer: *mut CUdeviceptr,
-    bytes: usize,
-    stream: CUstream,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(pointer, bytes, stream) }
-    };
+pub(crate) unsafe extern "C" fn alloc_async(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let bytes: usize = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let stream: CUstream = unsafe { call.argument(2) };
+    let call = || call.make();
     match account::on_current_device() {
         Booking::On(account) => match current_pool(account.ordinal()) {
             // SAFETY: `call` is the driver's function with the program's arguments.
@@ -129,17 +125,16 @@ pub(crate) unsafe fn alloc_async(
 }
 
 /// `cuMemAllocFromPoolAsync`.
-pub(crate) unsafe fn alloc_from_pool_async(
-    real: PFN_cuMemAllocFromPoolAsync_v11020,
-    pointer: *mut CUdeviceptr,
-    bytes: usize,
-    pool: CUmemoryPool,
-    stream: CUstream,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(pointer, bytes, pool, stream) }
-    };
+pub(crate) unsafe extern "C" fn alloc_from_pool_async(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let bytes: usize = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let pool: CUmemoryPool = unsafe { call.argument(2) };
+    // SAFETY: the argument's type.
+    let stream: CUstream = unsafe { call.argument(3) };
+    let call = || call.make();
     let booking = match process::standing() {
         Standing::Managed(process) => match process.pools.device_of(pool) {
             Some(pools::HOST | pools::IMPORTED) => Booking::No,
@@ -158,23 +153,20 @@ pub(crate) unsafe fn alloc_from_pool_async(
 }
 
 /// `cuMemFreeAsync`: for plain memory, which it frees too; what a pool gets back, the pool still holds.
-pub(crate) unsafe fn free_async(
-    real: PFN_cuMemFreeAsync_v11020,
-    pointer: CUdeviceptr,
-    stream: CUstream,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn free_async(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: CUdeviceptr = unsafe { call.argument(0) };
     // SAFETY: the program's arguments.
-    unsafe { plain::release_in_order(pointer, &move || real(pointer, stream)) }
+    unsafe { plain::release_in_order(pointer, &|| call.make()) }
 }
 
 /// `cuDeviceGetDefaultMemPool` and `cuDeviceGetMemPool`: note which device the pool takes from.
-pub(crate) unsafe fn learn(
-    real: PFN_cuDeviceGetMemPool_v11020,
-    pool: *mut CUmemoryPool,
-    device: CUdevice,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(pool, device) };
+pub(crate) unsafe extern "C" fn learn(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pool: *mut CUmemoryPool = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
         && let Ok(device) = u32::try_from(device)
@@ -187,14 +179,12 @@ pub(crate) unsafe fn learn(
 }
 
 /// `cuMemGetDefaultMemPool` and `cuMemGetMemPool`: the same, of any location.
-pub(crate) unsafe fn learn_at(
-    real: PFN_cuMemGetMemPool_v13000,
-    pool: *mut CUmemoryPool,
-    location: *mut CUmemLocation,
-    kind: CUmemAllocationType,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(pool, location, kind) };
+pub(crate) unsafe extern "C" fn learn_at(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pool: *mut CUmemoryPool = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let location: *mut CUmemLocation = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
     {
@@ -207,13 +197,12 @@ pub(crate) unsafe fn learn_at(
 }
 
 /// `cuMemPoolCreate`: notes which device the pool takes from.
-pub(crate) unsafe fn create(
-    real: PFN_cuMemPoolCreate_v11020,
-    pool: *mut CUmemoryPool,
-    properties: *const CUmemPoolProps,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(pool, properties) };
+pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pool: *mut CUmemoryPool = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let properties: *const CUmemPoolProps = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
     {
@@ -226,9 +215,8 @@ pub(crate) unsafe fn create(
 }
 
 /// `cuMemPoolTrimTo`: what it lets go is given back at once.
-pub(crate) unsafe fn trim(real: PFN_cuMemPoolTrimTo_v11020, pool: CUmemoryPool, keep: usize) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(pool, keep) };
+pub(crate) unsafe extern "C" fn trim(call: &Call) -> CUresult {
+    let status = call.make();
     if let Booking::On(account) = account::on_current_device() {
         account.update_pools();
     }
@@ -239,7 +227,9 @@ pub(crate) unsafe fn trim(real: PFN_cuMemPoolTrimTo_v11020, pool: CUmemoryPool, 
 ///
 /// The driver keeps such a pool until then and answers no question about it. So it is told only then; until then the pool
 /// is the program's no more: no allocation is made from it, and it keeps nothing that is freed.
-pub(crate) unsafe fn destroy(real: PFN_cuMemPoolDestroy_v11020, pool: CUmemoryPool) -> CUresult {
+pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pool: CUmemoryPool = unsafe { call.argument(0) };
     if let Standing::Managed(process) = process::standing()
         && let Some(entry) = process.pools.find(pool)
     {
@@ -269,8 +259,7 @@ pub(crate) unsafe fn destroy(real: PFN_cuMemPoolDestroy_v11020, pool: CUmemoryPo
         }
         Standing::Unmanaged | Standing::Closed => None,
     };
-    // SAFETY: the program's argument.
-    let status = unsafe { real(pool) };
+    let status = call.make();
     if let Some((process, device, held)) = known {
         if device == pools::IMPORTED && status == OK {
             let (exports, open) = process.pools.open(false);

@@ -4,25 +4,14 @@
 //! one process to the other (`cuota_region::share`); a descriptor has no name that two processes could compare, so what comes by one
 //! is charged to whoever imports it, too.
 
-use core::ffi::{c_int, c_uint, c_ulonglong, c_void};
+use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{
-    CUDA_EXTERNAL_MEMORY_BUFFER_DESC_v1, CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1,
-    CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC_v1, CUarrayMapInfo_v1, CUdevice, CUdeviceptr, CUexternalMemory,
-    CUexternalMemoryHandleType, CUipcMemHandle_v1, CUlogicalEndpointId, CUmemAllocationHandleType,
-    CUmemGenericAllocationHandle, CUmemHandleType, CUmemOperationType, CUmemPoolPtrExportData_v1,
-    CUmemRangeHandleType, CUmemoryPool, CUmipmappedArray, CUmulticastObjectProp, CUresourcetype, CUresult,
-    CUstream, PFN_cuDestroyExternalMemory_v10000, PFN_cuExternalMemoryGetMappedBuffer_v10000,
-    PFN_cuExternalMemoryGetMappedMipmappedArray_v10000, PFN_cuImportExternalMemory_v10000,
-    PFN_cuIpcCloseMemHandle_v4010, PFN_cuIpcGetMemHandle_v4010, PFN_cuIpcOpenMemHandle_v4010,
-    PFN_cuLogicalEndpointBindMem_v13030, PFN_cuMemExportToShareableHandle_v10020,
-    PFN_cuMemGetHandleForAddressRange_v11070, PFN_cuMemImportFromShareableHandle_v10020,
-    PFN_cuMemMapArrayAsync_v11010, PFN_cuMemPoolExportPointer_v11020,
-    PFN_cuMemPoolExportToShareableHandle_v11020, PFN_cuMemPoolImportFromShareableHandle_v11020,
-    PFN_cuMemPoolImportPointer_v11020, PFN_cuMulticastBindAddr_v12010, PFN_cuMulticastBindAddr_v13010,
-    PFN_cuMulticastBindMem_v12010, PFN_cuMulticastBindMem_v13010, PFN_cuMulticastCreate_v12010,
-    PFN_cuMulticastUnbind_v12010, cuuint64_t,
+    CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1, CUarrayMapInfo_v1, CUdevice, CUdeviceptr, CUexternalMemory,
+    CUexternalMemoryHandleType, CUipcMemHandle_v1, CUmemAllocationHandleType, CUmemGenericAllocationHandle,
+    CUmemHandleType, CUmemOperationType, CUmemPoolPtrExportData_v1, CUmemRangeHandleType, CUmemoryPool,
+    CUmipmappedArray, CUresourcetype, CUresult, cuuint64_t,
 };
 use cuota_governor::physical::{self, BLOCK_BYTES};
 use cuota_governor::quota::UNLIMITED;
@@ -35,6 +24,7 @@ use crate::hooks_table::{
     cuIpcCloseMemHandle, cuMemFree_v2, cuMemImportFromShareableHandle, cuMemMap, cuMemRelease, cuMemUnmap,
     real,
 };
+use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::handles::{Kind, Owner};
 use crate::process::lingering::Exported;
@@ -135,13 +125,12 @@ fn imported(
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe fn ipc_get(
-    real: PFN_cuIpcGetMemHandle_v4010,
-    handle: *mut CUipcMemHandle_v1,
-    address: CUdeviceptr,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(handle, address) };
+pub(crate) unsafe extern "C" fn ipc_get(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let handle: *mut CUipcMemHandle_v1 = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let address: CUdeviceptr = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK {
         // SAFETY: the driver has written the handle.
         exported(address, unsafe { key_of(handle.cast()) });
@@ -181,12 +170,9 @@ fn opening(
 }
 
 /// `cuIpcOpenMemHandle` and `cuIpcOpenMemHandle_v2`.
-pub(crate) unsafe fn ipc_open(
-    real: PFN_cuIpcOpenMemHandle_v4010,
-    address: *mut CUdeviceptr,
-    handle: CUipcMemHandle_v1,
-    flags: c_uint,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn ipc_open(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let address: *mut CUdeviceptr = unsafe { call.argument(0) };
     let close = |opened| {
         if let Some(close) = cuIpcCloseMemHandle::REAL.get() {
             // SAFETY: just opened, and nobody else has seen it.
@@ -194,27 +180,27 @@ pub(crate) unsafe fn ipc_open(
         }
     };
     // SAFETY: a handle has 64 bytes.
-    let key = unsafe { key_of((&raw const handle).cast()) };
-    // SAFETY: the program's arguments; after success the driver has written the address.
-    opening(key, &move || unsafe { real(address, handle, flags) }, &move || unsafe { *address }, &close)
+    let key = unsafe { key_of(call.by_value()) };
+    // SAFETY: after success the driver has written the address.
+    opening(key, &|| call.make(), &move || unsafe { *address }, &close)
 }
 
 /// `cuIpcCloseMemHandle`.
-pub(crate) unsafe fn ipc_close(real: PFN_cuIpcCloseMemHandle_v4010, address: CUdeviceptr) -> CUresult {
-    // SAFETY: the program's argument.
-    dropping(address, &move || unsafe { real(address) })
+pub(crate) unsafe extern "C" fn ipc_close(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let address: CUdeviceptr = unsafe { call.argument(0) };
+    dropping(address, &|| call.make())
 }
 
 /// `cuMemExportToShareableHandle`.
-pub(crate) unsafe fn export(
-    real: PFN_cuMemExportToShareableHandle_v10020,
-    shareable: *mut c_void,
-    handle: CUmemGenericAllocationHandle,
-    kind: CUmemAllocationHandleType,
-    flags: c_ulonglong,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(shareable, handle, kind, flags) };
+pub(crate) unsafe extern "C" fn export(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let shareable: *mut c_void = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let handle: CUmemGenericAllocationHandle = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let kind: CUmemAllocationHandleType = unsafe { call.argument(2) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
         && let Some(place) = process.handles.find(handle)
@@ -281,18 +267,18 @@ fn size_of(handle: CUmemGenericAllocationHandle, device_bytes: u64) -> Option<u6
 }
 
 /// `cuMemImportFromShareableHandle`.
-pub(crate) unsafe fn import(
-    real: PFN_cuMemImportFromShareableHandle_v10020,
-    handle: *mut CUmemGenericAllocationHandle,
-    shareable: *mut c_void,
-    kind: CUmemAllocationHandleType,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let handle: *mut CUmemGenericAllocationHandle = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let shareable: *mut c_void = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let kind: CUmemAllocationHandleType = unsafe { call.argument(2) };
     let booking = account::on_current_device();
     if matches!(booking, Booking::Refuse) {
         return REFUSED;
     }
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(handle, shareable, kind) };
+    let status = call.make();
     let Booking::On(account) = booking else { return status };
     if status != OK {
         return status;
@@ -330,16 +316,14 @@ pub(crate) unsafe fn import(
 }
 
 /// `cuMemGetHandleForAddressRange`: a descriptor that may keep the memory.
-pub(crate) unsafe fn export_range(
-    real: PFN_cuMemGetHandleForAddressRange_v11070,
-    handle: *mut c_void,
-    address: CUdeviceptr,
-    bytes: usize,
-    kind: CUmemRangeHandleType,
-    flags: c_ulonglong,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(handle, address, bytes, kind, flags) };
+pub(crate) unsafe extern "C" fn export_range(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let handle: *mut c_void = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let address: CUdeviceptr = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let kind: CUmemRangeHandleType = unsafe { call.argument(3) };
+    let status = call.make();
     if status == OK
         && kind == CUmemRangeHandleType::CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
         && let Booking::On(account) = account::on_current_device()
@@ -383,15 +367,12 @@ fn size_behind(descriptor: c_int, device_bytes: u64) -> Option<u64> {
 }
 
 /// `cuImportExternalMemory`: memory of another API, or of another process through it.
-pub(crate) unsafe fn import_external(
-    real: PFN_cuImportExternalMemory_v10000,
-    memory: *mut CUexternalMemory,
-    descriptor: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(memory, descriptor) }
-    };
+pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let memory: *mut CUexternalMemory = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let descriptor: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1 = unsafe { call.argument(1) };
+    let call = || call.make();
     let account = match account::on_current_device() {
         Booking::On(account) => account,
         Booking::Refuse => return REFUSED,
@@ -428,14 +409,12 @@ pub(crate) unsafe fn import_external(
 }
 
 /// `cuExternalMemoryGetMappedBuffer`: the buffer keeps the memory until it is freed.
-pub(crate) unsafe fn map_external(
-    real: PFN_cuExternalMemoryGetMappedBuffer_v10000,
-    pointer: *mut CUdeviceptr,
-    memory: CUexternalMemory,
-    buffer: *const CUDA_EXTERNAL_MEMORY_BUFFER_DESC_v1,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(pointer, memory, buffer) };
+pub(crate) unsafe extern "C" fn map_external(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let memory: CUexternalMemory = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
         && let Some(place) = process.handles.find(memory.addr() as u64)
@@ -456,14 +435,12 @@ pub(crate) unsafe fn map_external(
 }
 
 /// `cuExternalMemoryGetMappedMipmappedArray`: the array keeps the memory until it is destroyed.
-pub(crate) unsafe fn map_external_array(
-    real: PFN_cuExternalMemoryGetMappedMipmappedArray_v10000,
-    array: *mut CUmipmappedArray,
-    memory: CUexternalMemory,
-    description: *const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC_v1,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(array, memory, description) };
+pub(crate) unsafe extern "C" fn map_external_array(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let array: *mut CUmipmappedArray = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let memory: CUexternalMemory = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
         && let Some(place) = process.handles.find(memory.addr() as u64)
@@ -478,28 +455,19 @@ pub(crate) unsafe fn map_external_array(
 }
 
 /// `cuDestroyExternalMemory`.
-pub(crate) unsafe fn destroy_external(
-    real: PFN_cuDestroyExternalMemory_v10000,
-    memory: CUexternalMemory,
-) -> CUresult {
-    // SAFETY: the program's argument.
-    dropping(memory.addr() as u64, &move || unsafe { real(memory) })
+pub(crate) unsafe extern "C" fn destroy_external(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let memory: CUexternalMemory = unsafe { call.argument(0) };
+    dropping(memory.addr() as u64, &|| call.make())
 }
 
 /// `cuMemPoolExportToShareableHandle`: from here on the pool may live on after this process.
-pub(crate) unsafe fn export_pool(
-    real: PFN_cuMemPoolExportToShareableHandle_v11020,
-    shareable: *mut c_void,
-    pool: CUmemoryPool,
-    kind: CUmemAllocationHandleType,
-    flags: c_ulonglong,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn export_pool(call: &Call) -> CUresult {
     if let Standing::Managed(process) = process::standing() {
         let (exports, open) = process.pools.export();
         process.member().note_pools(exports, open);
     }
-    // SAFETY: the program's arguments.
-    unsafe { real(shareable, pool, kind, flags) }
+    call.make()
 }
 
 /// `cuMemPoolImportFromShareableHandle`: another process's pool.
@@ -507,17 +475,10 @@ pub(crate) unsafe fn export_pool(
 /// On an H100 the open pool alone keeps all that its owner took, after the owner's end too, and the driver does not say how much
 /// that is. A pool of this tenant stays charged to its owner, dead or alive. What another tenant's takes cannot be charged, so it is
 /// not granted.
-pub(crate) unsafe fn import_pool(
-    real: PFN_cuMemPoolImportFromShareableHandle_v11020,
-    pool: *mut CUmemoryPool,
-    shareable: *mut c_void,
-    kind: CUmemAllocationHandleType,
-    flags: c_ulonglong,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(pool, shareable, kind, flags) }
-    };
+pub(crate) unsafe extern "C" fn import_pool(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pool: *mut CUmemoryPool = unsafe { call.argument(0) };
+    let call = || call.make();
     let account = match account::on_current_device() {
         Booking::On(account) => account,
         Booking::No => return call(),
@@ -542,13 +503,12 @@ pub(crate) unsafe fn import_pool(
 }
 
 /// `cuMemPoolExportPointer`.
-pub(crate) unsafe fn export_pointer(
-    real: PFN_cuMemPoolExportPointer_v11020,
-    data: *mut CUmemPoolPtrExportData_v1,
-    address: CUdeviceptr,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(data, address) };
+pub(crate) unsafe extern "C" fn export_pointer(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let data: *mut CUmemPoolPtrExportData_v1 = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let address: CUdeviceptr = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK {
         // SAFETY: the driver has written the data.
         exported(address, unsafe { key_of(data.cast()) });
@@ -557,16 +517,12 @@ pub(crate) unsafe fn export_pointer(
 }
 
 /// `cuMemPoolImportPointer`.
-pub(crate) unsafe fn import_pointer(
-    real: PFN_cuMemPoolImportPointer_v11020,
-    address: *mut CUdeviceptr,
-    pool: CUmemoryPool,
-    data: *mut CUmemPoolPtrExportData_v1,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(address, pool, data) }
-    };
+pub(crate) unsafe extern "C" fn import_pointer(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let address: *mut CUdeviceptr = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let data: *mut CUmemPoolPtrExportData_v1 = unsafe { call.argument(2) };
+    let call = || call.make();
     if data.is_null() || address.is_null() {
         return call();
     }
@@ -600,13 +556,10 @@ pub(super) fn unpin(process: &'static Process, holder: u64, range: Option<(u32, 
 }
 
 /// `cuMulticastCreate`: takes no memory by itself, and keeps what is bound to it.
-pub(crate) unsafe fn create_multicast(
-    real: PFN_cuMulticastCreate_v12010,
-    handle: *mut CUmemGenericAllocationHandle,
-    properties: *const CUmulticastObjectProp,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(handle, properties) };
+pub(crate) unsafe extern "C" fn create_multicast(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let handle: *mut CUmemGenericAllocationHandle = unsafe { call.argument(0) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
     {
@@ -641,71 +594,54 @@ fn binding_memory(
 }
 
 /// `cuMulticastBindMem`.
-pub(crate) unsafe fn bind_memory_v1(
-    real: PFN_cuMulticastBindMem_v12010,
-    multicast: CUmemGenericAllocationHandle,
-    offset: usize,
-    memory: CUmemGenericAllocationHandle,
-    memory_offset: usize,
-    bytes: usize,
-    flags: c_ulonglong,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(multicast, offset, memory, memory_offset, bytes, flags) }
-    };
+pub(crate) unsafe extern "C" fn bind_memory_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let multicast: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let offset: usize = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let memory: CUmemGenericAllocationHandle = unsafe { call.argument(2) };
+    let call = || call.make();
     binding_memory(multicast, None, offset as u64, &|process| process.handles.find(memory), &call)
 }
 
 /// `cuMulticastBindMem_v2`.
-#[expect(clippy::too_many_arguments, reason = "the driver's")]
-pub(crate) unsafe fn bind_memory(
-    real: PFN_cuMulticastBindMem_v13010,
-    multicast: CUmemGenericAllocationHandle,
-    device: CUdevice,
-    offset: usize,
-    memory: CUmemGenericAllocationHandle,
-    memory_offset: usize,
-    bytes: usize,
-    flags: c_ulonglong,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(multicast, device, offset, memory, memory_offset, bytes, flags) }
-    };
+pub(crate) unsafe extern "C" fn bind_memory(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let multicast: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let offset: usize = unsafe { call.argument(2) };
+    // SAFETY: the argument's type.
+    let memory: CUmemGenericAllocationHandle = unsafe { call.argument(3) };
+    let call = || call.make();
     binding_memory(multicast, Some(device), offset as u64, &|process| process.handles.find(memory), &call)
 }
 
 /// `cuMulticastBindAddr`.
-pub(crate) unsafe fn bind_address_v1(
-    real: PFN_cuMulticastBindAddr_v12010,
-    multicast: CUmemGenericAllocationHandle,
-    offset: usize,
-    address: CUdeviceptr,
-    bytes: usize,
-    flags: c_ulonglong,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(multicast, offset, address, bytes, flags) }
-    };
+pub(crate) unsafe extern "C" fn bind_address_v1(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let multicast: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let offset: usize = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let address: CUdeviceptr = unsafe { call.argument(2) };
+    let call = || call.make();
     binding_memory(multicast, None, offset as u64, &|process| process.blocks.mapping_at(address), &call)
 }
 
 /// `cuMulticastBindAddr_v2`.
-pub(crate) unsafe fn bind_address(
-    real: PFN_cuMulticastBindAddr_v13010,
-    multicast: CUmemGenericAllocationHandle,
-    device: CUdevice,
-    offset: usize,
-    address: CUdeviceptr,
-    bytes: usize,
-    flags: c_ulonglong,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(multicast, device, offset, address, bytes, flags) }
-    };
+pub(crate) unsafe extern "C" fn bind_address(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let multicast: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let offset: usize = unsafe { call.argument(2) };
+    // SAFETY: the argument's type.
+    let address: CUdeviceptr = unsafe { call.argument(3) };
+    let call = || call.make();
     binding_memory(
         multicast,
         Some(device),
@@ -716,15 +652,16 @@ pub(crate) unsafe fn bind_address(
 }
 
 /// `cuMulticastUnbind`.
-pub(crate) unsafe fn unbind(
-    real: PFN_cuMulticastUnbind_v12010,
-    multicast: CUmemGenericAllocationHandle,
-    device: CUdevice,
-    offset: usize,
-    bytes: usize,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(multicast, device, offset, bytes) };
+pub(crate) unsafe extern "C" fn unbind(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let multicast: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let offset: usize = unsafe { call.argument(2) };
+    // SAFETY: the argument's type.
+    let bytes: usize = unsafe { call.argument(3) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
     {
@@ -734,33 +671,24 @@ pub(crate) unsafe fn unbind(
 }
 
 /// `cuLogicalEndpointBindMem`: kept as long as the process lives, or the memory's other holders let go.
-#[expect(clippy::too_many_arguments, reason = "the driver's")]
-pub(crate) unsafe fn bind_endpoint(
-    real: PFN_cuLogicalEndpointBindMem_v13030,
-    endpoint: CUlogicalEndpointId,
-    device: CUdevice,
-    offset: cuuint64_t,
-    memory: CUmemGenericAllocationHandle,
-    memory_offset: cuuint64_t,
-    bytes: cuuint64_t,
-    flags: c_ulonglong,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(endpoint, device, offset, memory, memory_offset, bytes, flags) }
-    };
+pub(crate) unsafe extern "C" fn bind_endpoint(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let device: CUdevice = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let offset: cuuint64_t = unsafe { call.argument(2) };
+    // SAFETY: the argument's type.
+    let memory: CUmemGenericAllocationHandle = unsafe { call.argument(3) };
+    let call = || call.make();
     binding_memory(u64::MAX, Some(device), offset, &|process| process.handles.find(memory), &call)
 }
 
 /// `cuMemMapArrayAsync`: an array keeps what is mapped into it; charged until the array is gone, since what is unmapped has no handle.
-pub(crate) unsafe fn map_arrays(
-    real: PFN_cuMemMapArrayAsync_v11010,
-    list: *mut CUarrayMapInfo_v1,
-    count: c_uint,
-    stream: CUstream,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(list, count, stream) };
+pub(crate) unsafe extern "C" fn map_arrays(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let list: *mut CUarrayMapInfo_v1 = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let count: c_uint = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK
         && !list.is_null()
         && let Standing::Managed(process) = process::standing()

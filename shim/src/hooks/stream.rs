@@ -1,16 +1,12 @@
 //! Streams: each takes device memory for its channel, 0.547 MiB on an H100 with driver 580 (10,000 of them: 5,468 MiB), which no
 //! reservation covers.
 
-use core::ffi::{c_int, c_uint};
-
-use cuota_abi::cuda::{
-    CUgreenCtx, CUresult, CUstream, PFN_cuGreenCtxStreamCreate_v12050, PFN_cuStreamCreate_v2000,
-    PFN_cuStreamCreateWithPriority_v5050,
-};
+use cuota_abi::cuda::{CUgreenCtx, CUresult, CUstream};
 use cuota_region::ledger::Refusal;
 
 use super::REFUSED;
 use crate::hooks_table::real;
+use crate::interpose::call::Call;
 use crate::process::account::{self, Booking};
 use crate::process::{self, Standing, driver};
 
@@ -47,34 +43,27 @@ unsafe fn create(booking: Booking, stream: *mut CUstream, call: &dyn Fn() -> CUr
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe fn create_plain(
-    real: PFN_cuStreamCreate_v2000,
-    stream: *mut CUstream,
-    flags: c_uint,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn create_plain(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let stream: *mut CUstream = unsafe { call.argument(0) };
     // SAFETY: the program's arguments.
-    unsafe { create(account::on_current_device(), stream, &move || real(stream, flags)) }
+    unsafe { create(account::on_current_device(), stream, &|| call.make()) }
 }
 
 /// `cuStreamCreateWithPriority`.
-pub(crate) unsafe fn create_with_priority(
-    real: PFN_cuStreamCreateWithPriority_v5050,
-    stream: *mut CUstream,
-    flags: c_uint,
-    priority: c_int,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn create_with_priority(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let stream: *mut CUstream = unsafe { call.argument(0) };
     // SAFETY: the program's arguments.
-    unsafe { create(account::on_current_device(), stream, &move || real(stream, flags, priority)) }
+    unsafe { create(account::on_current_device(), stream, &|| call.make()) }
 }
 
 /// `cuGreenCtxStreamCreate`: on the green context's device, which need not be the current one.
-pub(crate) unsafe fn create_green(
-    real: PFN_cuGreenCtxStreamCreate_v12050,
-    stream: *mut CUstream,
-    green: CUgreenCtx,
-    flags: c_uint,
-    priority: c_int,
-) -> CUresult {
+pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let stream: *mut CUstream = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let green: CUgreenCtx = unsafe { call.argument(1) };
     let booking = match process::standing() {
         Standing::Managed(process) => match process.handles.find(green.addr() as u64) {
             Some(place) => account::on_device(process.handles.owner(place).device.cast_signed()),
@@ -84,5 +73,5 @@ pub(crate) unsafe fn create_green(
         Standing::Closed => Booking::Refuse,
     };
     // SAFETY: the program's arguments.
-    unsafe { create(booking, stream, &move || real(stream, green, flags, priority)) }
+    unsafe { create(booking, stream, &|| call.make()) }
 }

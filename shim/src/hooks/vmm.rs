@@ -1,16 +1,11 @@
 //! Virtual memory management: physical memory by handle, charged until its last handle and last mapping are gone.
 
-use core::ffi::{c_ulonglong, c_void};
-
-use cuota_abi::cuda::{
-    CUdeviceptr, CUmemAllocationProp, CUmemGenericAllocationHandle, CUresult, PFN_cuMemCreate_v10020,
-    PFN_cuMemMap_v10020, PFN_cuMemRelease_v10020, PFN_cuMemRetainAllocationHandle_v11000,
-    PFN_cuMemUnmap_v10020,
-};
+use cuota_abi::cuda::{CUdeviceptr, CUmemAllocationProp, CUmemGenericAllocationHandle, CUresult};
 use cuota_governor::physical;
 
 use super::{REFUSED, device_at, let_go};
 use crate::hooks_table::cuMemRelease;
+use crate::interpose::call::Call;
 use crate::process::account::{self, Booking};
 use crate::process::handles::{Kind, Owner};
 use crate::process::{self, Process, Standing};
@@ -31,17 +26,14 @@ unsafe fn device_of(properties: *const CUmemAllocationProp) -> Option<i32> {
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe fn create(
-    real: PFN_cuMemCreate_v10020,
-    handle: *mut CUmemGenericAllocationHandle,
-    bytes: usize,
-    properties: *const CUmemAllocationProp,
-    flags: c_ulonglong,
-) -> CUresult {
-    let call = move || {
-        // SAFETY: the program's arguments.
-        unsafe { real(handle, bytes, properties, flags) }
-    };
+pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let handle: *mut CUmemGenericAllocationHandle = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let bytes: usize = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let properties: *const CUmemAllocationProp = unsafe { call.argument(2) };
+    let call = || call.make();
     // SAFETY: the program's argument.
     let Some(device) = (unsafe { device_of(properties) }) else { return call() };
     let account = match account::on_device(device) {
@@ -93,25 +85,19 @@ pub(super) fn dropping(handle: CUmemGenericAllocationHandle, call: &dyn Fn() -> 
 }
 
 /// `cuMemRelease`.
-pub(crate) unsafe fn release(
-    real: PFN_cuMemRelease_v10020,
-    handle: CUmemGenericAllocationHandle,
-) -> CUresult {
-    // SAFETY: the program's argument.
-    dropping(handle, &move || unsafe { real(handle) })
+pub(crate) unsafe extern "C" fn release(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let handle: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
+    dropping(handle, &|| call.make())
 }
 
 /// `cuMemMap`: the mapping keeps the memory.
-pub(crate) unsafe fn map(
-    real: PFN_cuMemMap_v10020,
-    address: CUdeviceptr,
-    bytes: usize,
-    offset: usize,
-    handle: CUmemGenericAllocationHandle,
-    flags: c_ulonglong,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(address, bytes, offset, handle, flags) };
+pub(crate) unsafe extern "C" fn map(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let address: CUdeviceptr = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let handle: CUmemGenericAllocationHandle = unsafe { call.argument(3) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
         && let Some(place) = process.handles.find(handle)
@@ -123,9 +109,12 @@ pub(crate) unsafe fn map(
 }
 
 /// `cuMemUnmap`: may end several mappings at once.
-pub(crate) unsafe fn unmap(real: PFN_cuMemUnmap_v10020, address: CUdeviceptr, bytes: usize) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(address, bytes) };
+pub(crate) unsafe extern "C" fn unmap(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let address: CUdeviceptr = unsafe { call.argument(0) };
+    // SAFETY: the argument's type.
+    let bytes: usize = unsafe { call.argument(1) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
     {
@@ -143,13 +132,10 @@ fn unmapped(process: &'static Process, address: u64, bytes: u64) {
 }
 
 /// `cuMemRetainAllocationHandle`: one more handle on the memory that is mapped at `address`.
-pub(crate) unsafe fn retain(
-    real: PFN_cuMemRetainAllocationHandle_v11000,
-    handle: *mut CUmemGenericAllocationHandle,
-    address: *mut c_void,
-) -> CUresult {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(handle, address) };
+pub(crate) unsafe extern "C" fn retain(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let handle: *mut CUmemGenericAllocationHandle = unsafe { call.argument(0) };
+    let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
         // SAFETY: the driver has written the handle.

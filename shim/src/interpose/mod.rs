@@ -4,6 +4,7 @@
 //! So however many interposers there are, and in whatever order, nobody gets around us and nobody calls in a circle.
 //!
 //! - [`table`]: what a hook is, and the macro that declares them.
+//! - [`call`]: a call whose arguments are words.
 //! - [`driver`]: where the real functions are.
 //! - [`glibc`]: the real `dlsym` and its kin.
 //! - [`trampoline`]: the filters behind the exported `dlsym`, `dlvsym`, `dlopen` and `dlmopen`.
@@ -12,6 +13,7 @@
 //!
 //! There is no lock here. Two threads that resolve the same function at once write the same address.
 
+pub(crate) mod call;
 pub(crate) mod driver;
 pub(crate) mod glibc;
 mod loading;

@@ -133,14 +133,15 @@ pub(super) fn resolve(library: Library, image: &Image) {
 /// A line writes the exported wrapper, the slot of the real function (`<name>::REAL`) and the row of the table;
 /// the build fails where the wrapper's type is not the `PFN_*` type. The wrapper calls
 /// `handler(real, parameters..)`, where `real` has the `PFN_*` type. Without a driver it returns `absent(name)` of the
-/// library.
+/// library. With `=> handler` in the place of `= handler` the wrapper is a stub, and the handler takes a
+/// [`Call`](crate::interpose::call::Call), with the number in brackets after it, if there is one, as its note.
 macro_rules! hooks {
     ($($library:ident -> $status:ty, absent $absent:path {
-        $( $($name:ident : $pfn:ident),+ fn $args:tt = $handler:path ; )*
+        $( $($name:ident : $pfn:ident),+ fn $args:tt $(= $handler:path)? $(=> $call:path $([$note:expr])?)? ; )*
     })*) => {
-        $($($(
-            $crate::interpose::table::hooks!(@hook $library, $status, $absent, $name, $pfn, $args, $handler);
-        )+)*)*
+        $($(
+            $crate::interpose::table::hooks!(@line $library, $status, $absent, [$($name: $pfn),+], $args, $($handler)? $(call $call $([$note])?)?);
+        )*)*
 
         /// The hooks' numbers.
         #[allow(non_camel_case_types)]
@@ -176,6 +177,21 @@ macro_rules! hooks {
             pub(crate) static wrapper_offsets: [i32; Hook::Count as usize];
         }
     };
+    (@hook $library:ident, $status:ty, $absent:path, $name:ident, $pfn:ident, ($($arg:ident : $ty:ty),* $(,)?), call $handler:path, $note:expr) => {
+        #[doc = concat!("The driver's `", stringify!($name), "`, under management.")]
+        ///
+        /// # Safety
+        /// As the driver's function.
+        #[allow(non_snake_case)]
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> $status {
+            $crate::arch::stub!(Hook::$name as usize, $handler, $note | $crate::interpose::call::mode_of(stringify!($name)))
+        }
+
+        $crate::interpose::table::hooks!(@place $library, $name, $pfn);
+        const _: unsafe extern "C" fn(&$crate::interpose::call::Call) -> $status = $handler;
+    };
     (@hook $library:ident, $status:ty, $absent:path, $name:ident, $pfn:ident, ($($arg:ident : $ty:ty),* $(,)?), $handler:path) => {
         #[doc = concat!("The driver's `", stringify!($name), "`, under management.")]
         ///
@@ -191,10 +207,23 @@ macro_rules! hooks {
             }
         }
 
+        $crate::interpose::table::hooks!(@place $library, $name, $pfn);
+    };
+    (@line $library:ident, $status:ty, $absent:path, [$($name:ident : $pfn:ident),+], $args:tt, call $handler:path [$note:expr]) => {
+        $($crate::interpose::table::hooks!(@hook $library, $status, $absent, $name, $pfn, $args, call $handler, $note);)+
+    };
+    (@line $library:ident, $status:ty, $absent:path, [$($name:ident : $pfn:ident),+], $args:tt, call $handler:path) => {
+        $($crate::interpose::table::hooks!(@hook $library, $status, $absent, $name, $pfn, $args, call $handler, 0);)+
+    };
+    (@line $library:ident, $status:ty, $absent:path, [$($name:ident : $pfn:ident),+], $args:tt, $handler:path) => {
+        $($crate::interpose::table::hooks!(@hook $library, $status, $absent, $name, $pfn, $args, $handler);)+
+    };
+    (@place $library:ident, $name:ident, $pfn:ident) => {
         const _: $pfn = $name;
 
         #[allow(non_snake_case)]
         pub(crate) mod $name {
+            #[allow(dead_code, reason = "a hook whose handler takes a call needs none, unless we call the function ourselves")]
             pub(crate) const REAL: $crate::interpose::table::Slot<super::$pfn> = $crate::interpose::table::Slot::new(
                 $crate::interpose::driver::Library::$library,
                 &super::HOOKED[super::Hook::$name as usize],

@@ -78,7 +78,13 @@ impl Contexts {
         known.then(|| (entry.device.load(Ordering::Acquire) & !PRIMARY).cast_signed())
     }
 
-    fn number_of(&self, context: CUcontext) -> Option<u8> {
+    /// The number of the one context of the process. `None`: there is none, or there are several.
+    pub(crate) fn sole(&self) -> Option<u8> {
+        (self.live.load(Ordering::Acquire) == 1).then(|| self.sole.load(Ordering::Relaxed).to_le_bytes()[0])
+    }
+
+    /// The number of a context that we saw being made.
+    pub(crate) fn number_of(&self, context: CUcontext) -> Option<u8> {
         let same = |entry: &Entry| entry.handle.load(Ordering::Acquire) == key(context);
         self.entries.iter().position(same).map(number)
     }

@@ -59,7 +59,7 @@ pub(crate) struct Device {
     pub(crate) graphs: Held,
     /// Executable graphs that allocate.
     pub(crate) allocating_graphs: AtomicU32,
-    pub(super) nvml: Nvml,
+    pub(crate) nvml: Nvml,
 }
 
 impl Process {

@@ -4,8 +4,9 @@ use core::ffi::{c_char, c_void};
 use core::ptr::null_mut;
 
 use cuota_abi::cuda::{
-    CUcontext, CUdevice, CUdevice_attribute, CUgraphMem_attribute, CUmemAllocationProp,
-    CUmemGenericAllocationHandle, CUmemPool_attribute, CUmemoryPool, CUresult, CUstreamCaptureMode, CUuuid,
+    CUcontext, CUdevice, CUdevice_attribute, CUevent, CUgraphMem_attribute, CUmemAllocationProp,
+    CUmemGenericAllocationHandle, CUmemPool_attribute, CUmemoryPool, CUresult, CUstream, CUstreamCaptureMode,
+    CUstreamCaptureStatus, CUuuid,
 };
 use cuota_abi::nvml::{nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
 
@@ -152,6 +153,65 @@ pub(crate) fn outside_captures<T>(act: impl FnOnce() -> T) -> T {
     let result = act();
     found.map(exchange_mode);
     result
+}
+
+/// An event with timing, of the current context.
+pub(crate) fn new_event() -> Option<CUevent> {
+    let mut event = null_mut();
+    // SAFETY: fills one handle.
+    succeeded(real::cuEventCreate.get().map(|call| unsafe { call(&raw mut event, 0) })).then_some(event)
+}
+
+/// Records an event on a stream. `false`: the driver refuses, or is not there.
+pub(crate) fn record_event(event: CUevent, stream: CUstream) -> bool {
+    // SAFETY: an event of ours; a stream that is none is an error.
+    succeeded(real::cuEventRecord.get().map(|call| unsafe { call(event, stream) }))
+}
+
+/// Whether an event has been reached, as the driver says.
+pub(crate) fn query_event(event: CUevent) -> Option<CUresult> {
+    // SAFETY: an event of ours.
+    real::cuEventQuery.get().map(|call| unsafe { call(event) })
+}
+
+/// From one event to another, both reached, ns of the GPU's clock.
+pub(crate) fn elapsed_ns(from: CUevent, to: CUevent) -> Option<i64> {
+    let mut ms = 0_f32;
+    // SAFETY: fills one number; events of ours.
+    let status = real::cuEventElapsedTime.get().map(|call| unsafe { call(&raw mut ms, from, to) });
+    #[expect(clippy::cast_possible_truncation, reason = "a float becomes the nearest whole number")]
+    succeeded(status).then_some((f64::from(ms) * 1e6) as i64)
+}
+
+/// What is known of a stream and captures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Capturing {
+    /// It does not capture.
+    No,
+    /// It does: what is put on it goes into a graph.
+    Yes,
+    /// The driver does not say.
+    Unknown,
+}
+
+/// Whether a stream captures. Not for the legacy stream, which nobody may touch while a capture lives.
+pub(crate) fn capturing(stream: CUstream) -> Capturing {
+    let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    // SAFETY: fills one status.
+    let asked = real::cuStreamIsCapturing.get().map(|call| unsafe { call(stream, &raw mut status) });
+    match succeeded(asked) {
+        true if status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Capturing::No,
+        true => Capturing::Yes,
+        false => Capturing::Unknown,
+    }
+}
+
+/// The context that a stream belongs to.
+pub(crate) fn context_of(stream: CUstream) -> Option<CUcontext> {
+    let mut context = null_mut();
+    // SAFETY: fills one handle.
+    let status = real::cuStreamGetCtx.get().map(|call| unsafe { call(stream, &raw mut context) });
+    succeeded(status).then_some(context)
 }
 
 /// Puts the calling thread into a capture mode; the one that it was in.

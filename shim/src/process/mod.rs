@@ -42,6 +42,7 @@ use self::lingering::Lingering;
 use self::pins::Pins;
 use self::pools::Pools;
 use self::settings::Settings;
+use crate::limiter::Limiter;
 
 /// How often a process that lost its place in the tenant's file can come back: more is a program that closes
 /// descriptors in a loop, and gets nothing more.
@@ -64,6 +65,7 @@ pub(crate) struct Process {
     pub(crate) lingering: Lingering,
     pub(crate) pins: Pins,
     pub(crate) functions: Functions,
+    pub(crate) limiter: Limiter,
 }
 
 // SAFETY: the cells are written by the one thread that holds JOINING, before the release store that lets others read
@@ -149,7 +151,7 @@ impl Process {
             }
         };
         // SAFETY: mapped for good, page-aligned, long enough, and all-zero is a `Process`: atomics, cells of
-        // `MaybeUninit`, and tables of these.
+        // `MaybeUninit`, numbers, and tables of these.
         unsafe { winner.as_ref() }
     }
 

@@ -1,0 +1,137 @@
+//! A call as it came in: its arguments in words, whatever their types.
+//!
+//! Most hooks look at one or two arguments and pass all of them on. As Rust functions of their own types they would each
+//! save, keep and load again every argument, and each describe that to unwinders. Instead the exported symbol is a stub of a few
+//! instructions, and one gate ([`crate::arch`]) lays the arguments down here and makes the call to the driver from here.
+
+use core::ffi::c_void;
+
+use cuota_abi::cuda::{CUresult, CUstream};
+
+use crate::arch;
+
+/// Words on the stack that can belong to a call's arguments: five of a launch, eight of a handle that is passed by value.
+const ON_STACK: usize = 8;
+
+/// The bit of a note that says that stream 0 is the per-thread one.
+pub(crate) const PER_THREAD_MODE: u64 = 1 << 30;
+
+/// The driver's handle of it.
+const CU_STREAM_PER_THREAD: usize = 2;
+
+/// [`PER_THREAD_MODE`] for a function whose name says so.
+pub(crate) const fn mode_of(name: &str) -> u64 {
+    match name.as_bytes() {
+        [.., b'_', b'p', b't', b's', b'z'] | [.., b'_', b'p', b't', b'd', b's'] => PER_THREAD_MODE,
+        _ => 0,
+    }
+}
+
+/// A call of the driver's that is on its way. Its layout is known to the assembly.
+#[repr(C)]
+pub(crate) struct Call {
+    /// The driver's own function.
+    real: *mut c_void,
+    /// Six in registers, then those on the stack: integers, handles and pointers, of which the upper half means nothing where the type
+    /// has 32 bits. aarch64 has eight in registers.
+    words: [u64; 6 + ON_STACK],
+    /// What the line in the table says of this function, and [`PER_THREAD_MODE`].
+    note: u64,
+    /// Made by us, and not by the program.
+    is_ours: u64,
+}
+
+const _: () = assert!(size_of::<Call>() == 136 && core::mem::offset_of!(Call, note) == 120);
+
+impl Call {
+    /// A call of our own of `real`, which takes so many words.
+    pub(crate) fn new<const N: usize>(real: *const c_void, arguments: [u64; N]) -> Self {
+        let mut words = [0; 6 + ON_STACK];
+        words.iter_mut().zip(arguments).for_each(|(to, from)| *to = from);
+        Call { real: real.cast_mut(), words, note: 0, is_ours: 1 }
+    }
+
+    /// Makes the call.
+    #[inline(always)]
+    pub(crate) fn make(&self) -> CUresult {
+        // SAFETY: the driver's own function, with the program's own arguments.
+        CUresult(unsafe { arch::make(self) })
+    }
+
+    /// What the line in the table says of this function.
+    #[inline(always)]
+    pub(crate) fn note(&self) -> usize {
+        usize::try_from(self.note & (PER_THREAD_MODE - 1)).unwrap_or(0)
+    }
+
+    /// Argument `index`, counted from 0.
+    #[inline(always)]
+    pub(crate) fn word(&self, index: usize) -> u64 {
+        // Those beyond the words here are never asked for.
+        self.words.get(index).copied().unwrap_or(0)
+    }
+
+    /// Where the one argument lies that is a structure of 64 bytes, passed by value after a pointer: on the stack by the rules of
+    /// x86-64, behind a pointer by those of aarch64.
+    pub(crate) fn by_value(&self) -> *const c_void {
+        if cfg!(target_arch = "aarch64") { self.pointer(1) } else { (&raw const self.words[6]).cast() }
+    }
+
+    /// Argument `index`, of 32 bits.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of its register")]
+    pub(crate) fn int(&self, index: usize) -> u32 {
+        self.word(index) as u32
+    }
+
+    /// Argument `index`, of `usize`.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "64 bits: checked in the crate's root")]
+    pub(crate) fn size(&self, index: usize) -> usize {
+        self.word(index) as usize
+    }
+
+    /// Argument `index`, a pointer or a handle.
+    #[inline(always)]
+    pub(crate) fn pointer<T>(&self, index: usize) -> *mut T {
+        core::ptr::with_exposed_provenance_mut(self.size(index))
+    }
+
+    /// Argument `index` as what it is.
+    ///
+    /// # Safety
+    /// It is a `T`.
+    #[inline(always)]
+    pub(crate) unsafe fn argument<T: Copy>(&self, index: usize) -> T {
+        const { assert!(size_of::<T>() <= size_of::<u64>()) };
+        let word = self.word(index);
+        // SAFETY: the caller's contract; on a little-endian machine a shorter type is the word's first bytes.
+        unsafe { core::mem::transmute_copy(&word) }
+    }
+
+    /// Argument `index`, a stream.
+    #[inline(always)]
+    pub(crate) fn stream(&self, index: usize) -> CUstream {
+        self.as_meant(self.pointer(index))
+    }
+
+    /// The stream that this function means by `stream`: 0 is the per-thread one to those that end in `_ptsz` and `_ptds`.
+    #[inline(always)]
+    pub(crate) fn as_meant(&self, stream: CUstream) -> CUstream {
+        if stream.is_null() && self.note & PER_THREAD_MODE != 0 {
+            core::ptr::without_provenance_mut(CU_STREAM_PER_THREAD)
+        } else {
+            stream
+        }
+    }
+
+    /// What argument `index` leads to; `None` for null.
+    ///
+    /// # Safety
+    /// The program's argument is a pointer to a `T`.
+    #[inline(always)]
+    pub(crate) unsafe fn at<T: Copy>(&self, index: usize) -> Option<T> {
+        // SAFETY: the caller's contract.
+        unsafe { self.pointer::<T>(index).as_ref() }.copied()
+    }
+}

@@ -1,0 +1,181 @@
+//! Which cap is in force on a GPU, and the tenant's budget there.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use cuota_governor::budget::{Budget, Correction, Look, Opening, Rule, book_period, book_window};
+use cuota_governor::cap::Cap;
+use cuota_governor::concurrency::Concurrency;
+use cuota_governor::cost::{Costs, WAYS};
+use cuota_region::policy::Found;
+use cuota_region::sys;
+use cuota_region::tenant::Meter;
+
+use super::Limiter;
+use crate::process::settings::Settings;
+use crate::process::{Process, driver};
+
+/// Entries of a GPU's cost table.
+const COSTS: usize = 512 * WAYS;
+
+/// How long an answer to "is anybody else on the GPU?" is believed, ns: NVML takes some 40 µs for it.
+const ALONE_NS: u64 = 100_000_000;
+
+/// A GPU as the limiter sees it. All-zero is one that was never used.
+pub(super) struct Gpu {
+    /// The cap, parts per million; 0: not read yet.
+    cap_ppm: AtomicU32,
+    /// Whether others were on the GPU when NVML was last asked.
+    is_shared: AtomicU32,
+    /// When it was, ns.
+    asked_ns: AtomicU64,
+    /// The last look at the clock, ns.
+    looked_ns: AtomicU64,
+    concurrency: AtomicU64,
+    costs: [AtomicU64; COSTS],
+}
+
+impl Gpu {
+    pub(super) fn cap(&self) -> Cap {
+        Cap::from_ppm(self.cap_ppm.load(Ordering::Relaxed)).unwrap_or(Cap::FULL)
+    }
+
+    pub(super) fn costs(&self) -> Costs<'_> {
+        Costs::new(&self.costs)
+    }
+
+    pub(super) fn concurrency(&self) -> Concurrency {
+        Concurrency::from_word(self.concurrency.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_concurrency(&self, concurrency: Concurrency) {
+        self.concurrency.store(concurrency.to_word(), Ordering::Relaxed);
+    }
+}
+
+/// Where a launch acts: a GPU, and the tenant's time on it.
+#[derive(Clone, Copy)]
+pub(super) struct Ground {
+    pub(super) process: &'static Process,
+    pub(super) gpu: &'static Gpu,
+    pub(super) ordinal: u32,
+    meter: Meter,
+}
+
+impl Limiter {
+    /// Reads the caps of all devices, where the policy has changed since.
+    pub(super) fn follow_policy(&self, process: &'static Process) {
+        let epoch = u64::from(process.policy().epoch()) + 1;
+        if self.caps_epoch.load(Ordering::Acquire) != epoch {
+            self.read_caps(process, epoch);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_caps(&self, process: &'static Process, epoch: u64) {
+        let (tenant, member) = (Settings::get().tenant(), process.member());
+        let mut binds = false;
+        for ordinal in 0..driver::device_count().unwrap_or(0) {
+            let (Some(gpu), Some(device)) =
+                (self.gpus.get(ordinal as usize), process.devices.get(ordinal as usize))
+            else {
+                continue;
+            };
+            let found =
+                device.index(member, ordinal).map(|_| process.policy().look_up(&tenant, device.gpu()));
+            match found {
+                Some(Found::Limits(limits)) => gpu.cap_ppm.store(limits.compute.ppm(), Ordering::Relaxed),
+                Some(Found::Unsettled) => {}
+                Some(Found::Nothing) | None => gpu.cap_ppm.store(Cap::FULL.ppm(), Ordering::Relaxed),
+            }
+            binds |= gpu.cap().binds();
+        }
+        self.caps_epoch.store(epoch, Ordering::Release);
+        self.free_epoch.store(if binds { 0 } else { epoch }, Ordering::Release);
+    }
+}
+
+impl Ground {
+    /// The GPU with this ordinal. `None`: the tenant's books have no place for it.
+    pub(super) fn of(process: &'static Process, ordinal: u32) -> Option<Self> {
+        let (gpu, device) =
+            (process.limiter.gpus.get(ordinal as usize)?, process.devices.get(ordinal as usize)?);
+        let member = process.member();
+        let meter = member.tenant().meter(device.index(member, ordinal)?)?;
+        Some(Ground { process, gpu, ordinal, meter })
+    }
+
+    /// Looks at the clock. Whatever word it is compared with was loaded before.
+    pub(super) fn look(&self) -> Look {
+        let before_ns = self.gpu.looked_ns.load(Ordering::Acquire);
+        let look = Look::after(before_ns, sys::monotonic_ns(), self.gpu.cap());
+        self.gpu.looked_ns.fetch_max(look.now_ns, Ordering::AcqRel);
+        look
+    }
+
+    /// Both words of the budget, and the time since when they stand so.
+    pub(super) fn budget(&self) -> (Budget, Look) {
+        let budget = Budget {
+            window: self.meter.window().load(Ordering::Acquire),
+            period: self.meter.period().load(Ordering::Acquire),
+        };
+        (budget, self.look())
+    }
+
+    /// Changes a word of the budget by `rule`.
+    fn exchange<T>(&self, word: &AtomicU64, rule: &dyn Fn(u64, Look) -> (u64, T)) -> T {
+        let mut seen = word.load(Ordering::Acquire);
+        loop {
+            let (next, result) = rule(seen, self.look());
+            match word.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return result,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Books `gpu_ns`: when what they are for may go.
+    pub(super) fn book(&self, gpu_ns: u64) -> Opening {
+        let opening = self.exchange(self.meter.window(), &|word, look| book_window(word, look, gpu_ns));
+        self.exchange(self.meter.period(), &|word, look| book_period(word, look, gpu_ns, opening))
+    }
+
+    /// Corrects what was booked.
+    pub(super) fn correct(&self, correction: Correction) {
+        if correction == Correction::None {
+            return;
+        }
+        for (rule, word) in [(Rule::Window, self.meter.window()), (Rule::Period, self.meter.period())] {
+            self.exchange(word, &|word, look| (rule.correct(word, look, correction), ()));
+        }
+    }
+
+    /// Adds to the tenant's GPU time.
+    pub(super) fn note_used(&self, ns: u64) {
+        self.meter.note_used(ns);
+    }
+
+    /// Adds to the time that its launches have waited.
+    pub(super) fn note_throttled(&self, ns: u64) {
+        self.meter.note_throttled(ns);
+    }
+
+    /// Whether no other process has a context on the GPU: NVML says so, at most ten times a second. Where it does not say, somebody may.
+    pub(super) fn is_exclusive(&self) -> bool {
+        let (now, asked) = (sys::coarse_ns(), self.gpu.asked_ns.load(Ordering::Relaxed));
+        if asked == 0 || now.saturating_sub(asked) >= ALONE_NS {
+            self.gpu.asked_ns.store(now.max(1), Ordering::Relaxed);
+            let is_shared = u32::from(!self.ask_whether_alone());
+            self.gpu.is_shared.store(is_shared, Ordering::Relaxed);
+        }
+        self.gpu.is_shared.load(Ordering::Relaxed) == 0
+    }
+
+    #[cold]
+    fn ask_whether_alone(&self) -> bool {
+        let Some(device) = self.process.devices.get(self.ordinal as usize) else { return false };
+        let me = sys::process_id();
+        let alone = device.nvml.with_processes(device.gpu(), |shown| shown.iter().all(|info| info.pid == me));
+        alone.unwrap_or(false)
+    }
+}

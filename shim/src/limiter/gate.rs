@@ -1,0 +1,165 @@
+//! The gate: a unit of work goes to the driver now, or waits.
+
+use core::sync::atomic::Ordering;
+
+use cuota_abi::cuda::{CUresult, CUstream};
+use cuota_governor::admission::{Arrival, Bound, Cause, Pass, Scene, Verdict};
+use cuota_governor::batch::{Close, Place, TARGET_NS, Unit};
+use cuota_governor::budget::Opening;
+use cuota_governor::cost::Estimate;
+use cuota_governor::lease::{self, Spend};
+
+use super::Limiter;
+use super::caps::Ground;
+use super::stream::Stream;
+use crate::process::Process;
+use crate::process::driver::Capturing;
+
+/// What is to be done once the unit has been given to the driver: the stream, where it was never measured.
+type Entered = Option<(Ground, &'static Stream)>;
+
+impl Limiter {
+    /// Runs `call`, which gives `unit` to the driver, when it is time.
+    #[inline(never)]
+    pub(crate) fn around(
+        &'static self,
+        process: &'static Process,
+        stream: CUstream,
+        unit: &Unit,
+        call: &dyn Fn() -> CUresult,
+    ) -> CUresult {
+        if self.is_free(process) {
+            return call();
+        }
+        let entered = self.enter(process, stream, unit);
+        let status = call();
+        if let Some((on, stream)) = entered {
+            self.end_here(&on, stream);
+        }
+        status
+    }
+
+    /// Lets `unit` through to `stream`, when it is time.
+    fn enter(&'static self, process: &'static Process, stream: CUstream, unit: &Unit) -> Entered {
+        self.follow_policy(process);
+        let Some(stream) = self.streams.find(process, stream) else { return None };
+        let on = Ground::of(process, stream.device()).filter(|on| on.gpu.cap().binds());
+        let Some(on) = on else { return None };
+        // What goes into a graph is charged when the graph is launched.
+        if self.capturing(stream) == Capturing::Yes {
+            return None;
+        }
+        let estimate = on.gpu.costs().estimate(unit.key);
+        let Some(mut books) = stream.books() else {
+            // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
+            let _ = on.book(on.gpu.concurrency().scale(estimate.cost_ns()));
+            return None;
+        };
+        let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
+        let place = books.batch.place(unit, estimate, TARGET_NS);
+        if let (false, Place::Same, Spend::Within { word }) =
+            (books.batch.is_empty(), place, lease::spend(books.lease, cost_ns))
+        {
+            books.lease = word;
+            books.batch.add(unit, estimate);
+            return books.batch.ends_here(unit).then_some((on, stream));
+        }
+        if !unit.continues_chain {
+            self.close(&on, stream, &mut books, Close::Full);
+        }
+        drop(books);
+        self.look(&on, stream, unit)
+    }
+
+    /// One launch in a batch looks at the clock, at what has ended, and at the budget.
+    fn look(&'static self, on: &Ground, stream: &'static Stream, unit: &Unit) -> Entered {
+        self.reap(on.process);
+        let estimate = on.gpu.costs().estimate(unit.key);
+        let unit_ns = on.gpu.concurrency().scale(estimate.cost_ns());
+        let (budget, look) = on.budget();
+        let most_ns = match budget.peek(look) {
+            Opening::Now { left_ns } => left_ns,
+            Opening::At { .. } => look.cap.quantum_ns(),
+        };
+        let booked_ns = match estimate {
+            Estimate::Learned(_) => lease::size(TARGET_NS, most_ns, unit_ns),
+            Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
+        };
+        let mut arrival = Arrival::new(look, booked_ns, on.book(booked_ns));
+        let mut held_since_ns = None;
+        let pass = loop {
+            let epoch = on.process.policy().epoch();
+            let (budget, look) = on.budget();
+            let verdict = arrival.judge(look, budget, &self.scene(stream));
+            if let Some(since_ns) = held_since_ns.take() {
+                on.note_throttled(look.now_ns.saturating_sub(since_ns));
+            }
+            match verdict {
+                Verdict::Go(pass) => break pass,
+                Verdict::Wait { look_ns, cause, .. } => {
+                    if cause == Cause::Budget {
+                        held_since_ns = Some(look.now_ns);
+                        self.close_all(on.process, Close::Held);
+                    }
+                    on.process.policy().wait(epoch, look_ns);
+                    self.follow_policy(on.process);
+                    self.reap(on.process);
+                }
+            }
+        };
+        self.pass(on, stream, unit, booked_ns, pass)
+    }
+
+    fn scene(&self, of: &Stream) -> Scene {
+        let mut scene = Scene {
+            batches: 0,
+            in_flight_ns: 0,
+            bound: Bound::USUAL,
+            own_stream_busy: of.batches() != 0,
+            process_busy: false,
+            progress_ns: self.progress_ns.load(Ordering::Relaxed),
+        };
+        for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
+            scene.process_busy = true;
+            if stream.device() == of.device() {
+                scene.batches += stream.batches();
+                scene.in_flight_ns = scene.in_flight_ns.saturating_add(stream.in_flight_ns());
+            }
+        }
+        scene
+    }
+
+    /// Enters the unit into its stream's batch.
+    fn pass(
+        &'static self,
+        on: &Ground,
+        stream: &'static Stream,
+        unit: &Unit,
+        booked_ns: u64,
+        pass: Pass,
+    ) -> Entered {
+        // Without the books what was booked stays so: it is about what the unit costs.
+        let Some(mut books) = stream.books() else { return None };
+        let estimate = on.gpu.costs().estimate(unit.key);
+        let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
+        if books.boundary.is_none() && books.batch.is_empty() {
+            books.boundary = self.record(on.process, stream);
+        }
+        books.batch.book(booked_ns);
+        books.batch.add(unit, estimate);
+        books.unknown |= !estimate.is_learned();
+        books.lease = books.lease.saturating_add(booked_ns).saturating_sub(cost_ns);
+        if pass == Pass::Stalled {
+            // One unit, and no more.
+            books.lease = lease::EMPTY;
+            on.correct(books.batch.close(on.gpu.concurrency()));
+        }
+        books.batch.ends_here(unit).then_some((*on, stream))
+    }
+
+    fn end_here(&self, on: &Ground, stream: &Stream) {
+        if let Some(mut books) = stream.books() {
+            self.close(on, stream, &mut books, Close::Unknown);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! GPU time held to a cap: what a launch meets on its way to the driver. The decisions are `cuota-governor`'s.
+//!
+//! - [`caps`]: which cap is in force, and the tenant's budget.
+//! - [`stream`]: what is open and in flight on each stream.
+//! - [`timeline`]: a context's boundary events.
+//! - [`gate`]: a launch goes now, or waits.
+//! - [`sensor`]: batches are closed, and settled when they have ended.
+//! - [`lock`]: nobody waits for anybody for long.
+//!
+//! No lock is held while a launch waits or is in the driver, and none is waited for without end.
+
+mod caps;
+pub(crate) mod gate;
+mod lock;
+mod sensor;
+pub(crate) mod stream;
+mod timeline;
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use self::caps::Gpu;
+use self::lock::Lock;
+use self::stream::Streams;
+use self::timeline::Timeline;
+use crate::process::Process;
+use crate::process::device::DEVICES;
+
+/// The limiter's part of a process's state. All-zero is "nothing known yet".
+pub(crate) struct Limiter {
+    /// 1 + the policy's epoch of which it is known that no cap binds; 0: none.
+    free_epoch: AtomicU64,
+    /// 1 + the policy's epoch that the GPUs' caps are of; 0: none.
+    caps_epoch: AtomicU64,
+    /// When a batch of the process last ended, ns.
+    progress_ns: AtomicU64,
+    /// Captures that live.
+    captures: AtomicU32,
+    gpus: [Gpu; DEVICES],
+    streams: Streams,
+    /// By context's number.
+    timelines: [Lock<Timeline>; 256],
+}
+
+impl Limiter {
+    /// Whether nothing is held back and nothing is counted: two loads and a compare.
+    #[inline(always)]
+    pub(crate) fn is_free(&self, process: &Process) -> bool {
+        self.free_epoch.load(Ordering::Relaxed) == u64::from(process.policy().epoch()) + 1
+    }
+}

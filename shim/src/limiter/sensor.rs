@@ -1,0 +1,156 @@
+//! Batches: closed by an event, settled when they have ended.
+
+use core::sync::atomic::Ordering;
+use cuota_governor::batch::{Close, Measured, QUIET_NS};
+use cuota_region::sys;
+
+use super::Limiter;
+use super::caps::Ground;
+use super::stream::{Books, Closed, Stream};
+use super::timeline::{self, End, Mark};
+use crate::process::Process;
+use crate::process::driver::{self, Capturing};
+
+impl Limiter {
+    /// Records an event on a stream whose books the caller holds. `None`: it cannot be, or must not.
+    pub(super) fn record(&self, process: &'static Process, stream: &Stream) -> Option<Mark> {
+        if !stream.is_reachable(process) || !self.may_record(stream) {
+            return None;
+        }
+        let line = self.timelines.get(usize::from(stream.context()))?;
+        driver::outside_captures(|| {
+            let (mark, event) = line.take()?.take()?;
+            let recorded = timeline::record(event, stream.handle());
+            if !recorded {
+                self.let_go(stream, mark);
+            }
+            recorded.then_some(mark)
+        })
+    }
+
+    /// While a capture lives nothing is recorded on the legacy stream, which would ruin it, nor on a stream that takes part.
+    fn may_record(&self, stream: &Stream) -> bool {
+        self.captures.load(Ordering::Acquire) == 0 || self.capturing(stream) == Capturing::No
+    }
+
+    /// Whether what is put on the stream goes into a graph.
+    pub(super) fn capturing(&self, stream: &Stream) -> Capturing {
+        if self.captures.load(Ordering::Acquire) == 0 {
+            Capturing::No
+        } else if stream.is_legacy() {
+            Capturing::Unknown
+        } else {
+            driver::outside_captures(|| driver::capturing(stream.handle()))
+        }
+    }
+
+    fn let_go(&self, stream: &Stream, mark: Mark) {
+        let line = self.timelines.get(usize::from(stream.context()));
+        // Where somebody holds the line for long, the event is lost to the pool.
+        if let Some(mut line) = line.and_then(|line| line.take()) {
+            line.let_go(mark);
+        }
+    }
+
+    fn hold(&self, stream: &Stream, mark: Mark) {
+        let line = self.timelines.get(usize::from(stream.context()));
+        if let Some(mut line) = line.and_then(|line| line.take()) {
+            line.hold(mark);
+        }
+    }
+
+    /// Closes the open batch of a stream whose books the caller holds.
+    pub(super) fn close(&self, on: &Ground, stream: &Stream, books: &mut Books, why: Close) {
+        if books.batch.is_empty() && books.boundary.is_none() {
+            return;
+        }
+        if books.is_full() || !stream.is_reachable(on.process) {
+            return;
+        }
+        let start = books.boundary.take();
+        let mut batch = core::mem::take(&mut books.batch);
+        books.lease = cuota_governor::lease::EMPTY;
+        on.correct(batch.close(on.gpu.concurrency()));
+        let unknown = core::mem::take(&mut books.unknown);
+        if batch.is_empty() {
+            // The boundary ended the batch before; another is recorded when work comes.
+            start.into_iter().for_each(|mark| self.let_go(stream, mark));
+            return;
+        }
+        let end = start.and_then(|_| self.record(on.process, stream));
+        let Some((start, end)) = start.zip(end) else {
+            // Not to be measured: it has cost its estimate.
+            start.into_iter().for_each(|mark| self.let_go(stream, mark));
+            on.note_used(batch.booked_ns());
+            return;
+        };
+        books.push(Closed { batch, start, end, unknown, late: why == Close::Quiet });
+        books.seen_units = 0;
+        // One event ends a batch and begins the next, if that comes at once.
+        if matches!(why, Close::Full | Close::Unknown | Close::Held) {
+            self.hold(stream, end);
+            books.boundary = Some(end);
+        }
+    }
+
+    /// Closes the open batches of all streams, but for those that another thread is at.
+    pub(super) fn close_all(&self, process: &'static Process, why: Close) {
+        for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
+            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
+                self.close(&on, stream, &mut books, why);
+            }
+        }
+    }
+
+    /// Settles the batches that have ended, but for those on streams that another thread is at.
+    pub(super) fn reap(&self, process: &'static Process) {
+        driver::outside_captures(|| {
+            for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
+                if let (Some(on), Some(mut books)) =
+                    (Ground::of(process, stream.device()), stream.try_books())
+                {
+                    while self.settle(&on, stream, &mut books) {}
+                }
+            }
+        });
+    }
+
+    /// Settles the oldest batch of a stream, if it has ended.
+    fn settle(&self, on: &Ground, stream: &Stream, books: &mut Books) -> bool {
+        let Some(&mut closed) = books.front() else {
+            if books.batch.is_empty() {
+                // The stream has run dry: the next batch begins with a boundary of its own.
+                books.boundary.take().into_iter().for_each(|mark| self.let_go(stream, mark));
+            }
+            return false;
+        };
+        let line = self.timelines.get(usize::from(stream.context()));
+        let Some(mut line) = line.and_then(|line| line.take()) else { return false };
+        let end = line.look(closed.start, closed.end);
+        if end == End::NotYet {
+            return false;
+        }
+        line.let_go(closed.start);
+        line.let_go(closed.end);
+        drop(line);
+        books.pop();
+        self.progress_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
+        let End::Measured { bracket_ns, covered_ns } = end else {
+            on.note_used(closed.batch.booked_ns());
+            return true;
+        };
+        let measured = Measured {
+            bracket_ns,
+            covered_ns,
+            exclusive: on.is_exclusive(),
+            // The helper has seen no unit for one to two of its rounds.
+            late_ns: if closed.late { 2 * QUIET_NS } else { 0 },
+        };
+        let settled = closed.batch.settle(measured, on.gpu.concurrency());
+        closed.batch.teach(measured, &on.gpu.costs());
+        on.gpu.set_concurrency(settled.concurrency);
+        on.note_used(settled.charge_ns);
+        on.correct(settled.correction);
+        true
+    }
+}

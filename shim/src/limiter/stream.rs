@@ -1,0 +1,331 @@
+//! A stream of the program, and what is open and in flight on it.
+
+use core::mem::MaybeUninit;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use cuota_abi::cuda::CUstream;
+use cuota_governor::admission::weight;
+use cuota_governor::batch::Batch;
+
+use super::lock::{Held, Lock};
+use super::timeline::Mark;
+use crate::arch;
+use crate::process::{Process, driver};
+
+/// How many streams are told apart; with more, those that came last pass uncounted.
+const STREAMS: usize = 512;
+
+/// Batches in flight on one stream; with more, the open one grows.
+const IN_FLIGHT: usize = 16;
+
+/// The driver's names for the legacy and the per-thread stream.
+const LEGACY: u64 = 1;
+pub(crate) const PER_THREAD: u64 = 2;
+
+/// A closed batch.
+#[derive(Clone, Copy)]
+pub(super) struct Closed {
+    pub(super) batch: Batch,
+    pub(super) start: Mark,
+    pub(super) end: Mark,
+    /// A unit in it was never measured.
+    pub(super) unknown: bool,
+    /// Its last boundary was drawn because the stream was quiet.
+    pub(super) late: bool,
+}
+
+/// The books of a stream. All-zero is a stream on which nothing has happened.
+pub(super) struct Books {
+    pub(super) lease: u64,
+    pub(super) batch: Batch,
+    /// Begins the open batch.
+    pub(super) boundary: Option<Mark>,
+    /// A unit in the open batch was never measured.
+    pub(super) unknown: bool,
+    /// Units that the open batch had when the helper last looked.
+    pub(super) seen_units: u32,
+    closed: [MaybeUninit<Closed>; IN_FLIGHT],
+    first: usize,
+    count: usize,
+    /// What the closed ones count for in the bound, ns.
+    closed_ns: u64,
+}
+
+impl Books {
+    pub(super) fn is_full(&self) -> bool {
+        self.count == IN_FLIGHT
+    }
+
+    /// Adds a closed batch. The caller has seen that there is room.
+    pub(super) fn push(&mut self, closed: Closed) {
+        if let Some(place) = self.closed.get_mut((self.first + self.count) % IN_FLIGHT) {
+            place.write(closed);
+            self.count += 1;
+            self.closed_ns = self.closed_ns.saturating_add(weight(closed.batch.cost_ns(), !closed.unknown));
+        }
+    }
+
+    /// The oldest closed batch.
+    pub(super) fn front(&mut self) -> Option<&mut Closed> {
+        let place = self.closed.get_mut(self.first % IN_FLIGHT).filter(|_| self.count != 0)?;
+        // SAFETY: the first `count` from `first` on were written.
+        Some(unsafe { place.assume_init_mut() })
+    }
+
+    /// Forgets the oldest closed batch, which has ended.
+    pub(super) fn pop(&mut self) {
+        let Some(closed) = self.front() else { return };
+        let ended_ns = weight(closed.batch.cost_ns(), !closed.unknown);
+        (self.first, self.count) = ((self.first + 1) % IN_FLIGHT, self.count - 1);
+        self.closed_ns = self.closed_ns.saturating_sub(ended_ns);
+    }
+
+    /// Says of all closed batches that their last boundary was not late: it was not reached at the helper's next round, so the GPU
+    /// was busy when it was drawn.
+    pub(super) fn none_was_late(&mut self) {
+        for index in 0..self.count {
+            if let Some(place) = self.closed.get_mut((self.first + index) % IN_FLIGHT) {
+                // SAFETY: as in `front`.
+                unsafe { place.assume_init_mut() }.late = false;
+            }
+        }
+    }
+}
+
+fn as_stream(handle: u64) -> CUstream {
+    core::ptr::with_exposed_provenance_mut(usize::try_from(handle).unwrap_or(0))
+}
+
+/// A stream.
+pub(crate) struct Stream {
+    /// The driver's handle.
+    handle: AtomicU64,
+    /// The thread whose stream it is, where it is a per-thread one.
+    thread: AtomicU64,
+    /// The context's number, and above it the device's ordinal.
+    home: AtomicU32,
+    batches: AtomicU32,
+    in_flight_ns: AtomicU64,
+    books: Lock<Books>,
+}
+
+// SAFETY: a handle is a number to us.
+unsafe impl Send for Books {}
+
+/// A stream's books, held. What others see of them without holding them is written when they are let go.
+pub(super) struct HeldBooks<'a> {
+    stream: &'a Stream,
+    books: Held<'a, Books>,
+}
+
+impl Stream {
+    pub(super) fn context(&self) -> u8 {
+        self.home.load(Ordering::Relaxed).to_le_bytes()[0]
+    }
+
+    pub(super) fn device(&self) -> u32 {
+        self.home.load(Ordering::Relaxed) >> 8
+    }
+
+    pub(super) fn handle(&self) -> CUstream {
+        as_stream(self.handle.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn is_legacy(&self) -> bool {
+        self.handle.load(Ordering::Relaxed) == LEGACY
+    }
+
+    /// Whether the calling thread can name this stream to the driver: the legacy and the per-thread stream depend on who calls.
+    pub(super) fn is_reachable(&self, process: &Process) -> bool {
+        match self.handle.load(Ordering::Relaxed) {
+            LEGACY => process.contexts.current() == self.context(),
+            PER_THREAD => {
+                self.thread.load(Ordering::Relaxed) == arch::thread_pointer()
+                    && process.contexts.current() == self.context()
+            }
+            _ => true,
+        }
+    }
+
+    /// Batches that were launched, open or closed, and have not ended.
+    pub(super) fn batches(&self) -> u32 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
+    /// Their estimated cost, ns.
+    pub(super) fn in_flight_ns(&self) -> u64 {
+        self.in_flight_ns.load(Ordering::Relaxed)
+    }
+
+    /// Forgets what was open and in flight.
+    fn clear(&self) {
+        if let Some(mut books) = self.books() {
+            // SAFETY: integers, no mark, and closed batches that are not looked at: all-zero are the books of a stream on which
+            // nothing has happened.
+            *books = unsafe { core::mem::zeroed() };
+        }
+    }
+
+    /// Makes this place a stream's. `false`: its context cannot be told.
+    fn move_in(&self, process: &Process, [handle, thread]: [u64; 2], context: u8) -> bool {
+        let of_stream = || driver::outside_captures(|| driver::context_of(as_stream(handle)));
+        let context = match context {
+            0 => process.contexts.sole().or_else(|| process.contexts.number_of(of_stream()?)),
+            context => Some(context),
+        };
+        let Some(context) = context else { return false };
+        let device = process.contexts.device_of(context).and_then(|device| u32::try_from(device).ok());
+        let Some(device) = device.or_else(|| process.current_device()) else { return false };
+        self.clear();
+        self.handle.store(handle, Ordering::Relaxed);
+        self.thread.store(thread, Ordering::Relaxed);
+        self.home.store(device << 8 | u32::from(context), Ordering::Relaxed);
+        true
+    }
+
+    fn held<'a>(&'a self, books: Held<'a, Books>) -> HeldBooks<'a> {
+        HeldBooks { stream: self, books }
+    }
+
+    /// The books; see [`Lock::take`].
+    pub(super) fn books(&self) -> Option<HeldBooks<'_>> {
+        self.books.take().map(|books| self.held(books))
+    }
+
+    /// The books, unless somebody holds them.
+    pub(super) fn try_books(&self) -> Option<HeldBooks<'_>> {
+        self.books.try_take().map(|books| self.held(books))
+    }
+}
+
+impl Deref for HeldBooks<'_> {
+    type Target = Books;
+
+    fn deref(&self) -> &Books {
+        &self.books
+    }
+}
+
+impl DerefMut for HeldBooks<'_> {
+    fn deref_mut(&mut self) -> &mut Books {
+        &mut self.books
+    }
+}
+
+impl Drop for HeldBooks<'_> {
+    fn drop(&mut self) {
+        let is_open = !self.batch.is_empty();
+        let open_ns = if is_open { weight(self.batch.cost_ns(), !self.unknown) } else { 0 };
+        let batches = u32::try_from(self.count).unwrap_or(u32::MAX) + u32::from(is_open);
+        self.stream.batches.store(batches, Ordering::Relaxed);
+        self.stream.in_flight_ns.store(self.closed_ns.saturating_add(open_ns), Ordering::Relaxed);
+    }
+}
+
+/// A place that is being filled.
+const CLAIMED: u64 = 3;
+
+/// A stream that was destroyed, of which batches are still in flight.
+const GONE: u64 = 4;
+
+/// The streams of a process. All-zero is none.
+pub(super) struct Streams {
+    places: [Stream; STREAMS],
+    /// Which stream is in each place; 0: none. Apart from the places, so that a search reads few lines.
+    keys: [AtomicU64; STREAMS],
+    /// One more than the highest place ever taken.
+    high_water: AtomicU32,
+}
+
+/// What tells a stream from all others of the process. Handles are addresses; the streams without one are told apart by their
+/// context, and by their thread.
+fn key(handle: u64, context: u8, thread: u64) -> u64 {
+    match handle {
+        LEGACY => u64::from(context) << 8 | 0xff << 16 | LEGACY,
+        PER_THREAD => thread << 8 ^ u64::from(context) << 3 | PER_THREAD,
+        handle => handle,
+    }
+}
+
+impl Streams {
+    fn in_use(&self) -> usize {
+        (self.high_water.load(Ordering::Acquire) as usize).min(STREAMS)
+    }
+
+    /// The streams of which anything is open or in flight, or may be.
+    pub(super) fn seen(&self) -> impl Iterator<Item = &Stream> {
+        let keys = self.keys.iter().take(self.in_use()).zip(&self.places);
+        keys.filter(|(key, _)| !matches!(key.load(Ordering::Acquire), 0 | CLAIMED)).map(|(_, place)| place)
+    }
+
+    fn with_key(&self, key: u64) -> Option<(&AtomicU64, &Stream)> {
+        let at = self.keys.iter().take(self.in_use()).position(|of| of.load(Ordering::Acquire) == key)?;
+        Some((self.keys.get(at)?, self.places.get(at)?))
+    }
+
+    /// The stream with this handle, as the calling thread means it. `None`: there is no place for it, or its context cannot be told.
+    pub(super) fn find(&self, process: &Process, handle: CUstream) -> Option<&Stream> {
+        let handle = (handle.addr() as u64).max(LEGACY);
+        let thread = if handle == PER_THREAD { arch::thread_pointer() } else { 0 };
+        let context = if handle <= PER_THREAD { process.contexts.current() } else { 0 };
+        let key = key(handle, context, thread);
+        match self.with_key(key) {
+            Some((_, stream)) => Some(stream),
+            None => self.settle(process, key, [handle, thread], context),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn settle(
+        &self,
+        process: &Process,
+        key: u64,
+        [handle, thread]: [u64; 2],
+        context: u8,
+    ) -> Option<&Stream> {
+        let claim = |of: &AtomicU64, from| {
+            of.compare_exchange(from, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        let free = |at: &usize| claim(&self.keys[*at], 0);
+        // Else in the place of one that is idle.
+        let idle = |at: &usize| {
+            let of = self.keys[*at].load(Ordering::Acquire);
+            of > GONE && self.places[*at].batches() == 0 && claim(&self.keys[*at], of)
+        };
+        let at = (0..STREAMS).find(free).or_else(|| (0..STREAMS).find(idle))?;
+        let (of, place) = (&self.keys[at], &self.places[at]);
+        let known = place.move_in(process, [handle, thread], context);
+        of.store(if known { key } else { 0 }, Ordering::Release);
+        self.high_water.fetch_max(u32::try_from(at + 1).unwrap_or(0), Ordering::AcqRel);
+        known.then_some(place)
+    }
+
+    /// Takes a stream that is being destroyed off the list; what is in flight on it is still waited for.
+    pub(super) fn end(&self, handle: CUstream) {
+        if let Some((of, _)) = self.with_key(handle.addr() as u64) {
+            of.store(GONE, Ordering::Release);
+        }
+    }
+
+    /// Gives back the places of destroyed streams of which nothing is in flight any more.
+    pub(super) fn sweep(&self) {
+        for (of, place) in self.keys.iter().take(self.in_use()).zip(&self.places) {
+            if of.load(Ordering::Acquire) == GONE && place.batches() == 0 {
+                of.store(0, Ordering::Release);
+            }
+        }
+    }
+
+    /// Forgets the streams of a context that is gone.
+    pub(super) fn end_context(&self, context: u8) {
+        for (of, place) in self.keys.iter().take(self.in_use()).zip(&self.places) {
+            if of.load(Ordering::Acquire) > CLAIMED && place.context() == context {
+                of.store(CLAIMED, Ordering::Release);
+                place.clear();
+                of.store(0, Ordering::Release);
+            }
+        }
+    }
+}

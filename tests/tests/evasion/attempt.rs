@@ -42,6 +42,8 @@ pub(crate) struct Attempt<'a> {
     undo: Vec<(&'static str, Vec<u64>)>,
     /// Descriptors that a row left open.
     descriptors: Vec<u64>,
+    /// Whether a row started a process outside of any quota.
+    has_company: bool,
     /// Whether a function was called that has a form for per-thread streams.
     has_twin: bool,
 }
@@ -72,6 +74,7 @@ impl<'a> Attempt<'a> {
             is_emptied: false,
             undo: Vec::new(),
             descriptors: Vec::new(),
+            has_company: false,
             has_twin: false,
         };
         this.warm();
@@ -167,7 +170,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// A process outside of any quota, with a context: what it has counts for the tenant until it ends.
-    pub(crate) fn stranger(&self) -> Console {
+    pub(crate) fn stranger(&mut self) -> Console {
+        self.has_company = true;
         self.machine.native().start_with_context()
     }
 
@@ -286,6 +290,11 @@ impl<'a> Attempt<'a> {
     /// Whether any call since this was asked last has a form for per-thread streams.
     pub(crate) fn had_twin(&mut self) -> bool {
         std::mem::take(&mut self.has_twin)
+    }
+
+    /// Whether a row started a process outside of any quota since this was asked last.
+    pub(crate) fn had_company(&mut self) -> bool {
+        std::mem::take(&mut self.has_company)
     }
 
     /// Whether the column finds any function at all.

@@ -99,7 +99,7 @@ fn observer(machine: &Machine) -> Console {
 /// time is short: what costs a process a cell is shown once.
 #[derive(Default)]
 struct Shown {
-    /// Rows that took memory where there was room, and left the tenant of no more use.
+    /// Rows that took memory where there was room, with the help of another process, or so that the tenant was of no more use.
     taken: BTreeSet<(&'static str, bool)>,
     /// How rows ended outside of any quota.
     natively: BTreeMap<(&'static str, bool), Result<(), i64>>,
@@ -137,6 +137,7 @@ impl Filling<'_> {
     /// One cell: at the brim, then where there is room. `false`: the tenant is of no more use.
     fn cell(&mut self, attempt: &mut Attempt<'_>, row: Row) -> (Cell, bool) {
         let mut found = cell(attempt, row);
+        let has_company = attempt.had_company();
         let mut is_clean = attempt.clean();
         let (place, needs_proof) = ((row.name, self.column.per_thread), row.kind == Kind::Take);
         if needs_proof && matches!(found, Cell::Refused | Cell::Within) && !self.shown.taken.contains(&place)
@@ -150,7 +151,7 @@ impl Filling<'_> {
                 Err(status) => Cell::Unproved(status),
             };
             is_clean = attempt.clean();
-            if !is_clean && matches!(found, Cell::Refused | Cell::Within) {
+            if (!is_clean || has_company) && matches!(found, Cell::Refused | Cell::Within) {
                 self.shown.taken.insert(place);
             }
         }

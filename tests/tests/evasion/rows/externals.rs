@@ -12,7 +12,7 @@ const DESTROY: &str = "cuDestroyExternalMemory";
 
 pub(super) const ROWS: &[Row] = &[
     take("cuImportExternalMemory, then its owner ends", |t| imported(t, TAKE)),
-    take("cuImportExternalMemory of all that declares 2 MiB, then its owner ends", |t| imported(t, 2 * MIB)),
+    trick("external memory that declares 2 MiB of half a GiB, then its owner ends", |t| imported(t, 2 * MIB)),
     trick("external memory destroyed while a buffer in it is mapped, then its owner ends", |t| {
         let mut owner = t.stranger();
         let descriptor = exported(t, &mut owner)?;

@@ -1,13 +1,13 @@
 //! Every hook, one line each. The lines are the rows of class `hook` in the coverage ledgers of `cuota-abi`; a
 //! test compares them. See [`hooks!`] for the form of a line.
 
-use core::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
+use core::ffi::{c_char, c_int, c_uchar, c_uint, c_ulonglong, c_ushort, c_void};
 
 use cuota_abi::cuda::*;
 use cuota_abi::nvml::*;
 
 use crate::hooks::{
-    array, context, graph, info, launch, module, plain, pool, processes, sharing, stream, vmm,
+    array, context, copy, flow, graph, info, launch, module, plain, pool, processes, sharing, stream, vmm,
 };
 use crate::interpose::proc_address;
 use crate::interpose::table::{calls, hooks};
@@ -141,7 +141,7 @@ hooks! {
         cuGraphInstantiateWithParams: PFN_cuGraphInstantiateWithParams_v12000, cuGraphInstantiateWithParams_ptsz: PFN_cuGraphInstantiateWithParams_v12000_ptsz
             fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS) => graph::instantiate_with_params;
         cuGraphLaunch: PFN_cuGraphLaunch_v10000, cuGraphLaunch_ptsz: PFN_cuGraphLaunch_v10000_ptsz
-            fn(hGraphExec: CUgraphExec, hStream: CUstream) => graph::launch;
+            fn(hGraphExec: CUgraphExec, hStream: CUstream) => graph::launch [1];
         cuGraphUpload: PFN_cuGraphUpload_v11010, cuGraphUpload_ptsz: PFN_cuGraphUpload_v11010_ptsz
             fn(hGraphExec: CUgraphExec, hStream: CUstream) => graph::launch;
         cuGraphExecDestroy: PFN_cuGraphExecDestroy_v10000
@@ -252,6 +252,208 @@ hooks! {
         cuCtxSetLimit: PFN_cuCtxSetLimit_v3010
             fn(limit: CUlimit, value: usize) => context::set_limit;
 
+        // Copies and fills.
+        cuFabricCpyBatchAsync: PFN_cuFabricCpyBatchAsync_v13050, cuFabricCpyBatchAsync_ptsz: PFN_cuFabricCpyBatchAsync_v13050_ptsz
+            fn(numOps: usize, opList: *mut CUDA_FABRIC_COPY_BATCH_OP_v1, flags: c_ulonglong, hStream: CUstream) => copy::device [0xff3];
+        cuMemBatchDecompressAsync: PFN_cuMemBatchDecompressAsync_v12060, cuMemBatchDecompressAsync_ptsz: PFN_cuMemBatchDecompressAsync_v12060_ptsz
+            fn(paramsArray: *mut CUmemDecompressParams, count: usize, flags: c_uint, errorIndex: *mut usize, stream: CUstream) => copy::device [0xff4];
+        cuMemcpy: PFN_cuMemcpy_v4000, cuMemcpy_ptds: PFN_cuMemcpy_v7000_ptds
+            fn(dst: CUdeviceptr_v2, src: CUdeviceptr_v2, ByteCount: usize) => copy::linear [0xfff];
+        cuMemcpy2D: PFN_cuMemcpy2D_v2000
+            fn(pCopy: *const CUDA_MEMCPY2D_v1) => copy::device [0xfff];
+        cuMemcpy2DAsync: PFN_cuMemcpy2DAsync_v2000
+            fn(pCopy: *const CUDA_MEMCPY2D_v1, hStream: CUstream) => copy::device [0xff1];
+        cuMemcpy2DAsync_v2: PFN_cuMemcpy2DAsync_v3020, cuMemcpy2DAsync_v2_ptsz: PFN_cuMemcpy2DAsync_v7000_ptsz
+            fn(pCopy: *const CUDA_MEMCPY2D_v2, hStream: CUstream) => copy::flat [0xff1];
+        cuMemcpy2DUnaligned: PFN_cuMemcpy2DUnaligned_v2000
+            fn(pCopy: *const CUDA_MEMCPY2D_v1) => copy::device [0xfff];
+        cuMemcpy2DUnaligned_v2: PFN_cuMemcpy2DUnaligned_v3020, cuMemcpy2DUnaligned_v2_ptds: PFN_cuMemcpy2DUnaligned_v7000_ptds
+            fn(pCopy: *const CUDA_MEMCPY2D_v2) => copy::flat [0xfff];
+        cuMemcpy2D_v2: PFN_cuMemcpy2D_v3020, cuMemcpy2D_v2_ptds: PFN_cuMemcpy2D_v7000_ptds
+            fn(pCopy: *const CUDA_MEMCPY2D_v2) => copy::flat [0xfff];
+        cuMemcpy3D: PFN_cuMemcpy3D_v2000
+            fn(pCopy: *const CUDA_MEMCPY3D_v1) => copy::device [0xfff];
+        cuMemcpy3DAsync: PFN_cuMemcpy3DAsync_v2000
+            fn(pCopy: *const CUDA_MEMCPY3D_v1, hStream: CUstream) => copy::device [0xff1];
+        cuMemcpy3DAsync_v2: PFN_cuMemcpy3DAsync_v3020, cuMemcpy3DAsync_v2_ptsz: PFN_cuMemcpy3DAsync_v7000_ptsz
+            fn(pCopy: *const CUDA_MEMCPY3D_v2, hStream: CUstream) => copy::solid [0xff1];
+        cuMemcpy3DBatchAsync: PFN_cuMemcpy3DBatchAsync_v12080, cuMemcpy3DBatchAsync_ptsz: PFN_cuMemcpy3DBatchAsync_v12080_ptsz
+            fn(numParams: usize, opList: *mut CUDA_MEMCPY3D_BATCH_OP_v1, failIdx: *mut usize, flags: c_ulonglong, hStream: CUstream) => copy::device [0xff4];
+        cuMemcpy3DBatchAsync_v2: PFN_cuMemcpy3DBatchAsync_v13000, cuMemcpy3DBatchAsync_v2_ptsz: PFN_cuMemcpy3DBatchAsync_v13000_ptsz
+            fn(numParams: usize, opList: *mut CUDA_MEMCPY3D_BATCH_OP_v1, flags: c_ulonglong, hStream: CUstream) => copy::device [0xff3];
+        cuMemcpy3DPeer: PFN_cuMemcpy3DPeer_v4000, cuMemcpy3DPeer_ptds: PFN_cuMemcpy3DPeer_v7000_ptds
+            fn(pCopy: *const CUDA_MEMCPY3D_PEER_v1) => copy::device [0xfff];
+        cuMemcpy3DPeerAsync: PFN_cuMemcpy3DPeerAsync_v4000, cuMemcpy3DPeerAsync_ptsz: PFN_cuMemcpy3DPeerAsync_v7000_ptsz
+            fn(pCopy: *const CUDA_MEMCPY3D_PEER_v1, hStream: CUstream) => copy::device [0xff1];
+        cuMemcpy3DWithAttributesAsync: PFN_cuMemcpy3DWithAttributesAsync_v13020, cuMemcpy3DWithAttributesAsync_ptsz: PFN_cuMemcpy3DWithAttributesAsync_v13020_ptsz
+            fn(op: *mut CUDA_MEMCPY3D_BATCH_OP_v1, flags: c_ulonglong, hStream: CUstream) => copy::device [0xff2];
+        cuMemcpy3D_v2: PFN_cuMemcpy3D_v3020, cuMemcpy3D_v2_ptds: PFN_cuMemcpy3D_v7000_ptds
+            fn(pCopy: *const CUDA_MEMCPY3D_v2) => copy::solid [0xfff];
+        cuMemcpyAsync: PFN_cuMemcpyAsync_v4000, cuMemcpyAsync_ptsz: PFN_cuMemcpyAsync_v7000_ptsz
+            fn(dst: CUdeviceptr_v2, src: CUdeviceptr_v2, ByteCount: usize, hStream: CUstream) => copy::linear [0xff3];
+        cuMemcpyAtoA: PFN_cuMemcpyAtoA_v2000
+            fn(dstArray: CUarray, dstOffset: c_uint, srcArray: CUarray, srcOffset: c_uint, ByteCount: c_uint) => copy::device [0xf4f];
+        cuMemcpyAtoA_v2: PFN_cuMemcpyAtoA_v3020, cuMemcpyAtoA_v2_ptds: PFN_cuMemcpyAtoA_v7000_ptds
+            fn(dstArray: CUarray, dstOffset: usize, srcArray: CUarray, srcOffset: usize, ByteCount: usize) => copy::device [0xf4f];
+        cuMemcpyAtoD: PFN_cuMemcpyAtoD_v2000
+            fn(dstDevice: CUdeviceptr_v1, srcArray: CUarray, srcOffset: c_uint, ByteCount: c_uint) => copy::device [0xf3f];
+        cuMemcpyAtoD_v2: PFN_cuMemcpyAtoD_v3020, cuMemcpyAtoD_v2_ptds: PFN_cuMemcpyAtoD_v7000_ptds
+            fn(dstDevice: CUdeviceptr_v2, srcArray: CUarray, srcOffset: usize, ByteCount: usize) => copy::device [0xf3f];
+        cuMemcpyAtoH: PFN_cuMemcpyAtoH_v2000
+            fn(dstHost: *mut c_void, srcArray: CUarray, srcOffset: c_uint, ByteCount: c_uint) => copy::host [0xfff];
+        cuMemcpyAtoHAsync: PFN_cuMemcpyAtoHAsync_v2000
+            fn(dstHost: *mut c_void, srcArray: CUarray, srcOffset: c_uint, ByteCount: c_uint, hStream: CUstream) => copy::host [0xff4];
+        cuMemcpyAtoHAsync_v2: PFN_cuMemcpyAtoHAsync_v3020, cuMemcpyAtoHAsync_v2_ptsz: PFN_cuMemcpyAtoHAsync_v7000_ptsz
+            fn(dstHost: *mut c_void, srcArray: CUarray, srcOffset: usize, ByteCount: usize, hStream: CUstream) => copy::host [0xff4];
+        cuMemcpyAtoH_v2: PFN_cuMemcpyAtoH_v3020, cuMemcpyAtoH_v2_ptds: PFN_cuMemcpyAtoH_v7000_ptds
+            fn(dstHost: *mut c_void, srcArray: CUarray, srcOffset: usize, ByteCount: usize) => copy::host [0xfff];
+        cuMemcpyBatchAsync: PFN_cuMemcpyBatchAsync_v12080, cuMemcpyBatchAsync_ptsz: PFN_cuMemcpyBatchAsync_v12080_ptsz
+            fn(dsts: *mut CUdeviceptr_v2, srcs: *mut CUdeviceptr_v2, sizes: *mut usize, count: usize, attrs: *mut CUmemcpyAttributes_v1, attrIdxs: *mut usize, numAttrs: usize, failIdx: *mut usize, hStream: CUstream) => copy::device [0xff8];
+        cuMemcpyBatchAsync_v2: PFN_cuMemcpyBatchAsync_v13000, cuMemcpyBatchAsync_v2_ptsz: PFN_cuMemcpyBatchAsync_v13000_ptsz
+            fn(dsts: *mut CUdeviceptr_v2, srcs: *mut CUdeviceptr_v2, sizes: *mut usize, count: usize, attrs: *mut CUmemcpyAttributes_v1, attrIdxs: *mut usize, numAttrs: usize, hStream: CUstream) => copy::device [0xff7];
+        cuMemcpyDtoA: PFN_cuMemcpyDtoA_v2000
+            fn(dstArray: CUarray, dstOffset: c_uint, srcDevice: CUdeviceptr_v1, ByteCount: c_uint) => copy::device [0xf3f];
+        cuMemcpyDtoA_v2: PFN_cuMemcpyDtoA_v3020, cuMemcpyDtoA_v2_ptds: PFN_cuMemcpyDtoA_v7000_ptds
+            fn(dstArray: CUarray, dstOffset: usize, srcDevice: CUdeviceptr_v2, ByteCount: usize) => copy::device [0xf3f];
+        cuMemcpyDtoD: PFN_cuMemcpyDtoD_v2000
+            fn(dstDevice: CUdeviceptr_v1, srcDevice: CUdeviceptr_v1, ByteCount: c_uint) => copy::device [0xf2f];
+        cuMemcpyDtoDAsync: PFN_cuMemcpyDtoDAsync_v3000
+            fn(dstDevice: CUdeviceptr_v1, srcDevice: CUdeviceptr_v1, ByteCount: c_uint, hStream: CUstream) => copy::device [0xf23];
+        cuMemcpyDtoDAsync_v2: PFN_cuMemcpyDtoDAsync_v3020, cuMemcpyDtoDAsync_v2_ptsz: PFN_cuMemcpyDtoDAsync_v7000_ptsz
+            fn(dstDevice: CUdeviceptr_v2, srcDevice: CUdeviceptr_v2, ByteCount: usize, hStream: CUstream) => copy::device [0xf23];
+        cuMemcpyDtoD_v2: PFN_cuMemcpyDtoD_v3020, cuMemcpyDtoD_v2_ptds: PFN_cuMemcpyDtoD_v7000_ptds
+            fn(dstDevice: CUdeviceptr_v2, srcDevice: CUdeviceptr_v2, ByteCount: usize) => copy::device [0xf2f];
+        cuMemcpyDtoH: PFN_cuMemcpyDtoH_v2000
+            fn(dstHost: *mut c_void, srcDevice: CUdeviceptr_v1, ByteCount: c_uint) => copy::host [0xfff];
+        cuMemcpyDtoHAsync: PFN_cuMemcpyDtoHAsync_v2000
+            fn(dstHost: *mut c_void, srcDevice: CUdeviceptr_v1, ByteCount: c_uint, hStream: CUstream) => copy::host [0xff3];
+        cuMemcpyDtoHAsync_v2: PFN_cuMemcpyDtoHAsync_v3020, cuMemcpyDtoHAsync_v2_ptsz: PFN_cuMemcpyDtoHAsync_v7000_ptsz
+            fn(dstHost: *mut c_void, srcDevice: CUdeviceptr_v2, ByteCount: usize, hStream: CUstream) => copy::host [0xff3];
+        cuMemcpyDtoH_v2: PFN_cuMemcpyDtoH_v3020, cuMemcpyDtoH_v2_ptds: PFN_cuMemcpyDtoH_v7000_ptds
+            fn(dstHost: *mut c_void, srcDevice: CUdeviceptr_v2, ByteCount: usize) => copy::host [0xfff];
+        cuMemcpyHtoA: PFN_cuMemcpyHtoA_v2000
+            fn(dstArray: CUarray, dstOffset: c_uint, srcHost: *const c_void, ByteCount: c_uint) => copy::host [0xfff];
+        cuMemcpyHtoAAsync: PFN_cuMemcpyHtoAAsync_v2000
+            fn(dstArray: CUarray, dstOffset: c_uint, srcHost: *const c_void, ByteCount: c_uint, hStream: CUstream) => copy::host [0xff4];
+        cuMemcpyHtoAAsync_v2: PFN_cuMemcpyHtoAAsync_v3020, cuMemcpyHtoAAsync_v2_ptsz: PFN_cuMemcpyHtoAAsync_v7000_ptsz
+            fn(dstArray: CUarray, dstOffset: usize, srcHost: *const c_void, ByteCount: usize, hStream: CUstream) => copy::host [0xff4];
+        cuMemcpyHtoA_v2: PFN_cuMemcpyHtoA_v3020, cuMemcpyHtoA_v2_ptds: PFN_cuMemcpyHtoA_v7000_ptds
+            fn(dstArray: CUarray, dstOffset: usize, srcHost: *const c_void, ByteCount: usize) => copy::host [0xfff];
+        cuMemcpyHtoD: PFN_cuMemcpyHtoD_v2000
+            fn(dstDevice: CUdeviceptr_v1, srcHost: *const c_void, ByteCount: c_uint) => copy::host [0xfff];
+        cuMemcpyHtoDAsync: PFN_cuMemcpyHtoDAsync_v2000
+            fn(dstDevice: CUdeviceptr_v1, srcHost: *const c_void, ByteCount: c_uint, hStream: CUstream) => copy::host [0xff3];
+        cuMemcpyHtoDAsync_v2: PFN_cuMemcpyHtoDAsync_v3020, cuMemcpyHtoDAsync_v2_ptsz: PFN_cuMemcpyHtoDAsync_v7000_ptsz
+            fn(dstDevice: CUdeviceptr_v2, srcHost: *const c_void, ByteCount: usize, hStream: CUstream) => copy::host [0xff3];
+        cuMemcpyHtoD_v2: PFN_cuMemcpyHtoD_v3020, cuMemcpyHtoD_v2_ptds: PFN_cuMemcpyHtoD_v7000_ptds
+            fn(dstDevice: CUdeviceptr_v2, srcHost: *const c_void, ByteCount: usize) => copy::host [0xfff];
+        cuMemcpyPeer: PFN_cuMemcpyPeer_v4000, cuMemcpyPeer_ptds: PFN_cuMemcpyPeer_v7000_ptds
+            fn(dstDevice: CUdeviceptr_v2, dstContext: CUcontext, srcDevice: CUdeviceptr_v2, srcContext: CUcontext, ByteCount: usize) => copy::device [0xf4f];
+        cuMemcpyPeerAsync: PFN_cuMemcpyPeerAsync_v4000, cuMemcpyPeerAsync_ptsz: PFN_cuMemcpyPeerAsync_v7000_ptsz
+            fn(dstDevice: CUdeviceptr_v2, dstContext: CUcontext, srcDevice: CUdeviceptr_v2, srcContext: CUcontext, ByteCount: usize, hStream: CUstream) => copy::device [0xf45];
+        cuMemcpyWithAttributesAsync: PFN_cuMemcpyWithAttributesAsync_v13020, cuMemcpyWithAttributesAsync_ptsz: PFN_cuMemcpyWithAttributesAsync_v13020_ptsz
+            fn(dst: CUdeviceptr_v2, src: CUdeviceptr_v2, size: usize, attr: *mut CUmemcpyAttributes_v1, hStream: CUstream) => copy::linear [0xff4];
+        cuMemsetD16: PFN_cuMemsetD16_v2000
+            fn(dstDevice: CUdeviceptr_v1, us: c_ushort, N: c_uint) => copy::device [0xf2f];
+        cuMemsetD16Async: PFN_cuMemsetD16Async_v3020, cuMemsetD16Async_ptsz: PFN_cuMemsetD16Async_v7000_ptsz
+            fn(dstDevice: CUdeviceptr_v2, us: c_ushort, N: usize, hStream: CUstream) => copy::device [0xf23];
+        cuMemsetD16_v2: PFN_cuMemsetD16_v3020, cuMemsetD16_v2_ptds: PFN_cuMemsetD16_v7000_ptds
+            fn(dstDevice: CUdeviceptr_v2, us: c_ushort, N: usize) => copy::device [0xf2f];
+        cuMemsetD2D16: PFN_cuMemsetD2D16_v2000
+            fn(dstDevice: CUdeviceptr_v1, dstPitch: c_uint, us: c_ushort, Width: c_uint, Height: c_uint) => copy::device [0x43f];
+        cuMemsetD2D16Async: PFN_cuMemsetD2D16Async_v3020, cuMemsetD2D16Async_ptsz: PFN_cuMemsetD2D16Async_v7000_ptsz
+            fn(dstDevice: CUdeviceptr_v2, dstPitch: usize, us: c_ushort, Width: usize, Height: usize, hStream: CUstream) => copy::device [0x435];
+        cuMemsetD2D16_v2: PFN_cuMemsetD2D16_v3020, cuMemsetD2D16_v2_ptds: PFN_cuMemsetD2D16_v7000_ptds
+            fn(dstDevice: CUdeviceptr_v2, dstPitch: usize, us: c_ushort, Width: usize, Height: usize) => copy::device [0x43f];
+        cuMemsetD2D32: PFN_cuMemsetD2D32_v2000
+            fn(dstDevice: CUdeviceptr_v1, dstPitch: c_uint, ui: c_uint, Width: c_uint, Height: c_uint) => copy::device [0x43f];
+        cuMemsetD2D32Async: PFN_cuMemsetD2D32Async_v3020, cuMemsetD2D32Async_ptsz: PFN_cuMemsetD2D32Async_v7000_ptsz
+            fn(dstDevice: CUdeviceptr_v2, dstPitch: usize, ui: c_uint, Width: usize, Height: usize, hStream: CUstream) => copy::device [0x435];
+        cuMemsetD2D32_v2: PFN_cuMemsetD2D32_v3020, cuMemsetD2D32_v2_ptds: PFN_cuMemsetD2D32_v7000_ptds
+            fn(dstDevice: CUdeviceptr_v2, dstPitch: usize, ui: c_uint, Width: usize, Height: usize) => copy::device [0x43f];
+        cuMemsetD2D8: PFN_cuMemsetD2D8_v2000
+            fn(dstDevice: CUdeviceptr_v1, dstPitch: c_uint, uc: c_uchar, Width: c_uint, Height: c_uint) => copy::device [0x43f];
+        cuMemsetD2D8Async: PFN_cuMemsetD2D8Async_v3020, cuMemsetD2D8Async_ptsz: PFN_cuMemsetD2D8Async_v7000_ptsz
+            fn(dstDevice: CUdeviceptr_v2, dstPitch: usize, uc: c_uchar, Width: usize, Height: usize, hStream: CUstream) => copy::device [0x435];
+        cuMemsetD2D8_v2: PFN_cuMemsetD2D8_v3020, cuMemsetD2D8_v2_ptds: PFN_cuMemsetD2D8_v7000_ptds
+            fn(dstDevice: CUdeviceptr_v2, dstPitch: usize, uc: c_uchar, Width: usize, Height: usize) => copy::device [0x43f];
+        cuMemsetD32: PFN_cuMemsetD32_v2000
+            fn(dstDevice: CUdeviceptr_v1, ui: c_uint, N: c_uint) => copy::device [0xf2f];
+        cuMemsetD32Async: PFN_cuMemsetD32Async_v3020, cuMemsetD32Async_ptsz: PFN_cuMemsetD32Async_v7000_ptsz
+            fn(dstDevice: CUdeviceptr_v2, ui: c_uint, N: usize, hStream: CUstream) => copy::device [0xf23];
+        cuMemsetD32_v2: PFN_cuMemsetD32_v3020, cuMemsetD32_v2_ptds: PFN_cuMemsetD32_v7000_ptds
+            fn(dstDevice: CUdeviceptr_v2, ui: c_uint, N: usize) => copy::device [0xf2f];
+        cuMemsetD8: PFN_cuMemsetD8_v2000
+            fn(dstDevice: CUdeviceptr_v1, uc: c_uchar, N: c_uint) => copy::device [0xf2f];
+        cuMemsetD8Async: PFN_cuMemsetD8Async_v3020, cuMemsetD8Async_ptsz: PFN_cuMemsetD8Async_v7000_ptsz
+            fn(dstDevice: CUdeviceptr_v2, uc: c_uchar, N: usize, hStream: CUstream) => copy::device [0xf23];
+        cuMemsetD8_v2: PFN_cuMemsetD8_v3020, cuMemsetD8_v2_ptds: PFN_cuMemsetD8_v7000_ptds
+            fn(dstDevice: CUdeviceptr_v2, uc: c_uchar, N: usize) => copy::device [0xf2f];
+
+        // Streams that wait, and that are waited for.
+        cuCtxSynchronize: PFN_cuCtxSynchronize_v2000
+            fn() => flow::synchronize_all;
+        cuCtxSynchronize_v2: PFN_cuCtxSynchronize_v13000
+            fn(ctx: CUcontext) => flow::synchronize_all;
+        cuCtxWaitEvent: PFN_cuCtxWaitEvent_v12050
+            fn(hCtx: CUcontext, hEvent: CUevent) => flow::all_wait;
+        cuEventSynchronize: PFN_cuEventSynchronize_v2000
+            fn(hEvent: CUevent) => flow::synchronize_all;
+        cuGraphicsMapResources: PFN_cuGraphicsMapResources_v3000, cuGraphicsMapResources_ptsz: PFN_cuGraphicsMapResources_v7000_ptsz
+            fn(count: c_uint, resources: *mut CUgraphicsResource, hStream: CUstream) => flow::waits [2];
+        cuGraphicsUnmapResources: PFN_cuGraphicsUnmapResources_v3000, cuGraphicsUnmapResources_ptsz: PFN_cuGraphicsUnmapResources_v7000_ptsz
+            fn(count: c_uint, resources: *mut CUgraphicsResource, hStream: CUstream) => flow::waits [2];
+        cuGreenCtxWaitEvent: PFN_cuGreenCtxWaitEvent_v12040
+            fn(hCtx: CUgreenCtx, hEvent: CUevent) => flow::all_wait;
+        cuLaunchHostFunc: PFN_cuLaunchHostFunc_v10000, cuLaunchHostFunc_ptsz: PFN_cuLaunchHostFunc_v10000_ptsz
+            fn(hStream: CUstream, fn_: CUhostFn, userData: *mut c_void) => flow::waits [0];
+        cuLaunchHostFunc_v2: PFN_cuLaunchHostFunc_v13010, cuLaunchHostFunc_v2_ptsz: PFN_cuLaunchHostFunc_v13010_ptsz
+            fn(hStream: CUstream, fn_: CUhostFn, userData: *mut c_void, syncMode: c_uint) => flow::waits [0];
+        cuSignalExternalSemaphoresAsync: PFN_cuSignalExternalSemaphoresAsync_v10000, cuSignalExternalSemaphoresAsync_ptsz: PFN_cuSignalExternalSemaphoresAsync_v10000_ptsz
+            fn(extSemArray: *const CUexternalSemaphore, paramsArray: *const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS_v1, numExtSems: c_uint, stream: CUstream) => flow::waits [3];
+        cuStreamAddCallback: PFN_cuStreamAddCallback_v5000, cuStreamAddCallback_ptsz: PFN_cuStreamAddCallback_v7000_ptsz
+            fn(hStream: CUstream, callback: CUstreamCallback, userData: *mut c_void, flags: c_uint) => flow::waits [0];
+        cuStreamBatchMemOp: PFN_cuStreamBatchMemOp_v8000
+            fn(stream: CUstream, count: c_uint, paramArray: *mut CUstreamBatchMemOpParams, flags: c_uint) => flow::waits [0];
+        cuStreamBatchMemOp_ptsz: PFN_cuStreamBatchMemOp_v8000_ptsz
+            fn(stream: CUstream, count: c_uint, paramArray: *mut CUstreamBatchMemOpParams_v1, flags: c_uint) => flow::waits [0];
+        cuStreamBatchMemOp_v2: PFN_cuStreamBatchMemOp_v11070, cuStreamBatchMemOp_v2_ptsz: PFN_cuStreamBatchMemOp_v11070_ptsz
+            fn(stream: CUstream, count: c_uint, paramArray: *mut CUstreamBatchMemOpParams, flags: c_uint) => flow::waits [0];
+        cuStreamDestroy: PFN_cuStreamDestroy_v2000
+            fn(hStream: CUstream) => flow::destroy;
+        cuStreamDestroy_v2: PFN_cuStreamDestroy_v4000
+            fn(hStream: CUstream) => flow::destroy;
+        cuStreamSynchronize: PFN_cuStreamSynchronize_v2000, cuStreamSynchronize_ptsz: PFN_cuStreamSynchronize_v7000_ptsz
+            fn(hStream: CUstream) => flow::synchronize;
+        cuStreamWaitEvent: PFN_cuStreamWaitEvent_v3020, cuStreamWaitEvent_ptsz: PFN_cuStreamWaitEvent_v7000_ptsz
+            fn(hStream: CUstream, hEvent: CUevent, Flags: c_uint) => flow::waits [0];
+        cuStreamWaitValue32: PFN_cuStreamWaitValue32_v8000, cuStreamWaitValue32_ptsz: PFN_cuStreamWaitValue32_v8000_ptsz
+            fn(stream: CUstream, addr: CUdeviceptr_v2, value: cuuint32_t, flags: c_uint) => flow::waits [0];
+        cuStreamWaitValue32_v2: PFN_cuStreamWaitValue32_v11070, cuStreamWaitValue32_v2_ptsz: PFN_cuStreamWaitValue32_v11070_ptsz
+            fn(stream: CUstream, addr: CUdeviceptr_v2, value: cuuint32_t, flags: c_uint) => flow::waits [0];
+        cuStreamWaitValue64: PFN_cuStreamWaitValue64_v9000, cuStreamWaitValue64_ptsz: PFN_cuStreamWaitValue64_v9000_ptsz
+            fn(stream: CUstream, addr: CUdeviceptr_v2, value: cuuint64_t, flags: c_uint) => flow::waits [0];
+        cuStreamWaitValue64_v2: PFN_cuStreamWaitValue64_v11070, cuStreamWaitValue64_v2_ptsz: PFN_cuStreamWaitValue64_v11070_ptsz
+            fn(stream: CUstream, addr: CUdeviceptr_v2, value: cuuint64_t, flags: c_uint) => flow::waits [0];
+        cuWaitExternalSemaphoresAsync: PFN_cuWaitExternalSemaphoresAsync_v10000, cuWaitExternalSemaphoresAsync_ptsz: PFN_cuWaitExternalSemaphoresAsync_v10000_ptsz
+            fn(extSemArray: *const CUexternalSemaphore, paramsArray: *const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS_v1, numExtSems: c_uint, stream: CUstream) => flow::waits [3];
+
+        // Captures.
+        cuStreamBeginCapture: PFN_cuStreamBeginCapture_v10000, cuStreamBeginCapture_ptsz: PFN_cuStreamBeginCapture_v10000_ptsz
+            fn(hStream: CUstream) => flow::begin_capture;
+        cuStreamBeginCaptureToCig: PFN_cuStreamBeginCaptureToCig_v13010, cuStreamBeginCaptureToCig_ptsz: PFN_cuStreamBeginCaptureToCig_v13010_ptsz
+            fn(hStream: CUstream, streamCigCaptureParams: *mut CUstreamCigCaptureParams) => flow::begin_capture;
+        cuStreamBeginCaptureToGraph: PFN_cuStreamBeginCaptureToGraph_v12030, cuStreamBeginCaptureToGraph_ptsz: PFN_cuStreamBeginCaptureToGraph_v12030_ptsz
+            fn(hStream: CUstream, hGraph: CUgraph, dependencies: *const CUgraphNode, dependencyData: *const CUgraphEdgeData, numDependencies: usize, mode: CUstreamCaptureMode) => flow::begin_capture;
+        cuStreamBeginCapture_v2: PFN_cuStreamBeginCapture_v10010, cuStreamBeginCapture_v2_ptsz: PFN_cuStreamBeginCapture_v10010_ptsz
+            fn(hStream: CUstream, mode: CUstreamCaptureMode) => flow::begin_capture;
+        cuStreamBeginRecaptureToGraph: PFN_cuStreamBeginRecaptureToGraph_v13030, cuStreamBeginRecaptureToGraph_ptsz: PFN_cuStreamBeginRecaptureToGraph_v13030_ptsz
+            fn(hStream: CUstream, mode: CUstreamCaptureMode, hGraph: CUgraph, callbackFunc: CUgraphRecaptureCallback, userData: *mut c_void) => flow::begin_capture;
+        cuStreamEndCapture: PFN_cuStreamEndCapture_v10000, cuStreamEndCapture_ptsz: PFN_cuStreamEndCapture_v10000_ptsz
+            fn(hStream: CUstream, phGraph: *mut CUgraph) => flow::end_capture;
+        cuStreamEndCaptureToCig: PFN_cuStreamEndCaptureToCig_v13010, cuStreamEndCaptureToCig_ptsz: PFN_cuStreamEndCaptureToCig_v13010_ptsz
+            fn(hStream: CUstream) => flow::end_capture;
+
         // The size of the GPU that the tenant sees.
         cuMemGetInfo: PFN_cuMemGetInfo_v2000
             fn(free: *mut c_uint, total: *mut c_uint) => info::mem_get_info_v1;
@@ -298,7 +500,7 @@ calls! {
         cuMemPoolGetAttribute: PFN_cuMemPoolGetAttribute_v11020;
         cuMemPoolSetAttribute: PFN_cuMemPoolSetAttribute_v11020;
         cuThreadExchangeStreamCaptureMode: PFN_cuThreadExchangeStreamCaptureMode_v10010;
-        cuStreamSynchronize: PFN_cuStreamSynchronize_v2000;
+        cuPointerGetAttribute: PFN_cuPointerGetAttribute_v4000;
         cuStreamDestroy_v2: PFN_cuStreamDestroy_v4000;
         cuStreamIsCapturing: PFN_cuStreamIsCapturing_v10000;
         cuStreamGetCtx: PFN_cuStreamGetCtx_v9020;

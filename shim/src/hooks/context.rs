@@ -83,6 +83,7 @@ fn ended(gone: Option<Gone>) {
     {
         // Another context can have the same addresses for other kernels.
         account.process.functions.forget();
+        account.process.limiter.end_context(gone.number);
         let blocks = account.process.blocks.remove_context(gone.number);
         account.process.handles.remove_context(gone.number, let_go);
         account.end_context(blocks * BLOCK_BYTES);

@@ -10,15 +10,17 @@ use cuota_abi::cuda::{
     CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEM_ALLOC_NODE_PARAMS, CUdevice,
     CUfunction, CUgraph, CUgraphExec, CUgraphInstantiate_flags, CUgraphNode, CUgraphNodeType, CUresult,
 };
+use cuota_governor::batch::Unit;
+use cuota_governor::cost::Key;
 use cuota_governor::physical;
 use cuota_governor::quota::UNLIMITED;
 use cuota_region::ledger::Refusal;
 
+use super::flow::capped;
 use super::{REFUSED, device_at, launch as first_launch};
 use crate::hooks_table::{cuGraphExecDestroy, real};
 use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
-use crate::process::device::Device;
 use crate::process::driver;
 use crate::process::handles::{Kind, Owner};
 use crate::process::pools::Change;
@@ -31,6 +33,9 @@ const UPLOAD: c_ulonglong = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLA
 
 /// What an executable graph takes by itself, bytes: of one kernel, 0.111 MiB on an H100 with driver 580 (10,000 of them: 1,114 MiB).
 const EXECUTABLE_BYTES: u64 = 128 << 10;
+
+/// The note of a function that does what the graph says.
+const LAUNCH: usize = 1;
 
 /// How deep graphs in graphs are looked into: what allocates further down cannot be told.
 const DEPTH: u32 = 16;
@@ -206,6 +211,7 @@ unsafe fn instantiate(
         // SAFETY: the driver has written the handle.
         account.process.handles.add(unsafe { *executable }.addr() as u64, bytes, owner);
         of_memory.device.allocating_graphs.fetch_add(1, Ordering::Relaxed);
+        account.process.allocating_graphs.store(1, Ordering::Relaxed);
     }
     status
 }
@@ -217,7 +223,7 @@ fn taking(executable: CUgraphExec, call: &dyn Fn() -> CUresult) -> CUresult {
         Standing::Unmanaged => return call(),
         Standing::Closed => return REFUSED,
     };
-    if !process.devices.iter().any(Device::uses_graph_memory) {
+    if process.allocating_graphs.load(Ordering::Relaxed) == 0 {
         return call();
     }
     let place = process.handles.find(executable.addr() as u64);
@@ -297,9 +303,11 @@ pub(crate) unsafe extern "C" fn instantiate_with_params(call: &Call) -> CUresult
 
 /// `cuGraphLaunch` and `cuGraphUpload`.
 pub(crate) unsafe extern "C" fn launch(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let executable: CUgraphExec = unsafe { call.argument(0) };
-    taking(executable, &|| call.make())
+    let take = || taking(call.pointer(0), &|| call.make());
+    let Some(process) = capped().filter(|_| call.note() == LAUNCH) else { return take() };
+    // Of a graph that was changed, as of one whose kernels were: its cost follows what its launches take.
+    let unit = Unit { key: Key { function: call.word(0), shape: 0 }, continues_chain: false };
+    process.limiter.around(process, call.stream(1), &unit, &take)
 }
 
 /// `cuGraphExecDestroy`: its memory stays in the driver's reserve.

@@ -6,6 +6,8 @@
 
 pub(crate) mod array;
 pub(crate) mod context;
+pub(crate) mod copy;
+pub(crate) mod flow;
 pub(crate) mod graph;
 pub(crate) mod info;
 pub(crate) mod launch;

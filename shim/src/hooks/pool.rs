@@ -7,7 +7,9 @@ use cuota_governor::physical;
 use cuota_region::ledger::{Refusal, Reservation};
 
 use super::{REFUSED, device_at, plain};
-use crate::hooks_table::{cuDeviceGetDefaultMemPool, cuDeviceGetMemPool, cuMemFreeAsync, real};
+use crate::hooks_table::{
+    cuDeviceGetDefaultMemPool, cuDeviceGetMemPool, cuMemFreeAsync, cuStreamSynchronize,
+};
 use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::pools::{self, Change, Pool};
@@ -93,7 +95,7 @@ fn take_back(account: &Account, pointer: *mut CUdeviceptr, bytes: u64, stream: C
         unsafe { free(*pointer, stream) };
     }
     // The pool gives back only what the stream has passed. A capturing stream never grows a pool, so this is none.
-    if let Some(synchronize) = real::cuStreamSynchronize.get() {
+    if let Some(synchronize) = cuStreamSynchronize::REAL.get() {
         // SAFETY: the program's stream.
         driver::outside_captures(|| unsafe { synchronize(stream) });
     }

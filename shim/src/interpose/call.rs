@@ -58,6 +58,12 @@ impl Call {
         CUresult(unsafe { arch::make(self) })
     }
 
+    /// Which function of the driver it is.
+    #[inline(always)]
+    pub(crate) fn function(&self) -> u64 {
+        self.real.addr() as u64
+    }
+
     /// What the line in the table says of this function.
     #[inline(always)]
     pub(crate) fn note(&self) -> usize {

@@ -34,7 +34,7 @@ pub(crate) struct Limiter {
     /// When a batch of the process last ended, ns.
     progress_ns: AtomicU64,
     /// Captures that live.
-    captures: AtomicU32,
+    pub(crate) captures: AtomicU32,
     gpus: [Gpu; DEVICES],
     streams: Streams,
     /// By context's number.

@@ -1,6 +1,7 @@
 //! Batches: closed by an event, settled when they have ended.
 
 use core::sync::atomic::Ordering;
+use cuota_abi::cuda::CUstream;
 use cuota_governor::batch::{Close, Measured, QUIET_NS};
 use cuota_region::sys;
 
@@ -93,8 +94,36 @@ impl Limiter {
         }
     }
 
+    /// Closes the open batch of the stream that the calling thread means.
+    #[inline(never)]
+    pub(crate) fn close_stream(&self, process: &'static Process, handle: CUstream, why: Close) {
+        let Some(stream) = self.streams.known(process, handle).filter(|stream| stream.batches() != 0) else {
+            return;
+        };
+        if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.books()) {
+            self.close(&on, stream, &mut books, why);
+        }
+    }
+
+    /// Before a stream is destroyed.
+    pub(crate) fn end_stream(&self, process: &'static Process, handle: CUstream) {
+        self.close_stream(process, handle, Close::End);
+        self.streams.end(handle);
+        self.reap(process);
+        self.streams.sweep();
+    }
+
+    /// After a context has gone, with its streams and events.
+    pub(crate) fn end_context(&self, context: u8) {
+        self.streams.end_context(context);
+        if let Some(mut line) = self.timelines.get(usize::from(context)).and_then(|line| line.take()) {
+            line.clear();
+        }
+    }
+
     /// Closes the open batches of all streams, but for those that another thread is at.
-    pub(super) fn close_all(&self, process: &'static Process, why: Close) {
+    #[inline(never)]
+    pub(crate) fn close_all(&self, process: &'static Process, why: Close) {
         for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
             if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
                 self.close(&on, stream, &mut books, why);

@@ -248,6 +248,14 @@ fn key(handle: u64, context: u8, thread: u64) -> u64 {
     }
 }
 
+/// Which stream the calling thread means by a handle: its key; its handle and thread; its context, where that is part of the key.
+fn meant(process: &Process, handle: CUstream) -> (u64, [u64; 2], u8) {
+    let handle = (handle.addr() as u64).max(LEGACY);
+    let thread = if handle == PER_THREAD { arch::thread_pointer() } else { 0 };
+    let context = if handle <= PER_THREAD { process.contexts.current() } else { 0 };
+    (key(handle, context, thread), [handle, thread], context)
+}
+
 impl Streams {
     fn in_use(&self) -> usize {
         (self.high_water.load(Ordering::Acquire) as usize).min(STREAMS)
@@ -264,15 +272,18 @@ impl Streams {
         Some((self.keys.get(at)?, self.places.get(at)?))
     }
 
+    /// The stream with this handle, as the calling thread means it, if it was seen before.
+    pub(super) fn known(&self, process: &Process, handle: CUstream) -> Option<&Stream> {
+        let (key, ..) = meant(process, handle);
+        self.with_key(key).map(|(_, stream)| stream)
+    }
+
     /// The stream with this handle, as the calling thread means it. `None`: there is no place for it, or its context cannot be told.
     pub(super) fn find(&self, process: &Process, handle: CUstream) -> Option<&Stream> {
-        let handle = (handle.addr() as u64).max(LEGACY);
-        let thread = if handle == PER_THREAD { arch::thread_pointer() } else { 0 };
-        let context = if handle <= PER_THREAD { process.contexts.current() } else { 0 };
-        let key = key(handle, context, thread);
+        let (key, place, context) = meant(process, handle);
         match self.with_key(key) {
             Some((_, stream)) => Some(stream),
-            None => self.settle(process, key, [handle, thread], context),
+            None => self.settle(process, key, place, context),
         }
     }
 

@@ -66,6 +66,8 @@ pub(crate) struct Process {
     pub(crate) pins: Pins,
     pub(crate) functions: Functions,
     pub(crate) limiter: Limiter,
+    /// 1 once an executable graph allocates: a launch looks at this one word.
+    pub(crate) allocating_graphs: AtomicU32,
 }
 
 // SAFETY: the cells are written by the one thread that holds JOINING, before the release store that lets others read

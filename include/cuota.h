@@ -183,7 +183,9 @@ struct CUOTA_ALIGNED(64) cuota_tenant_line {
   uint64_t overhead;
   // Allocations refused.
   uint64_t refused;
-  uint64_t reserved[4];
+  // Of what is booked, bytes of memory pools, if others can open them: these may outlive the process.
+  uint64_t pools;
+  uint64_t reserved[3];
 };
 
 // Memory that a process holds and that others may hold too: each of them books it, and all but one of them in vain.

@@ -96,17 +96,19 @@ fn lives_after_all(tenant: Tenant, number: usize, place: &Place) -> bool {
 /// free.
 #[inline(never)]
 pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_ns: u64) -> bool {
-    let is_over = hold_is_over(place, life, now_ns)
-        && !lives_after_all(tenant, number, place)
-        && !lives_on(tenant, number, place, now_ns);
+    let is_over = hold_is_over(place, life, now_ns) && !lives_after_all(tenant, number, place);
+    let lives_on = is_over && lives_on(tenant, number, place, now_ns);
     // Read first: once its lines have ended, the place may be another's.
     let pid = place.pid.load(Ordering::Relaxed);
     let lines = tenant.0.books.iter().filter_map(|book| book.get(number)).enumerate();
     let mut left = false;
     let mut closed = 0_u64;
     for (gpu, line) in lines.filter(|(_, line)| is_of(line, life)) {
+        if lives_on {
+            closed = closed.saturating_add(keep_pools(line, life));
+        }
         let booked = word::booked_bytes(line);
-        if is_over || booked == 0 {
+        if is_over && !lives_on || booked == 0 {
             closed = closed.saturating_add(end_line(tenant, number, gpu, line, life));
         } else {
             // If it lives after all, because its program has closed the live file's descriptor, it finds itself evicted at its next
@@ -122,6 +124,13 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
     // Of two who are here at once, one frees the place; and one that has been taken since has another life.
     let _ = place.life.compare_exchange(life, life & !ALIVE, Ordering::AcqRel, Ordering::Relaxed);
     place.life.load(Ordering::Acquire) == life & !ALIVE
+}
+
+/// Takes out of a dead process's line all but what its pools hold; how many bytes.
+fn keep_pools(line: &Line, life: u64) -> u64 {
+    let (before, pools) = (word::booked_bytes(line), line.pools.load(Ordering::Relaxed));
+    let shrank = word::shrink(line, life, word::units(pools));
+    if shrank { before.saturating_sub(pools) } else { 0 }
 }
 
 fn log(tenant: Tenant, pid: u32, booked: u64) {
@@ -195,9 +204,9 @@ impl Member {
         is_dead && bury(self.tenant, number, place, life, now_ns)
     }
 
-    /// Calls `each` with the dead whose memory on `gpu` is still booked: place, life and line.
+    /// Calls `each` with the dead whose memory on `gpu` is still booked.
     #[inline(never)]
-    fn each_dead(&self, gpu: GpuIndex, each: &mut dyn FnMut(usize, &Place, u64, &Line)) {
+    fn each_dead(&self, gpu: GpuIndex, each: &mut dyn FnMut(Dead<'_>)) {
         let Some(book) = self.tenant.0.books.get(gpu.0) else { return };
         let places = self.tenant.0.places.iter().zip(book).enumerate().take(self.tenant.places_in_use());
         for (number, (place, line)) in places {
@@ -205,19 +214,22 @@ impl Member {
             let is_held = life & ALIVE != 0
                 && is_of(line, life)
                 && found_dead_ms(place, life).is_some()
-                && !lives_after_all(self.tenant, number, place)
-                && !lives_on(self.tenant, number, place, sync::monotonic_ns());
+                && !lives_after_all(self.tenant, number, place);
             if is_held {
-                each(number, place, life, line);
+                let lives_on = lives_on(self.tenant, number, place, sync::monotonic_ns());
+                each(Dead { number, place, life, line, lives_on });
             }
         }
     }
 
-    /// Bytes on `gpu` that are booked for processes that were found dead.
+    /// Bytes on `gpu` that are booked for processes that were found dead, and will be given back.
     #[must_use]
     pub fn held_for_the_dead(&self, gpu: GpuIndex) -> u64 {
         let mut held = 0_u64;
-        self.each_dead(gpu, &mut |_, _, _, line| held = held.saturating_add(word::booked_bytes(line)));
+        self.each_dead(gpu, &mut |dead| {
+            let kept = if dead.lives_on { dead.line.pools.load(Ordering::Relaxed) } else { 0 };
+            held = held.saturating_add(word::booked_bytes(dead.line).saturating_sub(kept));
+        });
         held
     }
 
@@ -227,10 +239,17 @@ impl Member {
         let own = self.tenant.0.places.get(self.place);
         let here = own.map_or(0, |place| place.pid_namespace.load(Ordering::Relaxed));
         let mut closed = 0;
-        self.each_dead(gpu, &mut |number, place, life, line| {
+        self.each_dead(gpu, &mut |Dead { number, place, life, line, lives_on }| {
             let pid = place.pid.load(Ordering::Relaxed);
             let is_near = here != 0 && place.pid_namespace.load(Ordering::Relaxed) == here;
-            if is_near && is_gone(pid) {
+            if !is_near || !is_gone(pid) {
+                return;
+            }
+            if lives_on {
+                let freed = keep_pools(line, life);
+                log(self.tenant, pid, freed);
+                closed += usize::from(freed != 0);
+            } else {
                 log(self.tenant, pid, end_line(self.tenant, number, gpu.0, line, life));
                 bury(self.tenant, number, place, life, sync::monotonic_ns());
                 closed += 1;
@@ -238,6 +257,16 @@ impl Member {
         });
         closed
     }
+}
+
+/// A dead process whose memory on a GPU is still booked.
+struct Dead<'a> {
+    number: usize,
+    place: &'a Place,
+    life: u64,
+    line: &'a Line,
+    /// Whether its pools stay.
+    lives_on: bool,
 }
 
 #[cfg(all(test, not(loom)))]
@@ -314,16 +343,28 @@ mod tests {
 
     #[test]
     fn exported_pools_of_the_dead_stay_booked_as_long_as_anybody_has_a_pool_open() {
+        [false, true].map(pools_live_on);
+    }
+
+    fn pools_live_on(by_driver: bool) {
         let bench = Bench::new();
         let (dead, books, gpu) = two(&bench, 77);
         let heir = books.member();
         dead.note_pools(true, 0);
+        Books::open(dead, gpu).unwrap().note_pools(32 * MIB);
         assert!(heir.exports_pools());
         heir.note_pools(false, 1);
-        assert!(!bury_at(dead, 5 * MS) && !bury_at(dead, HOLD_NS + 5 * MS));
+        assert!(!bury_at(dead, 5 * MS));
+        assert_eq!(books.tenant_usage().booked, 77 * MIB);
+        assert_eq!(heir.held_for_the_dead(gpu), 45 * MIB);
+        if by_driver {
+            assert_eq!(heir.close_books_of_gone(gpu, |_| true), 1);
+        } else {
+            assert!(!bury_at(dead, HOLD_NS + 5 * MS));
+        }
+        assert_eq!(books.tenant_usage().booked, 32 * MIB, "the rest has gone");
         assert_eq!(heir.close_books_of_gone(gpu, |_| true), 0);
         assert_eq!(heir.held_for_the_dead(gpu), 0, "nothing to wait for");
-        assert_eq!(books.tenant_usage().booked, 77 * MIB);
         heir.note_pools(false, 0);
         assert!(bury_at(dead, HOLD_NS + 5 * MS));
         assert_eq!(books.tenant_usage().booked, 0);
@@ -337,6 +378,7 @@ mod tests {
         let other = books.member();
         books.book(MIB);
         for member in [one, other] {
+            Books::open(member, GpuIndex(0)).unwrap().note_pools(MIB);
             member.note_pools(true, 1);
             // This process lives, and would be told from the dead by this.
             member.tenant.0.places[member.place].started.store(0, Ordering::Relaxed);

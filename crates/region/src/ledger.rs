@@ -239,6 +239,11 @@ impl Books {
         self.own.overhead.store(bytes, Ordering::Relaxed);
     }
 
+    /// Notes how much of what is booked is of memory pools that others can open, bytes.
+    pub fn note_pools(&self, bytes: u64) {
+        self.own.pools.store(bytes, Ordering::Relaxed);
+    }
+
     /// Counts a refused allocation.
     pub fn note_refusal(&self) {
         self.own.refused.fetch_add(1, Ordering::Relaxed);

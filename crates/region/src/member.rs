@@ -94,7 +94,7 @@ impl Member {
             // Not counted while it is cleared: the life that it had has ended.
             line.life.store(0, Ordering::SeqCst);
             word::begin(line, life);
-            for counter in [&line.overhead, &line.refused] {
+            for counter in [&line.overhead, &line.refused, &line.pools] {
                 counter.store(0, Ordering::Relaxed);
             }
             line.life.store(life, Ordering::SeqCst);

@@ -105,7 +105,9 @@ pub(crate) struct Line {
     pub(crate) overhead: AtomicU64,
     /// Allocations refused.
     pub(crate) refused: AtomicU64,
-    reserved: [AtomicU64; 4],
+    /// Of what is booked, bytes of memory pools, if others can open them: these may outlive the process.
+    pub(crate) pools: AtomicU64,
+    reserved: [AtomicU64; 3],
 }
 
 /// Memory that a process holds and that others may hold too: each of them books it, and all but one of them in vain.
@@ -151,7 +153,7 @@ pub const LAYOUTS: &[crate::abi::Layout] = &[
         life, pid, uid, joined_ns, pid_namespace, died, shares, pools, started, reserved_too),
     crate::abi::layout!(Share as "cuota_tenant_share": key, what),
     crate::abi::layout!(
-        Line as "cuota_tenant_line": life, booked, overhead, refused, reserved
+        Line as "cuota_tenant_line": life, booked, overhead, refused, pools, reserved
     ),
     crate::abi::layout!(File as "cuota_tenant_file": header, summary, gpus, places, books, events, shares),
 ];

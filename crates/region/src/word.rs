@@ -82,6 +82,16 @@ pub(crate) fn subtract(line: &Line, life: u64, booked: u64, pending: u64) {
     });
 }
 
+/// Leaves at most `booked` units in the word of `life`, whose process is dead, and nothing pending. `true`: there was more.
+pub(crate) fn shrink(line: &Line, life: u64, booked: u64) -> bool {
+    let before = line.booked.load(Ordering::Acquire);
+    let (had, pending) = (before >> FIELD_BITS & FIELD, before & FIELD);
+    let left = mark(life) | had.min(booked) << FIELD_BITS;
+    (had > booked || pending != 0)
+        && is_of(before, life)
+        && line.booked.compare_exchange(before, left, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+}
+
 #[inline]
 fn change(line: &Line, life: u64, new: impl Fn(u64) -> u64) -> bool {
     let mut word = line.booked.load(Ordering::Acquire);

@@ -80,6 +80,7 @@ unsafe fn allocate(
             account.commit(reservation, worst)
         }
     };
+    account.note_pools();
     if status != OK || fits {
         return status;
     }

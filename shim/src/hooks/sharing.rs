@@ -463,9 +463,15 @@ pub(crate) unsafe extern "C" fn destroy_external(call: &Call) -> CUresult {
 
 /// `cuMemPoolExportToShareableHandle`: from here on the pool may live on after this process.
 pub(crate) unsafe extern "C" fn export_pool(call: &Call) -> CUresult {
+    // SAFETY: the argument's type.
+    let pool: CUmemoryPool = unsafe { call.argument(1) };
     if let Standing::Managed(process) = process::standing() {
         let (exports, open) = process.pools.export();
         process.member().note_pools(exports, open);
+        let device = process.pools.device_of(pool).unwrap_or(pools::HOST);
+        if let Booking::On(account) = account::on_device(device.cast_signed()) {
+            account.note_pools();
+        }
     }
     call.make()
 }

@@ -406,9 +406,10 @@ impl Account {
         let pools = &self.process.pools;
         let graphs = self.update_graphs();
         // All of them: what is held must be right as a whole.
-        let pools = pools.are_used()
+        let shrank = pools.are_used()
             && pools.of_device(self.ordinal).filter(|pool| self.update_pool(pool)).count() != 0;
-        graphs || pools
+        self.note_pools();
+        graphs || shrank
     }
 
     /// Books what graphs that allocate really hold now. `true`: it is less than was booked.
@@ -440,6 +441,16 @@ impl Account {
         let held = self.process.pools.remove(handle).map_or(0, |(_, held)| held);
         self.release(held);
         held != 0
+    }
+
+    /// Notes what the pools of this device hold, where others can open them.
+    #[inline(never)]
+    pub(crate) fn note_pools(&self) {
+        let pools = &self.process.pools;
+        if pools.shared().0 {
+            let held = pools.of_device(self.ordinal).map(Pool::booked).fold(0, u64::saturating_add);
+            self.books().note_pools(held);
+        }
     }
 
     /// Books a pool's change. `true`: it shrank.

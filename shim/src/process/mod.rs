@@ -246,6 +246,11 @@ impl Process {
         let brought = brought.sum();
         let (exports, open) = self.pools.shared();
         member.note_pools(exports, open);
+        for ordinal in (0..).take(self.devices.len()) {
+            if let Some(account) = account::Account::open(self, ordinal) {
+                account.note_pools();
+            }
+        }
         // Not before: what is held must be booked at each moment.
         lost.leave();
         member.tenant().events().add(sys::process_id(), Event::Rejoined { booked: brought });

@@ -198,6 +198,11 @@ impl Pool {
         driver::pool_bytes(self.handle(), attribute)
     }
 
+    /// Bytes that are booked for it.
+    pub(crate) fn booked(&self) -> u64 {
+        self.held.0.load(Ordering::Relaxed)
+    }
+
     /// Brings the books up to what the driver says; see [`Held::update`].
     pub(crate) fn update(&self) -> Option<Change> {
         self.held.update(|| self.reserved())

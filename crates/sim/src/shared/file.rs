@@ -121,13 +121,12 @@ impl SharedDevice {
             libc::pthread_mutexattr_setpshared(&raw mut attributes, libc::PTHREAD_PROCESS_SHARED);
             libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST);
             libc::pthread_mutex_init(layout.mutex.get(), &raw const attributes);
-            layout.guarded.get().write(Guarded {
-                ledger: Ledger::new(config.memory_of(self.ordinal)),
-                turns: Turns::default(),
-                window_start_ns: now_ns(),
-                window_occupied_ns: 0,
-                window_percent: 0,
-            });
+            // In place, as a program's stack may be small: zeros are what an empty ledger is made of.
+            let guarded = layout.guarded.get();
+            guarded.write_bytes(0, 1);
+            (*guarded).ledger.set_memory(config.memory_of(self.ordinal));
+            (&raw mut (*guarded).turns).write(Turns::default());
+            (*guarded).window_start_ns = now_ns();
         }
         layout.magic.store(MAGIC, Ordering::Release);
     }
@@ -323,9 +322,7 @@ impl State<'_> {
         let unused = self.reap().ledger.slots.iter().all(|s| s.pid == 0);
         if unused && config.is_memory_set {
             // Memory that a descriptor holds outlives its processes.
-            let objects = self.ledger.objects;
-            *self.ledger = Ledger::new(config.memory_of(self.device.ordinal));
-            self.ledger.objects = objects;
+            self.ledger.set_memory(config.memory_of(self.device.ordinal));
         }
     }
 }

@@ -60,8 +60,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(memory_bytes: u64) -> Self {
+    #[cfg(test)]
+    fn new(memory_bytes: u64) -> Self {
         Self { memory_bytes, slots: [Slot::default(); SLOTS], objects: Objects::new() }
+    }
+
+    /// Makes it that of a device with so much memory. No process has a slot.
+    pub(super) fn set_memory(&mut self, memory_bytes: u64) {
+        self.memory_bytes = memory_bytes;
     }
 
     /// Takes the first free slot for a process; `None` when all are taken.

@@ -48,6 +48,7 @@ pub struct Objects {
 }
 
 impl Objects {
+    #[cfg(test)]
     pub(super) fn new() -> Self {
         Self { last_id: 0, all: [Object::default(); OBJECTS], pools: [SharedPool::default(); POOLS] }
     }

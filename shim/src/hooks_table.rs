@@ -504,6 +504,7 @@ calls! {
         cuStreamDestroy_v2: PFN_cuStreamDestroy_v4000;
         cuStreamIsCapturing: PFN_cuStreamIsCapturing_v10000;
         cuStreamGetCtx: PFN_cuStreamGetCtx_v9020;
+        cuCtxSetCurrent: PFN_cuCtxSetCurrent_v4000;
         cuEventCreate: PFN_cuEventCreate_v2000;
         cuEventRecord: PFN_cuEventRecord_v2000;
         cuEventQuery: PFN_cuEventQuery_v2000;

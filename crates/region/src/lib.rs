@@ -45,5 +45,8 @@ pub const DEFAULT_DIR: &str = "/dev/shm/cuota";
 /// The environment variable that names the directory.
 pub const DIR_VARIABLE: &str = "CUOTA_DIR";
 
+/// The environment variable that, at `off`, keeps the limiter from having a thread.
+pub const HELPER_VARIABLE: &str = "CUOTA_HELPER";
+
 /// The environment variable that names the tenant.
 pub const TENANT_VARIABLE: &str = "CUOTA_TENANT";

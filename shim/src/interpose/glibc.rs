@@ -80,6 +80,13 @@ fn resolve() -> Option<*mut c_void> {
     })
 }
 
+/// A function of libc, or of libpthread, where that is a library of its own (before glibc 2.34).
+pub(crate) fn function(name: &[u8]) -> Option<*mut c_void> {
+    let in_library = |soname| Some(image_of_start(soname)?.function(Name::of(name)));
+    let found = |soname| in_library(soname).filter(|address| !address.is_null());
+    found(c"libc.so.6").or_else(|| found(c"libpthread.so.0"))
+}
+
 fn image_of_start(soname: &CStr) -> Option<Image> {
     // SAFETY: an object that the process was started with is never unloaded.
     LinkMap::of_start(soname).and_then(|object| unsafe { object.image() })

@@ -145,6 +145,7 @@ impl Limiter {
         if books.boundary.is_none() && books.batch.is_empty() {
             books.boundary = self.record(on.process, stream);
         }
+        self.helper.call();
         books.batch.book(booked_ns);
         books.batch.add(unit, estimate);
         books.unknown |= !estimate.is_learned();

@@ -5,12 +5,14 @@
 //! - [`timeline`]: a context's boundary events.
 //! - [`gate`]: a launch goes now, or waits.
 //! - [`sensor`]: batches are closed, and settled when they have ended.
+//! - [`helper`]: the thread that does it where the program does not come by.
 //! - [`lock`]: nobody waits for anybody for long.
 //!
 //! No lock is held while a launch waits or is in the driver, and none is waited for without end.
 
 mod caps;
 pub(crate) mod gate;
+mod helper;
 mod lock;
 mod sensor;
 pub(crate) mod stream;
@@ -19,6 +21,7 @@ mod timeline;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use self::caps::Gpu;
+use self::helper::Helper;
 use self::lock::Lock;
 use self::stream::Streams;
 use self::timeline::Timeline;
@@ -35,6 +38,7 @@ pub(crate) struct Limiter {
     progress_ns: AtomicU64,
     /// Captures that live.
     pub(crate) captures: AtomicU32,
+    helper: Helper,
     gpus: [Gpu; DEVICES],
     streams: Streams,
     /// By context's number.

@@ -2,11 +2,12 @@
 
 use core::sync::atomic::Ordering;
 use cuota_abi::cuda::CUstream;
-use cuota_governor::batch::{Close, Measured, QUIET_NS};
+use cuota_governor::batch::{Close, Measured};
 use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
+use super::helper::ROUND_NS;
 use super::stream::{Books, Closed, Stream};
 use super::timeline::{self, End, Mark};
 use crate::process::Process;
@@ -173,7 +174,7 @@ impl Limiter {
             covered_ns,
             exclusive: on.is_exclusive(),
             // The helper has seen no unit for one to two of its rounds.
-            late_ns: if closed.late { 2 * QUIET_NS } else { 0 },
+            late_ns: if closed.late { 2 * ROUND_NS } else { 0 },
         };
         let settled = closed.batch.settle(measured, on.gpu.concurrency());
         closed.batch.teach(measured, &on.gpu.costs());

@@ -83,6 +83,13 @@ impl Contexts {
         (self.live.load(Ordering::Acquire) == 1).then(|| self.sole.load(Ordering::Relaxed).to_le_bytes()[0])
     }
 
+    /// The context with this number.
+    pub(crate) fn handle_of(&self, number: u8) -> Option<CUcontext> {
+        let handle = self.entries.get(usize::from(number).checked_sub(1)?)?.handle.load(Ordering::Acquire);
+        let handle: CUcontext = core::ptr::with_exposed_provenance_mut(usize::try_from(handle).ok()?);
+        (!handle.is_null()).then_some(handle)
+    }
+
     /// The number of a context that we saw being made.
     pub(crate) fn number_of(&self, context: CUcontext) -> Option<u8> {
         let same = |entry: &Entry| entry.handle.load(Ordering::Acquire) == key(context);

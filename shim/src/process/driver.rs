@@ -57,6 +57,12 @@ pub(crate) fn current_context() -> Option<CUcontext> {
         .filter(|context| !context.is_null())
 }
 
+/// Makes a context current to the calling thread, which is ours.
+pub(crate) fn set_current(context: CUcontext) -> bool {
+    // SAFETY: a handle that is none any more is an error.
+    succeeded(real::cuCtxSetCurrent.get().map(|call| unsafe { call(context) }))
+}
+
 /// Whether a device's primary context exists.
 pub(crate) fn primary_is_active(device: CUdevice) -> bool {
     let (mut flags, mut active) = (0, 0);

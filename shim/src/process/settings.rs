@@ -11,7 +11,7 @@ use cuota_region::header::Unusable;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
 use cuota_region::sys::{self, Errno};
-use cuota_region::{DEFAULT_DIR, DIR_VARIABLE, TENANT_VARIABLE};
+use cuota_region::{DEFAULT_DIR, DIR_VARIABLE, HELPER_VARIABLE, TENANT_VARIABLE};
 
 /// A value of an environment variable, copied.
 struct Value<const N: usize> {
@@ -38,6 +38,7 @@ impl<const N: usize> Value<N> {
 struct Values {
     directory: Value<512>,
     tenant: Value<64>,
+    helper: Value<8>,
 }
 
 struct Cell {
@@ -54,7 +55,11 @@ const FULL: u32 = 2;
 
 static CELL: Cell = Cell {
     state: AtomicU32::new(EMPTY),
-    values: UnsafeCell::new(Values { directory: Value::none(), tenant: Value::none() }),
+    values: UnsafeCell::new(Values {
+        directory: Value::none(),
+        tenant: Value::none(),
+        helper: Value::none(),
+    }),
 };
 
 /// The settings of this process.
@@ -96,6 +101,11 @@ impl Settings {
         Some((named, true))
     }
 
+    /// Whether the limiter may have a thread. Tests show that nothing rests on it.
+    pub(crate) fn has_helper(self) -> bool {
+        self.0.and_then(|values| values.helper.get()) != Some(b"off")
+    }
+
     /// The tenant that this process belongs to. A name that is none belongs to the default tenant: it must not be a
     /// way out.
     pub(crate) fn tenant(self) -> TenantName {
@@ -130,6 +140,10 @@ unsafe fn copy_environment(mut entry: *const *const c_char, values: &mut Values)
                 && values.tenant.get().is_none()
             {
                 values.tenant.set(value);
+            } else if let Some(value) = value_of(text, HELPER_VARIABLE)
+                && values.helper.get().is_none()
+            {
+                values.helper.set(value);
             }
         }
         // SAFETY: not yet at the null that ends the array.

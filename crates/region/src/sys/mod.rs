@@ -393,6 +393,30 @@ pub fn user_id() -> u32 {
     uid.ok().and_then(|uid| u32::try_from(uid).ok()).unwrap_or(u32::MAX)
 }
 
+/// Blocks all signals in the calling thread but the two that glibc needs to reach every thread (32, to cancel, and 33, for `setuid`);
+/// what was blocked before.
+#[must_use]
+pub fn block_signals() -> u64 {
+    change_signals(libc::SIG_SETMASK, !(3 << 31))
+}
+
+/// Sets which signals are blocked in the calling thread.
+pub fn set_signals(mask: u64) {
+    change_signals(libc::SIG_SETMASK, mask);
+}
+
+fn change_signals(how: i32, mask: u64) -> u64 {
+    let mut before = 0_u64;
+    // SAFETY: the kernel's set is one word here: it reads one and fills one.
+    let _ = unsafe {
+        call(
+            libc::SYS_rt_sigprocmask,
+            [int(how), &raw const mask as usize, &raw mut before as usize, size_of::<u64>(), 0, 0],
+        )
+    };
+    before
+}
+
 /// Lets another thread run.
 pub fn yield_now() {
     // SAFETY: takes nothing, cannot fail.

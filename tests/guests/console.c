@@ -104,6 +104,14 @@ static any_fn find_in(const char *way, char *name) {
     if (strcmp(way, "next") == 0) return (any_fn)dlsym(RTLD_NEXT, name);
     if (strcmp(way, "dlvsym") == 0) return (any_fn)dlvsym(driver, name, "libcuda.so.1");
     if (strcmp(way, "proc") == 0 || strcmp(way, "proc2") == 0) return find_by_driver(driver, way[4] == '2', name);
+    if (strcmp(way, "runtime") == 0) {
+        static void *runtime;
+        const char *path = getenv("CUOTA_CUDART");
+        if (!runtime && path) runtime = dlopen(path, RTLD_NOW);
+        if (!runtime) runtime = dlopen("libcudart.so.13", RTLD_NOW);
+        if (!runtime) runtime = dlopen("libcudart.so.12", RTLD_NOW);
+        return runtime ? (any_fn)dlsym(runtime, name) : NULL;
+    }
     if (strcmp(way, "namespace") == 0) {
         static void *other;
         if (!other) other = dlmopen(LM_ID_NEWLM, "libcuda.so.1", RTLD_NOW);

@@ -90,6 +90,13 @@ pub fn software_gpu() -> &'static Path {
     &FOLDER
 }
 
+/// NVIDIA's CUDA runtime: the library that `CUOTA_CUDART` names, or the one that `tests/fetch-cudart` fetched; `None` where there is
+/// neither.
+pub fn cudart() -> Option<PathBuf> {
+    let named = env::var_os("CUOTA_CUDART").map(PathBuf::from);
+    named.or_else(|| Some(TARGET.join("cudart/libcudart.so.13")).filter(|path| path.exists()))
+}
+
 /// Runs cargo on the workspace, with the target directory of the running test.
 fn cargo(arguments: &[&str]) {
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))

@@ -66,7 +66,7 @@ impl<'a> Attempt<'a> {
         let mut this = Self {
             machine,
             column,
-            console: program.with_old_forms().start_with_context(),
+            console: prepared(program).start_with_context(),
             observer,
             base,
             reserve: None,
@@ -83,8 +83,8 @@ impl<'a> Attempt<'a> {
 
     /// Ends the tenant, which is of no more use, and starts it anew.
     pub(crate) fn renew(&mut self) {
-        let fresh = || tenant(self.machine, self.column).with_old_forms();
-        let old = std::mem::replace(&mut self.console, fresh().start());
+        let fresh = prepared(tenant(self.machine, self.column));
+        let old = std::mem::replace(&mut self.console, fresh.start());
         self.kill_other(old);
         self.base = self.observer.nvml_memory().used;
         (self.reserve, self.is_emptied) = (None, false);
@@ -299,7 +299,10 @@ impl<'a> Attempt<'a> {
 
     /// Whether the column finds any function at all.
     pub(crate) fn finds(&mut self) -> bool {
-        self.call("cuCtxGetDevice", &[Out(4)]).status != crate::NOT_THERE
+        match self.call("cuCtxGetDevice", &[Out(4)]).status {
+            crate::NOT_THERE => false,
+            status => status == 0 || !self.column.is_runtime(),
+        }
     }
 
     /// Ends what the row made. `false`: something of it is left, and the tenant is of no more use.
@@ -331,6 +334,15 @@ fn kill(process: Console, observer: &mut Console) {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(APART_MS));
+    }
+}
+
+/// With what the columns and rows need that a machine need not have.
+fn prepared(program: Program) -> Program {
+    let program = program.with_old_forms();
+    match build::cudart() {
+        Some(runtime) => program.with("CUOTA_CUDART", runtime),
+        None => program,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use cuota_tests::coverage;
 
+use crate::runtime;
+
 /// `CU_GET_PROC_ADDRESS_LEGACY_STREAM` and `..._PER_THREAD_DEFAULT_STREAM`.
 const LEGACY: u32 = 1;
 const PER_THREAD: u32 = 2;
@@ -11,6 +13,8 @@ const PER_THREAD: u32 = 2;
 enum Way {
     /// By name, in one of the ways that the console knows.
     Name(&'static str),
+    /// By name in the CUDA runtime, by whose functions for the driver's.
+    Runtime,
     /// By `cuGetProcAddress` (`proc`) or `cuGetProcAddress_v2` (`proc2`), with these flags.
     Driver(&'static str, u32),
 }
@@ -34,7 +38,7 @@ const fn by_driver(head: &'static str, way: &'static str, flags: u32) -> Column 
 }
 
 /// Every column.
-pub(crate) const COLUMNS: [Column; 16] = [
+pub(crate) const COLUMNS: [Column; 17] = [
     by_name("`-lcuda`", "linked", false),
     by_name("`-lcuda` _ptsz", "linked", true),
     by_name("`dlsym`", "dlsym", false),
@@ -51,6 +55,7 @@ pub(crate) const COLUMNS: [Column; 16] = [
     by_driver("`cuGetProcAddress` per thread", "proc", PER_THREAD),
     by_driver("`cuGetProcAddress_v2`", "proc2", LEGACY),
     by_driver("`cuGetProcAddress_v2` per thread", "proc2", PER_THREAD),
+    Column { head: "`libcudart`", way: Way::Runtime, per_thread: false },
 ];
 
 impl Column {
@@ -64,6 +69,11 @@ impl Column {
     pub(crate) fn natively(self) -> Self {
         let way = if self.way == Way::Name("namespace") { Way::Name("dlsym") } else { self.way };
         Self { way, ..self }
+    }
+
+    /// Whether the column calls the CUDA runtime, which a machine need not have, and which the software GPU is not enough for.
+    pub(crate) fn is_runtime(self) -> bool {
+        self.way == Way::Runtime
     }
 
     /// The symbol that this column calls for `symbol`, and whether that is another one than without per-thread streams.
@@ -85,6 +95,7 @@ impl Column {
         let (found, _) = self.symbol(symbol);
         match self.way {
             Way::Name(way) => format!("{way}!{found}"),
+            Way::Runtime => format!("runtime!{}", runtime::function(symbol)),
             Way::Driver(way, flags) => {
                 let function = coverage::function(&found);
                 let function = function.unwrap_or_else(|| panic!("{found} is not in the ledger"));

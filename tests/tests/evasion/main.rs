@@ -9,6 +9,7 @@ mod attempt;
 mod binding;
 mod children;
 mod rows;
+mod runtime;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};

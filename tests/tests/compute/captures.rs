@@ -1,0 +1,67 @@
+//! The capture table: under a cap, a program that captures gets the driver's own answers, call by call.
+
+use cuota_tests::console::Arg::{Is, Out};
+use cuota_tests::console::Console;
+use cuota_tests::machine::Machine;
+
+use crate::{MS, Worker};
+
+/// `CU_STREAM_CAPTURE_MODE_*`: global, of the thread, relaxed.
+const MODES: [u64; 3] = [0, 1, 2];
+
+/// What the driver answers while one stream captures in `mode`: to launches on it, on another stream that is or is not blocking, on the
+/// legacy stream; at the end; and to the graph's launch.
+fn answers(console: Console, mode: u64, captures_blocking: bool) -> Vec<i64> {
+    let mut worker = Worker::on(console, MS / 10);
+    // Known kernels and open batches, on the legacy stream too.
+    worker.launch(30);
+    worker.begin(3, 0);
+    let _ = worker.console.hear();
+    let flag = u64::from(!captures_blocking);
+    let captured = worker.console.call("cuStreamCreate", &[Out(8), Is(flag)]).ok().number(0);
+    let blocking = worker.console.call("cuStreamCreate", &[Out(8), Is(0)]).ok().number(0);
+    worker.begin(3, captured);
+    let _ = worker.console.hear();
+    let mut answers = Vec::new();
+    answers.push(worker.console.call("cuStreamBeginCapture_v2", &[Is(captured), Is(mode)]).status);
+    for stream in [captured, worker.stream, blocking, captured] {
+        for _ in 0..12 {
+            worker.begin(1, stream);
+            answers.push(worker.console.hear().status);
+        }
+    }
+    let ended = worker.console.call("cuStreamEndCapture", &[Is(captured), Out(8)]);
+    answers.push(ended.status);
+    let graph = ended.number(0);
+    let executable = worker.console.call("cuGraphInstantiateWithFlags", &[Out(8), Is(graph), Is(0)]);
+    answers.push(executable.status);
+    for _ in 0..5 {
+        let launched = [Is(executable.number(0)), Is(worker.stream)];
+        answers.push(worker.console.call("cuGraphLaunch", &launched).status);
+    }
+    // A capture that the legacy stream ruins, or not: as the driver says.
+    answers.push(worker.console.call("cuStreamBeginCapture_v2", &[Is(captured), Is(mode)]).status);
+    worker.begin(1, 0);
+    answers.push(worker.console.hear().status);
+    answers.push(worker.console.call("cuStreamEndCapture", &[Is(captured), Out(8)]).status);
+    worker.launch(30);
+    answers.push(worker.console.call("cuCtxSynchronize", &[]).status);
+    worker.console.finish();
+    answers
+}
+
+#[test]
+fn captures_get_the_drivers_own_answers_under_a_cap() {
+    let machine = Machine::new();
+    for mode in MODES {
+        for captures_blocking in [false, true] {
+            let native = answers(machine.native().start_with_context(), mode, captures_blocking);
+            let capped = machine.tenant_with("t", &["--compute", "50%"]).start_with_context();
+            assert_eq!(
+                answers(capped, mode, captures_blocking),
+                native,
+                "mode {mode}, capturing stream blocking: {captures_blocking}"
+            );
+        }
+    }
+}

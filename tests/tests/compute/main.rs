@@ -1,0 +1,105 @@
+//! GPU time under a cap, end to end: programs under `cuota run --compute`, how much they get done, and what the books say.
+//!
+//! On the software GPU, or with `CUOTA_TEST_GPU=1` on the machine's own: see `cuota_tests::machine`. Two noisy processors carry the
+//! software GPU, so what a program gets at least is asked for with a wide margin; that it never gets more is not.
+
+mod captures;
+mod changes;
+mod paths;
+mod processes;
+mod progress;
+mod shares;
+
+use std::os::unix::ffi::OsStrExt;
+
+use cuota_region::name::TenantName;
+use cuota_region::path::Directory;
+use cuota_region::tenant::Tenant;
+use cuota_tests::console::Arg::{At, Is, Out, Text};
+use cuota_tests::console::Console;
+use cuota_tests::machine::Machine;
+
+/// 1 ms in nanoseconds.
+const MS: u64 = 1_000_000;
+
+/// How often something that becomes true by itself is looked at, a millisecond apart.
+const LOOKS: usize = 20_000;
+
+/// PTX of a kernel `spin` that takes so many nanoseconds and all of the GPU; ends with a NUL.
+fn spin(ns: u64) -> Vec<u8> {
+    let text = format!(
+        ".version 7.0\n.target sm_70\n.address_size 64\n// cuota-sim: cost_ns={ns} sms=132\n\
+         .visible .entry spin()\n{{\n .reg .b64 %rd<4>;\n .reg .pred %p<2>;\n mov.u64 %rd1, %globaltimer;\n\
+         add.u64 %rd2, %rd1, {ns};\nLOOP:\n mov.u64 %rd3, %globaltimer;\n setp.lt.u64 %p1, %rd3, %rd2;\n @%p1 bra LOOP;\n\
+         ret;\n}}\n\0"
+    );
+    text.into_bytes()
+}
+
+/// A program that launches a kernel of a known length.
+struct Worker {
+    console: Console,
+    function: u64,
+    stream: u64,
+}
+
+impl Worker {
+    /// A tenant's program under this cap, with a kernel of so many nanoseconds and a stream.
+    #[track_caller]
+    fn start(machine: &Machine, tenant: &str, compute: &str, ns: u64) -> Self {
+        Self::on(machine.tenant_with(tenant, &["--compute", compute]).start_with_context(), ns)
+    }
+
+    #[track_caller]
+    fn on(mut console: Console, ns: u64) -> Self {
+        let code = spin(ns);
+        let module = console.call("cuModuleLoadData", &[Out(8), At(&code)]).ok().number(0);
+        let function =
+            console.call("cuModuleGetFunction", &[Out(8), Is(module), Text("spin")]).ok().number(0);
+        let stream = console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
+        Self { console, function, stream }
+    }
+
+    /// Launches on this stream `count` times, without waiting for the answer.
+    fn begin(&mut self, count: u64, stream: u64) {
+        let (one, none) = (Is(1), Is(0));
+        let function = Is(self.function);
+        let arguments = [function, one, one, one, one, one, one, none, Is(stream), none, none];
+        self.console.start_repeating(count, "cuLaunchKernel", &arguments);
+    }
+
+    /// Launches on its stream `count` times.
+    #[track_caller]
+    fn launch(&mut self, count: u64) {
+        self.begin(count, self.stream);
+        let answer = self.console.hear();
+        assert_eq!((answer.status, answer.number(0)), (0, count));
+    }
+
+    #[track_caller]
+    fn synchronize(&mut self) {
+        let _ = self.console.call("cuStreamSynchronize", &[Is(self.stream)]).ok();
+    }
+}
+
+/// GPU time that a tenant has used, and that its launches have waited, ns.
+fn meter(machine: &Machine, tenant: &str) -> (u64, u64) {
+    let directory = Directory::at(machine.region().as_os_str().as_bytes()).expect("a short path");
+    let name = TenantName::parse(tenant.as_bytes()).expect("a tenant's name");
+    let file = Tenant::open(&directory.tenant(&name).expect("a short path")).expect("the tenant has a file");
+    let (index, _) = file.gpus().next().expect("it has used a GPU");
+    let meter = file.meter(index).expect("the GPU has an index");
+    (meter.used_ns(), meter.throttled_ns())
+}
+
+/// Looks until `is_so`, a bounded number of times.
+#[track_caller]
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..LOOKS {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    panic!("never: {what}");
+}

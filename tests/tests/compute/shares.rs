@@ -1,0 +1,80 @@
+use std::time::Instant;
+
+use cuota_tests::machine::Machine;
+
+use crate::{MS, Worker, meter};
+
+/// What a program that never waits for its kernels gets done in some 1.5 s, in per cent of the time.
+fn share_at(machine: &Machine, tenant: &str, percent: u64, helper: &str) -> f64 {
+    let console = machine
+        .tenant_with(tenant, &["--compute", &format!("{percent}%")])
+        .with("CUOTA_HELPER", helper)
+        .start_with_context();
+    let mut worker = Worker::on(console, MS);
+    // Kernels that are known, and a budget without credit.
+    worker.launch(percent.max(20));
+    worker.synchronize();
+    let (count, begin) = (15 * percent, Instant::now());
+    worker.launch(count);
+    worker.synchronize();
+    let share = 100.0 * count as f64 * MS as f64 / begin.elapsed().as_nanos() as f64;
+    worker.console.finish();
+    share
+}
+
+#[track_caller]
+fn holds(percent: u64, helper: &str) {
+    let machine = Machine::new();
+    let shares: Vec<f64> =
+        (0..3).map(|turn| share_at(&machine, &format!("t{turn}"), percent, helper)).collect();
+    // A quantum of credit is left at most: 20 ms of the cap in 1.5 s.
+    let most = percent as f64 * 1.02 + 0.5;
+    assert!(shares.iter().all(|share| *share <= most), "{shares:?} under a cap of {percent} %");
+    let best = shares.iter().copied().fold(0.0, f64::max);
+    assert!(best >= percent as f64 - 10.0, "{shares:?} under a cap of {percent} %");
+    if percent >= 25 {
+        assert!(best >= percent as f64 * 0.8, "{shares:?} under a cap of {percent} %");
+    }
+}
+
+#[test]
+fn program_gets_half_the_gpu_under_a_cap_of_half() {
+    holds(50, "on");
+}
+
+#[test]
+fn program_gets_a_tenth_and_nine_tenths() {
+    holds(10, "on");
+    holds(90, "on");
+}
+
+#[test]
+fn nothing_rests_on_the_helper() {
+    holds(50, "off");
+}
+
+#[test]
+fn without_a_cap_nothing_is_counted_and_nothing_waits() {
+    let machine = Machine::new();
+    for compute in ["off", "100%"] {
+        let mut worker = Worker::start(&machine, "free", compute, MS);
+        worker.launch(50);
+        worker.synchronize();
+        assert_eq!(meter(&machine, "free"), (0, 0));
+        worker.console.finish();
+    }
+}
+
+#[test]
+fn books_agree_with_the_work_and_the_time_waited() {
+    let machine = Machine::new();
+    let mut worker = Worker::start(&machine, "t", "25%", MS);
+    worker.launch(200);
+    worker.synchronize();
+    // What was in flight is settled by the helper, or by the next look.
+    crate::eventually("what was launched is in the books", || meter(&machine, "t").0 >= 190 * MS);
+    let (used_ns, throttled_ns) = meter(&machine, "t");
+    assert!(used_ns <= 300 * MS, "{used_ns} ns for 200 ms of work");
+    assert!(throttled_ns >= 300 * MS, "{throttled_ns} ns waited for 800 ms");
+    worker.console.finish();
+}

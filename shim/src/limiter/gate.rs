@@ -9,6 +9,8 @@ use cuota_governor::budget::Opening;
 use cuota_governor::cost::Estimate;
 use cuota_governor::lease::{self, Spend};
 
+use cuota_region::sys;
+
 use super::Limiter;
 use super::caps::Ground;
 use super::stream::Stream;
@@ -74,6 +76,7 @@ impl Limiter {
     /// One launch in a batch looks at the clock, at what has ended, and at the budget.
     fn look(&'static self, on: &Ground, stream: &'static Stream, unit: &Unit) -> Entered {
         self.reap(on.process);
+        self.looked_ns.store(sys::coarse_ns(), Ordering::Relaxed);
         let estimate = on.gpu.costs().estimate(unit.key);
         let unit_ns = on.gpu.concurrency().scale(estimate.cost_ns());
         let (budget, look) = on.budget();

@@ -21,6 +21,9 @@ use crate::process::{self, Process, Standing, driver};
 /// Between two rounds, ns. A round takes some 5 µs, so this is half a per cent of a processor while work is in flight.
 pub(super) const ROUND_NS: u64 = 1_000_000;
 
+/// How long after a launch's look the helper leaves what has ended to the next one, ns: the coarse clock ticks each 1 to 10 ms.
+const LOOKED_NS: u64 = 10_000_000;
+
 /// Rounds without anything in flight before it sleeps without a deadline.
 const IDLE_ROUNDS: u32 = 20;
 
@@ -162,7 +165,10 @@ impl Limiter {
 
     /// Settles what has ended, and closes what has been quiet since the last round.
     fn round(&'static self, process: &'static Process, current: &mut u8) {
-        self.reap(process);
+        // Where launches look, they settle.
+        if sys::coarse_ns().saturating_sub(self.looked_ns.load(Ordering::Relaxed)) > LOOKED_NS {
+            self.reap(process);
+        }
         for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
             let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books())
             else {

@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn exported_pools_of_the_dead_stay_booked_as_long_as_anybody_has_a_pool_open() {
-        [false, true].map(pools_live_on);
+        [false, true].into_iter().for_each(pools_live_on);
     }
 
     fn pools_live_on(by_driver: bool) {

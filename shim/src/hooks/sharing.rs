@@ -383,7 +383,7 @@ pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
     let is_descriptor =
         described.type_ == CUexternalMemoryHandleType::CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD;
     // SAFETY: the type says which member of the union is in use.
-    let fd = is_descriptor.then(|| unsafe { described.handle.fd });
+    let fd = is_descriptor.then_some(unsafe { described.handle.fd });
     let found = fd.and_then(|fd| size_behind(fd, account.device.total_bytes()));
     let bytes = described.size.max(found.unwrap_or(0));
     if bytes == 0 {

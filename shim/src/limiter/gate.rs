@@ -44,9 +44,8 @@ impl Limiter {
     /// Lets `unit` through to `stream`, when it is time.
     fn enter(&'static self, process: &'static Process, stream: CUstream, unit: &Unit) -> Entered {
         self.follow_policy(process);
-        let Some(stream) = self.streams.find(process, stream) else { return None };
-        let on = Ground::of(process, stream.device()).filter(|on| on.gpu.cap().binds());
-        let Some(on) = on else { return None };
+        let stream = self.streams.find(process, stream)?;
+        let on = Ground::of(process, stream.device()).filter(|on| on.gpu.cap().binds())?;
         // What goes into a graph is charged when the graph is launched.
         if self.capturing(stream) == Capturing::Yes {
             return None;
@@ -142,7 +141,7 @@ impl Limiter {
         pass: Pass,
     ) -> Entered {
         // Without the books what was booked stays so: it is about what the unit costs.
-        let Some(mut books) = stream.books() else { return None };
+        let mut books = stream.books()?;
         let estimate = on.gpu.costs().estimate(unit.key);
         let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
         if books.boundary.is_none() && books.batch.is_empty() {

@@ -68,35 +68,36 @@ impl Helper {
 
 type Attributes = [u64; 8];
 
-/// The functions of <pthread.h> and <stdlib.h> that are called, found as the loader's are: an import would bind the program to a version
-/// of glibc, and a look-up by `dlsym` would come to our own hook.
+type Init = unsafe extern "C" fn(*mut Attributes) -> c_int;
+type SetStack = unsafe extern "C" fn(*mut Attributes, usize) -> c_int;
+type SetDetached = unsafe extern "C" fn(*mut Attributes, c_int) -> c_int;
+type Body = extern "C" fn(*mut c_void) -> *mut c_void;
+type Create = unsafe extern "C" fn(*mut usize, *const Attributes, Body, *mut c_void) -> c_int;
+type AtExit = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, *mut c_void) -> c_int;
+
+/// The functions of <pthread.h> and <stdlib.h> that are called, found as the loader's are: an import would bind the library to a
+/// version of glibc, and a look-up by `dlsym` would come to our own hook.
 struct Threads {
-    init: unsafe extern "C" fn(*mut Attributes) -> c_int,
-    set_stack: unsafe extern "C" fn(*mut Attributes, usize) -> c_int,
-    set_detached: unsafe extern "C" fn(*mut Attributes, c_int) -> c_int,
-    create: unsafe extern "C" fn(
-        *mut usize,
-        *const Attributes,
-        extern "C" fn(*mut c_void) -> *mut c_void,
-        *mut c_void,
-    ) -> c_int,
-    at_exit: unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, *mut c_void) -> c_int,
+    init: Init,
+    set_stack: SetStack,
+    set_detached: SetDetached,
+    create: Create,
+    at_exit: AtExit,
 }
 
 impl Threads {
     fn find() -> Option<Self> {
+        let find = glibc::function;
         // SAFETY: each has the type that the headers declare for its name.
         unsafe {
             Some(Threads {
-                init: core::mem::transmute::<*mut c_void, _>(glibc::function(b"pthread_attr_init")?),
-                set_stack: core::mem::transmute::<*mut c_void, _>(glibc::function(
-                    b"pthread_attr_setstacksize",
-                )?),
-                set_detached: core::mem::transmute::<*mut c_void, _>(glibc::function(
+                init: core::mem::transmute::<*mut c_void, Init>(find(b"pthread_attr_init")?),
+                set_stack: core::mem::transmute::<*mut c_void, SetStack>(find(b"pthread_attr_setstacksize")?),
+                set_detached: core::mem::transmute::<*mut c_void, SetDetached>(find(
                     b"pthread_attr_setdetachstate",
                 )?),
-                create: core::mem::transmute::<*mut c_void, _>(glibc::function(b"pthread_create")?),
-                at_exit: core::mem::transmute::<*mut c_void, _>(glibc::function(b"__cxa_atexit")?),
+                create: core::mem::transmute::<*mut c_void, Create>(find(b"pthread_create")?),
+                at_exit: core::mem::transmute::<*mut c_void, AtExit>(find(b"__cxa_atexit")?),
             })
         }
     }

@@ -28,7 +28,8 @@ impl<T> Lock<T> {
     /// The value, unless somebody holds it.
     pub(super) fn try_take(&self) -> Option<Held<'_, T>> {
         let free = self.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
-        free.is_ok().then_some(Held(self))
+        // Not `then_some`: a value that is made and dropped would let go of another's lock.
+        free.is_ok().then(|| Held(self))
     }
 
     /// The value. `None`: whoever holds it has not let go in a long time.

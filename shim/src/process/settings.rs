@@ -162,7 +162,7 @@ mod tests {
     fn read(entries: &[&CStr]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let mut array: Vec<*const c_char> = entries.iter().map(|e| e.as_ptr()).collect();
         array.push(core::ptr::null());
-        let mut values = Values { directory: Value::none(), tenant: Value::none() };
+        let mut values = Values { directory: Value::none(), tenant: Value::none(), helper: Value::none() };
         // SAFETY: a live array of C strings that ends with null.
         unsafe { copy_environment(array.as_ptr(), &mut values) };
         (values.directory.get().map(<[u8]>::to_vec), values.tenant.get().map(<[u8]>::to_vec))

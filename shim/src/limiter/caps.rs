@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use cuota_governor::batch::Close;
 use cuota_governor::budget::{Budget, Correction, Look, Opening, Rule, book_period, book_window};
 use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
@@ -89,6 +90,10 @@ impl Limiter {
                 Some(Found::Nothing) | None => gpu.cap_ppm.store(Cap::FULL.ppm(), Ordering::Relaxed),
             }
             binds |= gpu.cap().binds();
+        }
+        if !binds {
+            // From here on nobody looks: what is open must not take what comes now for its own.
+            self.close_all(process, Close::End);
         }
         self.caps_epoch.store(epoch, Ordering::Release);
         self.free_epoch.store(if binds { 0 } else { epoch }, Ordering::Release);

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use cuota_abi::cuda::{CUresult, CUstream};
 use cuota_governor::admission::{Arrival, Bound, Cause, Pass, Scene, Verdict};
 use cuota_governor::batch::{Close, Place, TARGET_NS, Unit};
-use cuota_governor::budget::Opening;
+use cuota_governor::budget::{Correction, Opening};
 use cuota_governor::cost::Estimate;
 use cuota_governor::lease::{self, Spend};
 
@@ -109,6 +109,11 @@ impl Limiter {
                 }
             }
         };
+        if !on.gpu.cap().binds() {
+            // Taken off while it waited: nobody would close what it opened.
+            on.correct(Correction::Refund(booked_ns));
+            return None;
+        }
         self.pass(on, stream, unit, booked_ns, pass)
     }
 

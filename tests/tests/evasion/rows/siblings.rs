@@ -2,7 +2,6 @@
 //! tenant's.
 
 use cuota_tests::console::Console;
-use cuota_tests::driver::OUT_OF_MEMORY;
 
 use super::imports::{end, exported, exported_pool, import, import_pool};
 use super::{Row, trick};
@@ -32,17 +31,10 @@ fn in_turn(
     hand_over: impl Fn(&mut Attempt<'_>, &mut Console) -> Result<u64, i64>,
 ) -> Ended {
     t.empty();
-    for turn in 0..SIBLINGS {
-        let mut sibling = match t.sibling() {
-            // What the dead have left may stay booked with all that they had besides: then there is no room for one more.
-            Err(OUT_OF_MEMORY) if turn > 0 => break,
-            started => started?,
-        };
-        match hand_over(t, &mut sibling) {
-            Ok(descriptor) => end(t, sibling, descriptor),
-            Err(OUT_OF_MEMORY) if turn > 0 => t.kill_other(sibling),
-            Err(status) => return Err(status),
-        }
+    for _ in 0..SIBLINGS {
+        let mut sibling = t.sibling()?;
+        let descriptor = hand_over(t, &mut sibling)?;
+        end(t, sibling, descriptor);
     }
     t.refill();
     Ok(())

@@ -104,14 +104,21 @@ impl<'a> Costs<'a> {
 
     /// Learns from an exclusive batch that one unit of this key took `cost_ns`.
     pub fn learn(&self, key: Key, cost_ns: u64) {
-        self.teach(hash_of_unit(key), cost_ns, followed);
-        self.teach(hash_of_function(key), cost_ns, followed);
+        self.teach(hash_of_unit(key), cost_ns, FOLLOWED);
+        self.teach(hash_of_function(key), cost_ns, FOLLOWED);
     }
 
     /// Learns from a batch beside a neighbour that one unit of this key took `bound_ns` at most.
     pub fn learn_bound(&self, key: Key, bound_ns: u64) {
-        self.teach(hash_of_unit(key), bound_ns, bounded);
-        self.teach(hash_of_function(key), bound_ns, bounded);
+        self.teach(hash_of_unit(key), bound_ns, BOUNDED);
+        self.teach(hash_of_function(key), bound_ns, BOUNDED);
+    }
+
+    /// Learns from a batch beside which launches of its own process were held back that one unit of this key took `cost_ns`, if it
+    /// did not wait for them: it rises by a thirtieth a time.
+    pub fn learn_held(&self, key: Key, cost_ns: u64) {
+        self.teach(hash_of_unit(key), cost_ns, HELD);
+        self.teach(hash_of_function(key), cost_ns, HELD);
     }
 
     /// Forgets everything: another GPU, another clock rate.
@@ -132,7 +139,7 @@ impl<'a> Costs<'a> {
         entry.into_iter().find(|&word| word != 0 && tag(word) == tag_of(hash)).map(cost_of)
     }
 
-    fn teach(&self, hash: u64, cost_ns: u64, next: fn(u64, u64, u64) -> u64) {
+    fn teach(&self, hash: u64, cost_ns: u64, next: Lesson) {
         let cost_ns = cost_ns.clamp(1, MAX_COST_NS);
         let set = self.set(hash);
         let known =
@@ -140,10 +147,10 @@ impl<'a> Costs<'a> {
         if let Some(place) = known {
             let word = place.load(Relaxed);
             let confidence = confidence_of(word);
-            let cost_ns = next(cost_of(word), cost_ns, confidence.min(STEADY));
+            let cost_ns = (next.moves)(cost_of(word), cost_ns, confidence.min(STEADY));
             place.store(entry(hash, (confidence + 1).min(STEADY), cost_ns), Relaxed);
         } else {
-            self.replace(set, entry(hash, 1, cost_ns));
+            self.replace(set, entry(hash, next.first, cost_ns));
         }
     }
 
@@ -159,6 +166,24 @@ impl<'a> Costs<'a> {
             }
         }
     }
+}
+
+/// How a measurement changes a cost.
+struct Lesson {
+    /// From what is known and what was measured, ns, by how well it is known.
+    moves: fn(u64, u64, u64) -> u64,
+    /// The confidence in the first: with 0 the next takes its place.
+    first: u64,
+}
+
+const FOLLOWED: Lesson = Lesson { moves: followed, first: 1 };
+const BOUNDED: Lesson = Lesson { moves: bounded, first: 1 };
+const HELD: Lesson = Lesson { moves: held, first: 0 };
+
+/// A cost after it was measured while it may have waited.
+const fn held(known_ns: u64, cost_ns: u64, confidence: u64) -> u64 {
+    let most_ns = known_ns.saturating_add(known_ns / 4);
+    followed(known_ns, if cost_ns < most_ns { cost_ns } else { most_ns }, confidence)
 }
 
 /// A cost after it was measured alone.

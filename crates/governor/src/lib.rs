@@ -8,7 +8,8 @@
 //! GPU time, in the order in which a launch meets it: [`lease`] (the common launch goes at once), [`cost`] (what a unit
 //! is believed to cost), [`batch`] (where the boundary events are drawn), [`budget`] (what the tenant may take,
 //! under its [`cap`]), [`admission`] (who waits, and for what). When a batch has ended, [`occupancy`] says how much
-//! time it occupied that nothing else had, and [`concurrency`] what that means for the next estimate.
+//! time it occupied that nothing else had, and [`concurrency`] what that means for the next estimate. [`rounds`]: when
+//! the helper thread looks.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -23,3 +24,4 @@ pub mod lease;
 pub mod occupancy;
 pub mod physical;
 pub mod quota;
+pub mod rounds;

@@ -109,7 +109,8 @@ fn nine_workloads_get_their_cap_within_half_a_point() {
             );
             assert!(long_units || got.variation <= 5.0, "{table}");
             if cap >= occupied - 1.0 {
-                assert!(got.speed >= 0.99 * native.speed, "{table}");
+                // A pair of boundaries takes 7 µs from the 470 of a decode step.
+                assert!(got.speed >= 0.98 * native.speed, "{table}");
             } else {
                 distances.push((share - cap).abs());
                 // What the books say agrees with the work done.

@@ -2,8 +2,9 @@
 
 use cuota_governor::cap::{Cap, PERIOD_NS};
 
+use crate::model::gpu::Kernel;
 use crate::model::{Op, World};
-use crate::{MS, SECOND, launch, world};
+use crate::{MS, SECOND, kernel, launch, world};
 
 #[test]
 fn streams_that_overlap_share_one_cap() {
@@ -17,6 +18,41 @@ fn streams_that_overlap_share_one_cap() {
         world.run_until(5 * SECOND);
         let share = (world.gpu.truth(0).work_ns - before) / (3 * SECOND) as f64;
         assert!((share - 0.3).abs() <= 0.005, "{streams} streams: {share}");
+    }
+}
+
+/// One thread that launches into four streams in turn. With a part of 4 each kernel fills a quarter of the GPU.
+fn four_streams(cap_ppm: u32, part: u32, cost_ns: u64) -> (f64, f64) {
+    let mut world = world(cap_ppm, 4, true);
+    let kernel = Kernel { part, ..kernel(cost_ns) };
+    world.thread(
+        0,
+        Box::new(move |step| Op::Launch {
+            stream: usize::try_from(step % 4).unwrap_or(0),
+            function: 1,
+            kernel,
+        }),
+    );
+    world.run_until(SECOND);
+    let (before, charged) = (world.gpu.truth(0).work_ns, world.guests[0].1.charged_ns);
+    world.run_until(3 * SECOND);
+    let whole = f64::from(part) * 2.0 * SECOND as f64;
+    let share = (world.gpu.truth(0).work_ns - before) / whole;
+    (100.0 * share, 100.0 * (world.guests[0].1.charged_ns - charged) as f64 / (2.0 * SECOND as f64))
+}
+
+#[test]
+fn streams_get_their_cap_whether_each_fills_the_gpu_or_a_quarter_of_it() {
+    for (part, cost_ns) in [(4, 115_000), (1, 118_000), (4, 20_000)] {
+        for percent in [10, 25, 50, 75, 90] {
+            let (share, charged) = four_streams(percent * 10_000, part, cost_ns);
+            // 0.4: the last kernels of each quantum run beside none.
+            assert!((share - f64::from(percent)).abs() <= 0.4, "{part}, {cost_ns} ns, {percent}: {share}");
+            assert!(
+                (charged - f64::from(percent)).abs() <= 0.1,
+                "{part}, {cost_ns} ns, {percent}: {charged}"
+            );
+        }
     }
 }
 
@@ -34,6 +70,39 @@ fn kernels_whose_cost_an_argument_decides_keep_their_cap() {
     world.run_until(12 * SECOND);
     let share = (world.gpu.truth(0).work_ns - before) / (10 * SECOND) as f64;
     assert!((share - 0.4).abs() <= 0.005, "{share}");
+}
+
+/// It launches and pauses and never waits, so the helper closes its batches; a boundary that came late says little.
+#[test]
+fn an_argument_that_makes_kernels_dearer_is_charged_though_the_helper_closes_every_batch() {
+    for (dear_ns, pause_ns) in [(500_000, 2 * MS), (3 * MS, 10 * MS), (200_000, 300_000)] {
+        let mut world = world(100_000, 1, true);
+        let script = move |step: u64| match step % 2 {
+            0 => launch(0, 1, if step < 400 { 30_000 } else { dear_ns }),
+            _ => Op::Host(pause_ns),
+        };
+        world.thread(0, Box::new(script));
+        world.run_until(10 * SECOND);
+        let before = world.gpu.truth(0).work_ns;
+        world.run_until(15 * SECOND);
+        let share = (world.gpu.truth(0).work_ns - before) / (5 * SECOND) as f64;
+        // A pause shorter than the helper's two rounds may count as occupied.
+        let least = if pause_ns < MS { 0.06 } else { 0.09 };
+        assert!((least..=0.105).contains(&share), "{dear_ns} ns each {pause_ns}: {share}");
+    }
+}
+
+#[test]
+fn the_helper_takes_some_two_hundred_rounds_a_second_while_launches_keep_coming() {
+    for percent in [10, 50, 90] {
+        let mut world = world(percent * 10_000, 1, true);
+        world.thread(0, Box::new(|_| launch(0, 1, 100_000)));
+        world.run_until(SECOND);
+        let before = world.guests[0].1.naps;
+        world.run_until(3 * SECOND);
+        let rounds = (world.guests[0].1.naps - before) / 2;
+        assert!(rounds <= 260, "{rounds} a second at {percent}");
+    }
 }
 
 #[test]

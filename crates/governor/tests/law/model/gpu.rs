@@ -8,6 +8,8 @@ const SLICE_NS: f64 = 2_090_000.0;
 const SWITCH_NS: f64 = 150_000.0;
 /// GPU time of a timing event, ns (measured on an H100).
 pub(crate) const EVENT_NS: u64 = 2_000;
+/// And of one on a stream that has nothing else, whose latency nothing hides.
+const LONE_EVENT_NS: u64 = 5_000;
 const SHORT_GAP_NS: f64 = 50_000.0;
 /// Multiprocessors that a spinning kernel takes, as a part of the GPU.
 const SPINNER: f64 = 0.01;
@@ -21,6 +23,8 @@ pub(crate) struct Kernel {
     pub(crate) waits: Option<u32>,
     /// It sets this flag at its end.
     pub(crate) sets: Option<u32>,
+    /// It fills one part in so many of the GPU; 0: all of it.
+    pub(crate) part: u32,
 }
 
 enum Item {
@@ -69,7 +73,9 @@ impl Gpu {
     pub(crate) fn record(&mut self, stream: usize) -> usize {
         self.events.push(None);
         let id = self.events.len() - 1;
-        self.streams[stream].queue.push_back(Item::Event { left_ns: EVENT_NS as f64, id });
+        let queue = &mut self.streams[stream].queue;
+        let left_ns = if queue.is_empty() { LONE_EVENT_NS } else { EVENT_NS } as f64;
+        queue.push_back(Item::Event { left_ns, id });
         id
     }
 
@@ -112,7 +118,7 @@ impl Gpu {
         let heads = self.streams.iter().filter(|s| s.process == self.running).map(|s| s.queue.front());
         heads.fold(0.0, |crowd, head| match head {
             Some(Item::Kernel { kernel, .. }) if self.spins(kernel) => crowd + SPINNER,
-            Some(Item::Kernel { .. }) => crowd + 1.0,
+            Some(Item::Kernel { kernel, .. }) => crowd + 1.0 / f64::from(kernel.part.max(1)),
             _ => crowd,
         })
     }

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 
 use cuota_governor::admission::{Arrival, Bound, Cause, Pass, Scene, Verdict, weight};
-use cuota_governor::batch::{Batch, Close, Measured, Place, QUIET_NS, TARGET_NS, Unit};
+use cuota_governor::batch::{Batch, Close, Measured, Place, TARGET_NS, Unit};
 use cuota_governor::budget::{Budget, Correction, Look, Opening, Rule, book_period, book_window};
 use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
 use cuota_governor::cost::{Costs, Estimate};
 use cuota_governor::lease::{self, Spend};
 use cuota_governor::occupancy::{Interval, Union};
+use cuota_governor::rounds::{Flow, Found, Nap, Rounds, Watch};
 
 use super::gpu::Gpu;
 
@@ -39,7 +40,9 @@ struct Closed {
     start: usize,
     end: usize,
     unknown: bool,
-    late: bool,
+    /// Closed as quiet: since when it may have been idle, ns. 0: it was not.
+    late_ns: u64,
+    others_held: u64,
 }
 
 /// What the guest knows of a stream.
@@ -51,7 +54,11 @@ struct Books {
     boundary: Option<usize>,
     unknown: bool,
     closed: VecDeque<Closed>,
-    seen_units: u32,
+    watch: Watch,
+    /// Looks at which a launch on this stream was held back.
+    held: u64,
+    /// Those at launches on the others, when the open batch began.
+    others_held: u64,
 }
 
 impl Books {
@@ -105,6 +112,13 @@ pub(crate) struct Guest {
     union: Union,
     streams: Vec<Books>,
     progress_ns: u64,
+    /// Looks at which a launch of the process was held back, on any stream.
+    held: u64,
+    rounds: Rounds,
+    /// Somebody launched since the helper's last round; and a stream may have run dry inside an open batch.
+    launched: bool,
+    sparse: bool,
+    pub(crate) naps: u64,
     pub(crate) passes: Vec<Pass>,
     pub(crate) charged_ns: u64,
     pub(crate) looks: u64,
@@ -120,6 +134,11 @@ impl Guest {
             union: Union::new(),
             streams: Vec::new(),
             progress_ns: 0,
+            held: 0,
+            rounds: Rounds::new(),
+            launched: false,
+            sparse: false,
+            naps: 0,
             passes: Vec::new(),
             charged_ns: 0,
             looks: 0,
@@ -160,6 +179,10 @@ impl Guest {
         self.looks += 1;
         self.reap(on);
         if !unit.continues_chain {
+            let books = self.books(stream);
+            let is_open = !books.batch.is_empty();
+            let dry = is_open && books.watch.may_be_dry(books.batch.cost_ns(), on.now_ns);
+            self.sparse |= dry;
             self.close(on, stream, Close::Full);
         }
         let look = on.look();
@@ -169,7 +192,8 @@ impl Guest {
             Opening::At { .. } => on.tenant.cap.quantum_ns(),
         };
         let booked_ns = match self.estimate(unit) {
-            Estimate::Learned(_) => lease::size(TARGET_NS, most_ns, unit_ns),
+            // What a batch of the target's size occupies beside the process's other streams.
+            Estimate::Learned(_) => lease::size(self.concurrency.scale(TARGET_NS), most_ns, unit_ns),
             Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
         };
         let debt_at_arrival_ns = on.tenant.budget.debt_ns(look);
@@ -191,29 +215,46 @@ impl Guest {
         mut waiting: Waiting,
     ) -> Gate {
         self.reap(on);
-        let look = on.look();
-        let scene = Scene {
-            in_flight_ns: self.streams.iter().map(Books::in_flight_ns).sum(),
+        loop {
+            let look = on.look();
+            let scene = self.scene(stream);
+            match waiting.arrival.judge(look, on.tenant.budget, &scene) {
+                Verdict::Go(pass) => {
+                    self.check_promise(look, &waiting);
+                    self.passes.push(pass);
+                    self.enter(on, stream, unit, &waiting, pass);
+                    return Gate::Go;
+                }
+                Verdict::Wait { look_ns, cause, .. } => {
+                    self.held += 1;
+                    self.books(stream).held += 1;
+                    // What the open batches had booked and not spent comes back: look again before sleeping.
+                    if cause == Cause::Budget && self.close_all(on) {
+                        continue;
+                    }
+                    return Gate::Wait { look_ns, waiting };
+                }
+            }
+        }
+    }
+
+    fn scene(&mut self, stream: usize) -> Scene {
+        let alone_ns = self.streams.iter().map(Books::in_flight_ns).sum();
+        Scene {
+            in_flight_ns: self.concurrency.scale(alone_ns),
             batches: self.streams.iter().map(Books::batches).sum(),
             bound: Bound::USUAL,
             own_stream_busy: self.books(stream).is_busy(),
             process_busy: self.streams.iter().any(Books::is_busy),
             progress_ns: self.progress_ns,
-        };
-        match waiting.arrival.judge(look, on.tenant.budget, &scene) {
-            Verdict::Go(pass) => {
-                self.check_promise(look, &waiting);
-                self.passes.push(pass);
-                self.enter(on, stream, unit, &waiting, pass);
-                Gate::Go
-            }
-            Verdict::Wait { look_ns, cause, .. } => {
-                if cause == Cause::Budget {
-                    (0..self.streams.len()).for_each(|stream| self.close(on, stream, Close::Held));
-                }
-                Gate::Wait { look_ns, waiting }
-            }
         }
+    }
+
+    /// Closes all open batches, as a launch has to wait for the budget. Whether there were any.
+    fn close_all(&mut self, on: &mut Ground<'_>) -> bool {
+        let open = self.streams.iter().any(|books| !books.batch.is_empty());
+        (0..self.streams.len()).for_each(|stream| self.close(on, stream, Close::Held));
+        open
     }
 
     /// Every launch goes within (debt at arrival ÷ cap) + 2 periods; what the model's sleeper oversleeps comes on top.
@@ -230,7 +271,13 @@ impl Guest {
     fn enter(&mut self, on: &mut Ground<'_>, stream: usize, unit: &Unit, waiting: &Waiting, pass: Pass) {
         let (estimate, concurrency) = (self.estimate(unit), self.concurrency);
         let cost_ns = concurrency.scale(estimate.cost_ns());
+        self.launched = true;
+        let held = self.held;
         let books = self.books(stream);
+        if books.batch.is_empty() {
+            books.watch = Watch::new(on.now_ns, books.in_flight_ns());
+            books.others_held = held - books.held;
+        }
         books.batch.book(waiting.booked_ns);
         books.boundary.get_or_insert_with(|| on.gpu.record(stream));
         books.batch.add(unit, estimate);
@@ -265,43 +312,67 @@ impl Guest {
             return;
         }
         let end = on.gpu.record(stream);
-        books.closed.push_back(Closed { batch, start, end, unknown, late: why == Close::Quiet });
-        books.seen_units = 0;
+        let others_held = books.others_held;
+        books.closed.push_back(Closed { batch, start, end, unknown, late_ns: 0, others_held });
         // One event ends a batch and begins the next, if that comes at once.
         books.boundary = matches!(why, Close::Full | Close::Unknown | Close::Held).then_some(end);
     }
 
-    /// What the helper thread does each 100 µs while anything is in flight: closes what is quiet, and reaps.
-    pub(crate) fn help(&mut self, on: &mut Ground<'_>) {
+    /// A round of the helper thread: it closes what is quiet, and settles what has ended.
+    pub(crate) fn help(&mut self, on: &mut Ground<'_>) -> Nap {
+        self.naps += 1;
         self.reap(on);
-        // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.
-        self.streams.iter_mut().flat_map(|books| &mut books.closed).for_each(|closed| closed.late = false);
+        // What was closed in the last round and is not reached was no late boundary: the GPU was busy.
+        self.streams.iter_mut().flat_map(|books| &mut books.closed).for_each(|closed| closed.late_ns = 0);
+        let busy = self.streams.iter().any(Books::is_busy);
+        let launched = std::mem::take(&mut self.launched);
+        let mut found = if busy || launched { Found::Draining } else { Found::Idle };
+        if std::mem::take(&mut self.sparse) {
+            found = Found::Sparse;
+        }
         for stream in 0..self.streams.len() {
             let books = &mut self.streams[stream];
-            let units = books.batch.units();
-            if units > 0 && units == std::mem::replace(&mut books.seen_units, units) {
-                self.close(on, stream, Close::Quiet);
+            if books.batch.is_empty() {
+                continue;
+            }
+            match books.watch.look(books.batch.units(), books.batch.cost_ns(), on.now_ns) {
+                Flow::Flowing => found = found.max(Found::Flowing),
+                Flow::MayBeDry => found = Found::Sparse,
+                Flow::Quiet { late_ns } => {
+                    found = Found::Sparse;
+                    self.close(on, stream, Close::Quiet);
+                    if let Some(closed) = self.streams[stream].closed.back_mut() {
+                        closed.late_ns = late_ns;
+                    }
+                }
             }
         }
+        self.rounds.next(found)
     }
 
     /// Settles the batches that have ended.
     pub(crate) fn reap(&mut self, on: &mut Ground<'_>) {
         let look = on.look();
         let costs = Costs::new(&self.words);
+        let held = self.held;
         for books in &mut self.streams {
             while let Some(end_ns) = books.closed.front().and_then(|c| on.gpu.event_ns(c.end)) {
                 let Some(closed) = books.closed.pop_front() else { break };
                 let start_ns = on.gpu.event_ns(closed.start).unwrap_or(end_ns);
+                let bracket_ns = end_ns - start_ns;
+                let occupied_ns = closed.batch.occupied_ns(bracket_ns, closed.late_ns);
                 let measured = Measured {
-                    bracket_ns: end_ns - start_ns,
-                    covered_ns: self.union.add(Interval { start_ns, end_ns }),
+                    bracket_ns,
+                    covered_ns: self.union.add(Interval { start_ns, end_ns: start_ns + occupied_ns }),
                     exclusive: self.exclusive,
-                    // The helper has seen no unit for one to two of its rounds.
-                    late_ns: if closed.late { 2 * QUIET_NS } else { 0 },
+                    late_ns: closed.late_ns,
                 };
                 let settled = closed.batch.settle(measured, self.concurrency);
-                closed.batch.teach(measured, &costs);
+                if held - books.held == closed.others_held {
+                    closed.batch.teach(measured, &costs);
+                } else {
+                    closed.batch.teach_held(measured, &costs);
+                }
                 self.concurrency = settled.concurrency;
                 self.charged_ns += settled.charge_ns;
                 self.progress_ns = on.now_ns;

@@ -7,6 +7,7 @@ use cuota_governor::batch::{Close, Unit};
 use cuota_governor::budget::Budget;
 use cuota_governor::cap::Cap;
 use cuota_governor::cost::Key;
+use cuota_governor::rounds::Nap;
 
 use gpu::{Gpu, Kernel};
 use guest::{Gate, Ground, Guest, Tenant, Waiting};
@@ -18,7 +19,6 @@ const LAUNCH_NS: u64 = 2_900;
 const SYNC_NS: u64 = 5_000;
 /// The driver's submission queue; with it full, a launch blocks.
 const QUEUE: usize = 1_000;
-const HELPER_NS: u64 = 100_000;
 
 /// What a program does next.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,8 @@ pub(crate) struct World {
     threads: Vec<Thread>,
     /// Whether the guests have helper threads.
     pub(crate) helper: bool,
-    next_help_ns: u64,
+    /// When each helper wakes, ns.
+    next_help_ns: Vec<Option<u64>>,
 }
 
 impl World {
@@ -74,7 +75,7 @@ impl World {
             guests: Vec::new(),
             threads: Vec::new(),
             helper,
-            next_help_ns: HELPER_NS,
+            next_help_ns: Vec::new(),
         }
     }
 
@@ -86,6 +87,7 @@ impl World {
 
     pub(crate) fn process(&mut self, tenant: usize, managed: bool, exclusive: bool) -> usize {
         self.guests.push((tenant, Guest::new(managed, exclusive)));
+        self.next_help_ns.push(None);
         self.guests.len() - 1
     }
 
@@ -116,20 +118,29 @@ impl World {
         while self.now_ns < end_ns {
             let wakes = self.threads.iter().filter(|t| t.sleeps()).map(|t| t.wake_ns);
             let next = wakes.chain(self.gpu.next_ns()).min().unwrap_or(end_ns);
-            let next = if self.helper { next.min(self.next_help_ns) } else { next };
+            let next = self.next_help_ns.iter().flatten().copied().min().map_or(next, |help| next.min(help));
             self.now_ns = next.clamp(self.now_ns, end_ns);
             self.gpu.advance(self.now_ns);
-            if self.helper && self.now_ns >= self.next_help_ns {
-                self.next_help_ns = self.now_ns + HELPER_NS;
-                for process in 0..self.guests.len() {
-                    let (guest, mut on) = self.guest(process);
-                    guest.help(&mut on);
-                }
+            for process in 0..self.guests.len() {
+                self.help(process);
             }
             for thread in 0..self.threads.len() {
                 self.turn(thread);
             }
         }
+    }
+
+    /// A round of a process's helper, if it wakes now.
+    fn help(&mut self, process: usize) {
+        if self.next_help_ns[process].is_none_or(|at| at > self.now_ns) {
+            return;
+        }
+        let now_ns = self.now_ns;
+        let (guest, mut on) = self.guest(process);
+        self.next_help_ns[process] = match guest.help(&mut on) {
+            Nap::Parked => None,
+            Nap::For(ns) => Some(now_ns + ns + OVERSLEEP_NS),
+        };
     }
 
     fn guest(&mut self, process: usize) -> (&mut Guest, Ground<'_>) {
@@ -203,6 +214,9 @@ impl World {
         self.gpu.launch(stream, kernel);
         let Thread { process, wake_ns, launches, state, .. } = &mut self.threads[thread];
         let process = *process;
+        if self.helper {
+            self.next_help_ns[process].get_or_insert(self.now_ns + OVERSLEEP_NS);
+        }
         (*state, *wake_ns) = (State::Running, self.now_ns + LAUNCH_NS);
         *launches += 1;
         let (guest, mut on) = self.guest(process);

@@ -398,7 +398,7 @@ hooks! {
         cuCtxWaitEvent: PFN_cuCtxWaitEvent_v12050
             fn(hCtx: CUcontext, hEvent: CUevent) => flow::all_wait;
         cuEventSynchronize: PFN_cuEventSynchronize_v2000
-            fn(hEvent: CUevent) => flow::synchronize_all;
+            fn(hEvent: CUevent) => flow::synchronize_event;
         cuGraphicsMapResources: PFN_cuGraphicsMapResources_v3000, cuGraphicsMapResources_ptsz: PFN_cuGraphicsMapResources_v7000_ptsz
             fn(count: c_uint, resources: *mut CUgraphicsResource, hStream: CUstream) => flow::waits [2];
         cuGraphicsUnmapResources: PFN_cuGraphicsUnmapResources_v3000, cuGraphicsUnmapResources_ptsz: PFN_cuGraphicsUnmapResources_v7000_ptsz

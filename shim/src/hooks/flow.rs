@@ -10,7 +10,7 @@ use cuota_governor::batch::Close;
 
 use crate::interpose::call::Call;
 use crate::limiter::Limiter;
-use crate::process::driver::Capturing;
+use crate::process::driver::{self, Capturing};
 use crate::process::{self, Process, Standing};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
@@ -51,9 +51,20 @@ pub(crate) unsafe extern "C" fn synchronize(call: &Call) -> CUresult {
     call.make()
 }
 
-/// `cuCtxSynchronize` and `cuEventSynchronize`: nobody says of which stream the event is.
+/// `cuCtxSynchronize`.
 pub(crate) unsafe extern "C" fn synchronize_all(call: &Call) -> CUresult {
     if let Some(process) = capped() {
+        process.limiter.close_all(process, Close::Sync);
+    }
+    call.make()
+}
+
+/// `cuEventSynchronize`: nobody says of which stream the event is. One that is reached is waited for by who keeps a queue filled,
+/// and ends nothing.
+pub(crate) unsafe extern "C" fn synchronize_event(call: &Call) -> CUresult {
+    if let Some(process) = capped()
+        && driver::outside_captures(|| driver::query_event(call.pointer(0))) != Some(OK)
+    {
         process.limiter.close_all(process, Close::Sync);
     }
     call.make()
@@ -105,8 +116,8 @@ pub(crate) unsafe extern "C" fn end_capture(call: &Call) -> CUresult {
 
 fn is_capturing(limiter: &Limiter, call: &Call) -> bool {
     limiter.captures.load(Ordering::Acquire) != 0
-        && crate::process::driver::outside_captures(|| {
-            crate::process::driver::capturing(call.stream(0)) == Capturing::Yes
+        && driver::outside_captures(|| {
+            driver::capturing(call.stream(0)) == Capturing::Yes
         })
 }
 

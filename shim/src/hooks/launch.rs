@@ -147,6 +147,8 @@ impl Raise {
 fn first(function: CUfunction, call: &Call) -> CUresult {
     let Booking::On(account) = account::on_current_device() else { return call.make() };
     if account.quota() == UNLIMITED {
+        // Forgotten when there is a quota.
+        account.process.functions.note(function, account.process.contexts.current());
         return call.make();
     }
     let device = account.ordinal();

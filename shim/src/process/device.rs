@@ -144,7 +144,10 @@ impl Device {
             Found::Unsettled if self.quota_epoch.load(Ordering::Acquire) == 0 => return 0,
             Found::Unsettled => return self.quota_bytes.load(Ordering::Relaxed),
         };
-        self.quota_bytes.store(quota, Ordering::Relaxed);
+        if self.quota_bytes.swap(quota, Ordering::Relaxed) == UNLIMITED {
+            // What they took was not looked at.
+            process.functions.forget();
+        }
         self.quota_epoch.store(epoch, Ordering::Release);
         quota
     }

@@ -18,6 +18,7 @@ use cuota_governor::concurrency::Concurrency;
 use cuota_governor::cost::{Costs, Estimate};
 use cuota_governor::lease::{self, Spend};
 use cuota_governor::occupancy::{Interval, Union};
+use cuota_governor::rounds::{Flow, Found, Nap, Rounds, Watch};
 
 use crate::clock;
 use crate::cuda::{Device, Event, Stream};
@@ -129,7 +130,9 @@ struct Closed {
     start: Arc<Mark>,
     end: Arc<Mark>,
     unknown: bool,
-    late: bool,
+    /// Closed as quiet: since when it may have been idle, ns. 0: it was not.
+    late_ns: u64,
+    others_held: u64,
 }
 
 struct Books {
@@ -139,7 +142,11 @@ struct Books {
     boundary: Option<Arc<Mark>>,
     unknown: bool,
     closed: VecDeque<Closed>,
-    seen_units: u32,
+    watch: Watch,
+    /// Looks at which a launch on this stream was held back.
+    held: u64,
+    /// Those at launches on the others, when the open batch began.
+    others_held: u64,
 }
 
 impl Books {
@@ -165,6 +172,13 @@ struct Inner {
     budget: Budget,
     books: Vec<Books>,
     progress_ns: u64,
+    /// Looks at which a launch was held back, on any stream.
+    held: u64,
+    rounds: Rounds,
+    /// Something was launched since the helper's last round; and a stream may have run dry inside an open batch.
+    launched: bool,
+    sparse: bool,
+    parked: bool,
     /// The last boundary that was reached: the next is timed from it, since an elapsed time is a 32-bit float of
     /// milliseconds, exact to 8 ns only over 100 ms.
     reference: Option<Arc<Mark>>,
@@ -174,25 +188,30 @@ struct Inner {
     variant: Variant,
 }
 
-/// What may be better than the law as it is.
+/// The law as it was, or might be, in one point or another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
-    /// The bound counts what the batches in flight are believed to occupy together, not the sum of what each takes alone.
-    pub(crate) scaled_bound: bool,
+    /// The bound adds up what each batch in flight takes alone, not what they are believed to occupy together.
+    pub(crate) solo_bound: bool,
+    /// A batch books what its target takes alone; and who has closed all open batches sleeps before it looks again.
+    pub(crate) book_alone: bool,
+    /// What ran while launches on other streams were held back teaches like any other.
+    pub(crate) learn_waits: bool,
     /// No unit is booked at more than this until it ends, ns.
     pub(crate) book_at_most_ns: u64,
 }
 
 impl Variant {
     /// The law as it is.
-    pub(crate) const NONE: Self = Self { scaled_bound: false, book_at_most_ns: u64::MAX };
+    pub(crate) const NONE: Self =
+        Self { solo_bound: false, book_alone: false, learn_waits: false, book_at_most_ns: u64::MAX };
 }
 
 /// How the helper goes about it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Helper {
-    /// Between two of its rounds, ns.
-    pub(crate) round_ns: u64,
+    /// Between two of its rounds, ns, always; else as [`Rounds`] says.
+    pub(crate) round_ns: Option<u64>,
     /// It leaves a stream alone that has a closed batch on the GPU: the GPU is not idle, whatever the program does.
     pub(crate) patient: bool,
 }
@@ -212,6 +231,8 @@ pub(crate) struct Guest {
     inner: Mutex<Inner>,
     /// A batch has ended.
     progress: Condvar,
+    /// The helper is parked, and somebody launches.
+    call: Condvar,
     stop: AtomicBool,
     helper_cpu_ns: AtomicU64,
 }
@@ -226,7 +247,9 @@ impl Guest {
             boundary: None,
             unknown: false,
             closed: VecDeque::new(),
-            seen_units: 0,
+            watch: Watch::default(),
+            held: 0,
+            others_held: 0,
         };
         let inner = Inner {
             law: Law::OFF,
@@ -236,6 +259,11 @@ impl Guest {
             budget: Budget::default(),
             books: streams.iter().map(books).collect(),
             progress_ns: 0,
+            held: 0,
+            rounds: Rounds::new(),
+            launched: false,
+            sparse: false,
+            parked: false,
             reference: None,
             idle: (0..512).map(|_| Event::timing()).collect(),
             tally: Tally::default(),
@@ -245,6 +273,7 @@ impl Guest {
         Self {
             inner: Mutex::new(inner),
             progress: Condvar::new(),
+            call: Condvar::new(),
             stop: AtomicBool::new(false),
             helper_cpu_ns: AtomicU64::new(0),
         }
@@ -287,12 +316,19 @@ impl Guest {
                     Cause::Budget => inner.tally.waits_budget += 1,
                     Cause::Bound => inner.tally.waits_bound += 1,
                 }
+                if cause == Cause::Budget && inner.close_all() && !inner.variant.book_alone {
+                    // What the open batches had booked and not spent has come back: look again before sleeping.
+                    continue;
+                }
                 let nap = Duration::from_nanos(look_ns.saturating_sub(clock::now_ns()).max(1));
                 inner = self.progress.wait_timeout(inner, nap).expect("no thread panics and lives").0;
             }
             let waited_ns = clock::now_ns() - arrived_ns;
             inner.tally.waited_ns += waited_ns;
             inner.tally.longest_wait_ns = inner.tally.longest_wait_ns.max(waited_ns);
+            if std::mem::take(&mut inner.parked) {
+                self.call.notify_one();
+            }
         }
         submit();
         if inner.books[stream].batch.ends_here(unit) {
@@ -325,14 +361,23 @@ impl Guest {
         clock::wake_exactly();
         while !self.stop.load(Relaxed) {
             let mut inner = self.lock();
-            let busy = inner.books.iter().any(Books::is_busy);
-            if busy && inner.help() {
+            let (nap, ended) = inner.help();
+            self.helper_cpu_ns.store(clock::thread_cpu_ns(), Relaxed);
+            if ended {
                 self.progress.notify_all();
             }
-            // With nothing in flight it would be parked; a round of 2 ms stands for that.
-            let nap_ns = if busy { inner.helper.round_ns } else { inner.helper.round_ns.max(2_000_000) };
+            let fixed_ns = inner.helper.round_ns;
+            let nap_ns = match nap {
+                Nap::For(ns) => fixed_ns.unwrap_or(ns),
+                Nap::Parked => {
+                    inner.parked = true;
+                    // The time-out only to see whether the process ends.
+                    let waited = self.call.wait_timeout(inner, Duration::from_millis(100));
+                    waited.expect("no thread panics and lives").0.parked = false;
+                    continue;
+                }
+            };
             drop(inner);
-            self.helper_cpu_ns.store(clock::thread_cpu_ns(), Relaxed);
             std::thread::sleep(Duration::from_nanos(nap_ns));
         }
     }
@@ -355,7 +400,7 @@ impl Inner {
 
     fn in_flight_ns(&self) -> u64 {
         let alone_ns = self.books.iter().map(Books::in_flight_ns).sum();
-        if self.variant.scaled_bound { self.concurrency.scale(alone_ns) } else { alone_ns }
+        if self.variant.solo_bound { alone_ns } else { self.concurrency.scale(alone_ns) }
     }
 
     /// The common launch: it goes into the open batch.
@@ -379,6 +424,8 @@ impl Inner {
         self.tally.looks += 1;
         self.reap();
         if !unit.continues_chain {
+            let (books, now_ns) = (&self.books[stream], clock::now_ns());
+            self.sparse |= !books.batch.is_empty() && books.watch.may_be_dry(books.batch.cost_ns(), now_ns);
             self.close(stream, Close::Full);
         }
         let look = self.law.look();
@@ -392,8 +439,10 @@ impl Inner {
             Opening::Now { left_ns } => left_ns,
             Opening::At { .. } => self.law.cap.quantum_ns(),
         };
+        let target_ns = self.law.target_ns;
+        let target_ns = if self.variant.book_alone { target_ns } else { self.concurrency.scale(target_ns) };
         let booked_ns = match estimate {
-            Estimate::Learned(_) => lease::size(self.law.target_ns, self.law.real(most_ns), unit_ns),
+            Estimate::Learned(_) => lease::size(target_ns, self.law.real(most_ns), unit_ns),
             Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
         };
         let booked_scaled = self.law.scaled(booked_ns);
@@ -435,12 +484,18 @@ impl Inner {
                 Gate::Go
             }
             Verdict::Wait { look_ns, cause, .. } => {
-                if cause == Cause::Budget {
-                    (0..self.books.len()).for_each(|stream| self.close(stream, Close::Held));
-                }
+                self.held += 1;
+                self.books[stream].held += 1;
                 Gate::Wait { look_ns: law.real(look_ns), cause }
             }
         }
+    }
+
+    /// Closes all open batches, as a launch has to wait for the budget. Whether there were any.
+    fn close_all(&mut self) -> bool {
+        let open = self.books.iter().any(|books| !books.batch.is_empty());
+        (0..self.books.len()).for_each(|stream| self.close(stream, Close::Held));
+        open
     }
 
     fn enter(&mut self, stream: usize, unit: &Unit, waiting: &Waiting, pass: Pass) {
@@ -450,7 +505,13 @@ impl Inner {
             let mark = self.record(stream);
             self.books[stream].boundary = Some(mark);
         }
+        self.launched = true;
+        let (held, now_ns) = (self.held, clock::now_ns());
         let books = &mut self.books[stream];
+        if books.batch.is_empty() {
+            books.watch = Watch::new(now_ns, books.in_flight_ns());
+            books.others_held = held - books.held;
+        }
         books.batch.book(waiting.booked_ns);
         books.batch.add(unit, estimate);
         books.unknown |= !estimate.is_learned();
@@ -491,28 +552,46 @@ impl Inner {
         }
         let end = self.record(stream);
         let books = &mut self.books[stream];
-        books.closed.push_back(Closed { batch, start, end: end.clone(), unknown, late: why == Close::Quiet });
-        books.seen_units = 0;
+        let others_held = books.others_held;
+        books.closed.push_back(Closed { batch, start, end: end.clone(), unknown, late_ns: 0, others_held });
         // One event ends a batch and begins the next, if that comes at once.
         books.boundary = matches!(why, Close::Full | Close::Unknown | Close::Held).then_some(end);
     }
 
-    /// Whether a batch has ended.
-    fn help(&mut self) -> bool {
+    /// A round of the helper: how long it sleeps, and whether a batch has ended.
+    fn help(&mut self) -> (Nap, bool) {
         let ended = self.reap();
         // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.
-        self.books.iter_mut().flat_map(|books| &mut books.closed).for_each(|closed| closed.late = false);
+        self.books.iter_mut().flat_map(|books| &mut books.closed).for_each(|closed| closed.late_ns = 0);
+        let launched = std::mem::take(&mut self.launched);
+        let busy = launched || self.books.iter().any(Books::is_busy);
+        let mut found = if busy { Found::Draining } else { Found::Idle };
+        if std::mem::take(&mut self.sparse) {
+            found = Found::Sparse;
+        }
         for stream in 0..self.books.len() {
-            let books = &mut self.books[stream];
-            let units = books.batch.units();
-            if self.helper.patient && !books.closed.is_empty() {
-                continue;
-            }
-            if units > 0 && units == std::mem::replace(&mut books.seen_units, units) {
+            found = found.max(self.watch(stream));
+        }
+        (self.rounds.next(found), ended)
+    }
+
+    /// The helper's look at a stream.
+    fn watch(&mut self, stream: usize) -> Found {
+        let books = &mut self.books[stream];
+        if books.batch.is_empty() || self.helper.patient && !books.closed.is_empty() {
+            return Found::Idle;
+        }
+        match books.watch.look(books.batch.units(), books.batch.cost_ns(), clock::now_ns()) {
+            Flow::Flowing => Found::Flowing,
+            Flow::MayBeDry => Found::Sparse,
+            Flow::Quiet { late_ns } => {
                 self.close(stream, Close::Quiet);
+                if let Some(closed) = self.books[stream].closed.back_mut() {
+                    closed.late_ns = late_ns;
+                }
+                Found::Sparse
             }
         }
-        ended
     }
 
     /// Settles the batches that have ended; whether there were any.
@@ -522,7 +601,7 @@ impl Inner {
         for stream in 0..self.books.len() {
             while let Some(closed) = self.books[stream].closed.pop_front_if(|c| c.end.event.is_reached()) {
                 ended = true;
-                self.settle(&closed);
+                self.settle(stream, &closed);
                 self.recycle(closed.start);
             }
             let books = &mut self.books[stream];
@@ -541,20 +620,26 @@ impl Inner {
         ended
     }
 
-    fn settle(&mut self, closed: &Closed) {
+    fn settle(&mut self, stream: usize, closed: &Closed) {
         self.time(&closed.start);
         self.time(&closed.end);
         let position = |mark: &Mark| mark.at_ns().max(0).cast_unsigned();
         let (start_ns, end_ns) = (position(&closed.start), position(&closed.end));
+        let bracket_ns = end_ns.saturating_sub(start_ns);
+        let occupied_ns = closed.batch.occupied_ns(bracket_ns, closed.late_ns);
         let measured = Measured {
-            bracket_ns: end_ns.saturating_sub(start_ns),
-            covered_ns: self.union.add(Interval { start_ns, end_ns }),
+            bracket_ns,
+            covered_ns: self.union.add(Interval { start_ns, end_ns: start_ns + occupied_ns }),
             exclusive: true,
-            // The helper has seen no unit for one to two of its rounds.
-            late_ns: if closed.late { 2 * self.helper.round_ns } else { 0 },
+            late_ns: closed.late_ns,
         };
         let settled = closed.batch.settle(measured, self.concurrency);
-        closed.batch.teach(measured, &Costs::new(&self.words));
+        let (costs, books) = (Costs::new(&self.words), &self.books[stream]);
+        if self.variant.learn_waits || self.held - books.held == closed.others_held {
+            closed.batch.teach(measured, &costs);
+        } else {
+            closed.batch.teach_held(measured, &costs);
+        }
         self.concurrency = settled.concurrency;
         self.correct(settled.correction);
         let tally = &mut self.tally;
@@ -564,7 +649,7 @@ impl Inner {
         tally.estimated_ns += closed.batch.cost_ns();
         tally.estimate_error_ns += closed.batch.cost_ns().abs_diff(measured.bracket_ns);
         tally.batches += 1;
-        tally.late_batches += u64::from(closed.late);
+        tally.late_batches += u64::from(closed.late_ns != 0);
         let reference = self.reference.replace(closed.end.clone());
         if let Some(mark) = reference {
             self.recycle(mark);

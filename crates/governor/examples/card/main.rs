@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! card --workload NAME --kernels bench/kernels --own KERNELS.PTX [--truth LIBCUPTI] [--seconds 1.6]
-//!      [--helper-us 100] [--patient-helper] [--scaled-bound] [--book-at-most-us N] [--exact] CELL...
+//!      [--helper-us N] [--patient-helper] [--solo-bound] [--book-alone] [--learn-waits] [--book-at-most-us N] [--exact] CELL...
 //! ```
 //!
-//! `--scaled-bound` and `--book-at-most-us` change the law ([`guest::Variant`]). `--patient-helper` has the helper thread leave a stream alone while a closed batch of it is on the GPU; `--exact` has
-//! the program's own thread wake when it asked to, not up to 50 µs later.
+//! `--solo-bound`, `--book-alone`, `--learn-waits` and `--book-at-most-us` change the law ([`guest::Variant`]). `--helper-us` gives the
+//! helper thread rounds of one length, `--patient-helper` has it leave a stream alone while a closed batch of it is on the GPU; `--exact`
+//! has the program's own thread wake when it asked to, not up to 50 µs later.
 //!
 //! A cell is `off` (the driver alone), `sense:BATCH_US` (batches are measured, nobody is held back) or
 //! `limit:PERIOD_MS:CAP_PERCENT:IN_FLIGHT_US:BATCH_US`. Each gives one line of JSON as soon as it has ended. It needs no
@@ -26,7 +27,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cuota_governor::batch::{Close, QUIET_NS};
+use cuota_governor::batch::Close;
 use cuota_governor::cap::{Cap, PERIOD_NS};
 
 use cupti::Cupti;
@@ -62,7 +63,7 @@ impl Asked {
             own: "crates/governor/examples/card/kernels.ptx".into(),
             truth: None,
             seconds: 1.6,
-            helper: Helper { round_ns: QUIET_NS, patient: false },
+            helper: Helper { round_ns: None, patient: false },
             variant: Variant::NONE,
             exact: false,
             cells: Vec::new(),
@@ -77,10 +78,13 @@ impl Asked {
                 "--truth" => asked.truth = Some(value()),
                 "--seconds" => asked.seconds = value().parse().expect("a number of seconds"),
                 "--helper-us" => {
-                    asked.helper.round_ns = 1_000 * value().parse::<u64>().expect("a number of microseconds");
+                    asked.helper.round_ns =
+                        Some(1_000 * value().parse::<u64>().expect("a number of microseconds"));
                 }
                 "--patient-helper" => asked.helper.patient = true,
-                "--scaled-bound" => asked.variant.scaled_bound = true,
+                "--solo-bound" => asked.variant.solo_bound = true,
+                "--book-alone" => asked.variant.book_alone = true,
+                "--learn-waits" => asked.variant.learn_waits = true,
                 "--book-at-most-us" => {
                     asked.variant.book_at_most_ns =
                         1_000 * value().parse::<u64>().expect("a number of microseconds");

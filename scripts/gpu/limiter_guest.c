@@ -1,7 +1,7 @@
 // Work of fixed size on the GPU, and how much of it gets done: for scripts/gpu/limiter. The driver's API only; no toolkit.
 //
 //     limiter_guest rate WORKLOAD SECONDS [SCALE]     groups and seconds from the first to the last completed one; with its own clock
-//     limiter_guest occupied WORKLOAD SECONDS         the part of the time in which its work is on the GPU, by timing events
+//     limiter_guest occupied WORKLOAD SECONDS         the part of the time in which its work is on the GPU, gaps below 50 us too, by timing events
 //     limiter_guest series WORKLOAD SECONDS           CLOCK_MONOTONIC, ns, at which each group had ended
 //     limiter_guest launches COUNT THREADS            ns of a launch of an empty kernel, median over stretches of 200
 //
@@ -159,11 +159,14 @@ static void print(long index, double at) {
 }
 
 static double occupied(int kind, double seconds) {
-    void *start, *end;
-    OK(cuEventCreate(&start, 0));
-    OK(cuEventCreate(&end, 0));
+    void *starts[2], *ends[2];
+    for (int i = 0; i < 2; i++) {
+        OK(cuEventCreate(&starts[i], 0));
+        OK(cuEventCreate(&ends[i], 0));
+    }
     double busy = 0, begin = now();
-    while (now() < begin + seconds) {
+    for (long turn = 0; now() < begin + seconds; turn++) {
+        void *start = starts[turn % 2], *end = ends[turn % 2];
         // The pauses and the copies of a training step are the host's and the bus's.
         if (kind == 7) {
             pause_us(300);
@@ -179,6 +182,10 @@ static double occupied(int kind, double seconds) {
         float ms;
         OK(cuEventElapsedTime(&ms, start, end));
         busy += ms / 1e3;
+        if (turn == 0) continue;
+        // A gap that no neighbour could use counts.
+        OK(cuEventElapsedTime(&ms, ends[(turn + 1) % 2], start));
+        if (ms > 0 && ms < 0.05) busy += ms / 1e3;
     }
     return busy / (now() - begin);
 }

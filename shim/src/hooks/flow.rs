@@ -116,9 +116,7 @@ pub(crate) unsafe extern "C" fn end_capture(call: &Call) -> CUresult {
 
 fn is_capturing(limiter: &Limiter, call: &Call) -> bool {
     limiter.captures.load(Ordering::Acquire) != 0
-        && driver::outside_captures(|| {
-            driver::capturing(call.stream(0)) == Capturing::Yes
-        })
+        && driver::outside_captures(|| driver::capturing(call.stream(0)) == Capturing::Yes)
 }
 
 fn ended(limiter: &Limiter) {

@@ -8,6 +8,7 @@ use cuota_governor::batch::{Close, Place, TARGET_NS, Unit};
 use cuota_governor::budget::{Correction, Opening};
 use cuota_governor::cost::Estimate;
 use cuota_governor::lease::{self, Spend};
+use cuota_governor::rounds::Watch;
 
 use cuota_region::sys;
 
@@ -66,6 +67,10 @@ impl Limiter {
             return books.batch.ends_here(unit).then_some((on, stream));
         }
         if !unit.continues_chain {
+            let is_open = !books.batch.is_empty();
+            if is_open && books.watch.may_be_dry(books.batch.cost_ns(), sys::monotonic_ns()) {
+                self.helper.is_sparse();
+            }
             self.close(&on, stream, &mut books, Close::Full);
         }
         drop(books);
@@ -75,7 +80,6 @@ impl Limiter {
     /// One launch in a batch looks at the clock, at what has ended, and at the budget.
     fn look(&'static self, on: &Ground, stream: &'static Stream, unit: &Unit) -> Entered {
         self.reap(on.process);
-        self.looked_ns.store(sys::coarse_ns(), Ordering::Relaxed);
         let estimate = on.gpu.costs().estimate(unit.key);
         let unit_ns = on.gpu.concurrency().scale(estimate.cost_ns());
         let (budget, look) = on.budget();
@@ -84,7 +88,8 @@ impl Limiter {
             Opening::At { .. } => look.cap.quantum_ns(),
         };
         let booked_ns = match estimate {
-            Estimate::Learned(_) => lease::size(TARGET_NS, most_ns, unit_ns),
+            // What a batch of the target's size occupies beside the process's other streams.
+            Estimate::Learned(_) => lease::size(on.gpu.concurrency().scale(TARGET_NS), most_ns, unit_ns),
             Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
         };
         let mut arrival = Arrival::new(look, booked_ns, on.book(booked_ns));
@@ -92,16 +97,21 @@ impl Limiter {
         let pass = loop {
             let epoch = on.process.policy().epoch();
             let (budget, look) = on.budget();
-            let verdict = arrival.judge(look, budget, &self.scene(stream));
+            let verdict = arrival.judge(look, budget, &self.scene(on, stream));
             if let Some(since_ns) = held_since_ns.take() {
                 on.note_throttled(look.now_ns.saturating_sub(since_ns));
             }
             match verdict {
                 Verdict::Go(pass) => break pass,
                 Verdict::Wait { look_ns, cause, .. } => {
+                    self.held.fetch_add(1, Ordering::Relaxed);
+                    stream.held.fetch_add(1, Ordering::Relaxed);
                     if cause == Cause::Budget {
                         held_since_ns = Some(look.now_ns);
-                        self.close_all(on.process, Close::Held);
+                        // What the open batches had booked and not spent comes back: look again before sleeping.
+                        if self.close_all(on.process, Close::Held) {
+                            continue;
+                        }
                     }
                     on.process.policy().wait(epoch, look_ns);
                     self.follow_policy(on.process);
@@ -117,7 +127,7 @@ impl Limiter {
         self.pass(on, stream, unit, booked_ns, pass)
     }
 
-    fn scene(&self, of: &Stream) -> Scene {
+    fn scene(&self, on: &Ground, of: &Stream) -> Scene {
         let mut scene = Scene {
             batches: 0,
             in_flight_ns: 0,
@@ -133,6 +143,7 @@ impl Limiter {
                 scene.in_flight_ns = scene.in_flight_ns.saturating_add(stream.in_flight_ns());
             }
         }
+        scene.in_flight_ns = on.gpu.concurrency().scale(scene.in_flight_ns);
         scene
     }
 
@@ -149,8 +160,12 @@ impl Limiter {
         let mut books = stream.books()?;
         let estimate = on.gpu.costs().estimate(unit.key);
         let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
-        if books.boundary.is_none() && books.batch.is_empty() {
-            books.boundary = self.record(on.process, stream);
+        if books.batch.is_empty() {
+            books.watch = Watch::new(sys::monotonic_ns(), books.in_flight_ns());
+            books.others_held = self.others_held(stream);
+            if books.boundary.is_none() {
+                books.boundary = self.record(on.process, stream);
+            }
         }
         self.helper.call();
         books.batch.book(booked_ns);

@@ -10,22 +10,15 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use cuota_governor::batch::Close;
+use cuota_governor::rounds::{Flow, Found, Nap, Rounds};
 use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
+use super::stream::{Books, Stream};
 use crate::interpose::glibc;
 use crate::process::settings::Settings;
 use crate::process::{self, Process, Standing, driver};
-
-/// Between two rounds, ns. A round takes some 5 µs, so this is half a per cent of a processor while work is in flight.
-pub(super) const ROUND_NS: u64 = 1_000_000;
-
-/// How long after a launch's look the helper leaves what has ended to the next one, ns: the coarse clock ticks each 1 to 10 ms.
-const LOOKED_NS: u64 = 10_000_000;
-
-/// Rounds without anything in flight before it sleeps without a deadline.
-const IDLE_ROUNDS: u32 = 20;
 
 const STACK_BYTES: usize = 256 << 10;
 
@@ -43,18 +36,28 @@ pub(super) struct Helper {
     parked: AtomicU32,
     /// 1 while it may be in the driver.
     is_inside: AtomicU32,
+    /// Somebody launched since its last round.
+    launched: AtomicU32,
+    /// Since then a stream may have run dry inside an open batch.
+    sparse: AtomicU32,
 }
 
 impl Helper {
     /// Something was put on a stream: there is to be a helper, and it is to be awake.
     #[inline]
     pub(super) fn call(&self) {
+        self.launched.store(1, Ordering::Relaxed);
         if self.begun.load(Ordering::Relaxed) == 0 {
             self.begin();
         }
         if self.parked.load(Ordering::Relaxed) != 0 && self.parked.swap(0, Ordering::AcqRel) != 0 {
             sys::wake_all(&self.parked);
         }
+    }
+
+    /// A stream may have run dry inside an open batch.
+    pub(super) fn is_sparse(&self) {
+        self.sparse.store(1, Ordering::Relaxed);
     }
 
     #[cold]
@@ -141,56 +144,69 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
 
 impl Limiter {
     fn help(&'static self, process: &'static Process) {
-        let (helper, mut idle, mut context) = (&self.helper, 0, 0);
+        let (helper, mut rounds, mut context) = (&self.helper, Rounds::new(), 0);
         loop {
             helper.is_inside.store(1, Ordering::SeqCst);
             if EXITING.load(Ordering::SeqCst) != 0 {
                 helper.is_inside.store(0, Ordering::SeqCst);
                 return;
             }
-            self.round(process, &mut context);
+            let found = self.round(process, &mut context);
             helper.is_inside.store(0, Ordering::SeqCst);
-            idle = if self.streams.seen().any(|stream| stream.batches() != 0) { 0 } else { idle + 1 };
-            if idle >= IDLE_ROUNDS {
-                helper.parked.store(1, Ordering::SeqCst);
-                // Who came before the store saw nobody to wake.
-                if self.streams.seen().all(|stream| stream.batches() == 0) {
-                    sys::wait_until(&helper.parked, 1, u64::MAX);
+            match rounds.next(found) {
+                Nap::For(ns) => sys::sleep_ns(ns),
+                Nap::Parked => {
+                    helper.parked.store(1, Ordering::SeqCst);
+                    // Who came before the store saw nobody to wake.
+                    if helper.launched.load(Ordering::SeqCst) == 0 {
+                        sys::wait_until(&helper.parked, 1, u64::MAX);
+                    }
+                    helper.parked.store(0, Ordering::SeqCst);
                 }
-                helper.parked.store(0, Ordering::SeqCst);
-                idle = 0;
             }
-            sys::sleep_ns(ROUND_NS);
         }
     }
 
-    /// Settles what has ended, and closes what has been quiet since the last round.
-    fn round(&'static self, process: &'static Process, current: &mut u8) {
-        // Where launches look, they settle.
-        if sys::coarse_ns().saturating_sub(self.looked_ns.load(Ordering::Relaxed)) > LOOKED_NS {
-            self.reap(process);
+    /// Settles what has ended, and closes what is quiet.
+    fn round(&'static self, process: &'static Process, current: &mut u8) -> Found {
+        self.reap(process);
+        let launched = self.helper.launched.swap(0, Ordering::SeqCst) != 0;
+        let mut found = if launched { Found::Draining } else { Found::Idle };
+        if self.helper.sparse.swap(0, Ordering::Relaxed) != 0 {
+            found = Found::Sparse;
         }
         for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
-            let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books())
-            else {
-                continue;
-            };
-            // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.
-            books.none_was_late();
-            let units = books.batch.units();
-            let is_quiet = units == core::mem::replace(&mut books.seen_units, units);
-            if units == 0 || !is_quiet {
-                continue;
-            }
-            // The legacy stream, and a new event, are the current context's.
-            if stream.context() != *current {
-                *current = stream.context();
-                if !process.contexts.handle_of(*current).is_some_and(driver::set_current) {
-                    *current = 0;
-                    continue;
+            found = found.max(Found::Draining);
+            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
+                // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.
+                books.none_was_late();
+                if !books.batch.is_empty() {
+                    found = found.max(self.watch(&on, stream, &mut books, current));
                 }
             }
-            self.close(&on, stream, &mut books, Close::Quiet);
+        }
+        found
+    }
+
+    /// Looks at an open batch, and closes it where nothing comes any more.
+    fn watch(&self, on: &Ground, stream: &Stream, books: &mut Books, current: &mut u8) -> Found {
+        let (units, cost_ns) = (books.batch.units(), books.batch.cost_ns());
+        match books.watch.look(units, cost_ns, sys::monotonic_ns()) {
+            Flow::Flowing => Found::Flowing,
+            Flow::MayBeDry => Found::Sparse,
+            Flow::Quiet { late_ns } => {
+                // The legacy stream, and a new event, are the current context's.
+                let context = stream.context();
+                if context != *current {
+                    let handle = on.process.contexts.handle_of(context);
+                    *current = if handle.is_some_and(driver::set_current) { context } else { 0 };
+                }
+                if context == *current && self.close(on, stream, books, Close::Quiet) {
+                    books.was_late(late_ns);
+                }
+                // One that cannot be closed here is not looked at all the time.
+                if books.batch.is_empty() { Found::Sparse } else { Found::Flowing }
+            }
         }
     }
 }

@@ -36,8 +36,8 @@ pub(crate) struct Limiter {
     caps_epoch: AtomicU64,
     /// When a batch of the process last ended, ns.
     progress_ns: AtomicU64,
-    /// When a launch last looked at what has ended, ns.
-    looked_ns: AtomicU64,
+    /// Looks at which a launch was held back, on any stream.
+    held: AtomicU64,
     /// Captures that live.
     pub(crate) captures: AtomicU32,
     helper: Helper,

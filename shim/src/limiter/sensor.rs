@@ -7,7 +7,6 @@ use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
-use super::helper::ROUND_NS;
 use super::stream::{Books, Closed, Stream};
 use super::timeline::{self, End, Mark};
 use crate::process::Process;
@@ -61,13 +60,13 @@ impl Limiter {
         }
     }
 
-    /// Closes the open batch of a stream whose books the caller holds.
-    pub(super) fn close(&self, on: &Ground, stream: &Stream, books: &mut Books, why: Close) {
+    /// Closes the open batch of a stream whose books the caller holds. Whether it will be measured.
+    pub(super) fn close(&self, on: &Ground, stream: &Stream, books: &mut Books, why: Close) -> bool {
         if books.batch.is_empty() && books.boundary.is_none() {
-            return;
+            return false;
         }
         if books.is_full() || !stream.is_reachable(on.process) {
-            return;
+            return false;
         }
         let start = books.boundary.take();
         let mut batch = core::mem::take(&mut books.batch);
@@ -77,22 +76,23 @@ impl Limiter {
         if batch.is_empty() {
             // The boundary ended the batch before; another is recorded when work comes.
             start.into_iter().for_each(|mark| self.let_go(stream, mark));
-            return;
+            return false;
         }
         let end = start.and_then(|_| self.record(on.process, stream));
         let Some((start, end)) = start.zip(end) else {
             // Not to be measured: it has cost its estimate.
             start.into_iter().for_each(|mark| self.let_go(stream, mark));
             on.note_used(batch.booked_ns());
-            return;
+            return false;
         };
-        books.push(Closed { batch, start, end, unknown, late: why == Close::Quiet });
-        books.seen_units = 0;
+        let others_held = books.others_held;
+        books.push(Closed { batch, start, end, unknown, late_ns: 0, others_held });
         // One event ends a batch and begins the next, if that comes at once.
         if matches!(why, Close::Full | Close::Unknown | Close::Held) {
             self.hold(stream, end);
             books.boundary = Some(end);
         }
+        true
     }
 
     /// Closes the open batch of the stream that the calling thread means.
@@ -122,14 +122,23 @@ impl Limiter {
         }
     }
 
-    /// Closes the open batches of all streams, but for those that another thread is at.
+    /// Looks at which a launch on another stream was held back.
+    pub(super) fn others_held(&self, stream: &Stream) -> u64 {
+        self.held.load(Ordering::Relaxed).wrapping_sub(stream.held.load(Ordering::Relaxed))
+    }
+
+    /// Closes the open batches of all streams, but for those that another thread is at. Whether there were any.
     #[inline(never)]
-    pub(crate) fn close_all(&self, process: &'static Process, why: Close) {
+    pub(crate) fn close_all(&self, process: &'static Process, why: Close) -> bool {
+        let mut were_open = false;
         for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
             if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
+                let was_open = !books.batch.is_empty();
                 self.close(&on, stream, &mut books, why);
+                were_open |= was_open && books.batch.is_empty();
             }
         }
+        were_open
     }
 
     /// Settles the batches that have ended, but for those on streams that another thread is at.
@@ -156,7 +165,9 @@ impl Limiter {
         };
         let line = self.timelines.get(usize::from(stream.context()));
         let Some(mut line) = line.and_then(|line| line.take()) else { return false };
-        let end = line.look(closed.start, closed.end);
+        let end = line.look(closed.start, closed.end, |bracket_ns| {
+            closed.batch.occupied_ns(bracket_ns, closed.late_ns)
+        });
         if end == End::NotYet {
             return false;
         }
@@ -169,15 +180,14 @@ impl Limiter {
             on.note_used(closed.batch.booked_ns());
             return true;
         };
-        let measured = Measured {
-            bracket_ns,
-            covered_ns,
-            exclusive: on.is_exclusive(),
-            // The helper has seen no unit for one to two of its rounds.
-            late_ns: if closed.late { 2 * ROUND_NS } else { 0 },
-        };
+        let measured =
+            Measured { bracket_ns, covered_ns, exclusive: on.is_exclusive(), late_ns: closed.late_ns };
         let settled = closed.batch.settle(measured, on.gpu.concurrency());
-        closed.batch.teach(measured, &on.gpu.costs());
+        if self.others_held(stream) == closed.others_held {
+            closed.batch.teach(measured, &on.gpu.costs());
+        } else {
+            closed.batch.teach_held(measured, &on.gpu.costs());
+        }
         on.gpu.set_concurrency(settled.concurrency);
         on.note_used(settled.charge_ns);
         on.correct(settled.correction);

@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use cuota_abi::cuda::CUstream;
 use cuota_governor::admission::weight;
 use cuota_governor::batch::Batch;
+use cuota_governor::rounds::Watch;
 
 use super::lock::{Held, Lock};
 use super::timeline::Mark;
@@ -31,8 +32,10 @@ pub(super) struct Closed {
     pub(super) end: Mark,
     /// A unit in it was never measured.
     pub(super) unknown: bool,
-    /// Its last boundary was drawn because the stream was quiet.
-    pub(super) late: bool,
+    /// Closed as quiet: since when it may have been idle, ns. 0: it was not.
+    pub(super) late_ns: u64,
+    /// As in [`Books`], when it began.
+    pub(super) others_held: u64,
 }
 
 /// The books of a stream. All-zero is a stream on which nothing has happened.
@@ -43,8 +46,10 @@ pub(super) struct Books {
     pub(super) boundary: Option<Mark>,
     /// A unit in the open batch was never measured.
     pub(super) unknown: bool,
-    /// Units that the open batch had when the helper last looked.
-    pub(super) seen_units: u32,
+    /// The open batch as its watchers know it.
+    pub(super) watch: Watch,
+    /// Looks at which launches on *other* streams were held back, when the open batch began.
+    pub(super) others_held: u64,
     closed: [MaybeUninit<Closed>; IN_FLIGHT],
     first: usize,
     count: usize,
@@ -87,9 +92,24 @@ impl Books {
         for index in 0..self.count {
             if let Some(place) = self.closed.get_mut((self.first + index) % IN_FLIGHT) {
                 // SAFETY: as in `front`.
-                unsafe { place.assume_init_mut() }.late = false;
+                unsafe { place.assume_init_mut() }.late_ns = 0;
             }
         }
+    }
+
+    /// Says since when the newest closed batch may have been idle, ns.
+    pub(super) fn was_late(&mut self, late_ns: u64) {
+        let newest = self.count.checked_sub(1).map(|index| (self.first + index) % IN_FLIGHT);
+        if let Some(place) = newest.and_then(|index| self.closed.get_mut(index)) {
+            // SAFETY: as in `front`.
+            unsafe { place.assume_init_mut() }.late_ns = late_ns;
+        }
+    }
+
+    /// Estimated work on the stream that has not ended, ns.
+    pub(super) fn in_flight_ns(&self) -> u64 {
+        let open_ns = if self.batch.is_empty() { 0 } else { weight(self.batch.cost_ns(), !self.unknown) };
+        self.closed_ns.saturating_add(open_ns)
     }
 }
 
@@ -107,6 +127,8 @@ pub(crate) struct Stream {
     home: AtomicU32,
     batches: AtomicU32,
     in_flight_ns: AtomicU64,
+    /// Looks at which a launch on this stream was held back.
+    pub(super) held: AtomicU64,
     books: Lock<Books>,
 }
 
@@ -215,11 +237,10 @@ impl DerefMut for HeldBooks<'_> {
 
 impl Drop for HeldBooks<'_> {
     fn drop(&mut self) {
-        let is_open = !self.batch.is_empty();
-        let open_ns = if is_open { weight(self.batch.cost_ns(), !self.unknown) } else { 0 };
-        let batches = u32::try_from(self.count).unwrap_or(u32::MAX) + u32::from(is_open);
+        let open = u32::from(!self.batch.is_empty());
+        let batches = u32::try_from(self.count).unwrap_or(u32::MAX) + open;
         self.stream.batches.store(batches, Ordering::Relaxed);
-        self.stream.in_flight_ns.store(self.closed_ns.saturating_add(open_ns), Ordering::Relaxed);
+        self.stream.in_flight_ns.store(self.in_flight_ns(), Ordering::Relaxed);
     }
 }
 

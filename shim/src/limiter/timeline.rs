@@ -85,8 +85,9 @@ impl Timeline {
         }
     }
 
-    /// Looks whether the batch between two events has ended; if so, it is added to the union.
-    pub(super) fn look(&mut self, start: Mark, end: Mark) -> End {
+    /// Looks whether the batch between two events has ended; if so, what it occupied of the time between them is added to the union,
+    /// as `occupied` says of that time, ns.
+    pub(super) fn look(&mut self, start: Mark, end: Mark, occupied: impl FnOnce(u64) -> u64) -> End {
         let handle = |timeline: &mut Self, mark| timeline.event(mark).map(|event| event.handle);
         let (Some(from), Some(to)) = (handle(self, start), handle(self, end)) else { return End::Unknown };
         match driver::query_event(to) {
@@ -112,7 +113,8 @@ impl Timeline {
             self.base_ns = end_ns;
         }
         let bracket_ns = bracket_ns.max(0).unsigned_abs();
-        let interval = Interval { start_ns: end_ns.saturating_sub(bracket_ns), end_ns };
+        let start_ns = end_ns.saturating_sub(bracket_ns);
+        let interval = Interval { start_ns, end_ns: start_ns.saturating_add(occupied(bracket_ns)) };
         End::Measured { bracket_ns, covered_ns: self.union.add(interval) }
     }
 

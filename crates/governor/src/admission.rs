@@ -48,6 +48,9 @@ const NAP_NS: u64 = 50_000;
 /// The longest without a look at what has ended, ns.
 const LONGEST_NAP_NS: u64 = 1_000_000;
 
+/// A wait for the bound that counts as held, ns: several times what a full bound takes to drain.
+const HELD_NS: u64 = 5_000_000;
+
 /// A launch in front of the gate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arrival {
@@ -142,6 +145,17 @@ impl Arrival {
     #[must_use]
     pub const fn arrived_ns(&self) -> u64 {
         self.arrived_ns
+    }
+
+    /// Whether it has waited so long that a kernel on another stream which waits for it may be believed dearer than it is, with
+    /// what the verdict says it waits for. What is on the GPU meanwhile teaches little: [`crate::batch::Batch::teach_held`].
+    #[must_use]
+    pub const fn is_held(&self, look: Look, cause: Cause) -> bool {
+        match cause {
+            Cause::Budget => true,
+            // A program with several streams waits a little for room all the time.
+            Cause::Bound => look.now_ns.saturating_sub(self.arrived_ns) >= HELD_NS,
+        }
     }
 
     /// Judges it, now: at its arrival, and again whenever it wakes. `budget` is both words as they stand.

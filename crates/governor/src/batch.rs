@@ -364,7 +364,7 @@ mod tests {
         batch.add(&unit(1), KNOWN);
         batch.teach(alone(100_000), &costs);
         batch.teach_held(alone(1_000_000_000), &costs);
-        assert!(costs.estimate(unit(1).key).cost_ns() <= 125_000, "{:?}", costs.estimate(unit(1).key));
+        assert!(costs.estimate(unit(1).key).cost_ns() <= 125_001, "{:?}", costs.estimate(unit(1).key));
         assert_eq!(batch.settle(alone(1_000_000_000), Concurrency::NONE).charge_ns, 1_000_000_000);
         // One that has really become dearer is learned all the same.
         for _ in 0..200 {

@@ -115,7 +115,7 @@ impl<'a> Costs<'a> {
     }
 
     /// Learns from a batch beside which launches of its own process were held back that one unit of this key took `cost_ns`, if it
-    /// did not wait for them: it rises by a thirtieth a time.
+    /// did not wait for them: by a thirtieth a time.
     pub fn learn_held(&self, key: Key, cost_ns: u64) {
         self.teach(hash_of_unit(key), cost_ns, HELD);
         self.teach(hash_of_function(key), cost_ns, HELD);
@@ -180,10 +180,21 @@ const FOLLOWED: Lesson = Lesson { moves: followed, first: 1 };
 const BOUNDED: Lesson = Lesson { moves: bounded, first: 1 };
 const HELD: Lesson = Lesson { moves: held, first: 0 };
 
-/// A cost after it was measured while it may have waited.
+/// A cost after it was measured while it may have waited: by a quarter of the way at most up or down, so that it tends to the middle of
+/// what is measured, whatever the longest wait.
 const fn held(known_ns: u64, cost_ns: u64, confidence: u64) -> u64 {
-    let most_ns = known_ns.saturating_add(known_ns / 4);
-    followed(known_ns, if cost_ns < most_ns { cost_ns } else { most_ns }, confidence)
+    let step_ns = known_ns / 4 + 1;
+    let (least_ns, most_ns) = (known_ns.saturating_sub(step_ns), known_ns.saturating_add(step_ns));
+    let near_ns = if confidence == 0 {
+        cost_ns
+    } else if cost_ns < least_ns {
+        least_ns
+    } else if cost_ns > most_ns {
+        most_ns
+    } else {
+        cost_ns
+    };
+    followed(known_ns, near_ns, confidence)
 }
 
 /// A cost after it was measured alone.

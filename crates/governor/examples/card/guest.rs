@@ -484,8 +484,10 @@ impl Inner {
                 Gate::Go
             }
             Verdict::Wait { look_ns, cause, .. } => {
-                self.held += 1;
-                self.books[stream].held += 1;
+                if waiting.arrival.is_held(look, cause) {
+                    self.held += 1;
+                    self.books[stream].held += 1;
+                }
                 Gate::Wait { look_ns: law.real(look_ns), cause }
             }
         }

@@ -226,8 +226,10 @@ impl Guest {
                     return Gate::Go;
                 }
                 Verdict::Wait { look_ns, cause, .. } => {
-                    self.held += 1;
-                    self.books(stream).held += 1;
+                    if waiting.arrival.is_held(look, cause) {
+                        self.held += 1;
+                        self.books(stream).held += 1;
+                    }
                     // What the open batches had booked and not spent comes back: look again before sleeping.
                     if cause == Cause::Budget && self.close_all(on) {
                         continue;

@@ -167,12 +167,14 @@ macro_rules! stub {
             "add x9, x9, :lo12:{handler}",
             "adrp x10, {places} + {offset}",
             "add x10, x10, :lo12:{places} + {offset}",
-            "mov w11, #{note}",
+            "mov w11, #{low}",
+            "movk w11, #{high}, lsl #16",
             "b {gate}",
             handler = sym $handler,
             places = sym $crate::hooks_table::HOOKED,
             offset = const $number * 8,
-            note = const $note,
+            low = const $note & 0xffff,
+            high = const $note >> 16,
             gate = sym $crate::arch::gate,
         )
     };

@@ -104,8 +104,10 @@ impl Limiter {
             match verdict {
                 Verdict::Go(pass) => break pass,
                 Verdict::Wait { look_ns, cause, .. } => {
-                    self.held.fetch_add(1, Ordering::Relaxed);
-                    stream.held.fetch_add(1, Ordering::Relaxed);
+                    if arrival.is_held(look, cause) {
+                        self.held.fetch_add(1, Ordering::Relaxed);
+                        stream.held.fetch_add(1, Ordering::Relaxed);
+                    }
                     if cause == Cause::Budget {
                         held_since_ns = Some(look.now_ns);
                         // What the open batches had booked and not spent comes back: look again before sleeping.

@@ -1,5 +1,6 @@
 //! Contexts: half a GiB each, booked before they are made and checked against NVML later.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use cuota_abi::cuda::{CUcontext, CUdevice, CUdevice_attribute, CUgreenCtx, CUlimit, CUresult};
@@ -13,7 +14,7 @@ use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::contexts::Gone;
 use crate::process::handles::{Kind, Owner};
-use crate::process::{self, Standing, driver};
+use crate::process::{self, Process, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
@@ -90,6 +91,24 @@ fn ended(gone: Option<Gone>) {
     }
 }
 
+/// Makes the call, which may end the context that `number` finds; `gone` takes it off the list, if it has. Meanwhile nobody of ours
+/// touches the context's events.
+fn ending(
+    call: &Call,
+    number: impl Fn(&Process) -> Option<u8>,
+    gone: impl Fn(&Process) -> Option<Gone>,
+) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call.make() };
+    let found = Cell::new(None);
+    let status = process.limiter.while_ending(number(process), &|| {
+        let status = call.make();
+        found.set(if status == OK { gone(process) } else { None });
+        (status, found.get().is_some())
+    });
+    ended(found.get());
+    status
+}
+
 /// `cuCtxCreate` and `cuCtxCreate_v2`.
 ///
 /// # Safety
@@ -125,15 +144,8 @@ pub(crate) unsafe extern "C" fn create_v4(call: &Call) -> CUresult {
 
 /// `cuCtxDestroy` and `cuCtxDestroy_v2`: the driver frees the context's memory with it.
 pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let context: CUcontext = unsafe { call.argument(0) };
-    let status = call.make();
-    if status == OK
-        && let Standing::Managed(process) = process::standing()
-    {
-        ended(process.contexts.remove(context));
-    }
-    status
+    let context: CUcontext = call.pointer(0);
+    ending(call, |process| process.contexts.number_of(context), |process| process.contexts.remove(context))
 }
 
 /// `cuDevicePrimaryCtxRetain`: the first one makes the context.
@@ -158,14 +170,13 @@ pub(crate) unsafe extern "C" fn release_primary(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let device: CUdevice = unsafe { call.argument(0) };
     let _turn = Turn::take(device);
-    let status = call.make();
-    if status == OK
-        && let Standing::Managed(process) = process::standing()
-        && !driver::primary_is_active(device)
-    {
-        ended(process.contexts.remove_primary(device));
-    }
-    status
+    ending(
+        call,
+        |process| process.contexts.primary_of(device),
+        |process| {
+            (!driver::primary_is_active(device)).then(|| process.contexts.remove_primary(device)).flatten()
+        },
+    )
 }
 
 /// `cuCtxAttach`: one more end that the context needs.
@@ -184,16 +195,12 @@ pub(crate) unsafe extern "C" fn attach(call: &Call) -> CUresult {
 
 /// `cuCtxDetach`: the last one ends the context.
 pub(crate) unsafe extern "C" fn detach(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let context: CUcontext = unsafe { call.argument(0) };
-    let status = call.make();
-    if status == OK
-        && let Standing::Managed(process) = process::standing()
-        && process.contexts.detach(context)
-    {
-        ended(process.contexts.remove(context));
-    }
-    status
+    let context: CUcontext = call.pointer(0);
+    ending(
+        call,
+        |process| process.contexts.number_of(context),
+        |process| process.contexts.detach(context).then(|| process.contexts.remove(context)).flatten(),
+    )
 }
 
 /// What a green context takes (measured: 4 MiB).

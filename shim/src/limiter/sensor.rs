@@ -1,14 +1,14 @@
 //! Batches: closed by an event, settled when they have ended.
 
 use core::sync::atomic::Ordering;
-use cuota_abi::cuda::CUstream;
+use cuota_abi::cuda::{CUresult, CUstream};
 use cuota_governor::batch::{Close, Measured};
 use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
 use super::stream::{Books, Closed, Stream};
-use super::timeline::{self, End, Mark};
+use super::timeline::{End, Mark};
 use crate::process::Process;
 use crate::process::driver::{self, Capturing};
 
@@ -20,10 +20,12 @@ impl Limiter {
         }
         let line = self.timelines.get(usize::from(stream.context()))?;
         driver::outside_captures(|| {
-            let (mark, event) = line.take()?.take()?;
-            let recorded = timeline::record(event, stream.handle());
+            // Held meanwhile: nobody can end the context.
+            let mut line = line.take()?;
+            let (mark, event) = line.take()?;
+            let recorded = driver::record_event(event, stream.handle());
             if !recorded {
-                self.let_go(stream, mark);
+                line.let_go(mark);
             }
             recorded.then_some(mark)
         })
@@ -114,12 +116,20 @@ impl Limiter {
         self.streams.sweep();
     }
 
-    /// After a context has gone, with its streams and events.
-    pub(crate) fn end_context(&self, context: u8) {
-        self.streams.end_context(context);
-        if let Some(mut line) = self.timelines.get(usize::from(context)).and_then(|line| line.take()) {
+    /// Makes a call that may end a context, and says whether it has, while nobody else touches its events.
+    pub(crate) fn while_ending(&self, context: Option<u8>, call: &dyn Fn() -> (CUresult, bool)) -> CUresult {
+        let line = context.and_then(|context| self.timelines.get(usize::from(context)));
+        let mut line = line.and_then(|line| line.take());
+        let (status, has_ended) = call();
+        if let Some(line) = line.as_mut().filter(|_| has_ended) {
             line.clear();
         }
+        status
+    }
+
+    /// After a context has gone: its streams have, too.
+    pub(crate) fn end_context(&self, context: u8) {
+        self.streams.end_context(context);
     }
 
     /// Looks at which a launch on another stream was held back.

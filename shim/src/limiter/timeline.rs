@@ -2,7 +2,7 @@
 
 use core::num::NonZeroU16;
 
-use cuota_abi::cuda::{CUevent, CUresult, CUstream};
+use cuota_abi::cuda::{CUevent, CUresult};
 use cuota_governor::occupancy::{Interval, Union};
 
 use crate::process::driver;
@@ -88,7 +88,10 @@ impl Timeline {
     /// Looks whether the batch between two events has ended; if so, what it occupied of the time between them is added to the union,
     /// as `occupied` says of that time, ns.
     pub(super) fn look(&mut self, start: Mark, end: Mark, occupied: impl FnOnce(u64) -> u64) -> End {
-        let handle = |timeline: &mut Self, mark| timeline.event(mark).map(|event| event.handle);
+        // Null: the context has been another since.
+        let handle = |timeline: &mut Self, mark| {
+            timeline.event(mark).map(|event| event.handle).filter(|handle| !handle.is_null())
+        };
         let (Some(from), Some(to)) = (handle(self, start), handle(self, end)) else { return End::Unknown };
         match driver::query_event(to) {
             Some(CUresult::CUDA_SUCCESS) => {}
@@ -123,9 +126,4 @@ impl Timeline {
         // SAFETY: integers, null handles and no base: all-zero is a time line on which nothing has happened.
         *self = unsafe { core::mem::zeroed() };
     }
-}
-
-/// Records an event on a stream. `false`: the driver refuses.
-pub(super) fn record(event: CUevent, stream: CUstream) -> bool {
-    driver::record_event(event, stream)
 }

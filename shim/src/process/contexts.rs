@@ -83,6 +83,15 @@ impl Contexts {
         (self.live.load(Ordering::Acquire) == 1).then(|| self.sole.load(Ordering::Relaxed).to_le_bytes()[0])
     }
 
+    /// The number of the primary context of `device`.
+    pub(crate) fn primary_of(&self, device: CUdevice) -> Option<u8> {
+        let wanted = device.cast_unsigned() | PRIMARY;
+        let is_it = |entry: &Entry| {
+            entry.handle.load(Ordering::Acquire) != 0 && entry.device.load(Ordering::Acquire) == wanted
+        };
+        self.entries.iter().position(is_it).map(number)
+    }
+
     /// The context with this number.
     pub(crate) fn handle_of(&self, number: u8) -> Option<CUcontext> {
         let handle = self.entries.get(usize::from(number).checked_sub(1)?)?.handle.load(Ordering::Acquire);

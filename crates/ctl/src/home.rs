@@ -68,7 +68,7 @@ impl fmt::Display for Trouble {
             Trouble::OthersOwn { path, owner } => write!(
                 f,
                 "quotas in {path} are set by its owner, user {owner}, and you are user {uid}\n  \
-                 run without --memory and --tenant to take what the owner has set, or name a directory of your own \
+                 run without --memory, --compute and --tenant to take what the owner has set, or name a directory of your own \
                  with --dir or CUOTA_DIR, such as /dev/shm/cuota-{uid}",
                 path = path.display(),
                 uid = user(),

@@ -172,6 +172,22 @@ fn blank(policy: Option<Policy>, name: &TenantName, gpu: GpuId, total: u64) -> R
     }
 }
 
+/// Tenants under a cap: the tenant, its cap, the GPU time that it has used and that its launches have waited.
+pub(crate) fn capped(home: &Home) -> Vec<[String; 4]> {
+    let capped = rows(home, &lives).unwrap_or_default().into_iter();
+    capped
+        .filter(|row| row.compute_cap_ppm < Cap::FULL.ppm())
+        .map(|row| {
+            [
+                row.tenant,
+                row.compute,
+                show_seconds(row.compute_used_ns),
+                show_seconds(row.compute_throttled_ns),
+            ]
+        })
+        .collect()
+}
+
 /// A time as people read it.
 fn show_seconds(ns: u64) -> String {
     match ns {

@@ -1,10 +1,11 @@
 //! `cuota doctor`: what is here, who could lift a limit, and the proof that one holds.
 //!
-//! - [`system`], [`gpus`], [`mps`]: what was found.
+//! - [`system`], [`gpus`], [`mps`], [`caps`]: what was found.
 //! - [`protection`]: the directory, and whether a tenant could change its limits.
 //! - [`proof`], [`verdict`]: the probe under a quota, and what its facts show.
 //! - [`report`]: the table and the JSON.
 
+mod caps;
 mod gpus;
 mod mps;
 mod proof;
@@ -41,6 +42,7 @@ pub(crate) fn doctor(home: &Home, asked: &Doctor) -> u8 {
     let sim = asked.sim.then(locate::sim).transpose();
     let (mut protection, directory_checks) = protection::look(home, &system);
     checks.push(library_check(&library));
+    checks.push(caps::look(home));
     checks.extend(directory_checks);
     let (sim, sim_error) = match sim {
         Ok(folder) => (folder, None),

@@ -105,7 +105,7 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
     let mut closed = 0_u64;
     for (gpu, line) in lines.filter(|(_, line)| is_of(line, life)) {
         if lives_on {
-            closed = closed.saturating_add(keep_pools(line, life));
+            closed = closed.saturating_add(keep_pools(tenant, number, gpu, line, life));
         }
         let booked = word::booked_bytes(line);
         if is_over && !lives_on || booked == 0 {
@@ -127,7 +127,9 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
 }
 
 /// Takes out of a dead process's line all but what its pools hold; how many bytes.
-fn keep_pools(line: &Line, life: u64) -> u64 {
+fn keep_pools(tenant: Tenant, place: usize, gpu: usize, line: &Line, life: u64) -> u64 {
+    // First what it shared: from here on whoever else has it is charged for it.
+    tenant.forget_shares(place, Some(gpu));
     let (before, pools) = (word::booked_bytes(line), line.pools.load(Ordering::Relaxed));
     let shrank = word::shrink(line, life, word::units(pools));
     if shrank { before.saturating_sub(pools) } else { 0 }
@@ -246,7 +248,7 @@ impl Member {
                 return;
             }
             if lives_on {
-                let freed = keep_pools(line, life);
+                let freed = keep_pools(self.tenant, number, gpu.0, line, life);
                 log(self.tenant, pid, freed);
                 closed += usize::from(freed != 0);
             } else {
@@ -350,10 +352,10 @@ mod tests {
         let bench = Bench::new();
         let (dead, books, gpu) = two(&bench, 77);
         let heir = books.member();
-        dead.note_pools(true, 0);
+        dead.note_pool_exported();
         Books::open(dead, gpu).unwrap().note_pools(32 * MIB);
-        assert!(heir.exports_pools());
-        heir.note_pools(false, 1);
+        assert!(heir.others_export_pools());
+        heir.note_pool_open(true);
         assert!(!bury_at(dead, 5 * MS));
         assert_eq!(books.tenant_usage().booked, 77 * MIB);
         assert_eq!(heir.held_for_the_dead(gpu), 45 * MIB);
@@ -365,10 +367,27 @@ mod tests {
         assert_eq!(books.tenant_usage().booked, 32 * MIB, "the rest has gone");
         assert_eq!(heir.close_books_of_gone(gpu, |_| true), 0);
         assert_eq!(heir.held_for_the_dead(gpu), 0, "nothing to wait for");
-        heir.note_pools(false, 0);
+        heir.note_pool_open(false);
         assert!(bury_at(dead, HOLD_NS + 5 * MS));
         assert_eq!(books.tenant_usage().booked, 0);
-        assert!(!heir.exports_pools());
+        assert!(!heir.others_export_pools());
+    }
+
+    #[test]
+    fn what_a_dead_exporter_of_pools_shared_is_charged_to_whoever_has_it() {
+        let bench = Bench::new();
+        let (dead, books, _) = two(&bench, 77);
+        let (heir, key) = (books.member(), crate::share::ShareKey::of(b"memory"));
+        let theirs = Books::open(dead, GpuIndex(0)).unwrap();
+        theirs.share(key, 45 * MIB);
+        theirs.note_pools(32 * MIB);
+        dead.note_pool_exported();
+        heir.note_pool_open(true);
+        let reserved = books.reserve_shared(key, 45 * MIB, 1000 * MIB).unwrap();
+        books.commit(reserved, 45 * MIB);
+        assert_eq!(books.tenant_usage().booked, 77 * MIB);
+        assert!(!bury_at(dead, 5 * MS) && !bury_at(dead, HOLD_NS + 5 * MS));
+        assert_eq!(books.tenant_usage().booked, (45 + 32) * MIB);
     }
 
     #[test]
@@ -379,7 +398,7 @@ mod tests {
         books.book(MIB);
         for member in [one, other] {
             Books::open(member, GpuIndex(0)).unwrap().note_pools(MIB);
-            member.note_pools(true, 1);
+            member.bring_pools(true, 1);
             // This process lives, and would be told from the dead by this.
             member.tenant.0.places[member.place].started.store(0, Ordering::Relaxed);
         }

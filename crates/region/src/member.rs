@@ -136,19 +136,43 @@ impl Member {
         place.is_some_and(|place| place.life.load(Ordering::Acquire) == self.life)
     }
 
-    /// Notes whether others can open memory pools of this process, and how many pools of others it has open.
-    pub fn note_pools(&self, exports: bool, open: u32) {
+    /// Notes that others can open memory pools of this process.
+    pub fn note_pool_exported(&self) {
+        if let Some(place) = self.tenant.0.places.get(self.place) {
+            place.pools.fetch_or(death::EXPORTS, Ordering::SeqCst);
+        }
+    }
+
+    /// Notes that this process has opened a memory pool of another, or closed one.
+    pub fn note_pool_open(&self, opened: bool) {
+        let Some(place) = self.tenant.0.places.get(self.place) else { return };
+        if opened {
+            place.pools.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+        let mut pools = place.pools.load(Ordering::SeqCst);
+        while pools & !death::EXPORTS != 0 {
+            match place.pools.compare_exchange(pools, pools - 1, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return,
+                Err(now) => pools = now,
+            }
+        }
+    }
+
+    /// Notes in a new place whether others can open memory pools of this process, and how many pools of others it has open.
+    pub fn bring_pools(&self, exports: bool, open: u32) {
         if let Some(place) = self.tenant.0.places.get(self.place) {
             place.pools.store(u32::from(exports) << 31 | open & !death::EXPORTS, Ordering::SeqCst);
         }
     }
 
-    /// Whether any process of the tenant lets others open its memory pools, or did until it died.
+    /// Whether another process of the tenant lets others open its memory pools, or did until it died.
     #[must_use]
-    pub fn exports_pools(&self) -> bool {
-        let mut places = self.tenant.0.places.iter().take(self.tenant.places_in_use());
-        places.any(|place| {
-            place.life.load(Ordering::Acquire) & ALIVE != 0
+    pub fn others_export_pools(&self) -> bool {
+        let mut places = self.tenant.0.places.iter().take(self.tenant.places_in_use()).enumerate();
+        places.any(|(number, place)| {
+            number != self.place
+                && place.life.load(Ordering::Acquire) & ALIVE != 0
                 && place.pools.load(Ordering::SeqCst) & death::EXPORTS != 0
         })
     }

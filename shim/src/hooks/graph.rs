@@ -168,7 +168,7 @@ unsafe fn instantiate(
     uploads: bool,
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
-    let account = match account::on_current_device() {
+    let account = match account::on_current_or_first_device() {
         Booking::On(account) => account,
         Booking::No => return call(),
         Booking::Refuse => return REFUSED,

@@ -40,10 +40,7 @@ fn let_go(last: Last) {
     match last.owner.kind {
         Kind::Array => array::shrink(&account, last.bytes),
         Kind::Memory => account.release_unless_open(last.bytes, last.exported),
-        Kind::Import => {
-            account.device.unseen.fetch_sub(last.bytes, Ordering::Relaxed);
-            account.release(last.bytes);
-        }
+        Kind::Import => account.release_import(last.bytes, last.exported),
         // Charged by its blocks.
         Kind::Managed => {
             account.device.unseen.fetch_sub(last.bytes, Ordering::Relaxed);

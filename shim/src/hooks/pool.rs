@@ -1,9 +1,11 @@
 //! Stream-ordered memory: allocations from pools, which are charged by what the pool holds.
 
 use cuota_abi::cuda::{
-    CUdevice, CUdeviceptr, CUmemLocation, CUmemPoolProps, CUmemoryPool, CUresult, CUstream,
+    CUdevice, CUdeviceptr, CUmemAllocationType, CUmemLocation, CUmemPoolProps, CUmemoryPool, CUresult,
+    CUstream,
 };
 use cuota_governor::physical;
+use cuota_governor::quota::UNLIMITED;
 use cuota_region::ledger::{Refusal, Reservation};
 
 use super::{REFUSED, device_at, plain};
@@ -58,7 +60,9 @@ unsafe fn allocate(
     stream: CUstream,
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
-    let Some(entry) = account.process.pools.entry(pool, account.ordinal()) else { return REFUSED };
+    let pools = &account.process.pools;
+    let was_known = pools.find(pool).is_some();
+    let Some(entry) = pools.entry(pool, account.ordinal()) else { return REFUSED };
     if entry.is_destroyed() {
         return CUresult::CUDA_ERROR_INVALID_VALUE;
     }
@@ -66,6 +70,7 @@ unsafe fn allocate(
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
+    account.note_pools(reservation.bytes());
     let status = call();
     let fits = match entry.update() {
         Some(Change::Grew(taken)) => account.commit(reservation, taken),
@@ -74,13 +79,21 @@ unsafe fn allocate(
             account.apply(change);
             true
         }
+        // Neither an allocation nor a figure: it is no pool, or one that the driver has ended.
+        None if status != OK => {
+            account.cancel(reservation);
+            if !was_known {
+                pools.remove(pool);
+            }
+            true
+        }
         // The driver does not say: what was reserved is what it may have taken.
         None => {
             let worst = reservation.bytes();
             account.commit(reservation, worst)
         }
     };
-    account.note_pools();
+    account.note_pools(0);
     if status != OK || fits {
         return status;
     }
@@ -181,12 +194,27 @@ pub(crate) unsafe extern "C" fn learn(call: &Call) -> CUresult {
     status
 }
 
+/// What a pool of managed memory is answered under a quota: its memory moves to the device by itself, and no figure says how much.
+fn refuses_managed(kind: CUmemAllocationType) -> bool {
+    kind == CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_MANAGED
+        && match account::on_current_or_first_device() {
+            Booking::On(account) => account.quota() != UNLIMITED,
+            Booking::No => false,
+            Booking::Refuse => true,
+        }
+}
+
 /// `cuMemGetDefaultMemPool` and `cuMemGetMemPool`: the same, of any location.
 pub(crate) unsafe extern "C" fn learn_at(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let pool: *mut CUmemoryPool = unsafe { call.argument(0) };
     // SAFETY: the argument's type.
     let location: *mut CUmemLocation = unsafe { call.argument(1) };
+    // SAFETY: the argument's type.
+    let kind: CUmemAllocationType = unsafe { call.argument(2) };
+    if refuses_managed(kind) {
+        return CUresult::CUDA_ERROR_NOT_SUPPORTED;
+    }
     let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
@@ -205,6 +233,10 @@ pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
     let pool: *mut CUmemoryPool = unsafe { call.argument(0) };
     // SAFETY: the argument's type.
     let properties: *const CUmemPoolProps = unsafe { call.argument(1) };
+    // SAFETY: the program's argument.
+    if unsafe { properties.as_ref() }.is_some_and(|properties| refuses_managed(properties.allocType)) {
+        return CUresult::CUDA_ERROR_NOT_SUPPORTED;
+    }
     let status = call.make();
     if status == OK
         && let Standing::Managed(process) = process::standing()
@@ -265,8 +297,8 @@ pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
     let status = call.make();
     if let Some((process, device, held)) = known {
         if device == pools::IMPORTED && status == OK {
-            let (exports, open) = process.pools.open(false);
-            process.member().note_pools(exports, open);
+            process.pools.open(false);
+            process.member().note_pool_open(false);
         }
         if let Booking::On(account) = account::on_device(device.cast_signed()) {
             account.release(held);

@@ -28,6 +28,7 @@ use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::handles::{Kind, Owner};
 use crate::process::lingering::Exported;
+use crate::process::pins::Pinned;
 use crate::process::{self, Process, Standing, driver, pools};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
@@ -274,7 +275,7 @@ pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
     let shareable: *mut c_void = unsafe { call.argument(1) };
     // SAFETY: the argument's type.
     let kind: CUmemAllocationHandleType = unsafe { call.argument(2) };
-    let booking = account::on_current_device();
+    let booking = account::on_current_or_first_device();
     if matches!(booking, Booking::Refuse) {
         return REFUSED;
     }
@@ -292,7 +293,8 @@ pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
         }
     };
     // It lies where it was made: on another device than the current one, or in the host's memory, which is not counted.
-    let account = match driver::memory_device(made).map(account::on_device) {
+    let lies_on = driver::memory_device(made);
+    let account = match lies_on.map(account::on_device) {
         Some(Booking::On(account)) => account,
         Some(Booking::Refuse) => {
             release();
@@ -301,18 +303,33 @@ pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
         Some(Booking::No) => return OK,
         None => account,
     };
-    let is_known = account.process.handles.find(made).is_some();
-    let bytes = if is_known {
-        Some(0)
-    } else {
-        driver::outside_captures(|| size_of(made, account.device.total_bytes()))
+    let handles = &account.process.handles;
+    let bytes = match handles.find(made) {
+        Some(_) => 0,
+        None => match driver::outside_captures(|| size_of(made, account.device.total_bytes())) {
+            Some(bytes) => bytes,
+            // A multicast object is on no device, and takes no memory by itself.
+            None if lies_on.is_none() => 0,
+            None => {
+                release();
+                account.refuse(0, account.quota(), Refusal::OverQuota { booked: account.quota() });
+                return REFUSED;
+            }
+        },
     };
-    // What cannot be mapped is a multicast object, which takes no memory by itself.
-    let bytes = bytes.unwrap_or(0);
     let is_fabric = kind == CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC;
     // SAFETY: the program's `CUmemFabricHandle`, which the driver has just read.
     let key = is_fabric.then(|| unsafe { key_of(shareable) });
-    imported(&account, made, bytes, key, 0, &release)
+    let status = imported(&account, made, bytes, key, 0, &release);
+    if status == OK
+        && kind == CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        && let Some(place) = handles.find(made)
+        // The descriptor keeps the memory, too, until it is closed.
+        && let Some(came_by) = i32::try_from(shareable.addr()).ok().and_then(Exported::to)
+    {
+        handles.export(place, came_by);
+    }
+    status
 }
 
 /// `cuMemGetHandleForAddressRange`: a descriptor that may keep the memory.
@@ -348,16 +365,18 @@ pub(crate) unsafe extern "C" fn export_range(call: &Call) -> CUresult {
     status
 }
 
-/// The bytes of the object behind a descriptor that CUDA exported, whatever a program says that it has: it is held as a whole.
+/// The bytes of the object behind a descriptor that CUDA exported, whatever a program says that it has: it is held as a whole. 0:
+/// another API's, or none. `None`: it cannot be told.
 fn size_behind(descriptor: c_int, device_bytes: u64) -> Option<u64> {
     let (import, release) = (cuMemImportFromShareableHandle::REAL.get()?, cuMemRelease::REAL.get()?);
     let mut handle = 0;
-    let shareable = core::ptr::without_provenance_mut(usize::try_from(descriptor).ok()?);
+    let Ok(number) = usize::try_from(descriptor) else { return Some(0) };
+    let shareable = core::ptr::without_provenance_mut(number);
     let kind = CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
     driver::outside_captures(|| {
         // SAFETY: a descriptor of the program, which stays its own; another API's is an error.
         if unsafe { import(&raw mut handle, shareable, kind) } != OK {
-            return None;
+            return Some(0);
         }
         let bytes = size_of(handle, device_bytes);
         // SAFETY: imported above.
@@ -384,8 +403,12 @@ pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
         described.type_ == CUexternalMemoryHandleType::CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD;
     // SAFETY: the type says which member of the union is in use.
     let fd = is_descriptor.then_some(unsafe { described.handle.fd });
-    let found = fd.and_then(|fd| size_behind(fd, account.device.total_bytes()));
-    let bytes = described.size.max(found.unwrap_or(0));
+    let found = match fd.map(|fd| size_behind(fd, account.device.total_bytes())) {
+        Some(None) => return REFUSED,
+        Some(Some(bytes)) => bytes,
+        None => 0,
+    };
+    let bytes = if found == 0 { described.size } else { found };
     if bytes == 0 {
         return call();
     }
@@ -401,11 +424,28 @@ pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
     }
     account.device.unseen.fetch_add(bytes, Ordering::Relaxed);
     account.commit(reservation, bytes);
-    let owner =
-        Owner { device: account.ordinal(), context: account.process.contexts.current(), kind: Kind::Import };
+    // It outlives contexts, as far as anybody has seen.
+    let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Import };
     // SAFETY: the driver has written the handle.
     account.process.handles.add(unsafe { *memory }.addr() as u64, bytes, owner);
     OK
+}
+
+/// Makes `call`, which gives something that keeps external memory; `note` notes it, and says under which number.
+#[inline(never)]
+fn keeping(memory: u64, call: &Call, note: &dyn Fn(&'static Process, u32) -> u64) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call.make() };
+    let Some(place) = process.handles.find(memory) else { return call.make() };
+    // First the reference: another thread may destroy the memory meanwhile.
+    process.handles.retain(place);
+    let status = call.make();
+    if status == OK {
+        let holder = note(process, place);
+        pin_retained(process, holder, 0, 0, place);
+    } else {
+        process.handles.release(place).into_iter().for_each(let_go);
+    }
+    status
 }
 
 /// `cuExternalMemoryGetMappedBuffer`: the buffer keeps the memory until it is freed.
@@ -414,11 +454,7 @@ pub(crate) unsafe extern "C" fn map_external(call: &Call) -> CUresult {
     let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
     // SAFETY: the argument's type.
     let memory: CUexternalMemory = unsafe { call.argument(1) };
-    let status = call.make();
-    if status == OK
-        && let Standing::Managed(process) = process::standing()
-        && let Some(place) = process.handles.find(memory.addr() as u64)
-    {
+    keeping(memory.addr() as u64, call, &|process, place| {
         // SAFETY: the driver has written the address.
         let address = unsafe { *pointer };
         // A free looks for what is noted about its address.
@@ -429,9 +465,8 @@ pub(crate) unsafe extern "C" fn map_external(call: &Call) -> CUresult {
                 process.handles.add(address, 0, owner);
             }
         }
-        pin(process, address, 0, 0, Some(place));
-    }
-    status
+        address
+    })
 }
 
 /// `cuExternalMemoryGetMappedMipmappedArray`: the array keeps the memory until it is destroyed.
@@ -440,25 +475,31 @@ pub(crate) unsafe extern "C" fn map_external_array(call: &Call) -> CUresult {
     let array: *mut CUmipmappedArray = unsafe { call.argument(0) };
     // SAFETY: the argument's type.
     let memory: CUexternalMemory = unsafe { call.argument(1) };
-    let status = call.make();
-    if status == OK
-        && let Standing::Managed(process) = process::standing()
-        && let Some(place) = process.handles.find(memory.addr() as u64)
-    {
+    keeping(memory.addr() as u64, call, &|process, place| {
         // SAFETY: the driver has written the array.
         let made = unsafe { *array }.addr() as u64;
         let owner = Owner { kind: Kind::Array, ..process.handles.owner(place) };
         process.handles.add(made, 0, owner);
-        pin(process, made, 0, 0, Some(place));
-    }
-    status
+        made
+    })
 }
 
 /// `cuDestroyExternalMemory`.
 pub(crate) unsafe extern "C" fn destroy_external(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let memory: CUexternalMemory = unsafe { call.argument(0) };
-    dropping(memory.addr() as u64, &|| call.make())
+    let handle = memory.addr() as u64;
+    // What is mapped of it keeps it; another object may get its handle.
+    dropping(handle, &|| {
+        let status = call.make();
+        if status == OK
+            && let Standing::Managed(process) = process::standing()
+            && let Some(place) = process.handles.find(handle)
+        {
+            process.handles.make_nameless(place);
+        }
+        status
+    })
 }
 
 /// `cuMemPoolExportToShareableHandle`: from here on the pool may live on after this process.
@@ -466,11 +507,11 @@ pub(crate) unsafe extern "C" fn export_pool(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let pool: CUmemoryPool = unsafe { call.argument(1) };
     if let Standing::Managed(process) = process::standing() {
-        let (exports, open) = process.pools.export();
-        process.member().note_pools(exports, open);
+        process.pools.export(pool);
+        process.member().note_pool_exported();
         let device = process.pools.device_of(pool).unwrap_or(pools::HOST);
         if let Booking::On(account) = account::on_device(device.cast_signed()) {
-            account.note_pools();
+            account.note_pools(0);
         }
     }
     call.make()
@@ -485,22 +526,25 @@ pub(crate) unsafe extern "C" fn import_pool(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let pool: *mut CUmemoryPool = unsafe { call.argument(0) };
     let call = || call.make();
-    let account = match account::on_current_device() {
+    let account = match account::on_current_or_first_device() {
         Booking::On(account) => account,
         Booking::No => return call(),
         Booking::Refuse => return REFUSED,
     };
     let (process, member) = (account.process, account.process.member());
-    let note = |(exports, open)| member.note_pools(exports, open);
+    let note = |opened| {
+        process.pools.open(opened);
+        member.note_pool_open(opened);
+    };
     // First this, so that whoever dies from here on keeps its pool booked.
-    note(process.pools.open(true));
-    let is_known = account.quota() == UNLIMITED || member.exports_pools();
+    note(true);
+    let is_known = account.quota() == UNLIMITED || member.others_export_pools();
     let status = if is_known { call() } else { REFUSED };
     if status == OK {
         // SAFETY: the driver has written the pool.
         process.pools.entry(unsafe { *pool }, pools::IMPORTED);
     } else {
-        note(process.pools.open(false));
+        note(false);
         if !is_known {
             account.refuse(0, account.quota(), Refusal::OverQuota { booked: account.quota() });
         }
@@ -542,15 +586,22 @@ pub(crate) unsafe extern "C" fn import_pointer(call: &Call) -> CUresult {
     opening(unsafe { key_of(data.cast()) }, &call, &move || unsafe { *address }, &free)
 }
 
-/// Notes that `holder` keeps the memory of `handle`, as long as it is bound there.
+/// Notes that `holder` keeps the memory in `place`, as long as it is bound there.
 #[inline(never)]
 fn pin(process: &'static Process, holder: u64, device: CUdevice, offset: u64, place: Option<u32>) {
     if let Some(place) = place {
         // First the reference: the pin can be taken out as soon as it is there.
         process.handles.retain(place);
-        if !process.pins.add(holder, device.cast_unsigned(), offset, place) {
-            process.handles.release(place).into_iter().for_each(let_go);
-        }
+        pin_retained(process, holder, device, offset, place);
+    }
+}
+
+/// The same with a reference that is there.
+fn pin_retained(process: &'static Process, holder: u64, device: CUdevice, offset: u64, place: u32) {
+    match process.pins.add(holder, device.cast_unsigned(), offset, place) {
+        Pinned::Before => process.handles.release(place).into_iter().for_each(let_go),
+        // What cannot be followed stays charged as long as the process lives.
+        Pinned::Now | Pinned::Nowhere => {}
     }
 }
 
@@ -587,14 +638,15 @@ fn binding_memory(
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call() };
-    // Before the driver can forget the handle.
-    let place = find(process);
+    // Before the driver can forget the handle, and another thread let go of it.
+    let Some(place) = find(process) else { return call() };
+    process.handles.retain(place);
     let status = call();
-    if status == OK
-        && let Some(place) = place
-    {
+    if status == OK {
         let lies_on = process.handles.owner(place).device.cast_signed();
-        pin(process, holder, device.unwrap_or(lies_on), offset, Some(place));
+        pin_retained(process, holder, device.unwrap_or(lies_on), offset, place);
+    } else {
+        process.handles.release(place).into_iter().for_each(let_go);
     }
     status
 }

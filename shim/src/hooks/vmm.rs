@@ -97,13 +97,13 @@ pub(crate) unsafe extern "C" fn map(call: &Call) -> CUresult {
     let address: CUdeviceptr = unsafe { call.argument(0) };
     // SAFETY: the argument's type.
     let handle: CUmemGenericAllocationHandle = unsafe { call.argument(3) };
+    let Standing::Managed(process) = process::standing() else { return call.make() };
+    let Some(place) = process.handles.find(handle) else { return call.make() };
+    // First the reference: another thread may release the handle meanwhile.
+    process.handles.retain(place);
     let status = call.make();
-    if status == OK
-        && let Standing::Managed(process) = process::standing()
-        && let Some(place) = process.handles.find(handle)
-        && process.blocks.add_mapping(address, place).is_ok()
-    {
-        process.handles.retain(place);
+    if status != OK || process.blocks.add_mapping(address, place).is_err() {
+        process.handles.release(place).into_iter().for_each(let_go);
     }
     status
 }

@@ -61,6 +61,15 @@ pub(crate) fn on_current_device() -> Booking {
     on_current_device_hot()
 }
 
+/// The same for a call that needs no current context: then the first device's.
+#[inline(never)]
+pub(crate) fn on_current_or_first_device() -> Booking {
+    match on_current_device_hot() {
+        Booking::No => on_device(0),
+        booking => booking,
+    }
+}
+
 /// [`on_current_device`], inlined.
 #[inline(always)]
 pub(crate) fn on_current_device_hot() -> Booking {
@@ -335,16 +344,28 @@ impl Account {
     /// Gives back `bytes` that were committed, at once or, where they were exported to a descriptor that is open, when that is closed.
     pub(crate) fn release_unless_open(&self, bytes: u64, exported: Option<Exported>) {
         match exported.filter(|exported| exported.is_open()) {
-            Some(exported) => self.process.lingering.add(exported, bytes, self.ordinal),
+            Some(exported) => self.process.lingering.add(exported, bytes, self.ordinal, false),
             None => self.release(bytes),
         }
     }
 
     /// Gives back what lingered for descriptors that are closed now. `true`: there was some.
     fn collect_lingering(&self) -> bool {
-        let bytes = self.process.lingering.collect(self.ordinal);
-        self.release(bytes);
-        bytes != 0
+        let (own, imported) = self.process.lingering.collect(self.ordinal);
+        self.device.unseen.fetch_sub(imported, Ordering::Relaxed);
+        self.release(own + imported);
+        own + imported != 0
+    }
+
+    /// Gives back `bytes` that another process made: at once or, where the descriptor that they came by is open, when that is closed.
+    pub(crate) fn release_import(&self, bytes: u64, came_by: Option<Exported>) {
+        match came_by.filter(|descriptor| descriptor.is_open()) {
+            Some(descriptor) => self.process.lingering.add(descriptor, bytes, self.ordinal, true),
+            None => {
+                self.device.unseen.fetch_sub(bytes, Ordering::Relaxed);
+                self.release(bytes);
+            }
+        }
     }
 
     /// Reserves `bytes` of an object that others of the tenant may hold too.
@@ -408,7 +429,7 @@ impl Account {
         // All of them: what is held must be right as a whole.
         let shrank = pools.are_used()
             && pools.of_device(self.ordinal).filter(|pool| self.update_pool(pool)).count() != 0;
-        self.note_pools();
+        self.note_pools(0);
         graphs || shrank
     }
 
@@ -443,13 +464,24 @@ impl Account {
         held != 0
     }
 
-    /// Notes what the pools of this device hold, where others can open them.
+    /// Notes what the pools of this device that others can open hold, and `more`, which one may grow by: before the driver is asked, so
+    /// that a death in between leaves nothing uncharged; afterwards, with nothing more.
     #[inline(never)]
-    pub(crate) fn note_pools(&self) {
+    pub(crate) fn note_pools(&self, more: u64) {
         let pools = &self.process.pools;
-        if pools.shared().0 {
-            let held = pools.of_device(self.ordinal).map(Pool::booked).fold(0, u64::saturating_add);
-            self.books().note_pools(held);
+        if !pools.are_exported() {
+            return;
+        }
+        let held = || pools.of_device(self.ordinal).map(Pool::exported_bytes).fold(0, u64::saturating_add);
+        let mut sum = held();
+        // Of threads that note at once none may leave an older sum; what is too high for a moment harms nobody.
+        for _ in 0..8 {
+            self.books().note_pools(sum.saturating_add(more));
+            let now = held();
+            if now == sum {
+                break;
+            }
+            sum = now;
         }
     }
 
@@ -594,12 +626,13 @@ impl Account {
         if quota == UNLIMITED || (is_far && unasked <= UNASKED_BYTES) {
             return true;
         }
-        self.device.taken_unasked.store(0, Ordering::Relaxed);
+        let unasked = self.device.taken_unasked.swap(0, Ordering::Relaxed);
         if !self.ask_overhead() {
             // No figure: it is taken all the same, until NVML says less.
-            self.add_overhead(bytes);
+            self.add_overhead(unasked);
         }
-        self.books().tenant_usage().booked <= quota
+        // What others only wish for is no reason to undo what was done.
+        self.books().is_within(quota)
     }
 
     /// Books what is left after a load was undone.

@@ -16,6 +16,8 @@ const PLACES: usize = 1 << 18;
 const EMPTY: u64 = 0;
 const REMOVED: u64 = 1;
 const CLAIMED: u64 = 2;
+/// What was destroyed and is kept all the same: no look-up finds it.
+const NAMELESS: u64 = 3;
 
 struct Place {
     handle: AtomicU64,
@@ -187,6 +189,13 @@ impl Handles {
         }
     }
 
+    /// Lets no look-up find what is in a place: it has lost its handle, and something keeps it.
+    pub(crate) fn make_nameless(&self, place: u32) {
+        if let Some(place) = self.place(place) {
+            place.handle.store(NAMELESS, Ordering::Release);
+        }
+    }
+
     /// The key of the handle in a place.
     pub(crate) fn key(&self, place: u32) -> Option<ShareKey> {
         self.place(place).and_then(|place| place.read().key)
@@ -225,7 +234,7 @@ impl Handles {
 
     /// The place of a handle.
     pub(crate) fn find(&self, handle: u64) -> Option<u32> {
-        if handle <= CLAIMED {
+        if handle <= NAMELESS {
             return None;
         }
         for distance in 0..=self.furthest.load(Ordering::Relaxed) as usize {

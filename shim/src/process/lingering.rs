@@ -51,6 +51,7 @@ struct Entry {
     /// 0: free.
     exported: AtomicU64,
     bytes: AtomicU64,
+    /// The device's ordinal; the highest bit says that the bytes were imported.
     device: AtomicU32,
 }
 
@@ -61,12 +62,12 @@ pub(crate) struct Lingering {
 }
 
 impl Lingering {
-    /// Notes `bytes` that stay charged while a descriptor is open.
-    pub(crate) fn add(&self, exported: Exported, bytes: u64, device: u32) {
+    /// Notes `bytes` that stay charged while a descriptor is open: this process's own, or imported ones.
+    pub(crate) fn add(&self, exported: Exported, bytes: u64, device: u32, imported: bool) {
         for entry in &self.entries {
             if entry.exported.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 entry.bytes.store(bytes, Ordering::Relaxed);
-                entry.device.store(device, Ordering::Relaxed);
+                entry.device.store(device | u32::from(imported) << 31, Ordering::Relaxed);
                 entry.exported.store(exported.pack(), Ordering::Release);
                 self.used.fetch_add(1, Ordering::Relaxed);
                 return;
@@ -74,26 +75,26 @@ impl Lingering {
         }
     }
 
-    /// Forgets those on `device` whose descriptors were closed; how many bytes they had.
-    pub(crate) fn collect(&self, device: u32) -> u64 {
+    /// Forgets those on `device` whose descriptors were closed; how many bytes of its own and how many imported ones they had.
+    pub(crate) fn collect(&self, device: u32) -> (u64, u64) {
+        let mut closed = (0, 0);
         if self.used.load(Ordering::Relaxed) == 0 {
-            return 0;
+            return closed;
         }
-        let closed = self.entries.iter().map(|entry| {
+        for entry in &self.entries {
             let word = entry.exported.load(Ordering::Acquire);
-            let is_over = entry.device.load(Ordering::Relaxed) == device
+            let of = entry.device.load(Ordering::Relaxed);
+            let is_over = of & !(1 << 31) == device
                 && Exported::unpack(word).is_some_and(|exported| !exported.is_open());
             let bytes = entry.bytes.load(Ordering::Relaxed);
             let is_ours = is_over
                 && entry.exported.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
             if is_ours {
                 self.used.fetch_sub(1, Ordering::Relaxed);
-                bytes
-            } else {
-                0
+                *(if of >> 31 == 0 { &mut closed.0 } else { &mut closed.1 }) += bytes;
             }
-        });
-        closed.sum()
+        }
+        closed
     }
 }
 
@@ -108,10 +109,11 @@ mod tests {
         let fd = sys::open(c"/dev/null", libc::O_RDONLY, 0).unwrap();
         let exported = Exported::to(fd.number()).unwrap();
         assert_eq!(Exported::unpack(exported.pack()), Some(exported));
-        table.add(exported, 7, 1);
-        assert_eq!((table.collect(1), table.collect(0)), (0, 0));
+        table.add(exported, 7, 1, false);
+        table.add(exported, 9, 1, true);
+        assert_eq!((table.collect(1), table.collect(0)), ((0, 0), (0, 0)));
         drop(fd);
-        assert_eq!((table.collect(0), table.collect(1), table.collect(1)), (0, 7, 0));
+        assert_eq!((table.collect(0), table.collect(1), table.collect(1)), ((0, 0), (7, 9), (0, 0)));
         assert_eq!(Exported::to(-1), None);
     }
 }

@@ -245,10 +245,10 @@ impl Process {
         });
         let brought = brought.sum();
         let (exports, open) = self.pools.shared();
-        member.note_pools(exports, open);
+        member.bring_pools(exports, open);
         for ordinal in (0..).take(self.devices.len()) {
             if let Some(account) = account::Account::open(self, ordinal) {
-                account.note_pools();
+                account.note_pools(0);
             }
         }
         // Not before: what is held must be booked at each moment.

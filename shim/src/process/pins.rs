@@ -15,6 +15,16 @@ struct Pin {
     place: AtomicU32,
 }
 
+/// What came of a pin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pinned {
+    Now,
+    /// The same was noted before.
+    Before,
+    /// The table is full.
+    Nowhere,
+}
+
 /// The table. All-zero is an empty one.
 pub(crate) struct Pins {
     pins: [Pin; ENTRIES],
@@ -22,8 +32,8 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    /// Notes that `holder` keeps the memory in `place`. `false`: it was noted before, or the table is full.
-    pub(crate) fn add(&self, holder: u64, device: u32, offset: u64, place: u32) -> bool {
+    /// Notes that `holder` keeps the memory in `place`.
+    pub(crate) fn add(&self, holder: u64, device: u32, offset: u64, place: u32) -> Pinned {
         let same = |pin: &Pin| {
             pin.holder.load(Ordering::Acquire) == holder
                 && pin.device.load(Ordering::Relaxed) == device
@@ -31,7 +41,7 @@ impl Pins {
                 && pin.place.load(Ordering::Relaxed) == place
         };
         if self.used.load(Ordering::Relaxed) != 0 && self.pins.iter().any(same) {
-            return false;
+            return Pinned::Before;
         }
         for pin in &self.pins {
             if pin.holder.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
@@ -40,10 +50,10 @@ impl Pins {
                 pin.place.store(place, Ordering::Relaxed);
                 pin.holder.store(holder, Ordering::Release);
                 self.used.fetch_add(1, Ordering::Relaxed);
-                return true;
+                return Pinned::Now;
             }
         }
-        false
+        Pinned::Nowhere
     }
 
     /// Takes out the pins of `holder`, which is gone, or those that are bound on a device in a range of its offsets; calls `each` with
@@ -79,7 +89,7 @@ mod tests {
             pins.take(holder, range, |place| taken.push(place));
             taken
         };
-        assert!(pins.add(16, 0, 0, 7) && !pins.add(16, 0, 0, 7));
+        assert_eq!((pins.add(16, 0, 0, 7), pins.add(16, 0, 0, 7)), (Pinned::Now, Pinned::Before));
         pins.add(16, 1, 0, 8);
         pins.add(16, 0, 4096, 9);
         pins.add(32, 0, 0, 10);

@@ -27,6 +27,8 @@ pub(crate) struct Pool {
     held: Held,
     /// One of the constants below.
     end: AtomicU32,
+    /// 1: others can open it.
+    exported: AtomicU32,
 }
 
 const USABLE: u32 = 0;
@@ -114,17 +116,24 @@ impl Pools {
         self.used.load(Ordering::Acquire) != 0
     }
 
-    /// Notes that others can open a pool of this process: the two facts that its tenant is to know.
-    pub(crate) fn export(&self) -> (bool, u32) {
+    /// Notes that others can open a pool of this process.
+    pub(crate) fn export(&self, handle: CUmemoryPool) {
+        if let Some(pool) = self.find(handle) {
+            pool.exported.store(1, Ordering::Relaxed);
+        }
         self.shared.fetch_or(EXPORTS, Ordering::AcqRel);
-        self.shared()
     }
 
-    /// Notes that a pool of another process was opened, or is closed now; as [`Pools::export`].
-    pub(crate) fn open(&self, opened: bool) -> (bool, u32) {
+    /// Notes that a pool of another process was opened, or is closed now.
+    pub(crate) fn open(&self, opened: bool) {
         let change = |old: u32| if opened { Some(old + 1) } else { (old & !EXPORTS != 0).then(|| old - 1) };
         let _ = self.shared.fetch_update(Ordering::AcqRel, Ordering::Relaxed, change);
-        self.shared()
+    }
+
+    /// Whether others can open pools of this process.
+    #[inline]
+    pub(crate) fn are_exported(&self) -> bool {
+        self.shared.load(Ordering::Relaxed) & EXPORTS != 0
     }
 
     /// Whether others can open pools of this process, and how many pools of others it has open.
@@ -146,6 +155,7 @@ impl Pools {
         let pool = self.find(handle)?;
         let (device, held) = (pool.device.load(Ordering::Relaxed), pool.held.0.swap(0, Ordering::AcqRel));
         pool.end.store(USABLE, Ordering::Relaxed);
+        pool.exported.store(0, Ordering::Relaxed);
         pool.handle.store(0, Ordering::Release);
         Some((device, held))
     }
@@ -198,9 +208,9 @@ impl Pool {
         driver::pool_bytes(self.handle(), attribute)
     }
 
-    /// Bytes that are booked for it.
-    pub(crate) fn booked(&self) -> u64 {
-        self.held.0.load(Ordering::Relaxed)
+    /// Bytes that are booked for it, if others can open it.
+    pub(crate) fn exported_bytes(&self) -> u64 {
+        if self.exported.load(Ordering::Relaxed) == 0 { 0 } else { self.held.0.load(Ordering::Relaxed) }
     }
 
     /// Brings the books up to what the driver says; see [`Held::update`].

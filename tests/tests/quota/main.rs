@@ -23,6 +23,7 @@ mod regions;
 mod settings;
 mod shared;
 mod storm;
+mod strangers;
 mod view;
 mod vmm;
 

@@ -126,7 +126,7 @@ pub(crate) fn attach(library: Library) {
     }
 }
 
-/// Where the stubs of [`crate::interpose::call`] lead: rax has the handler, r11 the place of the driver's function, r10 the note.
+/// Where the stubs of [`crate::interpose::call`] lead: rax has the handler; r10d the hook's number in its lowest ten bits, and the note above.
 ///
 /// The registers that a caller keeps are all saved here, in places that [`make`]'s unwind table knows.
 ///
@@ -149,6 +149,11 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov [rsp + 32], rcx",
         "mov [rsp + 40], r8",
         "mov [rsp + 48], r9",
+        "mov ecx, r10d",
+        "and ecx, 1023",
+        "lea r11, [rip + {places}]",
+        "lea r11, [r11 + rcx * 8]",
+        "shr r10d, 10",
         "mov [rsp + 120], r10",
         "mov byte ptr [rsp + 128], 0",
         // The caller's frame is there, whether these words are arguments or not.
@@ -187,6 +192,7 @@ pub(crate) unsafe extern "C" fn gate() {
         "pop rbx",
         "pop rbp",
         "ret",
+        places = sym crate::hooks_table::HOOKED,
         attach = sym driver::attach,
         absent = const CUresult::CUDA_ERROR_NOT_INITIALIZED.0,
     )
@@ -283,13 +289,13 @@ macro_rules! stub {
     ($number:expr, $handler:path, $note:expr) => {
         core::arch::naked_asm!(
             "lea rax, [rip + {handler}]",
-            "lea r11, [rip + {places} + {offset}]",
-            "mov r10d, {note}",
+            "mov r10d, {which}",
             "jmp {gate}",
             handler = sym $handler,
-            places = sym $crate::hooks_table::HOOKED,
-            offset = const $number * 8,
-            note = const $note,
+            which = const {
+                assert!($number < 1024 && $note < 1 << 22);
+                $number as u64 | $note << 10
+            },
             gate = sym $crate::arch::gate,
         )
     };

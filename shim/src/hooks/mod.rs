@@ -1,6 +1,8 @@
-//! What a call costs the tenant: the handlers of the hooks, by kind of memory.
+//! What a call costs the tenant: the handlers of the hooks, by kind of memory, and of work.
 //!
-//! Each follows one pattern. *Before the call* it reserves what the call can take at most, and refuses with
+//! - [`launch`], [`graph`], [`copy`]: what puts work on the GPU goes when [`crate::limiter`] lets it.
+//! - [`flow`]: what ends a batch.
+//! - The others: memory. Each follows one pattern. *Before the call* it reserves what the call can take at most, and refuses with
 //! `CUDA_ERROR_OUT_OF_MEMORY` what does not fit. *The call* goes to the driver with the program's own arguments. *After
 //! the call* it books what was really taken, or gives the reservation back with the driver's error.
 

@@ -14,7 +14,7 @@ use crate::arch;
 const ON_STACK: usize = 8;
 
 /// The bit of a note that says that stream 0 is the per-thread one.
-pub(crate) const PER_THREAD_MODE: u64 = 1 << 30;
+pub(crate) const PER_THREAD_MODE: u64 = 1 << 20;
 
 /// The driver's handle of it.
 const CU_STREAM_PER_THREAD: usize = 2;

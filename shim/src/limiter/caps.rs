@@ -102,6 +102,7 @@ impl Limiter {
 
 impl Ground {
     /// The GPU with this ordinal. `None`: the tenant's books have no place for it.
+    #[inline(never)]
     pub(super) fn of(process: &'static Process, ordinal: u32) -> Option<Self> {
         let (gpu, device) =
             (process.limiter.gpus.get(ordinal as usize)?, process.devices.get(ordinal as usize)?);

@@ -46,26 +46,27 @@ impl Limiter {
     fn enter(&'static self, process: &'static Process, stream: CUstream, unit: &Unit) -> Entered {
         self.follow_policy(process);
         let stream = self.streams.find(process, stream)?;
-        let on = Ground::of(process, stream.device()).filter(|on| on.gpu.cap().binds())?;
+        let gpu = self.gpus.get(stream.device() as usize).filter(|gpu| gpu.cap().binds())?;
         // What goes into a graph is charged when the graph is launched.
         if self.capturing(stream) == Capturing::Yes {
             return None;
         }
-        let estimate = on.gpu.costs().estimate(unit.key);
+        let estimate = gpu.costs().estimate(unit.key);
+        let cost_ns = gpu.concurrency().scale(estimate.cost_ns());
         let Some(mut books) = stream.books() else {
             // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
-            let _ = on.book(on.gpu.concurrency().scale(estimate.cost_ns()));
+            let _ = Ground::of(process, stream.device())?.book(cost_ns);
             return None;
         };
-        let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
         let place = books.batch.place(unit, estimate, TARGET_NS);
         if let (false, Place::Same, Spend::Within { word }) =
             (books.batch.is_empty(), place, lease::spend(books.lease, cost_ns))
         {
             books.lease = word;
             books.batch.add(unit, estimate);
-            return books.batch.ends_here(unit).then_some((on, stream));
+            return None;
         }
+        let on = Ground::of(process, stream.device())?;
         if !unit.continues_chain {
             let is_open = !books.batch.is_empty();
             if is_open && books.watch.may_be_dry(books.batch.cost_ns(), sys::monotonic_ns()) {

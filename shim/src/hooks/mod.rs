@@ -2,7 +2,8 @@
 //!
 //! - [`launch`], [`graph`], [`copy`]: what puts work on the GPU goes when [`crate::limiter`] lets it.
 //! - [`flow`]: what ends a batch.
-//! - The others: memory. Each follows one pattern. *Before the call* it reserves what the call can take at most, and refuses with
+//!
+//! The others are of memory. Each follows one pattern. *Before the call* it reserves what the call can take at most, and refuses with
 //! `CUDA_ERROR_OUT_OF_MEMORY` what does not fit. *The call* goes to the driver with the program's own arguments. *After
 //! the call* it books what was really taken, or gives the reservation back with the driver's error.
 

@@ -293,9 +293,8 @@ macro_rules! stub {
             "jmp {gate}",
             handler = sym $handler,
             which = const {
-                let note: u64 = $note;
-                assert!($number < 1024 && note < 1 << 22);
-                $number as u64 | note << 10
+                assert!($number < 1024 && $note < 1 << 22);
+                $number as u64 | $note << 10
             },
             gate = sym $crate::arch::gate,
         )

@@ -298,6 +298,11 @@ pub(crate) unsafe extern "C" fn set_limit(call: &Call) -> CUresult {
     if !is_promise {
         account.device.raised.fetch_add(reservation.bytes(), Ordering::Relaxed);
         account.commit_overhead(reservation);
+        account.process.contexts.note_stack(account.process.contexts.current(), value as u64);
+        if (value as u64) < now {
+            // What had room in the stack may take memory at its next launch.
+            account.process.functions.forget();
+        }
     } else if (value as u64) < now {
         account.cancel(reservation);
         account.unpromise((now - value as u64).next_multiple_of(BLOCK_BYTES));

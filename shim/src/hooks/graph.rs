@@ -192,10 +192,16 @@ unsafe fn instantiate(
     };
     // One that is uploaded at once takes its memory now.
     let status = if uploads && needs.bytes != 0 { reserved(&of_memory, needs.bytes, call) } else { call() };
+    let fits = status != OK || account.still_fits(EXECUTABLE_BYTES);
     if let Some(raised) = raised {
-        raised.settle(&account, status);
+        if status == OK && fits {
+            // SAFETY: the driver has written the handle.
+            raised.keep_for(&account, unsafe { *executable });
+        } else {
+            raised.cancel(&account);
+        }
     }
-    if status == OK && !account.still_fits(EXECUTABLE_BYTES) {
+    if !fits {
         if let Some(destroy) = cuGraphExecDestroy::REAL.get() {
             // SAFETY: just made, and nobody else has seen it.
             driver::outside_captures(|| unsafe { destroy(*executable) });
@@ -301,9 +307,24 @@ pub(crate) unsafe extern "C" fn instantiate_with_params(call: &Call) -> CUresult
     unsafe { instantiate(executable, graph, uploads, &|| call.make()) }
 }
 
+/// Notes that `executable` was launched: what its threads need is there.
+fn launched(executable: CUgraphExec) {
+    if let Standing::Managed(process) = process::standing()
+        && let Some(last) = first_launch::take_awaited(process, executable)
+    {
+        first_launch::end_awaited(last, true);
+    }
+}
+
 /// `cuGraphLaunch` and `cuGraphUpload`.
 pub(crate) unsafe extern "C" fn launch(call: &Call) -> CUresult {
-    let take = || taking(call.pointer(0), &|| call.make());
+    let take = || {
+        let status = taking(call.pointer(0), &|| call.make());
+        if status == OK && call.note() == LAUNCH {
+            launched(call.pointer(0));
+        }
+        status
+    };
     let Some(process) = capped().filter(|_| call.note() == LAUNCH) else { return take() };
     // Of a graph that was changed, as of one whose kernels were: its cost follows what its launches take.
     let unit = Unit { key: Key { function: call.word(0), shape: 0 }, continues_chain: false };
@@ -321,11 +342,17 @@ pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
     };
     // Forgotten before the driver forgets it: afterwards the handle can be another graph's.
     let last = known.and_then(|(process, place)| Some((process, process.handles.release(place)?)));
+    let awaited = match process::standing() {
+        Standing::Managed(process) => {
+            first_launch::take_awaited(process, executable).map(|awaited| (process, awaited))
+        }
+        Standing::Unmanaged | Standing::Closed => None,
+    };
     let status = call.make();
-    if let Some((process, last)) = last
-        && status != OK
-    {
-        process.handles.put_back(last);
+    if status == OK {
+        awaited.into_iter().for_each(|(_, awaited)| first_launch::end_awaited(awaited, false));
+    } else {
+        last.into_iter().chain(awaited).for_each(|(process, last)| process.handles.put_back(last));
     }
     status
 }

@@ -9,8 +9,8 @@ use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{
     CUDA_KERNEL_NODE_PARAMS_v1, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_LAUNCH_PARAMS_v1, CUdevice, CUfunction,
-    CUfunction_attribute, CUgraph, CUgraphNodeParams, CUgraphNodeType, CUkernel, CUlaunchAttributeID,
-    CUlaunchConfig, CUlimit, CUresult, CUstream,
+    CUfunction_attribute, CUgraph, CUgraphExec, CUgraphNodeParams, CUgraphNodeType, CUkernel,
+    CUlaunchAttributeID, CUlaunchConfig, CUlimit, CUresult, CUstream,
 };
 use cuota_governor::batch::Unit;
 use cuota_governor::cost::Key;
@@ -22,12 +22,17 @@ use super::{context, graph, module};
 use crate::hooks_table::real;
 use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
-use crate::process::{self, Process, Standing, driver};
+use crate::process::driver::{self, Capturing};
+use crate::process::handles::{Kind, Last, Owner};
+use crate::process::{self, Process, Standing};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
 /// Frames are rounded up to this (measured by what the driver reports: multiples of 16).
 const FRAME_ALIGNMENT: u64 = 16;
+
+/// The handle of the legacy stream; so is 0, in functions that do not end in `_ptsz` or `_ptds`.
+const CU_STREAM_LEGACY: usize = 1;
 
 /// Whether a launch of `function` goes at once: it is not the first in the current context, and no cap binds.
 #[inline]
@@ -51,7 +56,8 @@ fn unit_of(function: CUfunction, shape: [c_uint; 7], continues_chain: bool) -> U
 #[inline(never)]
 fn held_back(function: CUfunction, stream: CUstream, unit: &Unit, call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
-    let launch = || if is_known(process, function) { call.make() } else { first(function, call) };
+    let launch =
+        || if is_known(process, function) { call.make() } else { first(function, fate_on(stream), call) };
     process.limiter.around(process, stream, unit, &launch)
 }
 
@@ -94,10 +100,45 @@ fn frame_of(function: CUfunction, device: CUdevice) -> Option<u64> {
     u64::try_from(bytes).ok()?.checked_next_multiple_of(FRAME_ALIGNMENT)
 }
 
+/// What threads of the current context have, bytes, as far as a frame of `frame` bytes is concerned.
+fn provided(account: &Account, context: u8, frame: u64) -> u64 {
+    let contexts = &account.process.contexts;
+    if frame > contexts.provided(context) {
+        contexts.note_stack(context, context::limit(CUlimit::CU_LIMIT_STACK_SIZE));
+    }
+    contexts.provided(context)
+}
+
+/// What a frame of `to` bytes takes more than one of `from`.
+fn growth(account: &Account, from: u64, to: u64) -> Result<u64, CUresult> {
+    context::for_every_thread(account.ordinal().cast_signed(), to.saturating_sub(from)).ok_or(super::REFUSED)
+}
+
+/// What launches to come will take of the device for frames that are booked: nobody sees it until then.
+pub(crate) fn awaited(account: &Account) -> u64 {
+    let contexts = &account.process.contexts;
+    contexts
+        .of_device(account.ordinal().cast_signed())
+        .map(|context| contexts.awaited_frame(context))
+        .filter(|frame| *frame != 0)
+        .fold(0, |sum, frame| sum.saturating_add(growth(account, 0, frame).unwrap_or(0)))
+}
+
+/// Notes that a launch is over, or will never be, and gives back what was booked for it alone.
+fn end_waiting(account: &Account, context: u8) {
+    let frame = account.process.contexts.end_waiting(context);
+    if frame != 0 {
+        account.release_overhead(growth(account, 0, frame).unwrap_or(0));
+    }
+}
+
 /// Local memory that is about to be raised.
 pub(super) struct Raise {
     frame: u64,
     context: u8,
+    /// What the launch takes, bytes.
+    takes: u64,
+    /// What of it is not booked for another launch to come.
     reservation: Reservation,
 }
 
@@ -106,60 +147,133 @@ pub(super) struct Raise {
 /// # Errors
 /// `CUDA_ERROR_OUT_OF_MEMORY` where it does not fit.
 pub(super) fn raise(account: &Account, frame: u64) -> Result<Option<Raise>, CUresult> {
-    let context = account.process.contexts.current();
-    let provided = account.process.contexts.frame(context);
-    if frame <= provided {
+    let contexts = &account.process.contexts;
+    let context = contexts.current();
+    let provided = provided(account, context, frame);
+    let takes = growth(account, provided, frame)?;
+    if takes == 0 {
         return Ok(None);
     }
-    let from = provided.max(context::limit(CUlimit::CU_LIMIT_STACK_SIZE));
-    let Some(bytes) = context::for_every_thread(account.ordinal().cast_signed(), frame.saturating_sub(from))
-    else {
-        return Err(super::REFUSED);
-    };
-    if bytes == 0 {
-        return Ok(None);
-    }
-    Ok(Some(Raise { frame, context, reservation: account.reserve(bytes)? }))
+    contexts.wait_for_launch(context);
+    let reserved = growth(account, provided.max(contexts.frame(context)), frame)
+        .and_then(|bytes| account.reserve(bytes))
+        .inspect_err(|_| end_waiting(account, context))?;
+    Ok(Some(Raise { frame, context, takes, reservation: reserved }))
 }
 
 impl Raise {
-    fn commit(self, account: &Account) -> u64 {
-        let bytes = self.reservation.bytes();
-        account.process.contexts.raise_frame(self.context, self.frame);
-        account.device.raised.fetch_add(bytes, Ordering::Relaxed);
-        account.commit_overhead(self.reservation);
-        bytes
+    fn commit(account: &Account, context: u8, frame: u64, reservation: Reservation) {
+        if reservation.bytes() != 0 {
+            account.device.raised.fetch_add(reservation.bytes(), Ordering::Relaxed);
+        }
+        account.process.contexts.raise_frame(context, frame);
+        account.commit_overhead(reservation);
     }
 
-    /// Books it, or gives it back where the call that was to take it failed. Returns the bytes booked.
-    pub(super) fn settle(self, account: &Account, status: CUresult) -> u64 {
-        if status == OK {
-            return self.commit(account);
+    /// Books it, or gives it back where the launch that was to take it failed. Returns the bytes taken.
+    fn launched(self, account: &Account, status: CUresult) -> u64 {
+        if status != OK {
+            self.cancel(account);
+            return 0;
         }
+        Raise::commit(account, self.context, self.frame, self.reservation);
+        account.process.contexts.give(self.context, self.frame);
+        end_waiting(account, self.context);
+        self.takes
+    }
+
+    /// Gives it back.
+    pub(super) fn cancel(self, account: &Account) {
         account.cancel(self.reservation);
-        0
+        end_waiting(account, self.context);
+    }
+
+    /// Books it until `executable` is launched for the first time: the driver takes it only then (H100, driver 580).
+    pub(super) fn keep_for(self, account: &Account, executable: CUgraphExec) {
+        Raise::commit(account, self.context, self.frame, self.reservation);
+        let (handles, key) = (&account.process.handles, awaiting(executable));
+        let owner = Owner { device: account.ordinal(), context: self.context, kind: Kind::Graph };
+        account.process.contexts.note_awaited();
+        match handles.find(key) {
+            Some(place) => {
+                handles.raise_bytes(place, self.frame);
+                if handles.owner(place) == owner {
+                    // It waits already, and once.
+                    end_waiting(account, self.context);
+                }
+            }
+            // Where there is no place for it, it stays booked.
+            None => {
+                handles.add(key, self.frame, owner);
+            }
+        }
     }
 }
 
-/// Makes the call, which launches `function` for the first time.
+/// Under what it is noted that an executable graph was not launched yet: addresses have 47 bits.
+fn awaiting(executable: CUgraphExec) -> u64 {
+    executable.addr() as u64 | 1 << 63
+}
+
+/// Takes out what is noted so of `executable`.
+pub(super) fn take_awaited(process: &Process, executable: CUgraphExec) -> Option<Last> {
+    let place =
+        process.contexts.any_awaited().then(|| process.handles.find(awaiting(executable))).flatten()?;
+    process.handles.release(place)
+}
+
+/// What was noted so is over: the graph `was_launched`, and its threads were given their frame, or it never will be.
+#[cold]
+pub(super) fn end_awaited(last: Last, was_launched: bool) {
+    if let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) {
+        if was_launched {
+            account.process.contexts.give(last.owner.context, last.bytes);
+        }
+        end_waiting(&account, last.owner.context);
+    }
+}
+
+/// What becomes of a kernel that was not launched before.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// It is launched.
+    Runs,
+    /// It becomes part of a graph: what its frame takes is booked when that is made executable.
+    IsCaptured,
+    /// It becomes part of this executable graph.
+    Waits(CUgraphExec),
+}
+
+/// Makes the call, which launches `function` for the first time, or puts it into a graph.
 #[cold]
 #[inline(never)]
-fn first(function: CUfunction, call: &Call) -> CUresult {
+fn first(function: CUfunction, fate: Fate, call: &Call) -> CUresult {
     let Booking::On(account) = account::on_current_device() else { return call.make() };
+    let context = account.process.contexts.current();
     if account.quota() == UNLIMITED {
         // Forgotten when there is a quota.
-        account.process.functions.note(function, account.process.contexts.current());
+        account.process.functions.note(function, context);
         return call.make();
     }
     let device = account.ordinal();
-    let frame = prepare(function, device.cast_signed());
-    let raised = match frame.and_then(|frame| raise(&account, frame.unwrap_or(0))) {
+    let frame = prepare(function, device.cast_signed()).map(|frame| frame.unwrap_or(0));
+    let raised = frame.and_then(|frame| match fate {
+        Fate::IsCaptured => Ok((frame, None)),
+        Fate::Runs | Fate::Waits(_) => Ok((frame, raise(&account, frame)?)),
+    });
+    let (frame, raised) = match raised {
         Ok(raised) => raised,
         Err(error) => return error,
     };
     let before = module::device_free();
     let status = call.make();
-    let known = raised.map_or(0, |raised| raised.settle(&account, status));
+    let known = raised.map_or(0, |raised| match fate {
+        Fate::Waits(executable) if status == OK => {
+            raised.keep_for(&account, executable);
+            0
+        }
+        _ => raised.launched(&account, status),
+    });
     if status != OK {
         return status;
     }
@@ -169,9 +283,18 @@ fn first(function: CUfunction, call: &Call) -> CUresult {
         // It has happened. What does not fit is booked, and leaves less for what comes.
         account.still_fits(code);
     }
-    let context = account.process.contexts.current();
-    account.process.functions.note(function, context);
+    // One that waits for its frame is looked at again.
+    if frame <= provided(&account, context, frame) {
+        account.process.functions.note(function, context);
+    }
     status
+}
+
+/// What becomes of a kernel that is launched on `stream`. The legacy stream cannot capture, and must not be asked.
+fn fate_on(stream: CUstream) -> Fate {
+    let is_captured = stream.addr() > CU_STREAM_LEGACY
+        && driver::outside_captures(|| driver::capturing(stream)) == Capturing::Yes;
+    if is_captured { Fate::IsCaptured } else { Fate::Runs }
 }
 
 /// Makes the call, which launches `function`, with its shape in the seven arguments from `shape` on, or any.
@@ -261,11 +384,11 @@ pub(crate) unsafe extern "C" fn legacy(call: &Call) -> CUresult {
     launch(call, call.pointer(0), stream, [grid[0], grid[1], 1, 1, 1, 1, 1])
 }
 
-/// Makes the call, which puts `function` into an executable graph. Its frame is booked now: the graph's launch will not ask.
+/// Makes the call, which puts `function` into the executable graph of argument 0. Its frame is booked now, until the graph is launched.
 fn into_graph(function: CUfunction, call: &Call) -> CUresult {
     match process::standing() {
         Standing::Managed(process) if !function.is_null() && !is_known(process, function) => {
-            first(function, call)
+            first(function, Fate::Waits(call.pointer(0)), call)
         }
         _ => call.make(),
     }
@@ -316,7 +439,7 @@ fn updating(graph: CUgraph, call: &Call) -> CUresult {
     };
     let status = call.make();
     if let Some(raised) = raised {
-        raised.settle(&account, status);
+        if status == OK { raised.keep_for(&account, call.pointer(0)) } else { raised.cancel(&account) }
     }
     status
 }

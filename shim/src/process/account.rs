@@ -719,7 +719,7 @@ impl Account {
             0 => 0,
             promised => promised + self.device.promise_base.load(Ordering::Relaxed),
         };
-        let bytes = bytes.max(floor);
+        let bytes = bytes.max(floor).saturating_add(crate::hooks::launch::awaited(self));
         Ok(Some(Overhead { bytes, is_quiet: pending == 0 }))
     }
 }

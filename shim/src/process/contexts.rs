@@ -22,14 +22,28 @@ struct Entry {
 
 const PRIMARY: u32 = 1 << 31;
 
+/// One launch to come, in `frames`. A frame has at most 512 KiB (CUDA Programming Guide, technical specifications).
+const WAITER: u64 = 1 << 32;
+
+fn frame_in(word: u64) -> u64 {
+    word % WAITER
+}
+
 /// The table. All-zero is an empty one.
 pub(crate) struct Contexts {
     entries: [Entry; CONTEXTS],
     live: AtomicU32,
     /// The number of the one context, while there is just one.
     sole: AtomicU32,
-    /// By number: the largest frame of local memory that a kernel's thread was given there, bytes. 255 is for all foreign ones.
+    /// By number: the largest frame of local memory that is booked for a kernel's thread there, bytes, and above it how many launches
+    /// to come count on that (`WAITER` each). 255 is for all foreign ones.
     frames: [AtomicU64; 256],
+    /// By number: the largest frame that threads were really given.
+    given: [AtomicU64; 256],
+    /// By number: the limit of the stack when it was last asked for or set, which threads have, too.
+    stacks: [AtomicU64; 256],
+    /// 1: an executable graph has waited for its first launch.
+    awaited: AtomicU32,
     /// By number: how often the program has attached itself to the context.
     attached: [AtomicU32; 256],
 }
@@ -114,14 +128,73 @@ impl Contexts {
         driver::current_context().and_then(|context| self.number_of(context)).unwrap_or(FOREIGN)
     }
 
-    /// The largest frame of local memory that a thread was given in the context with this number, bytes.
+    /// The largest frame of local memory that is booked for a thread in the context with this number, bytes.
     pub(crate) fn frame(&self, number: u8) -> u64 {
-        self.frames[usize::from(number)].load(Ordering::Relaxed)
+        frame_in(self.frames[usize::from(number)].load(Ordering::Acquire))
+    }
+
+    /// What threads have there, bytes: the largest frame that they were given, or the stack.
+    pub(crate) fn provided(&self, number: u8) -> u64 {
+        let [given, stack] =
+            [&self.given, &self.stacks].map(|all| all[usize::from(number)].load(Ordering::Acquire));
+        given.max(stack)
+    }
+
+    /// Notes the limit of the stack, bytes.
+    pub(crate) fn note_stack(&self, number: u8, bytes: u64) {
+        self.stacks[usize::from(number)].store(bytes, Ordering::Release);
+    }
+
+    /// Whether an executable graph has ever waited for its first launch.
+    pub(crate) fn any_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes that one does.
+    pub(crate) fn note_awaited(&self) {
+        self.awaited.store(1, Ordering::Relaxed);
+    }
+
+    /// The numbers of the contexts on `device`, and of the foreign ones, which can be on any.
+    pub(crate) fn of_device(&self, device: CUdevice) -> impl Iterator<Item = u8> {
+        (1..=FOREIGN).filter(move |number| self.device_of(*number).is_none_or(|of| of == device))
+    }
+
+    /// Of the frame that is booked, bytes that no thread was given yet: launches to come will take them.
+    pub(crate) fn awaited_frame(&self, number: u8) -> u64 {
+        let word = self.frames[usize::from(number)].load(Ordering::Acquire);
+        if word < WAITER { 0 } else { frame_in(word).saturating_sub(self.provided(number)) }
+    }
+
+    /// Notes that a launch to come counts on the frame that is booked; before it is looked at.
+    pub(crate) fn wait_for_launch(&self, number: u8) {
+        self.frames[usize::from(number)].fetch_add(WAITER, Ordering::AcqRel);
+    }
+
+    /// Notes that a frame of `bytes` is booked.
+    pub(crate) fn raise_frame(&self, number: u8, bytes: u64) {
+        let raise = |word: u64| Some(word - frame_in(word) + frame_in(word).max(bytes % WAITER));
+        let _ = self.frames[usize::from(number)].fetch_update(Ordering::AcqRel, Ordering::Relaxed, raise);
     }
 
     /// Notes that threads were given a frame of `bytes`.
-    pub(crate) fn raise_frame(&self, number: u8, bytes: u64) {
-        self.frames[usize::from(number)].fetch_max(bytes, Ordering::Relaxed);
+    pub(crate) fn give(&self, number: u8, bytes: u64) {
+        self.given[usize::from(number)].fetch_max(bytes, Ordering::AcqRel);
+    }
+
+    /// Notes that a launch is over, or will never be. Where it was the last that counted on the frame that is booked, no more is booked
+    /// than was given; how much less that is, bytes of a thread's frame.
+    pub(crate) fn end_waiting(&self, number: u8) -> u64 {
+        let frames = &self.frames[usize::from(number)];
+        let given = self.provided(number);
+        let end = |word: u64| {
+            let left = word.checked_sub(WAITER)?;
+            Some(if left < WAITER { frame_in(left).min(given) } else { left })
+        };
+        match frames.fetch_update(Ordering::AcqRel, Ordering::Acquire, end) {
+            Ok(word) if word < 2 * WAITER => frame_in(word).saturating_sub(given),
+            Ok(_) | Err(_) => 0,
+        }
     }
 
     /// Notes that the program has attached itself to `context`.
@@ -161,6 +234,8 @@ impl Contexts {
         self.sole.store(left.map_or(0, |index| u32::from(number(index))), Ordering::Relaxed);
         self.live.fetch_sub(1, Ordering::Release);
         self.frames[usize::from(number(index))].store(0, Ordering::Relaxed);
+        self.given[usize::from(number(index))].store(0, Ordering::Relaxed);
+        self.stacks[usize::from(number(index))].store(0, Ordering::Relaxed);
         self.attached[usize::from(number(index))].store(0, Ordering::Relaxed);
         Some(Gone { number: number(index), device })
     }
@@ -195,5 +270,20 @@ mod tests {
         assert_eq!(table.current(), 2);
         assert_eq!(table.remove(b), Some(Gone { number: 2, device: 1 }));
         assert_eq!(table.remove(b), None);
+    }
+
+    #[test]
+    fn a_frame_that_nobody_was_given_stays_booked_while_a_launch_is_to_come() {
+        let table = contexts();
+        table.note_stack(1, 1024);
+        (0..2).for_each(|_| table.wait_for_launch(1));
+        table.raise_frame(1, 4096);
+        table.raise_frame(1, 2048);
+        assert_eq!((table.frame(1), table.awaited_frame(1)), (4096, 3072));
+        // The one with 2,048 bytes is launched; the other never is.
+        table.give(1, 2048);
+        assert_eq!((table.end_waiting(1), table.awaited_frame(1)), (0, 2048));
+        assert_eq!((table.end_waiting(1), table.frame(1), table.awaited_frame(1)), (2048, 2048, 0));
+        assert_eq!((table.end_waiting(1), table.frame(1)), (0, 2048));
     }
 }

@@ -44,7 +44,8 @@ pub(crate) enum Kind {
     Managed,
     /// Not charged by this entry: the address of an allocation that others may open.
     Export,
-    /// Not charged by this entry: an executable graph, with what it can take.
+    /// Not charged by this entry: an executable graph, with what its allocations can take; with a context's number, and a bit above the
+    /// address, one that was not launched yet, with the frame of its threads.
     Graph,
     /// A green context, charged as overhead.
     Green,
@@ -204,6 +205,13 @@ impl Handles {
     /// What the memory in a place belongs to.
     pub(crate) fn owner(&self, place: u32) -> Owner {
         Owner::unpack(self.place(place).map_or(0, |place| place.owner.load(Ordering::Relaxed)))
+    }
+
+    /// Notes that what is in a place has at least so many bytes.
+    pub(crate) fn raise_bytes(&self, place: u32, bytes: u64) {
+        if let Some(place) = self.place(place) {
+            place.bytes.fetch_max(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Whether any entry says something about an address.

@@ -9,6 +9,7 @@ mod damage;
 mod dead;
 mod devices;
 mod forms;
+mod frames;
 mod frees;
 mod gpus;
 mod graphs;

@@ -12,12 +12,27 @@ use super::{REFUSED, device_at, plain};
 use crate::hooks_table::{
     cuDeviceGetDefaultMemPool, cuDeviceGetMemPool, cuMemFreeAsync, cuStreamSynchronize,
 };
-use crate::interpose::call::Call;
+use crate::interpose::call::{CU_STREAM_PER_THREAD, Call};
 use crate::process::account::{self, Account, Booking};
 use crate::process::pools::{self, Change, Pool};
 use crate::process::{self, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
+
+/// The booking for the device of a stream, whose pool an allocation in its order takes from (CUDA Driver API, `cuMemAllocAsync`). The
+/// streams 0, 1 and 2 are the current context's.
+fn on_device_of(stream: CUstream) -> Booking {
+    let of_stream = match process::standing() {
+        Standing::Managed(process)
+            if stream.addr() > CU_STREAM_PER_THREAD && process.has_several_devices() =>
+        {
+            driver::context_of(stream)
+                .and_then(|context| process.contexts.device_of(process.contexts.number_of(context)?))
+        }
+        _ => None,
+    };
+    of_stream.map_or_else(account::on_current_device, account::on_device)
+}
 
 /// The device's current pool: what `cuMemAllocAsync` takes from.
 fn current_pool(device: u32) -> Option<CUmemoryPool> {
@@ -129,7 +144,7 @@ pub(crate) unsafe extern "C" fn alloc_async(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let stream: CUstream = unsafe { call.argument(2) };
     let call = || call.make();
-    match account::on_current_device() {
+    match on_device_of(stream) {
         Booking::On(account) => match current_pool(account.ordinal()) {
             // SAFETY: `call` is the driver's function with the program's arguments.
             Some(pool) => unsafe { allocate(&account, pool, pointer, bytes as u64, stream, &call) },

@@ -56,27 +56,33 @@ fn allocation_at(address: u64) -> Option<(u64, u64)> {
     Some((base, (last / BLOCK_BYTES - base / BLOCK_BYTES + 1) * BLOCK_BYTES))
 }
 
+/// The booking for the device that the memory at `address` lies on, which need not be the current one.
+fn on_device_at(address: u64) -> Booking {
+    driver::device_at(address).map_or_else(account::on_current_device, account::on_device)
+}
+
+/// The place where it is noted that others may hold the allocation at `base`; `bytes` of it are charged by its blocks.
+fn noted(account: &Account, base: u64, bytes: u64) -> Option<u32> {
+    let handles = &account.process.handles;
+    if handles.find(base).is_none() {
+        let context = account.process.contexts.current();
+        let is_of_it = account.process.contexts.device_of(context) == Some(account.ordinal().cast_signed());
+        // Of another device's context nobody knows which: then what is noted goes with the allocation.
+        let context = if is_of_it { context } else { 0 };
+        handles.add(base, bytes, Owner { device: account.ordinal(), context, kind: Kind::Export });
+    }
+    handles.find(base)
+}
+
 /// Notes that the allocation around `address` can be opened by whoever has `key`.
 #[inline(never)]
 fn exported(address: u64, key: ShareKey) {
-    if let Booking::On(account) = account::on_current_device()
+    if let Booking::On(account) = on_device_at(address)
         && let Some((base, bytes)) = allocation_at(address)
+        && let Some(place) = noted(&account, base, bytes)
+        && account.process.handles.share(place, key)
     {
-        let handles = &account.process.handles;
-        if handles.find(base).is_none() {
-            let owner = Owner {
-                device: account.ordinal(),
-                context: account.process.contexts.current(),
-                kind: Kind::Export,
-            };
-            handles.add(base, bytes, owner);
-        }
-        if let Some(place) = handles.find(base)
-            && handles.key(place).is_none()
-        {
-            handles.share(place, key);
-            account.share(key, bytes);
-        }
+        account.share(key, bytes);
     }
 }
 
@@ -117,7 +123,7 @@ fn imported(
     account.device.unseen.fetch_add(bytes, Ordering::Relaxed);
     account.commit(reservation, bytes);
     if let Some((key, place)) = key.zip(handles.find(id)) {
-        handles.share(place, key);
+        let _ = handles.share(place, key);
     }
     OK
 }
@@ -153,17 +159,16 @@ fn opening(
         return REFUSED;
     }
     let status = call();
-    let Booking::On(account) = booking else { return status };
-    if status != OK {
+    if !matches!(booking, Booking::On(_)) || status != OK {
         return status;
     }
     let opened = address();
     let undo = || driver::outside_captures(|| close(opened));
-    match allocation_at(opened) {
-        Some((_, bytes)) => {
+    match (on_device_at(opened), allocation_at(opened)) {
+        (Booking::On(account), Some((_, bytes))) => {
             imported(&account, opened, bytes, Some(key), account.process.contexts.current(), &undo)
         }
-        None => {
+        _ => {
             undo();
             REFUSED
         }
@@ -216,10 +221,9 @@ pub(crate) unsafe extern "C" fn export(call: &Call) -> CUresult {
                 // SAFETY: the driver has written a `CUmemFabricHandle`.
                 let key = unsafe { key_of(shareable) };
                 let device = process.handles.owner(place).device.cast_signed();
-                if process.handles.key(place).is_none()
-                    && let Booking::On(account) = account::on_device(device)
+                if let Booking::On(account) = account::on_device(device)
+                    && process.handles.share(place, key)
                 {
-                    process.handles.share(place, key);
                     account.share(key, process.handles.bytes(place));
                 }
             }
@@ -343,45 +347,43 @@ pub(crate) unsafe extern "C" fn export_range(call: &Call) -> CUresult {
     let status = call.make();
     if status == OK
         && kind == CUmemRangeHandleType::CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
-        && let Booking::On(account) = account::on_current_device()
+        && let Booking::On(account) = on_device_at(address)
         // SAFETY: the driver has written a descriptor.
         && let Some(exported) = Exported::to(unsafe { *handle.cast::<c_int>() })
     {
         let process = account.process;
         if let Some(place) = process.blocks.mapping_at(address) {
             process.handles.export(place, exported);
-        } else if let Some((base, _)) = allocation_at(address) {
-            if process.handles.find(base).is_none() {
-                let owner = Owner {
-                    device: account.ordinal(),
-                    context: process.contexts.current(),
-                    kind: Kind::Export,
-                };
-                process.handles.add(base, 0, owner);
-            }
-            process.handles.find(base).into_iter().for_each(|place| process.handles.export(place, exported));
+        } else if let Some((base, _)) = allocation_at(address)
+            && let Some(place) = noted(&account, base, 0)
+        {
+            process.handles.export(place, exported);
         }
     }
     status
 }
 
-/// The bytes of the object behind a descriptor that CUDA exported, whatever a program says that it has: it is held as a whole. 0:
-/// another API's, or none. `None`: it cannot be told.
-fn size_behind(descriptor: c_int, device_bytes: u64) -> Option<u64> {
+/// The bytes of the object behind a descriptor that CUDA exported, whatever a program says that it has: it is held as a whole; and the
+/// account of the device that it lies on. 0 bytes: another API's, or none. `None`: it cannot be told.
+fn size_behind(descriptor: c_int, current: Account) -> Option<(u64, Account)> {
     let (import, release) = (cuMemImportFromShareableHandle::REAL.get()?, cuMemRelease::REAL.get()?);
     let mut handle = 0;
-    let Ok(number) = usize::try_from(descriptor) else { return Some(0) };
+    let Ok(number) = usize::try_from(descriptor) else { return Some((0, current)) };
     let shareable = core::ptr::without_provenance_mut(number);
     let kind = CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
     driver::outside_captures(|| {
         // SAFETY: a descriptor of the program, which stays its own; another API's is an error.
         if unsafe { import(&raw mut handle, shareable, kind) } != OK {
-            return Some(0);
+            return Some((0, current));
         }
-        let bytes = size_of(handle, device_bytes);
+        let account = match driver::memory_device(handle).map(account::on_device) {
+            Some(Booking::On(account)) => account,
+            _ => current,
+        };
+        let bytes = size_of(handle, account.device.total_bytes());
         // SAFETY: imported above.
         unsafe { release(handle) };
-        bytes
+        bytes.zip(Some(account))
     })
 }
 
@@ -403,10 +405,10 @@ pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
         described.type_ == CUexternalMemoryHandleType::CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD;
     // SAFETY: the type says which member of the union is in use.
     let fd = is_descriptor.then_some(unsafe { described.handle.fd });
-    let found = match fd.map(|fd| size_behind(fd, account.device.total_bytes())) {
+    let (found, account) = match fd.map(|fd| size_behind(fd, account)) {
         Some(None) => return REFUSED,
-        Some(Some(bytes)) => bytes,
-        None => 0,
+        Some(Some(found)) => found,
+        None => (0, account),
     };
     let bytes = if found == 0 { described.size } else { found };
     if bytes == 0 {

@@ -17,7 +17,7 @@ const ON_STACK: usize = 8;
 pub(crate) const PER_THREAD_MODE: u64 = 1 << 20;
 
 /// The driver's handle of it.
-const CU_STREAM_PER_THREAD: usize = 2;
+pub(crate) const CU_STREAM_PER_THREAD: usize = 2;
 
 /// [`PER_THREAD_MODE`] for a function whose name says so.
 pub(crate) const fn mode_of(name: &str) -> u64 {

@@ -63,6 +63,11 @@ pub(crate) struct Device {
 }
 
 impl Process {
+    /// Whether there is more than one device to choose from, as far as any call had to know.
+    pub(crate) fn has_several_devices(&self) -> bool {
+        self.device_count.load(Ordering::Relaxed) > 1
+    }
+
     /// The ordinal of the calling thread's current device. With one device in the process: no look-up.
     #[inline(always)]
     pub(crate) fn current_device(&self) -> Option<u32> {

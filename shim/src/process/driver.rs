@@ -5,8 +5,8 @@ use core::ptr::null_mut;
 
 use cuota_abi::cuda::{
     CUcontext, CUdevice, CUdevice_attribute, CUevent, CUgraphMem_attribute, CUmemAllocationProp,
-    CUmemGenericAllocationHandle, CUmemPool_attribute, CUmemoryPool, CUresult, CUstream, CUstreamCaptureMode,
-    CUstreamCaptureStatus, CUuuid,
+    CUmemGenericAllocationHandle, CUmemPool_attribute, CUmemoryPool, CUpointer_attribute, CUresult, CUstream,
+    CUstreamCaptureMode, CUstreamCaptureStatus, CUuuid,
 };
 use cuota_abi::nvml::{nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
 
@@ -102,6 +102,16 @@ pub(crate) fn memory_device(handle: CUmemGenericAllocationHandle) -> Option<CUde
     // SAFETY: fills one struct.
     let status = outside_captures(|| unsafe { call(&raw mut properties, handle) });
     succeeded(Some(status)).then(|| crate::hooks::device_at(properties.location).unwrap_or(-1))
+}
+
+/// The device that the memory at `address` lies on. `None`: the driver does not say, or it is none that this process sees.
+pub(crate) fn device_at(address: u64) -> Option<CUdevice> {
+    let mut device = -1;
+    let attribute = CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+    let call = real::cuPointerGetAttribute.get()?;
+    // SAFETY: the attribute is an int; it fills one.
+    let status = outside_captures(|| unsafe { call((&raw mut device).cast(), attribute, address) });
+    succeeded(Some(status)).then_some(device).filter(|device| *device >= 0)
 }
 
 /// An attribute of a pool that is a number of bytes.

@@ -170,17 +170,18 @@ impl Handles {
         if self.add(last.handle, last.bytes, last.owner)
             && let Some(place) = self.find(last.handle)
         {
-            last.key.into_iter().for_each(|key| self.share(place, key));
+            let _ = last.key.map(|key| self.share(place, key));
             last.exported.into_iter().for_each(|exported| self.export(place, exported));
         }
     }
 
-    /// Notes the key under which others of the tenant may hold it.
-    pub(crate) fn share(&self, place: u32, key: ShareKey) {
-        if let Some(place) = self.place(place) {
-            place.key.store(key.number(), Ordering::Relaxed);
-            self.shared.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Notes the key under which others of the tenant may hold it. `false`: it has one. Of two threads one notes it, so that what is
+    /// booked once is noted once.
+    #[must_use]
+    pub(crate) fn share(&self, place: u32, key: ShareKey) -> bool {
+        let Some(place) = self.place(place) else { return false };
+        self.shared.fetch_add(1, Ordering::Relaxed);
+        place.key.compare_exchange(0, key.number(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Notes the descriptor that it was exported to.
@@ -195,11 +196,6 @@ impl Handles {
         if let Some(place) = self.place(place) {
             place.handle.store(NAMELESS, Ordering::Release);
         }
-    }
-
-    /// The key of the handle in a place.
-    pub(crate) fn key(&self, place: u32) -> Option<ShareKey> {
-        self.place(place).and_then(|place| place.read().key)
     }
 
     /// What the memory in a place belongs to.
@@ -332,7 +328,8 @@ mod tests {
         table.add(0x7f00_0000_0000, 64, Owner { kind: Kind::Export, ..THREE });
         table.add(0x5500_0000_1000, 7, THREE);
         let place = table.find(0x7f00_0000_0000).unwrap();
-        table.share(place, ShareKey::of(b"handle"));
+        assert!(table.share(place, ShareKey::of(b"handle")));
+        assert!(!table.share(place, ShareKey::of(b"another")), "noted once");
         let mut shares = Vec::new();
         table.each_share(3, |key, bytes| shares.push((key, bytes)));
         assert_eq!(shares, [(ShareKey::of(b"handle"), 64)]);

@@ -1,5 +1,6 @@
 //! Several GPUs, and parts of one: a quota belongs to a UUID, however a program counts its devices.
 
+use cuota_tests::console::Arg::{At, Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::driver::{OUT_OF_MEMORY, uuid_text};
 use cuota_tests::machine::{GIB, MIB, Machine, Program, has_real_gpu, skip};
@@ -233,4 +234,75 @@ fn only_mig_instance_may_be_named_by_a_shortened_uuid() {
     assert_eq!(console.memory().1, QUOTA_BYTES);
     assert!(console.fill(PIECE).len() as u64 * PIECE < QUOTA_BYTES);
     console.finish();
+}
+
+/// A stranger with memory on GPU 0, and a tenant whose current device is GPU 1; each GPU has a quota of its own.
+fn stranger_and_tenant(machine: &Machine) -> (Console, Console, Vec<[u8; 16]>) {
+    let mut stranger = machine.native().with("CUOTA_SIM_DEVICES", GPUS).start();
+    stranger.use_device(0);
+    let all = (0..3).map(|ordinal| stranger.uuid(ordinal)).collect();
+    let mut console = tenant(machine).start();
+    console.use_device(0);
+    console.use_device(1);
+    (stranger, console, all)
+}
+
+fn booked_on(machine: &Machine, uuid: [u8; 16]) -> u64 {
+    machine.books_on("t", uuid).map_or(0, |books| books.booked - books.overhead)
+}
+
+#[test]
+fn memory_that_was_opened_is_charged_to_the_gpu_that_it_lies_on() {
+    if has_real_gpu() {
+        return skip(ONE_DEVICE);
+    }
+    let (machine, _) = machine();
+    let (mut stranger, mut console, all) = stranger_and_tenant(&machine);
+    for (bytes, status) in [(GIB, 0), (2 * GIB, OUT_OF_MEMORY)] {
+        let piece = stranger.alloc(bytes).expect("there is room");
+        let handle = stranger.call("cuIpcGetMemHandle", &[Out(64), Is(piece)]).ok().wrote.remove(0);
+        let words =
+            handle.chunks_exact(8).map(|word| Is(u64::from_le_bytes(word.try_into().expect("8 bytes"))));
+        let arguments =
+            [Out(8), Is(1), Is(0), Is(0), Is(0), Is(0)].into_iter().chain(words).collect::<Vec<_>>();
+        let opened = console.call("cuIpcOpenMemHandle_v2", &arguments);
+        assert_eq!(opened.status, status, "{} MiB beside {:?}", bytes / MIB, machine.books_on("t", all[0]));
+        assert_eq!([0, 1].map(|gpu| booked_on(&machine, all[gpu])), [GIB, 0]);
+    }
+    let mut properties = [0; 32];
+    (properties[0], properties[4], properties[8]) = (1, 1, 1);
+    let made = [Out(8), Is(2 * GIB), At(&properties), Is(0)];
+    let memory = stranger.call("cuMemCreate", &made).ok().number(0);
+    let export = [Out(8), Is(memory), Is(1), Is(0)];
+    let descriptor = stranger.call("cuMemExportToShareableHandle", &export).ok().number(0);
+    let take = format!("takefd {} {}", stranger.pid(), descriptor & u64::from(u32::MAX));
+    let mut description = [0; 104];
+    description[0] = 1;
+    description[8..16].copy_from_slice(&console.ask(&take).ok().number(0).to_le_bytes());
+    description[24..32].copy_from_slice(&(2 * GIB).to_le_bytes());
+    let import = console.call("cuImportExternalMemory", &[Out(8), At(&description)]);
+    assert_eq!(import.status, OUT_OF_MEMORY, "memory of other APIs, too");
+    assert_eq!([0, 1].map(|gpu| booked_on(&machine, all[gpu])), [GIB, 0]);
+    console.finish();
+    stranger.finish();
+}
+
+#[test]
+fn memory_in_stream_order_is_charged_to_the_streams_gpu() {
+    if has_real_gpu() {
+        return skip(ONE_DEVICE);
+    }
+    let (machine, _) = machine();
+    let (stranger, mut console, all) = stranger_and_tenant(&machine);
+    console.use_device(0);
+    let stream = console.stream();
+    console.use_device(1);
+    let take = |console: &mut Console, bytes| {
+        console.call("cuMemAllocAsync", &[Out(8), Is(bytes), Is(stream)]).status
+    };
+    assert_eq!(take(&mut console, GIB), 0);
+    assert_eq!([0, 1].map(|gpu| booked_on(&machine, all[gpu])), [GIB, 0]);
+    assert_eq!(take(&mut console, GIB), OUT_OF_MEMORY, "GPU 0 has no room, whatever GPU 1 has");
+    console.finish();
+    stranger.finish();
 }

@@ -89,7 +89,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Allocates `bytes` in stream order from `pool`, 0 for the chosen pool of the current device.
+    /// Allocates `bytes` in stream order from `pool`, 0 for the chosen pool of the stream's device.
     ///
     /// # Errors
     /// `InvalidContext`, `InvalidHandle` for a stream that is none, `InvalidValue`, `OutOfMemory`.
@@ -107,7 +107,9 @@ impl Driver {
         self.in_context(|state, context| {
             let own = state.contexts[&context].device();
             self.end_reached_frees(state, own);
-            let pool_handle = if pool == 0 { state.chosen_pools[&own] } else { pool };
+            let of_stream =
+                || state.streams.values().find(|other| other.id == stream).map(|found| found.device);
+            let pool_handle = if pool == 0 { state.chosen_pools[&of_stream().unwrap_or(own)] } else { pool };
             if state.pool(pool_handle)?.is_imported() {
                 return Err(Fault::InvalidValue);
             }

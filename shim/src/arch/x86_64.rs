@@ -293,8 +293,9 @@ macro_rules! stub {
             "jmp {gate}",
             handler = sym $handler,
             which = const {
-                assert!($number < 1024 && $note < 1 << 22);
-                $number as u64 | $note << 10
+                let note: u64 = $note;
+                assert!($number < 1024 && note < 1 << 22);
+                $number as u64 | note << 10
             },
             gate = sym $crate::arch::gate,
         )

@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use cuota_region::event::{Entry, Event};
+use cuota_region::event::{Entry, Event, Why};
 use cuota_region::name::TenantName;
 use cuota_region::sys;
 use cuota_region::tenant::Tenant;
 use serde::Serialize;
 
 use crate::home::Home;
+use crate::output;
 use crate::size::show_bytes;
 use crate::status;
 
@@ -43,7 +44,53 @@ enum What {
     Reaped { dead_pid: u32, booked_bytes: u64 },
     Rejoined { booked_bytes: u64 },
     NoProcessMemory { nvml_error: u32 },
+    NotGranted { why: Reason },
     Unknown { number_of_kind: u32 },
+}
+
+/// Why something was refused that may have fitted the quota.
+#[derive(Serialize, Debug, PartialEq, Eq, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+enum Reason {
+    ForeignPool,
+    TableFull,
+    LibraryEnded,
+    UnknownSize,
+}
+
+impl From<Why> for Reason {
+    fn from(why: Why) -> Self {
+        match why {
+            Why::ForeignPool => Reason::ForeignPool,
+            Why::TableFull => Reason::TableFull,
+            Why::LibraryEnded => Reason::LibraryEnded,
+            Why::UnknownSize => Reason::UnknownSize,
+        }
+    }
+}
+
+impl Reason {
+    /// What was asked, what is so, and what to do.
+    fn text(self) -> &'static str {
+        match self {
+            Reason::ForeignPool => {
+                "refused to open another tenant's memory pool: the driver does not say what it holds, so nobody could be charged. \
+                 Share single allocations (cuIpcGetMemHandle, cuMemCreate), or run both programs as one tenant"
+            }
+            Reason::TableFull => {
+                "refused an object that could not be followed: a process has at most 256 memory pools and 262,144 allocations by \
+                 handle. Free some, or use larger ones"
+            }
+            Reason::LibraryEnded => {
+                "refused the use of a library that did not fit before and was unloaded. Free memory, then unload the library and \
+                 load it again"
+            }
+            Reason::UnknownSize => {
+                "refused to import memory whose size could not be found: it must be mapped for that. Free reserved addresses, or \
+                 raise the limit of the address space (ulimit -v)"
+            }
+        }
+    }
 }
 
 impl From<Event> for What {
@@ -56,6 +103,7 @@ impl From<Event> for What {
             Event::Reaped { pid, booked } => What::Reaped { dead_pid: pid, booked_bytes: booked },
             Event::Rejoined { booked } => What::Rejoined { booked_bytes: booked },
             Event::NoProcessMemory { error } => What::NoProcessMemory { nvml_error: error },
+            Event::NotGranted { why } => What::NotGranted { why: why.into() },
             Event::Unknown { what } => What::Unknown { number_of_kind: what },
         }
     }
@@ -82,6 +130,7 @@ impl What {
             What::NoProcessMemory { nvml_error } => format!(
                 "NVML does not say what the process takes (error {nvml_error}): contexts and code are an estimate"
             ),
+            What::NotGranted { why } => why.text().to_owned(),
             What::Unknown { number_of_kind } => {
                 format!("an event of another version of cuota (number {number_of_kind})")
             }
@@ -110,14 +159,10 @@ pub(crate) fn events(home: &Home, name: &TenantName, json: bool) -> u8 {
     let now_ns = sys::monotonic_ns();
     let events: Vec<Row> = tenant.events().entries().map(|entry| row(entry, now_ns)).collect();
     if !json {
-        print!("{}", table(name, &events));
-        return status::OK;
+        return output::show(&table(name, &events));
     }
     match serde_json::to_string_pretty(&Listing { schema: SCHEMA, tenant: name.to_string(), events }) {
-        Ok(text) => {
-            println!("{text}");
-            status::OK
-        }
+        Ok(text) => output::show(&(text + "\n")),
         Err(error) => {
             eprintln!("cuota: the events cannot be written as JSON: {error}");
             status::PROBLEM

@@ -6,6 +6,7 @@ mod events;
 mod home;
 mod lease;
 mod locate;
+mod output;
 mod probe;
 mod ps;
 mod run;

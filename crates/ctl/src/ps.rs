@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::home::Home;
 use crate::share::show_cap;
 use crate::size::{show_bytes, show_limit};
-use crate::{lease, status};
+use crate::{lease, output, status};
 
 /// The JSON's version, by the same rule as `doctor`'s.
 const SCHEMA: &str = "cuota.ps/1";
@@ -66,14 +66,10 @@ pub(crate) fn ps(home: &Home, json: bool) -> u8 {
     };
     let directory = home.path().display().to_string();
     if !json {
-        print!("{}", table(&tenants, &directory));
-        return status::OK;
+        return output::show(&table(&tenants, &directory));
     }
     match serde_json::to_string_pretty(&Listing { schema: SCHEMA, directory, tenants }) {
-        Ok(text) => {
-            println!("{text}");
-            status::OK
-        }
+        Ok(text) => output::show(&(text + "\n")),
         Err(error) => {
             eprintln!("cuota: the list cannot be written as JSON: {error}");
             status::PROBLEM

@@ -23,7 +23,8 @@ pub(crate) struct Record {
     /// When, CLOCK_MONOTONIC ns.
     time_ns: AtomicU64,
     /// 1 refused (a asked, b booked, c quota), 2 grew inside a call (a), 3 a dead process's books closed (a pid,
-    /// b booked), 4 rejoined (a booked), 5 NVML could not be asked (a its error). Amounts in bytes.
+    /// b booked), 4 rejoined (a booked), 5 NVML could not be asked (a its error), 6 not granted for another reason than its size
+    /// (a: 1 another tenant's pool, 2 a full table, 3 a library that was ended, 4 of unknown size). Amounts in bytes.
     what: AtomicU32,
     /// The process that it happened to, in its own PID namespace.
     pid: AtomicU32,
@@ -50,6 +51,27 @@ pub const LAYOUTS: &[crate::abi::Layout] = &[
     crate::abi::layout!(Record as "cuota_event": number, time_ns, what, pid, a, b, c, reserved),
     crate::abi::layout!(Events as "cuota_events": next, reserved, ring),
 ];
+
+/// Why something was not granted that may have fitted the quota. The numbers are part of the layout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// A memory pool of another tenant: nobody could be charged for what it holds.
+    ForeignPool = 1,
+    /// The process has as many objects of a kind as can be followed.
+    TableFull = 2,
+    /// A library that did not fit when it was used first, and was unloaded.
+    LibraryEnded = 3,
+    /// Imported memory whose size cannot be told.
+    UnknownSize = 4,
+}
+
+impl Why {
+    fn from_number(number: u64) -> Option<Self> {
+        [Why::ForeignPool, Why::TableFull, Why::LibraryEnded, Why::UnknownSize]
+            .into_iter()
+            .find(|why| *why as u64 == number)
+    }
+}
 
 /// What happened. The numbers are part of the layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,6 +107,11 @@ pub enum Event {
         /// NVML's error.
         error: u32,
     },
+    /// Something was refused for another reason than its size.
+    NotGranted {
+        /// That reason.
+        why: Why,
+    },
     /// An event of another version.
     Unknown {
         /// Its number.
@@ -100,6 +127,7 @@ impl Event {
             Event::Reaped { pid, booked } => (3, [u64::from(pid), booked, 0]),
             Event::Rejoined { booked } => (4, [booked, 0, 0]),
             Event::NoProcessMemory { error } => (5, [u64::from(error), 0, 0]),
+            Event::NotGranted { why } => (6, [why as u64, 0, 0]),
             Event::Unknown { what } => (what, [0; 3]),
         }
     }
@@ -112,6 +140,7 @@ impl Event {
             3 => Event::Reaped { pid: small(a), booked: b },
             4 => Event::Rejoined { booked: a },
             5 => Event::NoProcessMemory { error: small(a) },
+            6 => Why::from_number(a).map_or(Event::Unknown { what }, |why| Event::NotGranted { why }),
             what => Event::Unknown { what },
         }
     }
@@ -186,6 +215,15 @@ mod tests {
         events.add(12, Event::Reaped { pid: 9, booked: 8 });
         let read: Vec<_> = events.entries().map(|e| (e.number, e.pid, e.event)).collect();
         assert_eq!(read, [(0, 11, refused), (1, 12, Event::Reaped { pid: 9, booked: 8 })]);
+    }
+
+    #[test]
+    fn each_reason_is_read_as_it_was_written_and_an_unknown_one_as_unknown() {
+        for why in [Why::ForeignPool, Why::TableFull, Why::LibraryEnded, Why::UnknownSize] {
+            let (what, words) = Event::NotGranted { why }.to_words();
+            assert_eq!(Event::from_words(what, words), Event::NotGranted { why });
+        }
+        assert_eq!(Event::from_words(6, [99, 0, 0]), Event::Unknown { what: 6 });
     }
 
     #[test]

@@ -14,7 +14,6 @@ use cuota_governor::batch::Unit;
 use cuota_governor::cost::Key;
 use cuota_governor::physical;
 use cuota_governor::quota::UNLIMITED;
-use cuota_region::ledger::Refusal;
 
 use super::flow::capped;
 use super::{REFUSED, device_at, launch as first_launch};
@@ -207,7 +206,7 @@ unsafe fn instantiate(
             driver::outside_captures(|| unsafe { destroy(*executable) });
         }
         account.note_unload();
-        account.refuse(EXECUTABLE_BYTES, account.quota(), Refusal::OverQuota { booked: account.quota() });
+        account.refuse(EXECUTABLE_BYTES);
         return REFUSED;
     }
     if status == OK

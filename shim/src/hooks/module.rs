@@ -9,6 +9,7 @@ use core::ffi::c_void;
 use cuota_abi::cuda::{CUfunction, CUkernel, CUlib_st, CUlibrary, CUmodule, CUresult};
 use cuota_governor::physical::BLOCK_BYTES;
 use cuota_governor::quota::UNLIMITED;
+use cuota_region::event::Why;
 
 use super::REFUSED;
 use crate::hooks_table::{cuKernelGetFunction, cuLibraryUnload, cuMemGetInfo_v2, cuModuleUnload, real};
@@ -45,6 +46,7 @@ fn checked(call: &Call, unload: &dyn Fn()) -> CUresult {
     }
     unload();
     account.note_unload();
+    account.refuse(took as u64);
     REFUSED
 }
 
@@ -105,7 +107,7 @@ fn loading(call: &Call) -> CUresult {
 fn loading_library(library: CUlibrary, call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
     let (handle, handles) = (library.addr() as u64, &process.handles);
-    if process.functions.is_ended(handle) {
+    if is_ended(handle) {
         return REFUSED;
     }
     let context = process.contexts.current();
@@ -126,11 +128,16 @@ fn loading_library(library: CUlibrary, call: &Call) -> CUresult {
     status
 }
 
+/// Whether a handle is the driver's no more; then the refusal is counted.
 fn is_ended(handle: u64) -> bool {
-    match process::standing() {
+    let is_ended = match process::standing() {
         Standing::Managed(process) => process.functions.is_ended(handle),
         Standing::Unmanaged | Standing::Closed => false,
+    };
+    if is_ended && let Booking::On(account) = account::on_current_device() {
+        account.decline(Why::LibraryEnded);
     }
+    is_ended
 }
 
 /// Calls `each` with the kernels of a library, of which there may be `most`. `false`: there are more, or the driver does not say.

@@ -6,7 +6,8 @@ use cuota_abi::cuda::{
 };
 use cuota_governor::physical;
 use cuota_governor::quota::UNLIMITED;
-use cuota_region::ledger::{Refusal, Reservation};
+use cuota_region::event::Why;
+use cuota_region::ledger::Reservation;
 
 use super::{REFUSED, device_at, plain};
 use crate::hooks_table::{
@@ -77,7 +78,7 @@ unsafe fn allocate(
 ) -> CUresult {
     let pools = &account.process.pools;
     let was_known = pools.find(pool).is_some();
-    let Some(entry) = pools.entry(pool, account.ordinal()) else { return REFUSED };
+    let Some(entry) = pools.entry(pool, account.ordinal()) else { return account.decline(Why::TableFull) };
     if entry.is_destroyed() {
         return CUresult::CUDA_ERROR_INVALID_VALUE;
     }
@@ -128,8 +129,8 @@ fn take_back(account: &Account, pointer: *mut CUdeviceptr, bytes: u64, stream: C
         // SAFETY: the program's stream.
         driver::outside_captures(|| unsafe { synchronize(stream) });
     }
-    account.refuse(bytes, account.quota(), Refusal::OverQuota { booked: account.quota() });
     account.trim_pools();
+    account.refuse(bytes);
 }
 
 /// `cuMemAllocAsync`.

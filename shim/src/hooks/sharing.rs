@@ -15,14 +15,14 @@ use cuota_abi::cuda::{
 };
 use cuota_governor::physical::{self, BLOCK_BYTES};
 use cuota_governor::quota::UNLIMITED;
-use cuota_region::ledger::Refusal;
+use cuota_region::event::Why;
 use cuota_region::share::ShareKey;
 
 use super::vmm::dropping;
 use super::{REFUSED, let_go};
 use crate::hooks_table::{
-    cuIpcCloseMemHandle, cuMemFree_v2, cuMemImportFromShareableHandle, cuMemMap, cuMemRelease, cuMemUnmap,
-    real,
+    cuIpcCloseMemHandle, cuMemFree_v2, cuMemImportFromShareableHandle, cuMemMap, cuMemPoolDestroy,
+    cuMemRelease, cuMemUnmap, real,
 };
 use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
@@ -118,7 +118,7 @@ fn imported(
         key.into_iter().for_each(|key| account.unshare(key));
         account.cancel(reservation);
         undo();
-        return REFUSED;
+        return account.decline(Why::TableFull);
     }
     account.device.unseen.fetch_add(bytes, Ordering::Relaxed);
     account.commit(reservation, bytes);
@@ -316,8 +316,7 @@ pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
             None if lies_on.is_none() => 0,
             None => {
                 release();
-                account.refuse(0, account.quota(), Refusal::OverQuota { booked: account.quota() });
-                return REFUSED;
+                return account.decline(Why::UnknownSize);
             }
         },
     };
@@ -406,7 +405,7 @@ pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
     // SAFETY: the type says which member of the union is in use.
     let fd = is_descriptor.then_some(unsafe { described.handle.fd });
     let (found, account) = match fd.map(|fd| size_behind(fd, account)) {
-        Some(None) => return REFUSED,
+        Some(None) => return account.decline(Why::UnknownSize),
         Some(Some(found)) => found,
         None => (0, account),
     };
@@ -541,17 +540,23 @@ pub(crate) unsafe extern "C" fn import_pool(call: &Call) -> CUresult {
     // First this, so that whoever dies from here on keeps its pool booked.
     note(true);
     let is_known = account.quota() == UNLIMITED || member.others_export_pools();
-    let status = if is_known { call() } else { REFUSED };
-    if status == OK {
-        // SAFETY: the driver has written the pool.
-        process.pools.entry(unsafe { *pool }, pools::IMPORTED);
-    } else {
+    let status = if is_known { call() } else { account.decline(Why::ForeignPool) };
+    if status != OK {
         note(false);
-        if !is_known {
-            account.refuse(0, account.quota(), Refusal::OverQuota { booked: account.quota() });
-        }
+        return status;
     }
-    status
+    // SAFETY: the driver has written the pool.
+    let imported = unsafe { *pool };
+    if process.pools.entry(imported, pools::IMPORTED).is_some() {
+        return OK;
+    }
+    // One that is not followed would count as open for ever.
+    if let Some(destroy) = cuMemPoolDestroy::REAL.get() {
+        // SAFETY: just imported, and nobody else has seen it.
+        driver::outside_captures(|| unsafe { destroy(imported) });
+    }
+    note(false);
+    account.decline(Why::TableFull)
 }
 
 /// `cuMemPoolExportPointer`.

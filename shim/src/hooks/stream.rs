@@ -2,7 +2,6 @@
 //! reservation covers.
 
 use cuota_abi::cuda::{CUgreenCtx, CUresult, CUstream};
-use cuota_region::ledger::Refusal;
 
 use super::REFUSED;
 use crate::hooks_table::real;
@@ -35,7 +34,7 @@ unsafe fn create(booking: Booking, stream: *mut CUstream, call: &dyn Fn() -> CUr
         driver::outside_captures(|| unsafe { destroy(*stream) });
     }
     account.note_unload();
-    account.refuse(STREAM_BYTES, account.quota(), Refusal::OverQuota { booked: account.quota() });
+    account.refuse(STREAM_BYTES);
     REFUSED
 }
 

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use cuota_abi::cuda::CUresult;
 use cuota_governor::quota::{UNLIMITED, free_to_show};
 use cuota_region::death::{HOLD_NS, SWEEP_INTERVAL_NS};
-use cuota_region::event::Event;
+use cuota_region::event::{Event, Why};
 use cuota_region::ledger::{Books, Refusal, Reservation, UNIT_BYTES};
 use cuota_region::member::Blind;
 use cuota_region::share::ShareKey;
@@ -228,20 +228,40 @@ impl Account {
                 }
             }
         }
-        self.refuse(bytes, quota, refusal);
+        if refusal != Refusal::Evicted {
+            self.refuse(bytes);
+        }
         Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
     }
 
-    /// Counts a refusal of `bytes`, and logs it unless one was just logged.
-    pub(crate) fn refuse(&self, asked: u64, quota: u64, refusal: Refusal) {
+    /// Counts a refusal of `asked` bytes for want of room, and logs it unless one was just logged.
+    #[cold]
+    pub(crate) fn refuse(&self, asked: u64) {
+        if self.count_refusal() {
+            let booked = self.books().tenant_usage().booked;
+            self.log(Event::Refused { asked, booked, quota: self.quota() });
+        }
+    }
+
+    /// Counts a refusal for another reason, and logs it unless one was just logged. Returns what the program gets.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn decline(&self, why: Why) -> CUresult {
+        if self.count_refusal() {
+            self.log(Event::NotGranted { why });
+        }
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY
+    }
+
+    /// Counts a refusal; whether it is to be logged.
+    fn count_refusal(&self) -> bool {
         self.books().note_refusal();
         let (now, logged) = (sys::coarse_ns(), self.device.refused_ns.load(Ordering::Relaxed));
-        if now.saturating_sub(logged) >= LOG_INTERVAL_NS
-            && let Refusal::OverQuota { booked } = refusal
-        {
+        let is_due = now.saturating_sub(logged) >= LOG_INTERVAL_NS;
+        if is_due {
             self.device.refused_ns.store(now, Ordering::Relaxed);
-            self.log(Event::Refused { asked, booked, quota });
         }
+        is_due
     }
 
     fn log(&self, event: Event) {

@@ -20,6 +20,7 @@ mod own_pools;
 mod plain;
 mod pools;
 mod processes;
+mod refusals;
 mod regions;
 mod settings;
 mod shared;

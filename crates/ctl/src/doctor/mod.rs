@@ -25,7 +25,7 @@ use crate::home::Home;
 use crate::probe::Fact;
 use crate::run::assigned_tenant;
 use crate::size::show_bytes;
-use crate::{lease, locate, status};
+use crate::{lease, locate, output, status};
 use gpus::Gpu;
 use proof::{Outcome, Terms};
 use protection::{Level, Protection};
@@ -84,18 +84,21 @@ pub(crate) fn doctor(home: &Home, asked: &Doctor) -> u8 {
 }
 
 fn print(report: &Report, json: bool) -> u8 {
-    if !json {
-        print!("{}", report::table(report));
-    } else {
+    let text = if json {
         match serde_json::to_string_pretty(report) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => text + "\n",
             Err(error) => {
                 eprintln!("cuota: the report cannot be written as JSON: {error}");
                 return status::PROBLEM;
             }
         }
+    } else {
+        report::table(report)
+    };
+    match output::show(&text) {
+        status::OK => report.verdict.status(),
+        failed => failed,
     }
-    report.verdict.status()
 }
 
 /// NVML can be absent where there is a GPU (WSL), so the probe's word counts too.

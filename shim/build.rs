@@ -12,6 +12,8 @@ fn main() {
         "-Wl,-z,nodelete",
         "-Wl,-z,noexecstack",
         "-Wl,--gc-sections",
+        // Nothing of crti and crtbegin is used: no .init, no transactional memory, no profiling, nothing to be done at dlclose.
+        "-nostartfiles",
         // No NEEDED entry for a library that nothing is taken from.
         "-Wl,--as-needed",
     ] {

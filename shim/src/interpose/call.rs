@@ -16,6 +16,21 @@ const ON_STACK: usize = 8;
 /// The bit of a note that says that stream 0 is the per-thread one.
 pub(crate) const PER_THREAD_MODE: u64 = 1 << 20;
 
+/// The bit of a note that says that all arguments are in registers.
+const IN_REGISTERS: u64 = 1 << 21;
+
+/// [`IN_REGISTERS`] for a function whose arguments have these sizes, bytes, by the rules of x86-64: six words, and no larger structure.
+pub(crate) const fn places_of(sizes: &[usize]) -> u64 {
+    let mut index = 0;
+    while index < sizes.len() {
+        if sizes[index] > size_of::<u64>() {
+            return 0;
+        }
+        index += 1;
+    }
+    if index <= 6 { IN_REGISTERS } else { 0 }
+}
+
 /// The driver's handle of it.
 pub(crate) const CU_STREAM_PER_THREAD: usize = 2;
 
@@ -37,8 +52,8 @@ pub(crate) struct Call {
     words: [u64; 6 + ON_STACK],
     /// What the line in the table says of this function, and [`PER_THREAD_MODE`].
     note: u64,
-    /// Made by us, and not by the program.
-    is_ours: u64,
+    /// 0: with words on the stack; 1: all in registers; 2: all in registers, and made by us, not by the program.
+    kind: u64,
 }
 
 const _: () = assert!(size_of::<Call>() == 136 && core::mem::offset_of!(Call, note) == 120);
@@ -48,7 +63,7 @@ impl Call {
     pub(crate) fn new<const N: usize>(real: *const c_void, arguments: [u64; N]) -> Self {
         let mut words = [0; 6 + ON_STACK];
         words.iter_mut().zip(arguments).for_each(|(to, from)| *to = from);
-        Call { real: real.cast_mut(), words, note: 0, is_ours: 1 }
+        Call { real: real.cast_mut(), words, note: 0, kind: 2 }
     }
 
     /// Makes the call.

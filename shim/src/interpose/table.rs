@@ -186,7 +186,10 @@ macro_rules! hooks {
         #[unsafe(naked)]
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> $status {
-            $crate::arch::stub!(Hook::$name as usize, $handler, $note | $crate::interpose::call::mode_of(stringify!($name)))
+            $crate::arch::stub!(Hook::$name as usize, $handler, {
+                const SIZES: &[usize] = &[$(size_of::<$ty>()),*];
+                $note + $crate::interpose::call::mode_of(stringify!($name)) + $crate::interpose::call::places_of(SIZES)
+            })
         }
 
         $crate::interpose::table::hooks!(@place $library, $name, $pfn);

@@ -188,7 +188,7 @@ impl Raise {
         end_waiting(account, self.context);
     }
 
-    /// Books it until `executable` is launched for the first time: the driver takes it only then (H100, driver 580).
+    /// Books it until `executable` is launched for the first time: the driver takes it only then.
     pub(super) fn keep_for(self, account: &Account, executable: CUgraphExec) {
         Raise::commit(account, self.context, self.frame, self.reservation);
         let (handles, key) = (&account.process.handles, awaiting(executable));

@@ -2,6 +2,7 @@
 
 use cuota_abi::cuda::{CUdeviceptr, CUmemAllocationProp, CUmemGenericAllocationHandle, CUresult};
 use cuota_governor::physical;
+use cuota_region::event::Why;
 
 use super::{REFUSED, device_at, let_go};
 use crate::hooks_table::cuMemRelease;
@@ -64,7 +65,7 @@ pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
         unsafe { release(made) };
     }
     account.release(taken);
-    REFUSED
+    account.decline(Why::TableFull)
 }
 
 /// Runs `call`, which drops one reference on what stands behind `handle`.

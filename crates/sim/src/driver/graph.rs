@@ -236,12 +236,15 @@ impl Driver {
         all.find(|(handle, _)| *handle == node).map(|(_, node)| node.clone()).ok_or(Fault::InvalidValue)
     }
 
-    /// Makes a graph ready to launch. Takes no memory yet.
+    /// Makes a graph ready to launch. Takes what the launchable graph takes by itself, where there is a context; nothing yet of what its
+    /// nodes allocate.
     ///
     /// # Errors
+    /// `OutOfMemory` where the device has no room for it;
     /// `InvalidValue` where it is none, or a child of another, or where it has memory nodes and is instantiated already: their addresses are one
     /// graph's at a time.
     pub fn instantiate_graph(&self, graph: u64, frees_at_launch: bool) -> Answer<u64> {
+        let context = self.in_context(|_, context| Ok(context)).ok();
         let mut state = self.state.lock();
         state.graphs.get(&graph).filter(|g| !g.is_child).ok_or(Fault::InvalidValue)?;
         let copy = state.flat(graph)?;
@@ -258,6 +261,10 @@ impl Driver {
             running: Running::default(),
         };
         state.executables.insert(handle, executable);
+        if let Some(context) = context {
+            let placed = self.place_graph(&mut state, handle, context);
+            placed.inspect_err(|_| drop(state.executables.remove(&handle)))?;
+        }
         Ok(handle)
     }
 

@@ -56,8 +56,8 @@ fn a_stream_for_which_there_is_no_room_is_refused() {
 }
 
 #[test]
-fn a_launchable_graph_grows_its_context_when_it_is_uploaded_or_launched() {
-    in_child("sundries::a_launchable_graph_grows_its_context_when_it_is_uploaded_or_launched", || {
+fn a_launchable_graph_grows_its_context_when_it_is_instantiated() {
+    in_child("sundries::a_launchable_graph_grows_its_context_when_it_is_instantiated", || {
         let launches = Launches::start();
         let program = &launches.program;
         let graph = launches.graph_of(launches.function("small"));
@@ -70,10 +70,6 @@ fn a_launchable_graph_grows_its_context_when_it_is_uploaded_or_launched() {
         assert_eq!(launches.run(first), 0);
         let before = program.free_bytes();
         let all: Vec<CUgraphExec> = (1..1000).map(|_| make()).collect();
-        assert_eq!(program.free_bytes(), before, "nothing before the launch");
-        let (uploaded, launched) = all.split_at(500);
-        uploaded.iter().for_each(|executable| assert_eq!(upload(*executable), 0));
-        launched.iter().for_each(|executable| assert_eq!(launches.run(*executable), 0));
         let grown = (before - program.free_bytes()) / MIB;
         assert!((100..=112).contains(&grown), "{grown} MiB for 1,000 graphs");
         all.iter()

@@ -37,12 +37,14 @@ pub fn with_malloc() -> Vec<u8> {
     text.as_bytes().to_vec()
 }
 
-/// A module with a kernel `calls` that prints nothing, by the function that prints (a driver prints where a console answers); ends with
-/// a NUL.
+/// What [`with_printf`]'s kernel prints.
+pub const PRINTED: &str = "ok";
+
+/// A module with a kernel `calls` that prints a line, [`PRINTED`]; ends with a NUL.
 pub fn with_printf() -> Vec<u8> {
     let text = ".version 7.0\n.target sm_70\n.address_size 64\n\
          .extern .func (.param .b32 result) vprintf (.param .b64 format, .param .b64 values);\n\
-         .global .align 1 .b8 format[4] = {0, 0, 0, 0};\n\
+         .global .align 1 .b8 format[4] = {111, 107, 10, 0};\n\
          .visible .entry calls()\n{\n .reg .b64 %rd<3>;\n .reg .b32 %r<2>;\n mov.u64 %rd1, format;\n\
          cvta.global.u64 %rd2, %rd1;\n mov.u64 %rd1, 0;\n {\n .param .b64 format;\n .param .b64 values;\n .param .b32 result;\n\
          st.param.b64 [format], %rd2;\n st.param.b64 [values], %rd1;\n call.uni (result), vprintf, (format, values);\n\

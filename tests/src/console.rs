@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use crate::code::PRINTED;
+
 /// An argument of a call.
 #[derive(Clone, Copy, Debug)]
 pub enum Arg<'a> {
@@ -125,7 +127,11 @@ impl Console {
     #[track_caller]
     pub fn hear(&mut self) -> Answer {
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("its output is text");
+        // A driver prints for its kernels where a console answers.
+        while self.output.read_line(&mut line).expect("its output is text") != 0 && line.trim_end() == PRINTED
+        {
+            line.clear();
+        }
         let mut words = line.split_whitespace();
         let Some(status) = words.next().and_then(|word| word.parse().ok()) else {
             panic!("no answer but `{}`: {}", line.trim_end(), self.last_words());

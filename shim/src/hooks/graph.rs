@@ -189,13 +189,14 @@ unsafe fn instantiate(
         Ok(raised) => raised,
         Err(error) => return error,
     };
+    let unbooked = raised.as_ref().and_then(|_| account.unbooked());
     // One that is uploaded at once takes its memory now.
     let status = if uploads && needs.bytes != 0 { reserved(&of_memory, needs.bytes, call) } else { call() };
     let fits = status != OK || account.still_fits(EXECUTABLE_BYTES);
     if let Some(raised) = raised {
         if status == OK && fits {
             // SAFETY: the driver has written the handle.
-            raised.keep_for(&account, unsafe { *executable });
+            raised.made(&account, unsafe { *executable }, unbooked);
         } else {
             raised.cancel(&account);
         }

@@ -188,8 +188,19 @@ impl Raise {
         end_waiting(account, self.context);
     }
 
+    /// Books it for `executable`, which was made or changed: `before` is what the process took beyond its books then. A driver that
+    /// takes it at once shows it; one that takes it at the first launch does not.
+    pub(super) fn made(self, account: &Account, executable: CUgraphExec, before: Option<u64>) {
+        let grew = before.zip(account.unbooked()).map_or(0, |(before, after)| after.saturating_sub(before));
+        if grew >= self.takes / 4 * 3 {
+            self.launched(account, OK);
+        } else {
+            self.keep_for(account, executable);
+        }
+    }
+
     /// Books it until `executable` is launched for the first time: the driver takes it only then.
-    pub(super) fn keep_for(self, account: &Account, executable: CUgraphExec) {
+    fn keep_for(self, account: &Account, executable: CUgraphExec) {
         Raise::commit(account, self.context, self.frame, self.reservation);
         let (handles, key) = (&account.process.handles, awaiting(executable));
         let owner = Owner { device: account.ordinal(), context: self.context, kind: Kind::Graph };
@@ -266,10 +277,12 @@ fn first(function: CUfunction, fate: Fate, call: &Call) -> CUresult {
         Err(error) => return error,
     };
     let before = module::device_free();
+    let waits = matches!(fate, Fate::Waits(_)) && raised.is_some();
+    let unbooked = if waits { account.unbooked() } else { None };
     let status = call.make();
     let known = raised.map_or(0, |raised| match fate {
         Fate::Waits(executable) if status == OK => {
-            raised.keep_for(&account, executable);
+            raised.made(&account, executable, unbooked);
             0
         }
         _ => raised.launched(&account, status),
@@ -437,9 +450,10 @@ fn updating(graph: CUgraph, call: &Call) -> CUresult {
         Ok(raised) => raised,
         Err(error) => return error,
     };
+    let unbooked = raised.as_ref().and_then(|_| account.unbooked());
     let status = call.make();
     if let Some(raised) = raised {
-        if status == OK { raised.keep_for(&account, call.pointer(0)) } else { raised.cancel(&account) }
+        if status == OK { raised.made(&account, call.pointer(0), unbooked) } else { raised.cancel(&account) }
     }
     status
 }

@@ -723,6 +723,13 @@ impl Account {
         self.release_overhead(old.min(bytes));
     }
 
+    /// What NVML shows for this process beyond what it holds: contexts, code and frames. `None`: no figure.
+    pub(crate) fn unbooked(&self) -> Option<u64> {
+        let used = self.device.nvml.own_bytes(self.device.gpu()).ok()??;
+        let held = self.device.held.load(Ordering::Relaxed);
+        Some(used.saturating_sub(held.saturating_sub(self.device.unseen.load(Ordering::Relaxed))))
+    }
+
     /// This process's bytes by NVML, less what it holds and what it is about to: contexts and code. `None`: no figure, or one
     /// that an allocation or a free of another thread makes meaningless.
     fn seen_overhead(&self) -> Result<Option<Overhead>, u32> {

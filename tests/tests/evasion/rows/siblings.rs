@@ -30,6 +30,8 @@ fn in_turn(
     t: &mut Attempt<'_>,
     hand_over: impl Fn(&mut Attempt<'_>, &mut Console) -> Result<u64, i64>,
 ) -> Ended {
+    // A context that has grown by what other rows launched leaves no room for siblings.
+    t.renew();
     t.empty();
     for _ in 0..SIBLINGS {
         let mut sibling = t.sibling()?;

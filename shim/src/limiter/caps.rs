@@ -76,7 +76,9 @@ impl Limiter {
     fn read_caps(&self, process: &'static Process, epoch: u64) {
         let (tenant, member) = (Settings::get().tenant(), process.member());
         let mut binds = false;
-        for ordinal in 0..driver::device_count().unwrap_or(0) {
+        // Before `cuInit` there is nothing to launch, and nothing to tell: whoever comes next reads them.
+        let Some(devices) = driver::device_count() else { return };
+        for ordinal in 0..devices {
             let (Some(gpu), Some(device)) =
                 (self.gpus.get(ordinal as usize), process.devices.get(ordinal as usize))
             else {

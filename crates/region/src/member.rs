@@ -139,15 +139,7 @@ impl Member {
     /// Notes that others can open memory pools of this process.
     pub fn note_pool_exported(&self) {
         if let Some(place) = self.tenant.0.places.get(self.place) {
-            let mut pools = place.pools.load(Ordering::SeqCst);
-            while let Err(now) = place.pools.compare_exchange(
-                pools,
-                pools | death::EXPORTS,
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            ) {
-                pools = now;
-            }
+            place.pools.fetch_or(death::EXPORTS, Ordering::SeqCst);
         }
     }
 

@@ -46,6 +46,12 @@ macro_rules! stepped {
             }
 
             #[track_caller]
+            pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                step();
+                self.0.fetch_or(value, order)
+            }
+
+            #[track_caller]
             pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
                 step();
                 self.0.fetch_max(value, order)

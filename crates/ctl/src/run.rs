@@ -12,7 +12,7 @@ use std::process::Command;
 use cuota_governor::cap::Cap;
 use cuota_region::name::{GpuId, TenantName};
 use cuota_region::policy::{Limits, MemoryLimit};
-use cuota_region::{DIR_VARIABLE, TENANT_VARIABLE};
+use cuota_region::{ASSIGNED_TENANT, DIR_VARIABLE, TENANT_VARIABLE};
 
 use crate::cli::Run;
 use crate::home::{Home, Operator, Trouble};
@@ -112,8 +112,15 @@ fn is_anothers(home: &Home, trouble: &Trouble) -> bool {
     refused && matches!(home.policy(), Ok(Some(_)))
 }
 
-/// The tenant that the environment names, as the shim itself would take it.
+/// The tenant that the operator has assigned to this container, else the one that the environment names: as the shim
+/// itself would take it.
 pub(crate) fn assigned_tenant() -> anyhow::Result<TenantName> {
+    let path = Path::new(OsStr::from_bytes(ASSIGNED_TENANT.to_bytes()));
+    if let Ok(name) = std::fs::read(path) {
+        return TenantName::parse(&name).map_err(|bad| {
+            anyhow::anyhow!("{}: {bad}\n  set the container up again with `cuota inject`", path.display())
+        });
+    }
     match std::env::var_os(TENANT_VARIABLE).filter(|name| !name.is_empty()) {
         Some(name) => TenantName::parse(name.as_bytes()).map_err(|bad| {
             anyhow::anyhow!("{TENANT_VARIABLE}={}: {bad}\n  unset it, or name a tenant", name.display())

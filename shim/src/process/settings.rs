@@ -11,7 +11,7 @@ use cuota_region::header::Unusable;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
 use cuota_region::sys::{self, Errno};
-use cuota_region::{DEFAULT_DIR, DIR_VARIABLE, HELPER_VARIABLE, TENANT_VARIABLE};
+use cuota_region::{ASSIGNED_TENANT, DEFAULT_DIR, DIR_VARIABLE, HELPER_VARIABLE, TENANT_VARIABLE};
 
 /// A value of an environment variable, copied.
 struct Value<const N: usize> {
@@ -75,8 +75,11 @@ impl Settings {
     /// The settings; the first call copies them. Called when the library is loaded.
     pub(crate) fn get() -> Self {
         if CELL.state.compare_exchange(EMPTY, WRITING, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            // SAFETY: this thread won WRITING; `environ` is libc's, and at load time nobody changes it.
-            unsafe { copy_environment(environ, &mut *CELL.values.get()) };
+            // SAFETY: this thread won WRITING, and is the only one that looks at the values.
+            let values = unsafe { &mut *CELL.values.get() };
+            // SAFETY: `environ` is libc's, and at load time nobody changes it.
+            unsafe { copy_environment(environ, values) };
+            take_assigned(values);
             CELL.state.store(FULL, Ordering::Release);
         }
         // WRITING: a second thread before the first constructor is done. It gets no settings, so nothing is granted.
@@ -111,6 +114,13 @@ impl Settings {
     pub(crate) fn tenant(self) -> TenantName {
         let name = self.0.and_then(|values| values.tenant.get());
         name.and_then(|name| TenantName::parse(name).ok()).unwrap_or(TenantName::DEFAULT)
+    }
+}
+
+/// In a container the operator has said who the tenant is, and that outlives an emptied environment.
+fn take_assigned(values: &mut Values) {
+    if let Ok(file) = sys::open(ASSIGNED_TENANT, libc::O_RDONLY | libc::O_NONBLOCK, 0) {
+        values.tenant.len = sys::read(&file, &mut values.tenant.bytes).unwrap_or(0);
     }
 }
 

@@ -12,7 +12,14 @@ pub(crate) fn now_ns() -> u64 {
     read_ns(libc::CLOCK_MONOTONIC)
 }
 
+/// CPU time of all threads of this process, ns.
+#[allow(dead_code, reason = "only one of the two examples needs it")]
+pub(crate) fn process_cpu_ns() -> u64 {
+    read_ns(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
 /// CPU time of this thread, ns.
+#[allow(dead_code, reason = "only one of the two examples needs it")]
 pub(crate) fn thread_cpu_ns() -> u64 {
     read_ns(libc::CLOCK_THREAD_CPUTIME_ID)
 }

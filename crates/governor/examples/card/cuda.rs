@@ -102,7 +102,8 @@ macro_rules! handles {
         pub(crate) struct $name(usize);
 
         impl $name {
-            fn raw(self) -> Handle {
+            /// As the driver takes it.
+            pub(crate) fn raw(self) -> Handle {
                 std::ptr::with_exposed_provenance_mut(self.0)
             }
         }

@@ -66,13 +66,14 @@ pub(crate) struct Load {
 }
 
 /// The names, for errors and for the scripts.
-pub(crate) const NAMES: [&str; 16] = [
+pub(crate) const NAMES: [&str; 17] = [
     "5us",
     "100us",
     "1ms",
     "20ms",
     "graph",
     "sync",
+    "slow_cpu",
     "matmul",
     "training",
     "decode",
@@ -224,6 +225,11 @@ fn cycle(name: &str, kit: &Kit, streams: &[Stream]) -> (Vec<Op>, u64) {
             (with_mark(times(4, &graph(0, chain)), 0, 4), 400 * US)
         }
         "sync" => (with_mark(vec![launch(0, kit.full(100 * US)), sync], 0, 1), 110 * US),
+        "slow_cpu" => {
+            // A program that launches too slowly to keep the GPU busy: 5 of some 14 µs.
+            let ops = (0..32).flat_map(|_| [launch(0, kit.full(5 * US)), Op::Host(9 * US)]).collect();
+            (with_mark(ops, 0, 32), 450 * US)
+        }
         "matmul" => (with_mark(times(1, &launch(0, kit.gemm([4_096; 3]))), 0, 1), 350 * US),
         "training" => (training(kit), 6 * MS),
         "decode" => {

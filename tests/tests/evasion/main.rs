@@ -79,7 +79,12 @@ fn cell(attempt: &mut Attempt<'_>, row: Row) -> Cell {
     }
 }
 
-/// What the same attempt takes where there is room.
+/// Whether a [`proof`] ended with too little memory taken, not with a status.
+fn is_short(ended: i64) -> bool {
+    ended <= 0 && ended.unsigned_abs() < LEAST / MIB
+}
+
+/// What the same attempt takes where there is room: a status if a call fails, minus the MiB taken if these are too few.
 fn proof(attempt: &mut Attempt<'_>, row: Row) -> Result<(), i64> {
     attempt.make_room();
     let before = attempt.taken();
@@ -130,6 +135,7 @@ impl Filling<'_> {
         let is_never = NEVER_GRANTED.iter().any(|(name, _)| *name == row.name);
         match theirs {
             Err(same) if same == status => Cell::NotThereNatively(status),
+            Err(theirs) if is_short(theirs) && is_short(status) => Cell::ShortNatively(theirs.unsigned_abs()),
             Ok(()) if is_never && status == OUT_OF_MEMORY => Cell::Never,
             _ => found,
         }

@@ -20,6 +20,8 @@ pub(crate) enum Cell {
     NotThere,
     /// The same status ends the attempt where there is no quota: the driver does not have it here.
     NotThereNatively(i64),
+    /// The attempt succeeds natively, and takes no more than so many MiB: this driver keeps what it is about elsewhere.
+    ShortNatively(u64),
     /// Refused where there is room too, while it takes memory natively: a row of [`crate::NEVER_GRANTED`].
     Never,
     /// Another status: the attempt proves nothing.
@@ -49,6 +51,7 @@ impl Cell {
             Cell::Within => "within".into(),
             Cell::NotThere => "not there".into(),
             Cell::NotThereNatively(status) => format!("not there ({status})"),
+            Cell::ShortNatively(mib) => format!("not there (natively {mib} MiB)"),
             Cell::Never => "never".into(),
             Cell::Failed(status) => format!("no: {status}"),
             Cell::Unproved(status) => format!("unproved: {status}"),
@@ -107,7 +110,7 @@ impl Table {
             count(|cell| *cell == Cell::Never),
             count(|cell| *cell == Cell::Within),
             count(|cell| matches!(cell, Cell::Took(_))),
-            count(|cell| matches!(cell, Cell::NotThere | Cell::NotThereNatively(_))),
+            count(|cell| matches!(cell, Cell::NotThere | Cell::NotThereNatively(_) | Cell::ShortNatively(_))),
             count(|cell| matches!(cell, Cell::Failed(_) | Cell::Unproved(_))),
         )
         .expect("a string takes it");

@@ -42,7 +42,7 @@ impl Captures {
     pub(crate) fn remove(&self, context: u8, what: u32) {
         let left = |word: u32| match word % BLOCKING {
             // With the last one go the blocking streams that have joined it.
-            0 | 1 if what % BLOCKING != 0 => 0,
+            0 | 1 if what & ONE != 0 => 0,
             _ if what == u32::MAX => 0,
             _ => word.checked_sub(what).unwrap_or(word),
         };

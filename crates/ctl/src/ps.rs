@@ -263,7 +263,7 @@ mod tests {
             let member = Box::leak(Box::new(Member::join(home.files(), &name).unwrap()));
             let index = member.tenant().gpu_index(GPU).unwrap();
             member.tenant().note_total(index, 16 << 30);
-            let books = Books::open(member, index).unwrap();
+            let books = Books::of(member, index);
             books.book(3 << 20);
             books.note_refusal();
         }

@@ -286,8 +286,8 @@ mod tests {
         let tenant = bench.tenant();
         let gpu = tenant.gpu_index(GPU).unwrap();
         let dead = bench.member_at(tenant, 0);
-        Books::open(dead, gpu).unwrap().book(mib * MIB);
-        (dead, Books::open(bench.member_at(tenant, 1), gpu).unwrap(), gpu)
+        Books::of(dead, gpu).book(mib * MIB);
+        (dead, Books::of(bench.member_at(tenant, 1), gpu), gpu)
     }
 
     fn bury_at(member: &Member, now_ns: u64) -> bool {
@@ -316,7 +316,7 @@ mod tests {
         let bench = Bench::new();
         let (dead, books, _) = two(&bench, 77);
         bury_at(dead, 5 * MS);
-        let own = Books::open(dead, GpuIndex(0)).unwrap();
+        let own = Books::of(dead, GpuIndex(0));
         assert_eq!(own.reserve(MIB, 1000 * MIB), Err(crate::ledger::Refusal::Evicted));
         own.release(77 * MIB);
         assert_eq!(books.tenant_usage().booked, 77 * MIB, "whoever comes back brings the total");
@@ -353,7 +353,7 @@ mod tests {
         let (dead, books, gpu) = two(&bench, 77);
         let heir = books.member();
         dead.note_pool_exported();
-        Books::open(dead, gpu).unwrap().note_pools(32 * MIB);
+        Books::of(dead, gpu).note_pools(32 * MIB);
         assert!(heir.others_export_pools());
         heir.note_pool_open(true);
         assert!(!bury_at(dead, 5 * MS));
@@ -378,7 +378,7 @@ mod tests {
         let bench = Bench::new();
         let (dead, books, _) = two(&bench, 77);
         let (heir, key) = (books.member(), crate::share::ShareKey::of(b"memory"));
-        let theirs = Books::open(dead, GpuIndex(0)).unwrap();
+        let theirs = Books::of(dead, GpuIndex(0));
         theirs.share(key, 45 * MIB);
         theirs.note_pools(32 * MIB);
         dead.note_pool_exported();
@@ -397,7 +397,7 @@ mod tests {
         let other = books.member();
         books.book(MIB);
         for member in [one, other] {
-            Books::open(member, GpuIndex(0)).unwrap().note_pools(MIB);
+            Books::of(member, GpuIndex(0)).note_pools(MIB);
             member.bring_pools(true, 1);
             // This process lives, and would be told from the dead by this.
             member.tenant.0.places[member.place].started.store(0, Ordering::Relaxed);
@@ -432,7 +432,7 @@ mod tests {
         let next = bench.member_at(bench.tenant(), 0);
         // One who slept since the first was found dead.
         next.tenant.0.places[0].died.store(late, Ordering::Relaxed);
-        Books::open(next, GpuIndex(0)).unwrap().book(MIB);
+        Books::of(next, GpuIndex(0)).book(MIB);
         assert!(!bury_at(next, 2 * HOLD_NS), "its own two seconds begin");
         assert!(next.lives());
     }

@@ -10,7 +10,7 @@ use cuota_governor::quota::{self, Sum, Verdict};
 use crate::member::Member;
 use crate::share::ShareKey;
 use crate::sync::{self, Ordering};
-use crate::tenant::{GpuIndex, Line, PROCESSES};
+use crate::tenant::{GPUS, GpuIndex, Line, PROCESSES};
 use crate::word::{self, LARGEST_BYTES, read, units};
 
 pub use crate::word::UNIT_BYTES;
@@ -24,8 +24,6 @@ const TRIES: u32 = 48;
 pub struct Books {
     member: &'static Member,
     gpu: GpuIndex,
-    book: &'static [Line; PROCESSES],
-    own: &'static Line,
 }
 
 /// Why a reservation was not granted.
@@ -83,13 +81,23 @@ fn counts(line: &Line) -> bool {
 }
 
 impl Books {
-    /// Opens this process's books on `gpu`: begun when the member took its place, and not begun again by one that has lost
-    /// it.
+    /// This process's books on `gpu`: begun when the member took its place, and not begun again by one that has lost it.
+    #[inline(always)]
     #[must_use]
-    pub fn open(member: &'static Member, gpu: GpuIndex) -> Option<Self> {
-        let book = member.tenant.0.books.get(gpu.0)?;
-        let own = book.get(member.place)?;
-        Some(Books { member, gpu, book, own })
+    pub fn of(member: &'static Member, gpu: GpuIndex) -> Self {
+        Books { member, gpu }
+    }
+
+    /// The lines of all of the tenant's processes.
+    #[inline(always)]
+    fn lines(&self) -> &'static [Line; PROCESSES] {
+        // The remainder, here and below, is the number itself, and says so to the compiler.
+        &self.member.tenant.0.books[self.gpu.0 % GPUS]
+    }
+
+    #[inline(always)]
+    fn own(&self) -> &'static Line {
+        &self.lines()[self.member.place % PROCESSES]
     }
 
     /// The place that these are the books of.
@@ -102,14 +110,14 @@ impl Books {
     #[inline(always)]
     #[must_use]
     pub fn is_mine(&self) -> bool {
-        self.own.life.load(Ordering::Acquire) == self.member.life
+        self.own().life.load(Ordering::Acquire) == self.member.life
     }
 
     /// Sums the living lines, this process's included. `pending` leaves out `mine`.
     #[inline(always)]
     fn sum(&self, mine: u64) -> Sum {
         let (mut booked, mut pending) = (0_u64, 0_u64);
-        for line in self.book.iter().take(self.member.tenant.places_in_use()) {
+        for line in self.lines().iter().take(self.member.tenant.places_in_use()) {
             if counts(line) {
                 // At most 1,024 lines of 45 bits: no overflow.
                 let (line_booked, line_pending) = read(line);
@@ -149,7 +157,7 @@ impl Books {
                 return Err(Refusal::OverQuota { booked: self.sum(0).booked });
             }
             // Whoever sees them booked also sees that they may go again.
-            if !word::add(self.own, self.member.life, wish, wish) {
+            if !word::add(self.own(), self.member.life, wish, wish) {
                 return Err(Refusal::Evicted);
             }
             if let Some(key) = key {
@@ -168,7 +176,7 @@ impl Books {
             if let Some(key) = key {
                 self.unshare(key);
             }
-            word::subtract(self.own, self.member.life, wish, wish);
+            word::subtract(self.own(), self.member.life, wish, wish);
             attempt += 1;
             if verdict == Verdict::Refused || attempt == TRIES {
                 return Err(Refusal::OverQuota { booked: sum.booked.saturating_sub(bytes) });
@@ -209,9 +217,9 @@ impl Books {
         }
         let (reserved, taken) = (units(reservation.bytes), units(taken));
         if taken > reserved {
-            word::add(self.own, self.member.life, taken - reserved, 0);
+            word::add(self.own(), self.member.life, taken - reserved, 0);
         }
-        word::subtract(self.own, self.member.life, reserved.saturating_sub(taken), reserved);
+        word::subtract(self.own(), self.member.life, reserved.saturating_sub(taken), reserved);
     }
 
     /// Gives all of a reservation back.
@@ -222,7 +230,7 @@ impl Books {
     /// Books `bytes` whatever the quota says: memory that is taken already.
     pub fn book(&self, bytes: u64) {
         if self.is_mine() {
-            word::add(self.own, self.member.life, units(bytes), 0);
+            word::add(self.own(), self.member.life, units(bytes), 0);
         }
     }
 
@@ -230,29 +238,29 @@ impl Books {
     #[inline]
     pub fn release(&self, bytes: u64) {
         if self.is_mine() {
-            word::subtract(self.own, self.member.life, units(bytes), 0);
+            word::subtract(self.own(), self.member.life, units(bytes), 0);
         }
     }
 
     /// Notes how much of what is booked is overhead (contexts, modules, local memory), bytes.
     pub fn note_overhead(&self, bytes: u64) {
-        self.own.overhead.store(bytes, Ordering::Relaxed);
+        self.own().overhead.store(bytes, Ordering::Relaxed);
     }
 
     /// Notes how much of what is booked is of memory pools that others can open, bytes.
     pub fn note_pools(&self, bytes: u64) {
-        self.own.pools.store(bytes, Ordering::Relaxed);
+        self.own().pools.store(bytes, Ordering::Relaxed);
     }
 
     /// Counts a refused allocation.
     pub fn note_refusal(&self) {
-        self.own.refused.fetch_add(1, Ordering::Relaxed);
+        self.own().refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Bytes that this process has booked and may still take back.
     #[must_use]
     pub fn own_pending(&self) -> u64 {
-        read(self.own).1
+        read(self.own()).1
     }
 
     /// Whether what the tenant holds for certain is within a quota in bytes.
@@ -327,7 +335,7 @@ mod tests {
     fn members(bench: &Bench, count: usize) -> Vec<Books> {
         let tenant = bench.tenant();
         let gpu = tenant.gpu_index(GPU).unwrap();
-        (0..count).map(|place| Books::open(bench.member_at(tenant, place), gpu).unwrap()).collect()
+        (0..count).map(|place| Books::of(bench.member_at(tenant, place), gpu)).collect()
     }
 
     #[test]
@@ -372,12 +380,12 @@ mod tests {
         let tenant = bench.tenant();
         let gpu = tenant.gpu_index(GPU).unwrap();
         let lost = bench.member_at(tenant, 0);
-        Books::open(lost, gpu).unwrap().book(7 * U);
+        Books::of(lost, gpu).book(7 * U);
         let next = bench.member_at(tenant, 0);
         for _ in 0..2 {
-            assert_eq!(Books::open(lost, gpu).unwrap().reserve(U, 15 * U), Err(Refusal::Evicted));
+            assert_eq!(Books::of(lost, gpu).reserve(U, 15 * U), Err(Refusal::Evicted));
         }
-        let reservation = Books::open(next, gpu).unwrap().reserve(U, 15 * U).unwrap();
+        let reservation = Books::of(next, gpu).reserve(U, 15 * U).unwrap();
         assert_eq!(reservation.tenant_booked(), U);
     }
 
@@ -386,9 +394,8 @@ mod tests {
         let bench = Bench::new();
         let tenant = bench.tenant();
         let gpu = tenant.gpu_index(GPU).unwrap();
-        let reservation =
-            Books::open(bench.member_at(tenant, 0), gpu).unwrap().reserve(10 * U, 15 * U).unwrap();
-        let books = Books::open(bench.member_at(tenant, 0), gpu).unwrap();
+        let reservation = Books::of(bench.member_at(tenant, 0), gpu).reserve(10 * U, 15 * U).unwrap();
+        let books = Books::of(bench.member_at(tenant, 0), gpu);
         books.commit(reservation, 4 * U);
         assert_eq!(books.tenant_usage().booked, 4 * U);
         let rest = books.reserve(11 * U, 15 * U).unwrap();
@@ -412,7 +419,7 @@ mod tests {
         let granted = books.reserve(5 * U, 10 * U).unwrap();
         let next = bench.member_at(bench.tenant(), 0);
         let gpu = bench.tenant().gpu_index(GPU).unwrap();
-        let successor = Books::open(next, gpu).unwrap();
+        let successor = Books::of(next, gpu);
         assert!(!books.member().has_its_place());
         assert_eq!(books.reserve(U, 10 * U), Err(Refusal::Evicted));
         books.commit(granted, 5 * U);
@@ -425,12 +432,12 @@ mod tests {
     fn rubbish_in_a_line_never_wraps_to_a_grant() {
         let bench = Bench::new();
         let [a, b] = members(&bench, 2)[..] else { panic!() };
-        a.own.booked.store(u64::MAX, Ordering::SeqCst);
+        a.own().booked.store(u64::MAX, Ordering::SeqCst);
         assert!(matches!(b.reserve(U, 10 * U), Err(Refusal::OverQuota { .. })));
         a.release(U);
-        assert_eq!(read(a.own), (0, 0), "a word of no life of its own is nothing");
-        word::subtract(b.own, b.member().life, 99, 0);
-        assert_eq!(read(b.own), (0, 0));
+        assert_eq!(read(a.own()), (0, 0), "a word of no life of its own is nothing");
+        word::subtract(b.own(), b.member().life, 99, 0);
+        assert_eq!(read(b.own()), (0, 0));
     }
 
     #[test]

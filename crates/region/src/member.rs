@@ -242,7 +242,7 @@ mod tests {
             0 => {
                 let member = Member::join(&bench.directory, &bench.name).ok();
                 let books =
-                    member.and_then(|m| Books::open(Box::leak(Box::new(m)), m.tenant().gpu_index(GPU)?));
+                    member.and_then(|m| Some(Books::of(Box::leak(Box::new(m)), m.tenant().gpu_index(GPU)?)));
                 if let Some(books) = books {
                     books.book(mib * MIB);
                     let _ = sys::write_all(&Fd::from_owned(pipe[1]), b"!");
@@ -280,7 +280,7 @@ mod tests {
     fn a_killed_process_is_swept_and_its_place_taken_again_with_another_life() {
         let bench = Bench::new();
         let me: &Member = Box::leak(Box::new(Member::join(&bench.directory, &bench.name).unwrap()));
-        let books = Books::open(me, me.tenant().gpu_index(GPU).unwrap()).unwrap();
+        let books = Books::of(me, me.tenant().gpu_index(GPU).unwrap());
         let child = tenant_process(&bench, 77);
         let other = tenant_process(&bench, 5);
         assert_eq!(books.tenant_usage().booked, 82 * MIB);

@@ -117,7 +117,7 @@ impl World {
         let member = Member::settle(self.tenant, place, Live::NONE, self.now_ms * MS);
         assert_eq!(member.is_some(), life.books.is_none(), "a place is taken when nobody is held for there");
         if let Some(member) = member {
-            life.books = Books::open(Box::leak(Box::new(member)), self.gpu);
+            life.books = Some(Books::of(Box::leak(Box::new(member)), self.gpu));
         }
     }
 

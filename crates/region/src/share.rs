@@ -182,7 +182,7 @@ mod tests {
     fn three(bench: &Bench) -> (GpuIndex, [Books; 3]) {
         let tenant = bench.tenant();
         let gpu = tenant.gpu_index(GpuId::from_words([1, 2])).unwrap();
-        (gpu, [0, 1, 2].map(|place| Books::open(bench.member_at(tenant, place), gpu).unwrap()))
+        (gpu, [0, 1, 2].map(|place| Books::of(bench.member_at(tenant, place), gpu)))
     }
 
     fn key(n: u8) -> ShareKey {
@@ -240,7 +240,7 @@ mod tests {
         b.book(10 * U);
         b.share(key(1), 10 * U);
         let next = bench.member_at(bench.tenant(), 1);
-        let next = Books::open(next, GpuIndex::new(0).unwrap()).unwrap();
+        let next = Books::of(next, GpuIndex::new(0).unwrap());
         next.book(5 * U);
         assert_eq!(a.tenant_usage().booked, 15 * U);
     }

@@ -200,6 +200,9 @@ pub const KIND: Kind = Kind {
 pub struct GpuIndex(pub(crate) usize);
 
 impl GpuIndex {
+    /// The index of the first GPU that a tenant uses.
+    pub const FIRST: GpuIndex = GpuIndex(0);
+
     /// The index with this number, 0 to 15.
     #[must_use]
     pub fn new(number: usize) -> Option<Self> {

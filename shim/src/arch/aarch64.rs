@@ -1,6 +1,8 @@
 //! Trampolines for aarch64 (AAPCS64).
 
 use core::arch::{asm, naked_asm};
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use cuota_abi::cuda::CUresult;
 
@@ -65,6 +67,19 @@ trampoline!(dlmopen, trampoline::filter_dlmopen);
 /// Looks for the library of a hook that was called, and finds its functions.
 pub(crate) fn attach(library: Library) {
     driver::attach(library as u32);
+}
+
+/// The function of libcuda's that belongs at a place, or one that fails as that would.
+#[inline(never)]
+pub(crate) fn real(place: &'static AtomicPtr<c_void>) -> *mut c_void {
+    for _ in 0..2 {
+        let real = place.load(Ordering::Acquire);
+        if !real.is_null() {
+            return real;
+        }
+        attach(Library::Cuda);
+    }
+    driver::missing as *mut c_void
 }
 
 /// Where the stubs of [`crate::interpose::call`] lead: x9 has the handler, x10 the place of the driver's function, x11 the note.

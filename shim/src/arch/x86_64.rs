@@ -1,6 +1,8 @@
 //! Trampolines for x86-64 (System V ABI).
 
 use core::arch::{asm, naked_asm};
+use core::ffi::c_void;
+use core::sync::atomic::AtomicPtr;
 
 use cuota_abi::cuda::CUresult;
 
@@ -124,6 +126,58 @@ pub(crate) fn attach(library: Library) {
             out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
         );
     }
+}
+
+/// In rax the place of a function of libcuda's; out of it the function. Keeps every other general register.
+///
+/// # Safety
+/// Only from [`real`]'s assembly: it takes and returns nothing by any convention of Rust's.
+#[unsafe(naked)]
+unsafe extern "C" fn real_keeping_registers() {
+    naked_asm!(
+        ".cfi_startproc",
+        "push rax",
+        ".cfi_def_cfa_offset 16",
+        "mov rax, [rax]",
+        "test rax, rax",
+        "jnz 2f",
+        "mov eax, {cuda}",
+        "call {attach}",
+        "mov rax, [rsp]",
+        "mov rax, [rax]",
+        "test rax, rax",
+        "jnz 2f",
+        "lea rax, [rip + {missing}]",
+        "2:",
+        "lea rsp, [rsp + 8]",
+        ".cfi_def_cfa_offset 8",
+        "ret",
+        ".cfi_endproc",
+        cuda = const Library::Cuda as u32,
+        attach = sym attach_keeping_registers,
+        missing = sym driver::missing,
+    )
+}
+
+/// The function of libcuda's that belongs at a place, or one that fails as that would.
+///
+/// Assembly for the same reason: most handlers call several.
+#[inline(always)]
+pub(crate) fn real(place: &'static AtomicPtr<c_void>) -> *mut c_void {
+    let found;
+    // SAFETY: as in `attach`.
+    unsafe {
+        asm!(
+            "call {real}",
+            real = sym real_keeping_registers,
+            inout("rax") place.as_ptr() => found,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+            out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+            out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+        );
+    }
+    found
 }
 
 /// Where the stubs of [`crate::interpose::call`] lead: rax has the handler; r10d the hook's number in its lowest ten bits, and the note above.

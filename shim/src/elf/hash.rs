@@ -1,7 +1,7 @@
 //! The hash function of GNU symbol tables, and symbols' names as hashes.
 
 /// The hash of DT_GNU_HASH (djb2), usable at compile time.
-pub(crate) const fn gnu(name: &[u8]) -> u32 {
+const fn gnu(name: &[u8]) -> u32 {
     let mut hash: u32 = 5381;
     let mut at = 0;
     while at < name.len() {
@@ -11,43 +11,36 @@ pub(crate) const fn gnu(name: &[u8]) -> u32 {
     hash
 }
 
-/// A symbol's name as hashes: some 250 names as strings, with a relocation each, were a tenth of the library.
+/// A symbol's name as hashes, in one word: some 250 names as strings, with a relocation each, were a tenth of the library.
 ///
-/// Two names are the same where the 64 bits of FNV-1a are: of all symbols that programs look up, a million say, the chance that any
-/// is taken for one of ours is 10^-11.
+/// Two names are the same where the hash of DT_GNU_HASH and 32 bits of FNV-1a are: of all symbols that programs look up, a million
+/// say, the chance that any is taken for one of ours is 10^-11, if the two hashes have nothing to do with each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Name {
-    whole: u64,
-    gnu: u32,
-}
+pub(crate) struct Name(u64);
 
 impl Name {
-    /// The name with these hashes: [`fnv`] and [`gnu`].
-    pub(crate) fn from_hashes(whole: u64, gnu: u32) -> Self {
-        Name { whole, gnu }
-    }
-
     pub(crate) const fn of(name: &[u8]) -> Self {
-        Name { whole: fnv(name), gnu: gnu(name) }
+        Name((fnv(name) as u64) << 32 | gnu(name) as u64)
     }
 
     /// Its hash in a DT_GNU_HASH.
+    #[expect(clippy::cast_possible_truncation, reason = "the low half")]
     pub(super) fn gnu(self) -> u32 {
-        self.gnu
+        self.0 as u32
     }
 
     /// Whether it is this text.
     pub(crate) fn is(self, text: &[u8]) -> bool {
-        self.whole == fnv(text)
+        self == Name::of(text)
     }
 }
 
-/// FNV-1a, 64 bits.
-pub(crate) const fn fnv(text: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+/// FNV-1a, 32 bits.
+const fn fnv(text: &[u8]) -> u32 {
+    let mut hash = 0x811c_9dc5_u32;
     let mut at = 0;
     while at < text.len() {
-        hash = (hash ^ text[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        hash = (hash ^ text[at] as u32).wrapping_mul(0x0100_0193);
         at += 1;
     }
     hash
@@ -66,8 +59,23 @@ mod tests {
 
     #[test]
     fn fnv_is_the_documented_one() {
-        assert_eq!(fnv(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv(b"foobar"), 0x8594_4171_f739_67e8);
+        assert_eq!(fnv(b""), 0x811c_9dc5);
+        assert_eq!(fnv(b"foobar"), 0xbf9c_f968);
         assert!(Name::of(b"cuInit").is(b"cuInit") && !Name::of(b"cuInit").is(b"cuInit2"));
+    }
+
+    #[test]
+    fn no_two_functions_of_the_driver_have_the_same_hashes() {
+        let lists = [
+            include_str!("../../../crates/abi/functions/cuda-12.0.txt"),
+            include_str!("../../../crates/abi/functions/cuda-12.9.txt"),
+            include_str!("../../../crates/abi/functions/cuda-13.0.txt"),
+            include_str!("../../../crates/abi/functions/cuda-13.5.txt"),
+            include_str!("../../../crates/abi/functions/nvml-13.5.txt"),
+        ];
+        let names: std::collections::HashSet<&str> = lists.iter().flat_map(|list| list.lines()).collect();
+        let hashes: std::collections::HashSet<u64> =
+            names.iter().map(|name| Name::of(name.as_bytes()).0).collect();
+        assert!(names.len() > 1000 && hashes.len() == names.len());
     }
 }

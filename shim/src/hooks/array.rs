@@ -39,9 +39,9 @@ fn ask_driver(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, levels: c_uint, device: CUde
     let mut need = CUDA_ARRAY_MEMORY_REQUIREMENTS { size: 0, alignment: 0, reserved: [0; 4] };
     let status = if levels == 0 {
         let (create, ask, destroy) = (
-            cuArray3DCreate_v2::REAL.get()?,
-            real::cuArrayGetMemoryRequirements.get()?,
-            cuArrayDestroy::REAL.get()?,
+            cuArray3DCreate_v2::REAL.get(),
+            real::cuArrayGetMemoryRequirements.get(),
+            cuArrayDestroy::REAL.get(),
         );
         let mut array = core::ptr::null_mut();
         // SAFETY: a descriptor, and an array that is ours alone and destroyed at once.
@@ -54,9 +54,9 @@ fn ask_driver(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, levels: c_uint, device: CUde
             status
         }
     } else {
-        let create = cuMipmappedArrayCreate::REAL.get()?;
+        let create = cuMipmappedArrayCreate::REAL.get();
         let (ask, destroy) =
-            (real::cuMipmappedArrayGetMemoryRequirements.get()?, cuMipmappedArrayDestroy::REAL.get()?);
+            (real::cuMipmappedArrayGetMemoryRequirements.get(), cuMipmappedArrayDestroy::REAL.get());
         let mut array = core::ptr::null_mut();
         // SAFETY: as above.
         unsafe {
@@ -95,7 +95,7 @@ fn create(
             // It will keep what is mapped into it.
             let status = call();
             if status == OK {
-                note(&account, made(), 0);
+                note(account, made(), 0);
             }
             return status;
         }
@@ -115,21 +115,21 @@ fn create(
         account.cancel(reservation);
         return status;
     }
-    let taken = grow(&account, bytes);
+    let taken = grow(account, bytes);
     account.commit(reservation, taken);
-    note(&account, made(), bytes);
+    note(account, made(), bytes);
     status
 }
 
 /// Notes an array. Where the table is full it stays charged for good: 262,144 others are live.
-fn note(account: &Account, handle: u64, bytes: u64) {
-    let context = account.process.contexts.current();
+fn note(account: Account, handle: u64, bytes: u64) {
+    let context = account.process().contexts.current();
     let owner = Owner { device: account.ordinal(), context, kind: Kind::Array };
-    account.process.handles.add(handle, bytes, owner);
+    account.process().handles.add(handle, bytes, owner);
 }
 
 /// Books an array of `bytes`: how many bytes of blocks it adds. A large one has blocks of its own, small ones share.
-fn grow(account: &Account, bytes: u64) -> u64 {
+fn grow(account: Account, bytes: u64) -> u64 {
     if bytes >= BLOCK_BYTES {
         return physical::worst_case(bytes).unwrap_or(bytes);
     }
@@ -138,7 +138,7 @@ fn grow(account: &Account, bytes: u64) -> u64 {
 }
 
 /// Gives back what an array of `bytes` that is gone had.
-pub(super) fn shrink(account: &Account, bytes: u64) {
+pub(super) fn shrink(account: Account, bytes: u64) {
     let freed = if bytes >= BLOCK_BYTES {
         physical::worst_case(bytes).unwrap_or(bytes)
     } else {

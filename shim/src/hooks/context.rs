@@ -40,7 +40,7 @@ unsafe fn create(
     };
     let status = call();
     // SAFETY: the driver has written the context, where it made one.
-    if status == OK && account.process.contexts.add(unsafe { *context }, device, primary) {
+    if status == OK && account.process().contexts.add(unsafe { *context }, device, primary) {
         account.commit_context(reservation);
     } else {
         account.cancel(reservation);
@@ -83,10 +83,10 @@ fn ended(gone: Option<Gone>) {
         && let Booking::On(account) = account::on_device(gone.device)
     {
         // Another context can have the same addresses for other kernels.
-        account.process.functions.forget();
-        account.process.limiter.end_context(gone.number);
-        let blocks = account.process.blocks.remove_context(gone.number);
-        account.process.handles.remove_context(gone.number, let_go);
+        account.process().functions.forget();
+        account.process().limiter.end_context(gone.number);
+        let blocks = account.process().blocks.remove_context(gone.number);
+        account.process().handles.remove_context(gone.number, let_go);
         account.end_context(blocks * BLOCK_BYTES);
     }
 }
@@ -227,10 +227,10 @@ pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
             Err(error) => return error,
         },
     };
-    let status = booked_green(&account, &call, context);
+    let status = booked_green(account, &call, context);
     if let Some(reservation) = primary {
         match driver::primary_context(device).filter(|_| status == OK) {
-            Some(primary) if account.process.contexts.add(primary, device, true) => {
+            Some(primary) if account.process().contexts.add(primary, device, true) => {
                 account.commit_context(reservation)
             }
             _ => account.cancel(reservation),
@@ -240,7 +240,7 @@ pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
 }
 
 /// Makes a green context and books it.
-fn booked_green(account: &Account, call: &dyn Fn() -> CUresult, context: *mut CUgreenCtx) -> CUresult {
+fn booked_green(account: Account, call: &dyn Fn() -> CUresult, context: *mut CUgreenCtx) -> CUresult {
     let reservation = match account.reserve(GREEN_BYTES) {
         Ok(reservation) => reservation,
         Err(error) => return error,
@@ -250,7 +250,7 @@ fn booked_green(account: &Account, call: &dyn Fn() -> CUresult, context: *mut CU
         account.commit_overhead(reservation);
         let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Green };
         // SAFETY: the driver has written the context.
-        account.process.handles.add(unsafe { *context }.addr() as u64, GREEN_BYTES, owner);
+        account.process().handles.add(unsafe { *context }.addr() as u64, GREEN_BYTES, owner);
     } else {
         account.cancel(reservation);
     }
@@ -283,7 +283,7 @@ pub(crate) unsafe extern "C" fn set_limit(call: &Call) -> CUresult {
         (value as u64).saturating_sub(now).checked_next_multiple_of(BLOCK_BYTES)
     } else {
         // What a kernel's local memory has raised before is there.
-        let provided = now.max(account.process.contexts.frame(account.process.contexts.current()));
+        let provided = now.max(account.process().contexts.frame(account.process().contexts.current()));
         for_every_thread(account.ordinal().cast_signed(), (value as u64).saturating_sub(provided))
     };
     let reservation = match growth.ok_or(REFUSED).and_then(|growth| account.reserve(growth)) {
@@ -298,10 +298,10 @@ pub(crate) unsafe extern "C" fn set_limit(call: &Call) -> CUresult {
     if !is_promise {
         account.device.raised.fetch_add(reservation.bytes(), Ordering::Relaxed);
         account.commit_overhead(reservation);
-        account.process.contexts.note_stack(account.process.contexts.current(), value as u64);
+        account.process().contexts.note_stack(account.process().contexts.current(), value as u64);
         if (value as u64) < now {
             // What had room in the stack may take memory at its next launch.
-            account.process.functions.forget();
+            account.process().functions.forget();
         }
     } else if (value as u64) < now {
         account.cancel(reservation);
@@ -316,7 +316,7 @@ pub(crate) unsafe extern "C" fn set_limit(call: &Call) -> CUresult {
 pub(super) fn limit(limit: CUlimit) -> u64 {
     let mut now = 0;
     // SAFETY: fills one size.
-    driver::outside_captures(|| real::cuCtxGetLimit.get().map(|call| unsafe { call(&raw mut now, limit) }));
+    driver::outside_captures(|| unsafe { real::cuCtxGetLimit.get()(&raw mut now, limit) });
     now as u64
 }
 

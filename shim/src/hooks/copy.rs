@@ -100,9 +100,8 @@ fn touches_host(kind: CUmemorytype, address: CUdeviceptr) -> bool {
 fn is_hosts(address: u64) -> bool {
     let mut kind = CUmemorytype::CU_MEMORYTYPE_HOST;
     let attribute = CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
-    let status = real::cuPointerGetAttribute.get().map(|ask| {
-        // SAFETY: fills one type; an address that is none of the driver's is an error.
-        driver::outside_captures(|| unsafe { ask((&raw mut kind).cast(), attribute, address) })
-    });
-    status != Some(OK) || kind == CUmemorytype::CU_MEMORYTYPE_HOST
+    let ask = real::cuPointerGetAttribute.get();
+    // SAFETY: fills one type; an address that is none of the driver's is an error.
+    let status = driver::outside_captures(|| unsafe { ask((&raw mut kind).cast(), attribute, address) });
+    status != OK || kind == CUmemorytype::CU_MEMORYTYPE_HOST
 }

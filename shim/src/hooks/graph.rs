@@ -54,12 +54,10 @@ struct Needs {
 
 /// What the nodes of a graph need. `None`: it cannot be told.
 #[inline(never)]
-fn needs(account: &Account, graph: CUgraph, depth: u32) -> Option<Needs> {
+fn needs(account: Account, graph: CUgraph, depth: u32) -> Option<Needs> {
     let mut count = 0;
     // SAFETY: asks for the number of nodes only.
-    let status = real::cuGraphGetNodes
-        .get()
-        .map(|call| unsafe { call(graph, core::ptr::null_mut(), &raw mut count) })?;
+    let status = unsafe { real::cuGraphGetNodes.get()(graph, core::ptr::null_mut(), &raw mut count) };
     if status != OK {
         return None;
     }
@@ -67,8 +65,8 @@ fn needs(account: &Account, graph: CUgraph, depth: u32) -> Option<Needs> {
     let has_room = driver::with_room(count, &mut |room| {
         let nodes = room.as_mut_ptr().cast::<CUgraphNode>();
         // SAFETY: the driver writes at most `count` nodes, for which there is room.
-        let status = real::cuGraphGetNodes.get().map(|call| unsafe { call(graph, nodes, &raw mut count) });
-        let known = room.get(..count).filter(|_| status == Some(OK));
+        let status = unsafe { real::cuGraphGetNodes.get()(graph, nodes, &raw mut count) };
+        let known = room.get(..count).filter(|_| status == OK);
         sum = known.and_then(|nodes| {
             nodes.iter().try_fold(Needs::default(), |sum, node| {
                 let node = node_needs(account, node.cast(), depth)?;
@@ -85,18 +83,18 @@ fn needs(account: &Account, graph: CUgraph, depth: u32) -> Option<Needs> {
 }
 
 /// What one node needs.
-fn node_needs(account: &Account, node: CUgraphNode, depth: u32) -> Option<Needs> {
+fn node_needs(account: Account, node: CUgraphNode, depth: u32) -> Option<Needs> {
     let mut kind = CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
     // SAFETY: fills one type.
-    real::cuGraphNodeGetType.get().map(|call| unsafe { call(node, &raw mut kind) })?;
+    if unsafe { real::cuGraphNodeGetType.get()(node, &raw mut kind) } != OK {
+        return None;
+    }
     match kind {
         CUgraphNodeType::CU_GRAPH_NODE_TYPE_MEM_ALLOC => {
             // SAFETY: integers and pointers, for which all-zero is a value.
             let mut parameters: CUDA_MEM_ALLOC_NODE_PARAMS = unsafe { core::mem::zeroed() };
             // SAFETY: fills one struct.
-            let status = real::cuGraphMemAllocNodeGetParams
-                .get()
-                .map(|call| unsafe { call(node, &raw mut parameters) })?;
+            let status = unsafe { real::cuGraphMemAllocNodeGetParams.get()(node, &raw mut parameters) };
             let device = device_at(parameters.poolProps.location);
             (status == OK).then_some(Needs { bytes: parameters.bytesize as u64, device, ..Needs::default() })
         }
@@ -107,9 +105,7 @@ fn node_needs(account: &Account, node: CUgraphNode, depth: u32) -> Option<Needs>
         CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH if depth != 0 => {
             let mut child = core::ptr::null_mut();
             // SAFETY: fills one handle.
-            let status = real::cuGraphChildGraphNodeGetGraph
-                .get()
-                .map(|call| unsafe { call(node, &raw mut child) })?;
+            let status = unsafe { real::cuGraphChildGraphNodeGetGraph.get()(node, &raw mut child) };
             if status == OK { needs(account, child, depth - 1) } else { None }
         }
         CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH => None,
@@ -126,15 +122,14 @@ pub(super) fn function_of(parameters: &CUDA_KERNEL_NODE_PARAMS_v2) -> CUfunction
 ///
 /// # Errors
 /// `CUDA_ERROR_OUT_OF_MEMORY` where its library does not fit.
-fn node_frame(account: &Account, node: CUgraphNode) -> Result<u64, CUresult> {
+fn node_frame(account: Account, node: CUgraphNode) -> Result<u64, CUresult> {
     // SAFETY: integers and pointers, for which all-zero is a value.
     let mut parameters: CUDA_KERNEL_NODE_PARAMS_v2 = unsafe { core::mem::zeroed() };
     // SAFETY: fills one struct.
-    let status =
-        real::cuGraphKernelNodeGetParams_v2.get().map(|call| unsafe { call(node, &raw mut parameters) });
+    let status = unsafe { real::cuGraphKernelNodeGetParams_v2.get()(node, &raw mut parameters) };
     let function = function_of(&parameters);
     let is_new =
-        status == Some(OK) && !account.process.functions.knows(function, account.process.contexts.current());
+        status == OK && !account.process().functions.knows(function, account.process().contexts.current());
     if is_new {
         Ok(first_launch::prepare(function, account.ordinal().cast_signed())?.unwrap_or(0))
     } else {
@@ -146,7 +141,7 @@ fn node_frame(account: &Account, node: CUgraphNode) -> Result<u64, CUresult> {
 ///
 /// # Errors
 /// `CUDA_ERROR_OUT_OF_MEMORY` where the library of one does not fit.
-pub(super) fn frame_in(account: &Account, graph: CUgraph) -> Result<u64, CUresult> {
+pub(super) fn frame_in(account: Account, graph: CUgraph) -> Result<u64, CUresult> {
     match needs(account, graph, DEPTH) {
         Some(needs) if needs.is_refused => Err(REFUSED),
         Some(needs) => Ok(needs.frame),
@@ -172,7 +167,7 @@ unsafe fn instantiate(
         Booking::No => return call(),
         Booking::Refuse => return REFUSED,
     };
-    let needs = match needs(&account, graph, DEPTH) {
+    let needs = match needs(account, graph, DEPTH) {
         Some(needs) if !needs.is_refused => needs,
         // Without a quota it is followed all the same: each launch books what it took.
         None if account.quota() == UNLIMITED => Needs { bytes: 1, ..Needs::default() },
@@ -185,27 +180,26 @@ unsafe fn instantiate(
         Booking::No | Booking::Refuse => None,
     });
     let of_memory = of_memory.unwrap_or(account);
-    let raised = match first_launch::raise(&account, needs.frame) {
+    let raised = match first_launch::raise(account, needs.frame) {
         Ok(raised) => raised,
         Err(error) => return error,
     };
     let unbooked = raised.as_ref().and_then(|_| account.unbooked());
     // One that is uploaded at once takes its memory now.
-    let status = if uploads && needs.bytes != 0 { reserved(&of_memory, needs.bytes, call) } else { call() };
+    let status = if uploads && needs.bytes != 0 { reserved(of_memory, needs.bytes, call) } else { call() };
     let fits = status != OK || account.still_fits(EXECUTABLE_BYTES);
     if let Some(raised) = raised {
         if status == OK && fits {
             // SAFETY: the driver has written the handle.
-            raised.made(&account, unsafe { *executable }, unbooked);
+            raised.made(account, unsafe { *executable }, unbooked);
         } else {
-            raised.cancel(&account);
+            raised.cancel(account);
         }
     }
     if !fits {
-        if let Some(destroy) = cuGraphExecDestroy::REAL.get() {
-            // SAFETY: just made, and nobody else has seen it.
-            driver::outside_captures(|| unsafe { destroy(*executable) });
-        }
+        let destroy = cuGraphExecDestroy::REAL.get();
+        // SAFETY: just made, and nobody else has seen it.
+        driver::outside_captures(|| unsafe { destroy(*executable) });
         account.note_unload();
         account.refuse(EXECUTABLE_BYTES);
         return REFUSED;
@@ -215,9 +209,9 @@ unsafe fn instantiate(
     {
         let owner = Owner { device: of_memory.ordinal(), context: 0, kind: Kind::Graph };
         // SAFETY: the driver has written the handle.
-        account.process.handles.add(unsafe { *executable }.addr() as u64, bytes, owner);
+        account.process().handles.add(unsafe { *executable }.addr() as u64, bytes, owner);
         of_memory.device.allocating_graphs.fetch_add(1, Ordering::Relaxed);
-        account.process.allocating_graphs.store(1, Ordering::Relaxed);
+        account.process().allocating_graphs.store(1, Ordering::Relaxed);
     }
     status
 }
@@ -235,14 +229,14 @@ fn taking(executable: CUgraphExec, call: &dyn Fn() -> CUresult) -> CUresult {
     let place = process.handles.find(executable.addr() as u64);
     let owner = place.map(|place| (place, process.handles.owner(place).device.cast_signed()));
     match owner.map(|(place, device)| (place, account::on_device(device))) {
-        Some((place, Booking::On(account))) => reserved(&account, process.handles.bytes(place), call),
+        Some((place, Booking::On(account))) => reserved(account, process.handles.bytes(place), call),
         Some((_, Booking::Refuse)) => REFUSED,
         Some((_, Booking::No)) | None => call(),
     }
 }
 
 #[inline(never)]
-fn reserved(account: &Account, bytes: u64, call: &dyn Fn() -> CUresult) -> CUresult {
+fn reserved(account: Account, bytes: u64, call: &dyn Fn() -> CUresult) -> CUresult {
     let device = account.ordinal().cast_signed();
     let Some(worst) = physical::pool_worst_case(bytes) else { return REFUSED };
     let has_room =

@@ -85,14 +85,11 @@ fn frame_of(function: CUfunction, device: CUdevice) -> Option<u64> {
     let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES;
     let mut bytes = 0;
     // SAFETY: fills one int; a handle that is none is an error.
-    let status =
-        real::cuFuncGetAttribute.get().map(|call| unsafe { call(&raw mut bytes, attribute, function) });
-    if status != Some(OK) {
+    let status = unsafe { real::cuFuncGetAttribute.get()(&raw mut bytes, attribute, function) };
+    if status != OK {
         let kernel: CUkernel = function.cast();
         // SAFETY: as above.
-        let status = real::cuKernelGetAttribute
-            .get()
-            .map(|call| unsafe { call(&raw mut bytes, attribute, kernel, device) })?;
+        let status = unsafe { real::cuKernelGetAttribute.get()(&raw mut bytes, attribute, kernel, device) };
         if status != OK {
             return None;
         }
@@ -101,8 +98,8 @@ fn frame_of(function: CUfunction, device: CUdevice) -> Option<u64> {
 }
 
 /// What threads of the current context have, bytes, as far as a frame of `frame` bytes is concerned.
-fn provided(account: &Account, context: u8, frame: u64) -> u64 {
-    let contexts = &account.process.contexts;
+fn provided(account: Account, context: u8, frame: u64) -> u64 {
+    let contexts = &account.process().contexts;
     if frame > contexts.provided(context) {
         contexts.note_stack(context, context::limit(CUlimit::CU_LIMIT_STACK_SIZE));
     }
@@ -110,13 +107,13 @@ fn provided(account: &Account, context: u8, frame: u64) -> u64 {
 }
 
 /// What a frame of `to` bytes takes more than one of `from`.
-fn growth(account: &Account, from: u64, to: u64) -> Result<u64, CUresult> {
+fn growth(account: Account, from: u64, to: u64) -> Result<u64, CUresult> {
     context::for_every_thread(account.ordinal().cast_signed(), to.saturating_sub(from)).ok_or(super::REFUSED)
 }
 
 /// What launches to come will take of the device for frames that are booked: nobody sees it until then.
-pub(crate) fn awaited(account: &Account) -> u64 {
-    let contexts = &account.process.contexts;
+pub(crate) fn awaited(account: Account) -> u64 {
+    let contexts = &account.process().contexts;
     contexts
         .of_device(account.ordinal().cast_signed())
         .map(|context| contexts.awaited_frame(context))
@@ -125,8 +122,8 @@ pub(crate) fn awaited(account: &Account) -> u64 {
 }
 
 /// Notes that a launch is over, or will never be, and gives back what was booked for it alone.
-fn end_waiting(account: &Account, context: u8) {
-    let frame = account.process.contexts.end_waiting(context);
+fn end_waiting(account: Account, context: u8) {
+    let frame = account.process().contexts.end_waiting(context);
     if frame != 0 {
         account.release_overhead(growth(account, 0, frame).unwrap_or(0));
     }
@@ -146,8 +143,8 @@ pub(super) struct Raise {
 ///
 /// # Errors
 /// `CUDA_ERROR_OUT_OF_MEMORY` where it does not fit.
-pub(super) fn raise(account: &Account, frame: u64) -> Result<Option<Raise>, CUresult> {
-    let contexts = &account.process.contexts;
+pub(super) fn raise(account: Account, frame: u64) -> Result<Option<Raise>, CUresult> {
+    let contexts = &account.process().contexts;
     let context = contexts.current();
     let provided = provided(account, context, frame);
     let takes = growth(account, provided, frame)?;
@@ -162,35 +159,35 @@ pub(super) fn raise(account: &Account, frame: u64) -> Result<Option<Raise>, CUre
 }
 
 impl Raise {
-    fn commit(account: &Account, context: u8, frame: u64, reservation: Reservation) {
+    fn commit(account: Account, context: u8, frame: u64, reservation: Reservation) {
         if reservation.bytes() != 0 {
             account.device.raised.fetch_add(reservation.bytes(), Ordering::Relaxed);
         }
-        account.process.contexts.raise_frame(context, frame);
+        account.process().contexts.raise_frame(context, frame);
         account.commit_overhead(reservation);
     }
 
     /// Books it, or gives it back where the launch that was to take it failed. Returns the bytes taken.
-    fn launched(self, account: &Account, status: CUresult) -> u64 {
+    fn launched(self, account: Account, status: CUresult) -> u64 {
         if status != OK {
             self.cancel(account);
             return 0;
         }
         Raise::commit(account, self.context, self.frame, self.reservation);
-        account.process.contexts.give(self.context, self.frame);
+        account.process().contexts.give(self.context, self.frame);
         end_waiting(account, self.context);
         self.takes
     }
 
     /// Gives it back.
-    pub(super) fn cancel(self, account: &Account) {
+    pub(super) fn cancel(self, account: Account) {
         account.cancel(self.reservation);
         end_waiting(account, self.context);
     }
 
     /// Books it for `executable`, which was made or changed: `before` is what the process took beyond its books then. A driver that
     /// takes it at once shows it; one that takes it at the first launch does not.
-    pub(super) fn made(self, account: &Account, executable: CUgraphExec, before: Option<u64>) {
+    pub(super) fn made(self, account: Account, executable: CUgraphExec, before: Option<u64>) {
         let grew = before.zip(account.unbooked()).map_or(0, |(before, after)| after.saturating_sub(before));
         if grew >= self.takes / 4 * 3 {
             self.launched(account, OK);
@@ -200,11 +197,11 @@ impl Raise {
     }
 
     /// Books it until `executable` is launched for the first time: the driver takes it only then.
-    fn keep_for(self, account: &Account, executable: CUgraphExec) {
+    fn keep_for(self, account: Account, executable: CUgraphExec) {
         Raise::commit(account, self.context, self.frame, self.reservation);
-        let (handles, key) = (&account.process.handles, awaiting(executable));
+        let (handles, key) = (&account.process().handles, awaiting(executable));
         let owner = Owner { device: account.ordinal(), context: self.context, kind: Kind::Graph };
-        account.process.contexts.note_awaited();
+        account.process().contexts.note_awaited();
         match handles.find(key) {
             Some(place) => {
                 handles.raise_bytes(place, self.frame);
@@ -238,9 +235,9 @@ pub(super) fn take_awaited(process: &Process, executable: CUgraphExec) -> Option
 pub(super) fn end_awaited(last: Last, was_launched: bool) {
     if let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) {
         if was_launched {
-            account.process.contexts.give(last.owner.context, last.bytes);
+            account.process().contexts.give(last.owner.context, last.bytes);
         }
-        end_waiting(&account, last.owner.context);
+        end_waiting(account, last.owner.context);
     }
 }
 
@@ -260,17 +257,17 @@ enum Fate {
 #[inline(never)]
 fn first(function: CUfunction, fate: Fate, call: &Call) -> CUresult {
     let Booking::On(account) = account::on_current_device() else { return call.make() };
-    let context = account.process.contexts.current();
+    let context = account.process().contexts.current();
     if account.quota() == UNLIMITED {
         // Forgotten when there is a quota.
-        account.process.functions.note(function, context);
+        account.process().functions.note(function, context);
         return call.make();
     }
     let device = account.ordinal();
     let frame = prepare(function, device.cast_signed()).map(|frame| frame.unwrap_or(0));
     let raised = frame.and_then(|frame| match fate {
         Fate::IsCaptured => Ok((frame, None)),
-        Fate::Runs | Fate::Waits(_) => Ok((frame, raise(&account, frame)?)),
+        Fate::Runs | Fate::Waits(_) => Ok((frame, raise(account, frame)?)),
     });
     let (frame, raised) = match raised {
         Ok(raised) => raised,
@@ -282,10 +279,10 @@ fn first(function: CUfunction, fate: Fate, call: &Call) -> CUresult {
     let status = call.make();
     let known = raised.map_or(0, |raised| match fate {
         Fate::Waits(executable) if status == OK => {
-            raised.made(&account, executable, unbooked);
+            raised.made(account, executable, unbooked);
             0
         }
-        _ => raised.launched(&account, status),
+        _ => raised.launched(account, status),
     });
     if status != OK {
         return status;
@@ -297,8 +294,8 @@ fn first(function: CUfunction, fate: Fate, call: &Call) -> CUresult {
         account.still_fits(code);
     }
     // One that waits for its frame is looked at again.
-    if frame <= provided(&account, context, frame) {
-        account.process.functions.note(function, context);
+    if frame <= provided(account, context, frame) {
+        account.process().functions.note(function, context);
     }
     status
 }
@@ -446,14 +443,14 @@ pub(crate) unsafe extern "C" fn set_any_node(call: &Call) -> CUresult {
 #[inline(never)]
 fn updating(graph: CUgraph, call: &Call) -> CUresult {
     let Booking::On(account) = account::on_current_device() else { return call.make() };
-    let raised = match graph::frame_in(&account, graph).and_then(|frame| raise(&account, frame)) {
+    let raised = match graph::frame_in(account, graph).and_then(|frame| raise(account, frame)) {
         Ok(raised) => raised,
         Err(error) => return error,
     };
     let unbooked = raised.as_ref().and_then(|_| account.unbooked());
     let status = call.make();
     if let Some(raised) = raised {
-        if status == OK { raised.made(&account, call.pointer(0), unbooked) } else { raised.cancel(&account) }
+        if status == OK { raised.made(account, call.pointer(0), unbooked) } else { raised.cancel(account) }
     }
     status
 }

@@ -1,14 +1,13 @@
 //! What a call costs the tenant: the handlers of the hooks, by kind of memory, and of work.
 //!
 //! - [`launch`], [`graph`], [`copy`]: what puts work on the GPU goes when [`crate::limiter`] lets it.
-//! - [`flow`]: what ends a batch. [`capture`]: what is charged later.
+//! - [`flow`]: what ends a batch.
 //!
 //! The others are of memory. Each follows one pattern. *Before the call* it reserves what the call can take at most, and refuses with
 //! `CUDA_ERROR_OUT_OF_MEMORY` what does not fit. *The call* goes to the driver with the program's own arguments. *After
 //! the call* it books what was really taken, or gives the reservation back with the driver's error.
 
 pub(crate) mod array;
-pub(crate) mod capture;
 pub(crate) mod context;
 pub(crate) mod copy;
 pub(crate) mod flow;
@@ -36,13 +35,13 @@ pub(crate) const REFUSED: CUresult = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
 /// Gives back what an entry of the handles' table stood for, once its last reference is gone.
 fn let_go(last: Last) {
     let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) else { return };
-    sharing::unpin(account.process, last.handle, None);
+    sharing::unpin(account.process(), last.handle, None);
     if let Some(key) = last.key {
         // Before the bytes: whoever sums must not miss them.
         account.unshare(key);
     }
     match last.owner.kind {
-        Kind::Array => array::shrink(&account, last.bytes),
+        Kind::Array => array::shrink(account, last.bytes),
         Kind::Memory => account.release_unless_open(last.bytes, last.exported),
         Kind::Import => account.release_import(last.bytes, last.exported),
         // Charged by its blocks.

@@ -24,8 +24,8 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 pub(super) fn device_free() -> Option<usize> {
     let (mut free, mut total) = (0, 0);
     // SAFETY: fills two sizes.
-    let status = cuMemGetInfo_v2::REAL.get().map(|call| unsafe { call(&raw mut free, &raw mut total) });
-    (status == Some(OK)).then_some(free)
+    let status = unsafe { cuMemGetInfo_v2::REAL.get()(&raw mut free, &raw mut total) };
+    (status == OK).then_some(free)
 }
 
 /// Runs `load`, which may take memory; where that does not fit, runs `unload` and refuses.
@@ -55,10 +55,9 @@ fn checked(call: &Call, unload: &dyn Fn()) -> CUresult {
 /// # Safety
 /// It has, and nobody else has seen it.
 unsafe fn unload_module(module: *mut CUmodule) {
-    if let Some(unload) = cuModuleUnload::REAL.get() {
-        // SAFETY: the caller's contract.
-        driver::outside_captures(|| unsafe { unload(*module) });
-    }
+    let unload = cuModuleUnload::REAL.get();
+    // SAFETY: the caller's contract.
+    driver::outside_captures(|| unsafe { unload(*module) });
 }
 
 /// Unloads the library that the driver has written to `library`.
@@ -66,10 +65,9 @@ unsafe fn unload_module(module: *mut CUmodule) {
 /// # Safety
 /// As [`unload_module`].
 unsafe fn unload_library(library: *mut CUlibrary) {
-    if let Some(unload) = cuLibraryUnload::REAL.get() {
-        // SAFETY: the caller's contract.
-        driver::outside_captures(|| unsafe { unload(*library) });
-    }
+    let unload = cuLibraryUnload::REAL.get();
+    // SAFETY: the caller's contract.
+    driver::outside_captures(|| unsafe { unload(*library) });
 }
 
 /// `cuModuleLoad`, `cuModuleLoadData`, `cuModuleLoadDataEx` and `cuModuleLoadFatBinary`.
@@ -144,21 +142,20 @@ fn is_ended(handle: u64) -> bool {
 fn each_kernel(library: CUlibrary, most: usize, each: &dyn Fn(u64)) -> bool {
     let mut count = 0;
     // SAFETY: fills one number.
-    let known = real::cuLibraryGetKernelCount.get().map(|call| unsafe { call(&raw mut count, library) });
-    let Some(list) =
-        real::cuLibraryEnumerateKernels.get().filter(|_| known == Some(OK) && count as usize <= most)
-    else {
+    let known = unsafe { real::cuLibraryGetKernelCount.get()(&raw mut count, library) };
+    if known != OK || count as usize > most {
         return false;
-    };
-    let mut status = None;
+    }
+    let mut status = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
     let has_room = driver::with_room(count as usize, &mut |kernels| {
         // SAFETY: fills `count` handles, for which there is room.
-        status = Some(unsafe { list(kernels.as_mut_ptr().cast(), count, library) });
-        if status == Some(OK) {
+        status =
+            unsafe { real::cuLibraryEnumerateKernels.get()(kernels.as_mut_ptr().cast(), count, library) };
+        if status == OK {
             kernels.iter().for_each(|kernel| each(kernel.addr() as u64));
         }
     });
-    has_room && status == Some(OK)
+    has_room && status == OK
 }
 
 /// Unloads a library whose first use did not fit. The program does not know; its handles are refused from now on, by the functions that
@@ -169,10 +166,9 @@ fn end_library(process: &'static Process, library: CUlibrary) -> bool {
     if ends {
         functions.end(library.addr() as u64);
         functions.forget();
-        if let Some(unload) = cuLibraryUnload::REAL.get() {
-            // SAFETY: a live library that was used for the first time, in the call that has just been refused.
-            driver::outside_captures(|| unsafe { unload(library) });
-        }
+        let unload = cuLibraryUnload::REAL.get();
+        // SAFETY: a live library that was used for the first time, in the call that has just been refused.
+        driver::outside_captures(|| unsafe { unload(library) });
     }
     ends
 }
@@ -197,8 +193,8 @@ pub(super) fn load_kernel(kernel: CUkernel) -> Result<CUfunction, CUresult> {
     if is_ended(kernel.addr() as u64) {
         return Err(REFUSED);
     }
-    let mut function = core::ptr::null_mut();
-    let Some(get) = cuKernelGetFunction::REAL.get() else { return Ok(function) };
+    let mut function: CUfunction = core::ptr::null_mut();
+    let get = cuKernelGetFunction::REAL.get();
     let call = Call::new(get as *const c_void, [(&raw mut function).addr() as u64, kernel.addr() as u64]);
     // SAFETY: fills one handle; a handle that is no kernel's is an error.
     match unsafe { kernel_function(&call) } {
@@ -238,9 +234,9 @@ pub(crate) unsafe extern "C" fn kernel_function(call: &Call) -> CUresult {
         return REFUSED;
     }
     // SAFETY: fills one handle; a handle that is no kernel's is an error.
-    let found = real::cuKernelGetLibrary.get().map(|call| unsafe { call(&raw mut library, kernel) });
+    let found = unsafe { real::cuKernelGetLibrary.get()(&raw mut library, kernel) };
     // Before CUDA 12.5 nobody says whose kernel it is: then what does not fit is booked.
-    if found == Some(OK) { loading_library(library, call) } else { loading(call) }
+    if found == OK { loading_library(library, call) } else { loading(call) }
 }
 
 /// Forgets the kernels that were launched: code is about to be unloaded, and its handles can be other kernels'.

@@ -50,12 +50,12 @@ unsafe fn allocate_as<const HOT: bool>(
         return status;
     }
     let (address, bytes) = made();
-    let context = account.process.contexts.current();
-    let blocks = account.process.blocks.add(address, bytes, context);
+    let context = account.process().contexts.current();
+    let blocks = account.process().blocks.add(address, bytes, context);
     let taken = blocks.map_or(worst, |blocks| blocks * BLOCK_BYTES);
     if is_managed {
         let owner = Owner { device: account.ordinal(), context, kind: Kind::Managed };
-        if account.process.handles.add(address, taken, owner) {
+        if account.process().handles.add(address, taken, owner) {
             account.device.unseen.fetch_add(taken, Ordering::Relaxed);
         }
     }
@@ -64,7 +64,7 @@ unsafe fn allocate_as<const HOT: bool>(
         return OK;
     }
     // More than any rule allows for, and over the quota, or an address that no table covers: not granted.
-    undo(&account, address, blocks.is_err().then_some(taken));
+    undo(account, address, blocks.is_err().then_some(taken));
     REFUSED
 }
 
@@ -85,11 +85,10 @@ unsafe fn allocate(
 
 /// Frees an allocation that was not granted after all. `taken`: bytes booked for an address that the table lacks.
 #[cold]
-fn undo(account: &Account, address: u64, taken: Option<u64>) {
-    if let Some(free) = cuMemFree_v2::REAL.get() {
-        // SAFETY: the driver has just returned this address, and nobody else has seen it.
-        unsafe { release(address, &|| free(address)) };
-    }
+fn undo(account: Account, address: u64, taken: Option<u64>) {
+    let free = cuMemFree_v2::REAL.get();
+    // SAFETY: the driver has just returned this address, and nobody else has seen it.
+    unsafe { release(address, &|| free(address)) };
     account.release(taken.unwrap_or(0));
 }
 
@@ -103,7 +102,7 @@ unsafe fn release(address: u64, call: &dyn Fn() -> CUresult) -> CUresult {
 
 /// [`freeing`], one copy for all but the one function that is called often.
 #[inline(never)]
-fn freeing_by(address: u64, call: &dyn Fn() -> CUresult, give: fn(&Account, u64)) -> CUresult {
+fn freeing_by(address: u64, call: &dyn Fn() -> CUresult, give: fn(Account, u64)) -> CUresult {
     freeing(address, call, give)
 }
 
@@ -117,7 +116,7 @@ pub(super) unsafe fn release_in_order(address: u64, call: &dyn Fn() -> CUresult)
 }
 
 #[inline(always)]
-fn freeing(address: u64, call: impl FnOnce() -> CUresult, give: fn(&Account, u64)) -> CUresult {
+fn freeing(address: u64, call: impl FnOnce() -> CUresult, give: fn(Account, u64)) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call() };
     // Managed memory, and what others may hold too, before the driver forgets the address.
     let mark = if process.handles.has_marks() { process.handles.take_mark(address) } else { None };
@@ -139,7 +138,7 @@ fn freeing(address: u64, call: impl FnOnce() -> CUresult, give: fn(&Account, u64
 }
 
 #[cold]
-fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: Last, give: fn(&Account, u64)) {
+fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: Last, give: fn(Account, u64)) {
     let is_managed = mark.owner.kind == Kind::Managed;
     if !is_managed {
         let_go(mark);
@@ -159,7 +158,7 @@ fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: Las
 
 /// Gives the blocks back that nothing is left in, to the device that they lie on, whichever is current now.
 #[inline]
-fn give_back(process: &'static Process, extent: Extent, give: impl Fn(&Account, u64)) {
+fn give_back(process: &'static Process, extent: Extent, give: impl Fn(Account, u64)) {
     let blocks = process.blocks.remove(extent);
     if blocks == 0 {
         return;
@@ -169,7 +168,7 @@ fn give_back(process: &'static Process, extent: Extent, give: impl Fn(&Account, 
         None => account::on_current_device(),
     };
     if let Booking::On(account) = booking {
-        give(&account, blocks * BLOCK_BYTES);
+        give(account, blocks * BLOCK_BYTES);
     }
 }
 

@@ -40,21 +40,21 @@ fn current_pool(device: u32) -> Option<CUmemoryPool> {
     let mut pool = core::ptr::null_mut();
     let device = CUdevice::try_from(device).ok()?;
     // SAFETY: fills one handle.
-    let status = cuDeviceGetMemPool::REAL.get().map(|call| unsafe { call(&raw mut pool, device) });
-    (status == Some(OK)).then_some(pool)
+    let status = unsafe { cuDeviceGetMemPool::REAL.get()(&raw mut pool, device) };
+    (status == OK).then_some(pool)
 }
 
 /// The device's default pool, which cannot be destroyed.
 fn default_pool(device: CUdevice) -> Option<CUmemoryPool> {
     let mut pool = core::ptr::null_mut();
     // SAFETY: fills one handle.
-    let status = cuDeviceGetDefaultMemPool::REAL.get().map(|call| unsafe { call(&raw mut pool, device) });
-    (status == Some(OK)).then_some(pool)
+    let status = unsafe { cuDeviceGetDefaultMemPool::REAL.get()(&raw mut pool, device) };
+    (status == OK).then_some(pool)
 }
 
 /// Reserves what `pool` may grow by to serve `bytes`: by its unit of growth, or not at all where it has the room. Room in
 /// pieces is no room: then the pool grows all the same, and the allocation is taken back below.
-fn reserve(account: &Account, pool: &Pool, bytes: u64) -> Result<Reservation, CUresult> {
+fn reserve(account: Account, pool: &Pool, bytes: u64) -> Result<Reservation, CUresult> {
     let worst = physical::pool_worst_case(bytes).ok_or(REFUSED)?;
     account.reserve_as_it_is(worst).or_else(|_| {
         let has_room =
@@ -69,14 +69,14 @@ fn reserve(account: &Account, pool: &Pool, bytes: u64) -> Result<Reservation, CU
 /// `call` passes the program's arguments to the driver, which writes the address to `pointer`.
 #[inline(never)]
 unsafe fn allocate(
-    account: &Account,
+    account: Account,
     pool: CUmemoryPool,
     pointer: *mut CUdeviceptr,
     bytes: u64,
     stream: CUstream,
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
-    let pools = &account.process.pools;
+    let pools = &account.process().pools;
     let was_known = pools.find(pool).is_some();
     let Some(entry) = pools.entry(pool, account.ordinal()) else { return account.decline(Why::TableFull) };
     if entry.is_destroyed() {
@@ -119,16 +119,14 @@ unsafe fn allocate(
 
 /// Undoes an allocation for which the pool grew over the quota inside the call.
 #[cold]
-fn take_back(account: &Account, pointer: *mut CUdeviceptr, bytes: u64, stream: CUstream) {
-    if let Some(free) = cuMemFreeAsync::REAL.get() {
-        // SAFETY: the driver has just returned this address, and nobody else has seen it.
-        unsafe { free(*pointer, stream) };
-    }
+fn take_back(account: Account, pointer: *mut CUdeviceptr, bytes: u64, stream: CUstream) {
+    let free = cuMemFreeAsync::REAL.get();
+    // SAFETY: the driver has just returned this address, and nobody else has seen it.
+    unsafe { free(*pointer, stream) };
     // The pool gives back only what the stream has passed. A capturing stream never grows a pool, so this is none.
-    if let Some(synchronize) = cuStreamSynchronize::REAL.get() {
-        // SAFETY: the program's stream.
-        driver::outside_captures(|| unsafe { synchronize(stream) });
-    }
+    let synchronize = cuStreamSynchronize::REAL.get();
+    // SAFETY: the program's stream.
+    driver::outside_captures(|| unsafe { synchronize(stream) });
     account.trim_pools();
     account.refuse(bytes);
 }
@@ -148,7 +146,7 @@ pub(crate) unsafe extern "C" fn alloc_async(call: &Call) -> CUresult {
     match on_device_of(stream) {
         Booking::On(account) => match current_pool(account.ordinal()) {
             // SAFETY: `call` is the driver's function with the program's arguments.
-            Some(pool) => unsafe { allocate(&account, pool, pointer, bytes as u64, stream, &call) },
+            Some(pool) => unsafe { allocate(account, pool, pointer, bytes as u64, stream, &call) },
             None => REFUSED,
         },
         Booking::No => call(),
@@ -178,7 +176,7 @@ pub(crate) unsafe extern "C" fn alloc_from_pool_async(call: &Call) -> CUresult {
     };
     match booking {
         // SAFETY: as in `alloc_async`.
-        Booking::On(account) => unsafe { allocate(&account, pool, pointer, bytes as u64, stream, &call) },
+        Booking::On(account) => unsafe { allocate(account, pool, pointer, bytes as u64, stream, &call) },
         Booking::No => call(),
         Booking::Refuse => REFUSED,
     }

@@ -46,7 +46,7 @@ unsafe fn key_of(handle: *const c_void) -> ShareKey {
 /// Where the allocation around `address` begins, and how many bytes of 2 MiB blocks it lies in.
 fn allocation_at(address: u64) -> Option<(u64, u64)> {
     let (mut base, mut bytes) = (0, 0);
-    let call = real::cuMemGetAddressRange_v2.get()?;
+    let call = real::cuMemGetAddressRange_v2.get();
     // SAFETY: fills an address and a size.
     let status = driver::outside_captures(|| unsafe { call(&raw mut base, &raw mut bytes, address) });
     if status != OK || bytes == 0 {
@@ -62,11 +62,11 @@ fn on_device_at(address: u64) -> Booking {
 }
 
 /// The place where it is noted that others may hold the allocation at `base`; `bytes` of it are charged by its blocks.
-fn noted(account: &Account, base: u64, bytes: u64) -> Option<u32> {
-    let handles = &account.process.handles;
+fn noted(account: Account, base: u64, bytes: u64) -> Option<u32> {
+    let handles = &account.process().handles;
     if handles.find(base).is_none() {
-        let context = account.process.contexts.current();
-        let is_of_it = account.process.contexts.device_of(context) == Some(account.ordinal().cast_signed());
+        let context = account.process().contexts.current();
+        let is_of_it = account.process().contexts.device_of(context) == Some(account.ordinal().cast_signed());
         // Of another device's context nobody knows which: then what is noted goes with the allocation.
         let context = if is_of_it { context } else { 0 };
         handles.add(base, bytes, Owner { device: account.ordinal(), context, kind: Kind::Export });
@@ -79,8 +79,8 @@ fn noted(account: &Account, base: u64, bytes: u64) -> Option<u32> {
 fn exported(address: u64, key: ShareKey) {
     if let Booking::On(account) = on_device_at(address)
         && let Some((base, bytes)) = allocation_at(address)
-        && let Some(place) = noted(&account, base, bytes)
-        && account.process.handles.share(place, key)
+        && let Some(place) = noted(account, base, bytes)
+        && account.process().handles.share(place, key)
     {
         account.share(key, bytes);
     }
@@ -89,14 +89,14 @@ fn exported(address: u64, key: ShareKey) {
 /// Charges this process for memory that it has just been given access to under `id`; `undo` gives it up again.
 #[inline(never)]
 fn imported(
-    account: &Account,
+    account: Account,
     id: u64,
     bytes: u64,
     key: Option<ShareKey>,
     context: u8,
     undo: &dyn Fn(),
 ) -> CUresult {
-    let handles = &account.process.handles;
+    let handles = &account.process().handles;
     if let Some(place) = handles.find(id) {
         // The same again: the driver counts, and so do we.
         handles.retain(place);
@@ -166,7 +166,7 @@ fn opening(
     let undo = || driver::outside_captures(|| close(opened));
     match (on_device_at(opened), allocation_at(opened)) {
         (Booking::On(account), Some((_, bytes))) => {
-            imported(&account, opened, bytes, Some(key), account.process.contexts.current(), &undo)
+            imported(account, opened, bytes, Some(key), account.process().contexts.current(), &undo)
         }
         _ => {
             undo();
@@ -180,10 +180,9 @@ pub(crate) unsafe extern "C" fn ipc_open(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let address: *mut CUdeviceptr = unsafe { call.argument(0) };
     let close = |opened| {
-        if let Some(close) = cuIpcCloseMemHandle::REAL.get() {
-            // SAFETY: just opened, and nobody else has seen it.
-            unsafe { close(opened) };
-        }
+        let close = cuIpcCloseMemHandle::REAL.get();
+        // SAFETY: just opened, and nobody else has seen it.
+        unsafe { close(opened) };
     };
     // SAFETY: a handle has 64 bytes.
     let key = unsafe { key_of(call.by_value()) };
@@ -236,8 +235,8 @@ pub(crate) unsafe extern "C" fn export(call: &Call) -> CUresult {
 /// The bytes of imported physical memory. The driver does not say, but it maps no more than there is; an H100's (driver 580) maps
 /// all of it or nothing.
 fn size_of(handle: CUmemGenericAllocationHandle, device_bytes: u64) -> Option<u64> {
-    let (reserve, free) = (real::cuMemAddressReserve.get()?, real::cuMemAddressFree.get()?);
-    let (map, unmap) = (cuMemMap::REAL.get()?, cuMemUnmap::REAL.get()?);
+    let (reserve, free) = (real::cuMemAddressReserve.get(), real::cuMemAddressFree.get());
+    let (map, unmap) = (cuMemMap::REAL.get(), cuMemUnmap::REAL.get());
     let room = usize::try_from(device_bytes.checked_next_multiple_of(BLOCK_BYTES)?).ok()?;
     let mut address = 0;
     // SAFETY: addresses only; given back below.
@@ -291,10 +290,9 @@ pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
     // SAFETY: the driver has written the handle.
     let made = unsafe { *handle };
     let release = move || {
-        if let Some(release) = cuMemRelease::REAL.get() {
-            // SAFETY: just imported, and nobody else has seen it.
-            unsafe { release(made) };
-        }
+        let release = cuMemRelease::REAL.get();
+        // SAFETY: just imported, and nobody else has seen it.
+        unsafe { release(made) };
     };
     // It lies where it was made: on another device than the current one, or in the host's memory, which is not counted.
     let lies_on = driver::memory_device(made);
@@ -307,7 +305,7 @@ pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
         Some(Booking::No) => return OK,
         None => account,
     };
-    let handles = &account.process.handles;
+    let handles = &account.process().handles;
     let bytes = match handles.find(made) {
         Some(_) => 0,
         None => match driver::outside_captures(|| size_of(made, account.device.total_bytes())) {
@@ -323,7 +321,7 @@ pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
     let is_fabric = kind == CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC;
     // SAFETY: the program's `CUmemFabricHandle`, which the driver has just read.
     let key = is_fabric.then(|| unsafe { key_of(shareable) });
-    let status = imported(&account, made, bytes, key, 0, &release);
+    let status = imported(account, made, bytes, key, 0, &release);
     if status == OK
         && kind == CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
         && let Some(place) = handles.find(made)
@@ -350,11 +348,11 @@ pub(crate) unsafe extern "C" fn export_range(call: &Call) -> CUresult {
         // SAFETY: the driver has written a descriptor.
         && let Some(exported) = Exported::to(unsafe { *handle.cast::<c_int>() })
     {
-        let process = account.process;
+        let process = account.process();
         if let Some(place) = process.blocks.mapping_at(address) {
             process.handles.export(place, exported);
         } else if let Some((base, _)) = allocation_at(address)
-            && let Some(place) = noted(&account, base, 0)
+            && let Some(place) = noted(account, base, 0)
         {
             process.handles.export(place, exported);
         }
@@ -365,7 +363,7 @@ pub(crate) unsafe extern "C" fn export_range(call: &Call) -> CUresult {
 /// The bytes of the object behind a descriptor that CUDA exported, whatever a program says that it has: it is held as a whole; and the
 /// account of the device that it lies on. 0 bytes: another API's, or none. `None`: it cannot be told.
 fn size_behind(descriptor: c_int, current: Account) -> Option<(u64, Account)> {
-    let (import, release) = (cuMemImportFromShareableHandle::REAL.get()?, cuMemRelease::REAL.get()?);
+    let (import, release) = (cuMemImportFromShareableHandle::REAL.find()?, cuMemRelease::REAL.get());
     let mut handle = 0;
     let Ok(number) = usize::try_from(descriptor) else { return Some((0, current)) };
     let shareable = core::ptr::without_provenance_mut(number);
@@ -428,7 +426,7 @@ pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
     // It outlives contexts, as far as anybody has seen.
     let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Import };
     // SAFETY: the driver has written the handle.
-    account.process.handles.add(unsafe { *memory }.addr() as u64, bytes, owner);
+    account.process().handles.add(unsafe { *memory }.addr() as u64, bytes, owner);
     OK
 }
 
@@ -532,7 +530,7 @@ pub(crate) unsafe extern "C" fn import_pool(call: &Call) -> CUresult {
         Booking::No => return call(),
         Booking::Refuse => return REFUSED,
     };
-    let (process, member) = (account.process, account.process.member());
+    let (process, member) = (account.process(), account.process().member());
     let note = |opened| {
         process.pools.open(opened);
         member.note_pool_open(opened);
@@ -551,10 +549,9 @@ pub(crate) unsafe extern "C" fn import_pool(call: &Call) -> CUresult {
         return OK;
     }
     // One that is not followed would count as open for ever.
-    if let Some(destroy) = cuMemPoolDestroy::REAL.get() {
-        // SAFETY: just imported, and nobody else has seen it.
-        driver::outside_captures(|| unsafe { destroy(imported) });
-    }
+    let destroy = cuMemPoolDestroy::REAL.get();
+    // SAFETY: just imported, and nobody else has seen it.
+    driver::outside_captures(|| unsafe { destroy(imported) });
     note(false);
     account.decline(Why::TableFull)
 }
@@ -584,10 +581,9 @@ pub(crate) unsafe extern "C" fn import_pointer(call: &Call) -> CUresult {
         return call();
     }
     let free = |opened| {
-        if let Some(free) = cuMemFree_v2::REAL.get() {
-            // SAFETY: just imported, and nobody else has seen it.
-            unsafe { free(opened) };
-        }
+        let free = cuMemFree_v2::REAL.get();
+        // SAFETY: just imported, and nobody else has seen it.
+        unsafe { free(opened) };
     };
     // SAFETY: the program's data, not null; after success the driver has written the address.
     opening(unsafe { key_of(data.cast()) }, &call, &move || unsafe { *address }, &free)

@@ -29,10 +29,9 @@ unsafe fn create(booking: Booking, stream: *mut CUstream, call: &dyn Fn() -> CUr
     if status != OK || account.still_fits(STREAM_BYTES) {
         return status;
     }
-    if let Some(destroy) = real::cuStreamDestroy_v2.get() {
-        // SAFETY: just made, and nobody else has seen it.
-        driver::outside_captures(|| unsafe { destroy(*stream) });
-    }
+    let destroy = real::cuStreamDestroy_v2.get();
+    // SAFETY: just made, and nobody else has seen it.
+    driver::outside_captures(|| unsafe { destroy(*stream) });
     account.note_unload();
     account.refuse(STREAM_BYTES);
     REFUSED

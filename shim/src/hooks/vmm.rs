@@ -56,14 +56,13 @@ pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
     // SAFETY: the driver has written the handle.
     let made = unsafe { *handle };
     let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Memory };
-    if account.process.handles.add(made, taken, owner) {
+    if account.process().handles.add(made, taken, owner) {
         return OK;
     }
     // A handle that cannot be followed would stay charged for ever: not granted.
-    if let Some(release) = cuMemRelease::REAL.get() {
-        // SAFETY: the driver has just returned this handle, and nobody else has seen it.
-        unsafe { release(made) };
-    }
+    let release = cuMemRelease::REAL.get();
+    // SAFETY: the driver has just returned this handle, and nobody else has seen it.
+    unsafe { release(made) };
     account.release(taken);
     account.decline(Why::TableFull)
 }

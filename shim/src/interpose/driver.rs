@@ -6,6 +6,8 @@ use core::ffi::{CStr, c_char, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use cuota_abi::cuda::CUresult;
+
 use super::glibc::Glibc;
 use super::table;
 use crate::elf::{Image, link_map};
@@ -90,6 +92,11 @@ impl Library {
 pub(crate) extern "C" fn attach(library: u32) {
     let library = if library == Library::Cuda as u32 { Library::Cuda } else { Library::Nvml };
     library.attach();
+}
+
+/// Stands in for a function that the driver lacks.
+pub(crate) extern "C" fn missing() -> CUresult {
+    CUresult::CUDA_ERROR_NOT_FOUND
 }
 
 /// Keeps the library loaded from now on; its handle, or null if that cannot be done now. A program that opens the driver

@@ -64,13 +64,13 @@ impl Query {
             return self.exists_in(glibc, OTHERS).then_some(trampoline);
         }
         let row = table::named(name)?;
-        if !row.library.attach() {
+        if !row.library().attach() {
             // SAFETY: the strings are the caller's.
             return Some(unsafe { self.ask(glibc, OTHERS) });
         }
         // Asked in the driver, glibc succeeds or fails as for the caller, and `dlerror` says so. No handle: the driver is
         // there but could not be pinned now.
-        let exists = row.library.handle().map_or(row.is_resolved(), |driver| self.exists_in(glibc, driver));
+        let exists = row.library().handle().map_or(row.is_resolved(), |driver| self.exists_in(glibc, driver));
         Some(if exists { row.hook() } else { null_mut() })
     }
 
@@ -89,7 +89,7 @@ impl Query {
         }
         match table::wrapper(found) {
             // Our own export, seen through the program's handle.
-            Some(row) if row.library.attach() && row.is_resolved() => found,
+            Some(row) if row.library().attach() && row.is_resolved() => found,
             // SAFETY: the strings are the caller's.
             Some(_) => unsafe { self.ask(glibc, OTHERS) },
             None => hook_for(name, found).unwrap_or(found),
@@ -125,7 +125,7 @@ fn hook_for(name: &CStr, found: *mut c_void) -> Option<*mut c_void> {
     };
     library.attach();
     table::replacing(found)
-        .or_else(|| table::named(name).filter(|row| row.library.contains(found)))
+        .or_else(|| table::named(name).filter(|row| row.library().contains(found)))
         .map(Row::hook)
 }
 

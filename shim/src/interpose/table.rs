@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use super::driver::Library;
 use crate::arch;
 use crate::elf::Image;
-use crate::elf::hash::{self, Name};
-use crate::hooks_table::{CALLED, CALLS, HOOKED, TABLE, wrapper_offsets};
+use crate::elf::hash::Name;
+use crate::hooks_table::{CALLED, CALLS, FIRST_CALL_OF_NVML, FIRST_OF_NVML, HOOKED, TABLE, wrapper_offsets};
 
 /// The place of one real function of the driver, of type `F`: a `PFN_*` type of `cuota-abi`.
 ///
@@ -29,7 +29,7 @@ impl<F: Copy> Slot<F> {
     /// The driver's own function; `None` if the driver is not loaded or does not have it. One load and a branch, once
     /// the driver has been seen.
     #[inline(always)]
-    pub(crate) fn get(&self) -> Option<F> {
+    pub(crate) fn find(&self) -> Option<F> {
         let mut real = self.real.load(Ordering::Acquire);
         if real.is_null() {
             arch::attach(self.library);
@@ -39,81 +39,93 @@ impl<F: Copy> Slot<F> {
         // the wrapper); the address is not null.
         (!real.is_null()).then(|| unsafe { core::mem::transmute_copy::<*mut c_void, F>(&real) })
     }
+
+    /// The driver's own function, or where there is none, one that answers `CUDA_ERROR_NOT_FOUND`.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> F {
+        let real = arch::real(self.real);
+        // SAFETY: as above; the function that stands in takes any arguments, and answers as those of libcuda do.
+        unsafe { core::mem::transmute_copy::<*mut c_void, F>(&real) }
+    }
 }
 
-/// One function of the table; its place is the one with the same number among the places.
-pub(crate) struct Row {
-    /// Its name's [`hash::fnv`] and, below, [`hash::gnu`].
-    whole: u64,
-    gnu: u32,
-    number: u16,
-    pub(crate) library: Library,
-}
+/// A hook, by its number in [`TABLE`].
+#[derive(Clone, Copy)]
+pub(crate) struct Row(usize);
 
 impl Row {
-    #[expect(clippy::cast_possible_truncation, reason = "checked")]
-    pub(crate) const fn new(name: &str, library: Library, number: usize) -> Self {
-        assert!(number <= u16::MAX as usize);
-        let name = name.as_bytes();
-        Self { whole: hash::fnv(name), gnu: hash::gnu(name), number: number as u16, library }
-    }
-
-    fn name(&self) -> Name {
-        Name::from_hashes(self.whole, self.gnu)
-    }
-
-    fn place<'a>(&self, places: &'a [AtomicPtr<c_void>]) -> Option<&'a AtomicPtr<c_void>> {
-        places.get(usize::from(self.number))
+    /// Whose function it hooks.
+    pub(crate) fn library(self) -> Library {
+        if self.0 < FIRST_OF_NVML { Library::Cuda } else { Library::Nvml }
     }
 
     /// The driver's own function; null where the driver that is loaded does not have it.
-    fn real(&self) -> *mut c_void {
-        self.place(&HOOKED).map_or(null_mut(), |place| place.load(Ordering::Acquire))
+    fn real(self) -> *mut c_void {
+        HOOKED.get(self.0).map_or(null_mut(), |place| place.load(Ordering::Acquire))
     }
 
-    /// The exported wrapper, which is what is handed out. Of a row of [`TABLE`] only.
-    pub(crate) fn hook(&self) -> *mut c_void {
+    /// The exported wrapper, which is what is handed out.
+    pub(crate) fn hook(self) -> *mut c_void {
         // SAFETY: the assembly beside the table lays out one offset for each hook, and nobody writes to them.
-        let offset = unsafe { wrapper_offsets.get(usize::from(self.number)) };
+        let offset = unsafe { wrapper_offsets.get(self.0) };
         offset.map_or(null_mut(), |offset| {
             core::ptr::from_ref(offset).cast_mut().cast::<c_void>().wrapping_offset(*offset as isize)
         })
     }
 
     /// Whether the driver that is loaded has this function.
-    pub(crate) fn is_resolved(&self) -> bool {
+    pub(crate) fn is_resolved(self) -> bool {
         !self.real().is_null()
     }
 }
 
 /// The hook of this name.
-pub(crate) fn named(name: &CStr) -> Option<&'static Row> {
-    let whole = hash::fnv(name.to_bytes());
-    TABLE.iter().find(|row| row.whole == whole)
+pub(crate) fn named(name: &CStr) -> Option<Row> {
+    let name = Name::of(name.to_bytes());
+    TABLE.iter().position(|of_hook| *of_hook == name).map(Row)
 }
 
 /// The hook whose real function lies at this address. Two names of one address (`cuMemAlloc_v2` and an alias) have the same
 /// parameters, so either hook is right.
-pub(crate) fn replacing(address: *const c_void) -> Option<&'static Row> {
-    TABLE.iter().find(|row| !address.is_null() && row.real().cast_const() == address)
+pub(crate) fn replacing(address: *const c_void) -> Option<Row> {
+    (0..TABLE.len()).map(Row).find(|row| !address.is_null() && row.real().cast_const() == address)
 }
 
 /// The hook whose wrapper lies at this address.
-pub(crate) fn wrapper(address: *const c_void) -> Option<&'static Row> {
-    TABLE.iter().find(|row| row.hook().cast_const() == address)
+pub(crate) fn wrapper(address: *const c_void) -> Option<Row> {
+    (0..TABLE.len()).map(Row).find(|row| row.hook().cast_const() == address)
 }
 
 /// Finds the real functions of a library in the object that is this library: those that are hooked, and those that we
 /// call ourselves.
 pub(super) fn resolve(library: Library, image: &Image) {
-    for (table, places) in [(TABLE, &HOOKED[..]), (CALLS, &CALLED[..])] {
-        for row in table.iter().filter(|row| row.library == library) {
-            let address = image.function(row.name());
-            if let Some(place) = row.place(places).filter(|_| !address.is_null()) {
+    for (names, places, first_of_nvml) in
+        [(&TABLE[..], &HOOKED[..], FIRST_OF_NVML), (&CALLS, &CALLED, FIRST_CALL_OF_NVML)]
+    {
+        for (number, (name, place)) in names.iter().zip(places).enumerate() {
+            if (number < first_of_nvml) != (library == Library::Cuda) {
+                continue;
+            }
+            let address = image.function(*name);
+            if !address.is_null() {
                 place.store(address, Ordering::Release);
             }
         }
     }
+}
+
+/// The number of the first function of NVML in a table, where those of libcuda stand first.
+pub(crate) const fn first_of_nvml(libraries: &[Library]) -> usize {
+    let mut first = 0;
+    while first < libraries.len() && matches!(libraries[first], Library::Cuda) {
+        first += 1;
+    }
+    let mut next = first;
+    while next < libraries.len() {
+        assert!(matches!(libraries[next], Library::Nvml), "libcuda's functions stand first");
+        next += 1;
+    }
+    first
 }
 
 /// Declares hooks, one line each: the name of the symbol, its `PFN_*` type, the parameters, and the handler.
@@ -151,14 +163,14 @@ macro_rules! hooks {
         pub(crate) static HOOKED: [core::sync::atomic::AtomicPtr<core::ffi::c_void>; Hook::Count as usize] =
             [const { core::sync::atomic::AtomicPtr::new(core::ptr::null_mut()) }; Hook::Count as usize];
 
-        /// Every hook.
-        pub(crate) static TABLE: &[$crate::interpose::table::Row] = &[ $($($(
-            $crate::interpose::table::Row::new(
-                stringify!($name),
-                $crate::interpose::driver::Library::$library,
-                Hook::$name as usize,
-            ),
-        )+)*)* ];
+        /// Every hook's name.
+        pub(crate) static TABLE: [$crate::elf::hash::Name; Hook::Count as usize] =
+            [ $($($( $crate::elf::hash::Name::of(stringify!($name).as_bytes()), )+)*)* ];
+
+        /// The number of the first hook of NVML: those of libcuda stand first.
+        pub(crate) const FIRST_OF_NVML: usize = $crate::interpose::table::first_of_nvml(
+            &[ $($($( { let _ = Hook::$name; $crate::interpose::driver::Library::$library }, )+)*)* ]
+        );
 
         // Where each wrapper lies, as its distance from here: an address would have to be relocated in each process.
         core::arch::global_asm!(
@@ -203,7 +215,7 @@ macro_rules! hooks {
         #[allow(non_snake_case)]
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> $status {
-            match $name::REAL.get() {
+            match $name::REAL.find() {
                 // SAFETY: the handler passes the caller's own arguments to the driver's own function.
                 Some(real) => unsafe { $handler(real, $($arg),*) },
                 None => $absent(stringify!($name)),
@@ -265,14 +277,14 @@ macro_rules! calls {
         pub(crate) static CALLED: [core::sync::atomic::AtomicPtr<core::ffi::c_void>; Call::Count as usize] =
             [const { core::sync::atomic::AtomicPtr::new(core::ptr::null_mut()) }; Call::Count as usize];
 
-        /// Every function that handlers call.
-        pub(crate) static CALLS: &[$crate::interpose::table::Row] = &[ $($(
-            $crate::interpose::table::Row::new(
-                stringify!($name),
-                $crate::interpose::driver::Library::$library,
-                Call::$name as usize,
-            ),
-        )*)* ];
+        /// The name of every function that handlers call.
+        pub(crate) static CALLS: [$crate::elf::hash::Name; Call::Count as usize] =
+            [ $($( $crate::elf::hash::Name::of(stringify!($name).as_bytes()), )*)* ];
+
+        /// The number of the first of NVML: those of libcuda stand first.
+        pub(crate) const FIRST_CALL_OF_NVML: usize = $crate::interpose::table::first_of_nvml(
+            &[ $($( { let _ = Call::$name; $crate::interpose::driver::Library::$library }, )*)* ]
+        );
     };
 }
 pub(crate) use calls;

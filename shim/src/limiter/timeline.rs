@@ -94,8 +94,8 @@ impl Timeline {
         };
         let (Some(from), Some(to)) = (handle(self, start), handle(self, end)) else { return End::Unknown };
         match driver::query_event(to) {
-            Some(CUresult::CUDA_SUCCESS) => {}
-            Some(CUresult::CUDA_ERROR_NOT_READY) => return End::NotYet,
+            CUresult::CUDA_SUCCESS => {}
+            CUresult::CUDA_ERROR_NOT_READY => return End::NotYet,
             _ => return End::Unknown,
         }
         let Some(bracket_ns) = driver::elapsed_ns(from, to) else { return End::Unknown };

@@ -6,6 +6,7 @@
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::CUresult;
+use cuota_abi::nvml::nvmlProcessInfo_t;
 use cuota_governor::quota::{UNLIMITED, free_to_show};
 use cuota_region::death::{HOLD_NS, SWEEP_INTERVAL_NS};
 use cuota_region::event::{Event, Why};
@@ -13,11 +14,12 @@ use cuota_region::ledger::{Books, Refusal, Reservation, UNIT_BYTES};
 use cuota_region::member::Blind;
 use cuota_region::share::ShareKey;
 use cuota_region::sys;
+use cuota_region::tenant::GpuIndex;
 
 use super::device::Device;
 use super::lingering::Exported;
 use super::pools::{Change, Pool};
-use super::{Process, Standing, driver, standing};
+use super::{Process, Standing, driver, managed, standing};
 use crate::hooks_table::{cuDeviceGraphMemTrim, cuMemPoolDestroy, cuMemPoolTrimTo};
 
 /// How near to its quota a tenant is when its contexts' true size begins to matter. Until then the estimate may be wrong
@@ -36,13 +38,11 @@ const LOG_INTERVAL_NS: u64 = 10_000_000;
 /// A context's size where none was ever seen on this GPU: an H100's with driver 580, rounded up.
 const CONTEXT_BYTES: u64 = 528 << 20;
 
-/// This process's account on one GPU.
+/// This process's account on one GPU. One word, so that whoever has one keeps it in a register.
 #[derive(Clone, Copy)]
 pub(crate) struct Account {
-    pub(crate) process: &'static Process,
+    /// It has its index in the tenant's books.
     pub(crate) device: &'static Device,
-    ordinal: u32,
-    books: Books,
 }
 
 /// What a hook does about memory.
@@ -109,36 +109,44 @@ impl Account {
     #[inline(always)]
     fn open_hot(process: &'static Process, ordinal: u32) -> Option<Self> {
         let device = process.devices.get(ordinal as usize)?;
-        let member = process.member();
-        let books = Books::open(member, device.index(member, ordinal)?)?;
-        Some(Account { process, device, ordinal, books })
+        device.index(process.member(), ordinal)?;
+        Some(Account { device })
     }
 
-    /// This process's books: those that the account was opened with, unless the process has rejoined since.
-    #[inline]
-    fn books(&self) -> Books {
-        if self.books.is_mine() { self.books } else { self.books_now() }
+    /// The process whose account it is.
+    #[inline(always)]
+    pub(crate) fn process(self) -> &'static Process {
+        managed()
     }
 
-    #[cold]
-    fn books_now(&self) -> Books {
-        Account::open(self.process, self.ordinal).map_or(self.books, |account| account.books)
+    /// This process's books, under the place that it has now.
+    #[inline(never)]
+    fn books(self) -> Books {
+        self.books_hot()
     }
 
-    /// The account under the place that the process has now.
-    fn reopened(&self) -> Option<Self> {
-        self.process.rejoin().then(|| Account::open(self.process, self.ordinal)).flatten()
+    /// [`Account::books`], inlined.
+    #[inline(always)]
+    fn books_hot(self) -> Books {
+        Books::of(self.process().member(), self.index())
+    }
+
+    /// The device's index in the tenant's books.
+    #[inline(always)]
+    fn index(self) -> GpuIndex {
+        // An account is opened only once it has one.
+        self.device.known_index().unwrap_or(GpuIndex::FIRST)
     }
 
     /// The device's ordinal.
-    pub(crate) fn ordinal(&self) -> u32 {
-        self.ordinal
+    pub(crate) fn ordinal(self) -> u32 {
+        self.device.ordinal.load(Ordering::Relaxed)
     }
 
     /// The quota in force, bytes.
     #[inline(never)]
-    pub(crate) fn quota(&self) -> u64 {
-        self.device.quota(self.process)
+    pub(crate) fn quota(self) -> u64 {
+        self.device.quota(self.process())
     }
 
     /// Reserves `bytes`.
@@ -147,15 +155,15 @@ impl Account {
     /// `CUDA_ERROR_OUT_OF_MEMORY` where they do not fit the quota, also after pools were trimmed and dead processes'
     /// books closed.
     #[inline(never)]
-    pub(crate) fn reserve(&self, bytes: u64) -> Result<Reservation, CUresult> {
+    pub(crate) fn reserve(self, bytes: u64) -> Result<Reservation, CUresult> {
         self.reserve_hot(bytes)
     }
 
     /// [`Account::reserve`], inlined.
     #[inline(always)]
-    pub(crate) fn reserve_hot(&self, bytes: u64) -> Result<Reservation, CUresult> {
-        let quota = self.device.quota(self.process);
-        match self.books.reserve(bytes, quota) {
+    pub(crate) fn reserve_hot(self, bytes: u64) -> Result<Reservation, CUresult> {
+        let quota = self.device.quota(self.process());
+        match self.books().reserve(bytes, quota) {
             Ok(reservation) if !self.is_near(&reservation, quota) => Ok(reservation),
             Ok(reservation) => {
                 self.reserve_near(bytes, quota, reservation).or_else(|why| self.make_room(bytes, why))
@@ -165,9 +173,9 @@ impl Account {
     }
 
     /// Reserves `bytes` if they fit as things are: nothing is trimmed, nothing is written to the log.
-    pub(crate) fn reserve_as_it_is(&self, bytes: u64) -> Result<Reservation, Refusal> {
+    pub(crate) fn reserve_as_it_is(self, bytes: u64) -> Result<Reservation, Refusal> {
         let quota = self.quota();
-        let reservation = self.books.reserve(bytes, quota)?;
+        let reservation = self.books().reserve(bytes, quota)?;
         if self.is_near(&reservation, quota) {
             self.reserve_near(bytes, quota, reservation)
         } else {
@@ -177,31 +185,35 @@ impl Account {
 
     /// What contexts and code take matters near the quota: books it, if it is time to ask, before `reservation` is granted.
     #[cold]
-    fn reserve_near(&self, bytes: u64, quota: u64, reservation: Reservation) -> Result<Reservation, Refusal> {
+    fn reserve_near(self, bytes: u64, quota: u64, reservation: Reservation) -> Result<Reservation, Refusal> {
         if !self.may_ask() {
             return Ok(reservation);
         }
         self.books().cancel(reservation);
         self.ask_overhead();
-        self.books.reserve(bytes, quota)
+        self.books().reserve(bytes, quota)
     }
 
     #[inline(always)]
-    fn is_near(&self, reservation: &Reservation, quota: u64) -> bool {
+    fn is_near(self, reservation: &Reservation, quota: u64) -> bool {
         quota != UNLIMITED && reservation.tenant_booked().saturating_add(EXACT_WITHIN_BYTES) > quota
     }
 
     /// Whether it is time to ask NVML again.
-    fn may_ask(&self) -> bool {
+    fn may_ask(self) -> bool {
         let asked = self.device.asked_ns.load(Ordering::Relaxed);
         asked == 0 || sys::coarse_ns().saturating_sub(asked) >= ASK_INTERVAL_NS
     }
 
     #[cold]
-    fn make_room(&self, bytes: u64, refusal: Refusal) -> Result<Reservation, CUresult> {
+    fn make_room(self, bytes: u64, refusal: Refusal) -> Result<Reservation, CUresult> {
         if refusal == Refusal::Evicted {
             // Bounded: a process can rejoin only so often.
-            return self.reopened().ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?.reserve(bytes);
+            return if self.process().rejoin() {
+                self.reserve(bytes)
+            } else {
+                Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
+            };
         }
         // Cheapest first. What cannot fit an empty quota needs no trimming to be refused.
         let quota = self.quota();
@@ -220,7 +232,7 @@ impl Account {
             let wait = |_| self.wait_for_the_dead(bytes, quota, until);
             for made_room in steps.iter().map(|step| step(self)).chain((0..).map_while(wait)) {
                 if made_room {
-                    match self.books.reserve(bytes, quota) {
+                    match self.books().reserve(bytes, quota) {
                         Ok(reservation) => return Ok(reservation),
                         Err(Refusal::Evicted) => return self.make_room(bytes, Refusal::Evicted),
                         Err(still) => refusal = still,
@@ -236,7 +248,7 @@ impl Account {
 
     /// Counts a refusal of `asked` bytes for want of room, and logs it unless one was just logged.
     #[cold]
-    pub(crate) fn refuse(&self, asked: u64) {
+    pub(crate) fn refuse(self, asked: u64) {
         if self.count_refusal() {
             let booked = self.books().tenant_usage().booked;
             self.log(Event::Refused { asked, booked, quota: self.quota() });
@@ -246,7 +258,7 @@ impl Account {
     /// Counts a refusal for another reason, and logs it unless one was just logged. Returns what the program gets.
     #[cold]
     #[inline(never)]
-    pub(crate) fn decline(&self, why: Why) -> CUresult {
+    pub(crate) fn decline(self, why: Why) -> CUresult {
         if self.count_refusal() {
             self.log(Event::NotGranted { why });
         }
@@ -254,7 +266,7 @@ impl Account {
     }
 
     /// Counts a refusal; whether it is to be logged.
-    fn count_refusal(&self) -> bool {
+    fn count_refusal(self) -> bool {
         self.books().note_refusal();
         let (now, logged) = (sys::coarse_ns(), self.device.refused_ns.load(Ordering::Relaxed));
         let is_due = now.saturating_sub(logged) >= LOG_INTERVAL_NS;
@@ -264,14 +276,14 @@ impl Account {
         is_due
     }
 
-    fn log(&self, event: Event) {
-        self.process.member().tenant().events().add(sys::process_id(), event);
+    fn log(self, event: Event) {
+        self.process().member().tenant().events().add(sys::process_id(), event);
     }
 
     /// Closes dead processes' books. `true`: there were some, or this process had to take a new place first, because the
     /// program has closed the descriptor by which the dead are told from the living.
-    fn sweep(&self) -> bool {
-        let member = self.process.member();
+    fn sweep(self) -> bool {
+        let member = self.process().member();
         match member.sweep() {
             Ok(0) if member.is_being_swept() => {
                 // Two that are refused at once: what the other finds makes room for both.
@@ -282,37 +294,31 @@ impl Account {
                 true
             }
             Ok(dead) => dead != 0,
-            Err(Blind) => self.process.rejoin(),
+            Err(Blind) => self.process().rejoin(),
         }
     }
 
     /// Bytes that are booked for processes found dead, until the driver has let their memory go.
-    fn held_for_the_dead(&self) -> u64 {
-        let member = self.process.member();
-        self.device.index(member, self.ordinal).map_or(0, |index| member.held_for_the_dead(index))
+    fn held_for_the_dead(self) -> u64 {
+        self.process().member().held_for_the_dead(self.index())
     }
 
     /// Closes the books of dead processes that NVML no longer shows. `true`: there were some.
-    fn close_books_of_gone(&self) -> bool {
-        let member = self.process.member();
+    fn close_books_of_gone(self) -> bool {
+        let close = |shown: &[nvmlProcessInfo_t]| {
+            // Who has a context and is not shown sees ids of another namespace, or nobody's.
+            let is_shown = |pid| shown.iter().any(|info| info.pid == pid);
+            let has_context = self.device.contexts.load(Ordering::Relaxed) != 0;
+            let knows = !has_context || is_shown(sys::process_id());
+            self.process().member().close_books_of_gone(self.index(), |pid| knows && !is_shown(pid))
+        };
         self.held_for_the_dead() != 0
-            && self.device.index(member, self.ordinal).is_some_and(|index| {
-                self.device
-                    .nvml
-                    .with_processes(self.device.gpu(), |shown| {
-                        // Who has a context and is not shown sees ids of another namespace, or nobody's.
-                        let is_shown = |pid| shown.iter().any(|info| info.pid == pid);
-                        let has_context = self.device.contexts.load(Ordering::Relaxed) != 0;
-                        let knows = !has_context || is_shown(sys::process_id());
-                        member.close_books_of_gone(index, |pid| knows && !is_shown(pid))
-                    })
-                    .is_ok_and(|closed| closed != 0)
-            })
+            && self.device.nvml.with_processes(self.device.gpu(), close).is_ok_and(|closed| closed != 0)
     }
 
     /// Waits a millisecond, where `bytes` would fit without what dead processes had: a program that is started again at once must
     /// find the room that it had. `Some(true)`: some of it has come free. `None`: there is nothing to wait for.
-    fn wait_for_the_dead(&self, bytes: u64, quota: u64, until_ns: u64) -> Option<bool> {
+    fn wait_for_the_dead(self, bytes: u64, quota: u64, until_ns: u64) -> Option<bool> {
         let held = self.held_for_the_dead();
         let living = self.books().tenant_usage().booked.saturating_sub(held);
         let is_worth_it = held != 0 && living.saturating_add(bytes) <= quota;
@@ -325,13 +331,13 @@ impl Account {
     /// Turns a reservation into the `taken` bytes that the driver took. `false`: that is more than was reserved, and
     /// over the quota; the caller undoes what it did.
     #[inline(never)]
-    pub(crate) fn commit(&self, reservation: Reservation, taken: u64) -> bool {
+    pub(crate) fn commit(self, reservation: Reservation, taken: u64) -> bool {
         self.commit_hot(reservation, taken)
     }
 
     /// [`Account::commit`], inlined.
     #[inline(always)]
-    pub(crate) fn commit_hot(&self, reservation: Reservation, taken: u64) -> bool {
+    pub(crate) fn commit_hot(self, reservation: Reservation, taken: u64) -> bool {
         let reserved = reservation.bytes();
         if taken != 0 {
             self.device.held.fetch_add(taken, Ordering::Relaxed);
@@ -341,20 +347,20 @@ impl Account {
     }
 
     #[cold]
-    fn fits_after_growth(&self, bytes: u64) -> bool {
+    fn fits_after_growth(self, bytes: u64) -> bool {
         self.log(Event::GrewInsideCall { bytes });
         self.books().is_within(self.quota())
     }
 
     /// Gives all of a reservation back: the driver took nothing.
     #[inline(never)]
-    pub(crate) fn cancel(&self, reservation: Reservation) {
+    pub(crate) fn cancel(self, reservation: Reservation) {
         self.books().cancel(reservation);
     }
 
     /// Gives back `bytes` that were committed.
     #[inline(never)]
-    pub(crate) fn release(&self, bytes: u64) {
+    pub(crate) fn release(self, bytes: u64) {
         if bytes != 0 {
             self.device.held.fetch_sub(bytes, Ordering::Relaxed);
             self.books().release(bytes);
@@ -362,25 +368,25 @@ impl Account {
     }
 
     /// Gives back `bytes` that were committed, at once or, where they were exported to a descriptor that is open, when that is closed.
-    pub(crate) fn release_unless_open(&self, bytes: u64, exported: Option<Exported>) {
+    pub(crate) fn release_unless_open(self, bytes: u64, exported: Option<Exported>) {
         match exported.filter(|exported| exported.is_open()) {
-            Some(exported) => self.process.lingering.add(exported, bytes, self.ordinal, false),
+            Some(exported) => self.process().lingering.add(exported, bytes, self.ordinal(), false),
             None => self.release(bytes),
         }
     }
 
     /// Gives back what lingered for descriptors that are closed now. `true`: there was some.
-    fn collect_lingering(&self) -> bool {
-        let (own, imported) = self.process.lingering.collect(self.ordinal);
+    fn collect_lingering(self) -> bool {
+        let (own, imported) = self.process().lingering.collect(self.ordinal());
         self.device.unseen.fetch_sub(imported, Ordering::Relaxed);
         self.release(own + imported);
         own + imported != 0
     }
 
     /// Gives back `bytes` that another process made: at once or, where the descriptor that they came by is open, when that is closed.
-    pub(crate) fn release_import(&self, bytes: u64, came_by: Option<Exported>) {
+    pub(crate) fn release_import(self, bytes: u64, came_by: Option<Exported>) {
         match came_by.filter(|descriptor| descriptor.is_open()) {
-            Some(descriptor) => self.process.lingering.add(descriptor, bytes, self.ordinal, true),
+            Some(descriptor) => self.process().lingering.add(descriptor, bytes, self.ordinal(), true),
             None => {
                 self.device.unseen.fetch_sub(bytes, Ordering::Relaxed);
                 self.release(bytes);
@@ -392,7 +398,7 @@ impl Account {
     ///
     /// # Errors
     /// As [`Account::reserve`].
-    pub(crate) fn reserve_shared(&self, key: ShareKey, bytes: u64) -> Result<Reservation, CUresult> {
+    pub(crate) fn reserve_shared(self, key: ShareKey, bytes: u64) -> Result<Reservation, CUresult> {
         let quota = self.quota();
         self.books().reserve_shared(key, bytes, quota).or_else(|_| {
             // As for any other; the room that is made there is kept by the second try, unless somebody is faster.
@@ -403,18 +409,18 @@ impl Account {
     }
 
     /// Notes that others of the tenant may come to hold `bytes` that are charged.
-    pub(crate) fn share(&self, key: ShareKey, bytes: u64) {
+    pub(crate) fn share(self, key: ShareKey, bytes: u64) {
         self.books().share(key, bytes);
     }
 
     /// Takes that note back.
-    pub(crate) fn unshare(&self, key: ShareKey) {
+    pub(crate) fn unshare(self, key: ShareKey) {
         self.books().unshare(key);
     }
 
     /// Moves `bytes` that were committed to the overhead: the driver will give them back, nobody says when.
     #[inline(never)]
-    pub(crate) fn release_later(&self, bytes: u64) {
+    pub(crate) fn release_later(self, bytes: u64) {
         self.device.held.fetch_sub(bytes, Ordering::Relaxed);
         let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.books().note_overhead(overhead);
@@ -422,7 +428,7 @@ impl Account {
     }
 
     /// Asks NVML what has come free of that. `true`: some.
-    fn ask_later(&self) -> bool {
+    fn ask_later(self) -> bool {
         let later = self.device.later.load(Ordering::Relaxed);
         later != 0 && {
             let before = self.device.overhead.load(Ordering::Relaxed);
@@ -434,7 +440,7 @@ impl Account {
     }
 
     /// The tenant's free and total bytes on a device that really has `free` of `total`.
-    pub(crate) fn shown(&self, free: u64, total: u64) -> (u64, u64) {
+    pub(crate) fn shown(self, free: u64, total: u64) -> (u64, u64) {
         let quota = self.quota();
         (free_to_show(quota, self.books().tenant_usage().booked, free), quota.min(total))
     }
@@ -443,28 +449,28 @@ impl Account {
 
     /// Books what the pools of this device, and its graphs, really hold now. `true`: it is less than was booked.
     #[inline(never)]
-    pub(crate) fn update_pools(&self) -> bool {
-        let pools = &self.process.pools;
+    pub(crate) fn update_pools(self) -> bool {
+        let pools = &self.process().pools;
         let graphs = self.update_graphs();
         // All of them: what is held must be right as a whole.
         let shrank = pools.are_used()
-            && pools.of_device(self.ordinal).filter(|pool| self.update_pool(pool)).count() != 0;
+            && pools.of_device(self.ordinal()).filter(|pool| self.update_pool(pool)).count() != 0;
         self.note_pools(0);
         graphs || shrank
     }
 
     /// Books what graphs that allocate really hold now. `true`: it is less than was booked.
     #[inline(never)]
-    pub(crate) fn update_graphs(&self) -> bool {
+    pub(crate) fn update_graphs(self) -> bool {
         self.device.uses_graph_memory()
             && self
                 .device
                 .graphs
-                .update(|| driver::graph_bytes(self.ordinal.cast_signed()).map(|(reserved, _)| reserved))
+                .update(|| driver::graph_bytes(self.ordinal().cast_signed()).map(|(reserved, _)| reserved))
                 .is_some_and(|change| self.apply(change))
     }
 
-    fn update_pool(&self, pool: &Pool) -> bool {
+    fn update_pool(self, pool: &Pool) -> bool {
         if pool.is_to_be_ended() {
             return self.end_pool(pool);
         }
@@ -473,13 +479,12 @@ impl Account {
 
     /// Ends a pool that the program has destroyed, now that nothing of it lives. `true`: it held something.
     #[cold]
-    fn end_pool(&self, pool: &Pool) -> bool {
+    fn end_pool(self, pool: &Pool) -> bool {
         let handle = pool.handle();
-        if let Some(destroy) = cuMemPoolDestroy::REAL.get() {
-            // SAFETY: the program has given this pool up, and one thread ends it.
-            driver::outside_captures(|| unsafe { destroy(handle) });
-        }
-        let held = self.process.pools.remove(handle).map_or(0, |(_, held)| held);
+        let destroy = cuMemPoolDestroy::REAL.get();
+        // SAFETY: the program has given this pool up, and one thread ends it.
+        driver::outside_captures(|| unsafe { destroy(handle) });
+        let held = self.process().pools.remove(handle).map_or(0, |(_, held)| held);
         self.release(held);
         held != 0
     }
@@ -487,12 +492,12 @@ impl Account {
     /// Notes what the pools of this device that others can open hold, and `more`, which one may grow by: before the driver is asked, so
     /// that a death in between leaves nothing uncharged; afterwards, with nothing more.
     #[inline(never)]
-    pub(crate) fn note_pools(&self, more: u64) {
-        let pools = &self.process.pools;
+    pub(crate) fn note_pools(self, more: u64) {
+        let pools = &self.process().pools;
         if !pools.are_exported() {
             return;
         }
-        let held = || pools.of_device(self.ordinal).map(Pool::exported_bytes).fold(0, u64::saturating_add);
+        let held = || pools.of_device(self.ordinal()).map(Pool::exported_bytes).fold(0, u64::saturating_add);
         let mut sum = held();
         // Of threads that note at once none may leave an older sum; what is too high for a moment harms nobody.
         for _ in 0..8 {
@@ -507,7 +512,7 @@ impl Account {
 
     /// Books a pool's change. `true`: it shrank.
     #[inline(never)]
-    pub(crate) fn apply(&self, change: Change) -> bool {
+    pub(crate) fn apply(self, change: Change) -> bool {
         match change {
             Change::Grew(bytes) => {
                 self.device.held.fetch_add(bytes, Ordering::Relaxed);
@@ -522,21 +527,19 @@ impl Account {
     }
 
     /// Lets the pools of this device go of what they hold in reserve. `true`: something came free.
-    pub(crate) fn trim_pools(&self) -> bool {
-        let pools = &self.process.pools;
-        if self.device.uses_graph_memory()
-            && let Some(trim) = cuDeviceGraphMemTrim::REAL.get()
-        {
+    pub(crate) fn trim_pools(self) -> bool {
+        let pools = &self.process().pools;
+        if self.device.uses_graph_memory() {
+            let trim = cuDeviceGraphMemTrim::REAL.get();
             // SAFETY: takes an ordinal; nothing in use is trimmed.
-            driver::outside_captures(|| unsafe { trim(self.ordinal.cast_signed()) });
+            driver::outside_captures(|| unsafe { trim(self.ordinal().cast_signed()) });
         }
         let graphs = self.update_graphs();
         graphs | pools.are_used()
-            && pools.of_device(self.ordinal).fold(graphs, |freed, pool| {
-                if let Some(trim) = cuMemPoolTrimTo::REAL.get() {
-                    // SAFETY: a live pool of this process; nothing in use is trimmed.
-                    driver::outside_captures(|| unsafe { trim(pool.handle(), 0) });
-                }
+            && pools.of_device(self.ordinal()).fold(graphs, |freed, pool| {
+                let trim = cuMemPoolTrimTo::REAL.get();
+                // SAFETY: a live pool of this process; nothing in use is trimmed.
+                driver::outside_captures(|| unsafe { trim(pool.handle(), 0) });
                 self.update_pool(pool) || freed
             })
     }
@@ -548,13 +551,9 @@ impl Account {
     ///
     /// # Errors
     /// As [`Account::reserve`].
-    pub(crate) fn reserve_context(&self) -> Result<Reservation, CUresult> {
-        let member = self.process.member();
+    pub(crate) fn reserve_context(self) -> Result<Reservation, CUresult> {
         let learned = match self.device.contexts.load(Ordering::Relaxed) {
-            0 => self
-                .device
-                .index(member, self.ordinal)
-                .map_or(0, |index| member.tenant().learned_overhead(index)),
+            0 => self.process().member().tenant().learned_overhead(self.index()),
             _ => 0,
         };
         if learned > CONTEXT_BYTES
@@ -566,13 +565,13 @@ impl Account {
     }
 
     /// Turns a reservation into the estimate for a context that was made.
-    pub(crate) fn commit_context(&self, reservation: Reservation) {
+    pub(crate) fn commit_context(self, reservation: Reservation) {
         self.device.contexts.fetch_add(1, Ordering::Relaxed);
         self.commit_overhead(reservation);
     }
 
     /// Turns a reservation into an estimate of what contexts, modules and local memory took.
-    pub(crate) fn commit_overhead(&self, reservation: Reservation) {
+    pub(crate) fn commit_overhead(self, reservation: Reservation) {
         let bytes = reservation.bytes();
         let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.books().commit(reservation, bytes);
@@ -582,7 +581,7 @@ impl Account {
     }
 
     /// Gives back what a context that is gone had: `blocks` bytes of plain memory, and its part of the overhead.
-    pub(crate) fn end_context(&self, block_bytes: u64) {
+    pub(crate) fn end_context(self, block_bytes: u64) {
         self.release(block_bytes);
         let before = self.device.contexts.fetch_sub(1, Ordering::Relaxed).max(1);
         let overhead = self.device.overhead.load(Ordering::Relaxed);
@@ -597,7 +596,7 @@ impl Account {
     }
 
     /// Gives back `bytes` of the overhead.
-    pub(crate) fn release_overhead(&self, bytes: u64) {
+    pub(crate) fn release_overhead(self, bytes: u64) {
         let lower = |overhead: u64| Some(overhead.saturating_sub(bytes));
         let _ = self.device.overhead.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).map(|old| {
             self.books().release(old.min(bytes));
@@ -606,14 +605,14 @@ impl Account {
     }
 
     /// Books `bytes` more as overhead, whatever the quota says.
-    fn add_overhead(&self, bytes: u64) {
+    fn add_overhead(self, bytes: u64) {
         let bytes = bytes.next_multiple_of(UNIT_BYTES);
         let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.books().book(bytes);
         self.books().note_overhead(overhead);
     }
 
-    fn note_lower_overhead(&self, bytes: u64) {
+    fn note_lower_overhead(self, bytes: u64) {
         self.books().note_overhead(self.device.overhead.load(Ordering::Relaxed));
         // Freed in stream order, or anything else: what has come free need not be asked for again.
         let lower = |later: u64| Some(later.saturating_sub(bytes));
@@ -621,7 +620,7 @@ impl Account {
     }
 
     /// Books `new` as overhead, where it is still `old`: another thread may have booked more meanwhile.
-    fn set_overhead(&self, old: u64, new: u64) {
+    fn set_overhead(self, old: u64, new: u64) {
         let swapped = self.device.overhead.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed);
         if swapped.is_err() {
             return;
@@ -638,7 +637,7 @@ impl Account {
     /// Whether this process still fits after a call that no reservation covers and that took about `bytes`: NVML is asked, unless
     /// the quota is far and what was taken unasked is little. (Most programs load some code at their start, and the first question
     /// takes 16 ms.)
-    pub(crate) fn still_fits(&self, bytes: u64) -> bool {
+    pub(crate) fn still_fits(self, bytes: u64) -> bool {
         let quota = self.quota();
         let unasked = self.device.taken_unasked.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         let known = self.books().tenant_usage().booked;
@@ -656,14 +655,14 @@ impl Account {
     }
 
     /// Books what is left after a load was undone.
-    pub(crate) fn note_unload(&self) {
+    pub(crate) fn note_unload(self) {
         // Twice: a lower figure is believed when it comes twice.
         self.ask_overhead();
         self.ask_overhead();
     }
 
     /// Asks NVML, if it is time to. `true`: this process takes less than was booked.
-    fn ask_again(&self) -> bool {
+    fn ask_again(self) -> bool {
         self.may_ask() && {
             let before = self.device.overhead.load(Ordering::Relaxed);
             self.ask_overhead();
@@ -673,7 +672,7 @@ impl Account {
 
     /// Books this process's contexts and code as NVML counts them. `false`: it gives no figure.
     #[cold]
-    fn ask_overhead(&self) -> bool {
+    fn ask_overhead(self) -> bool {
         let device = self.device;
         let first = device.asked_ns.swap(sys::coarse_ns().max(1), Ordering::Relaxed) == 0;
         self.update_pools();
@@ -699,17 +698,14 @@ impl Account {
             && [&device.promised, &device.later, &device.raised]
                 .iter()
                 .all(|more| more.load(Ordering::Relaxed) == 0);
-        if confirmed
-            && is_plain
-            && let Some(index) = device.index(self.process.member(), self.ordinal)
-        {
-            self.process.member().tenant().learn_overhead(index, found.bytes);
+        if confirmed && is_plain {
+            self.process().member().tenant().learn_overhead(self.index(), found.bytes);
         }
         true
     }
 
     /// Books `bytes` more, or less, that are promised to device code: the driver takes them when a kernel first needs them.
-    pub(crate) fn promise(&self, reservation: Reservation) {
+    pub(crate) fn promise(self, reservation: Reservation) {
         let promised = self.device.promised.fetch_add(reservation.bytes(), Ordering::Relaxed);
         let base = self.device.overhead.load(Ordering::Relaxed).saturating_sub(promised);
         self.device.promise_base.store(base, Ordering::Relaxed);
@@ -717,14 +713,14 @@ impl Account {
     }
 
     /// Takes back `bytes` of what was promised.
-    pub(crate) fn unpromise(&self, bytes: u64) {
+    pub(crate) fn unpromise(self, bytes: u64) {
         let lower = |promised: u64| Some(promised.saturating_sub(bytes));
         let old = self.device.promised.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).unwrap_or(0);
         self.release_overhead(old.min(bytes));
     }
 
     /// What NVML shows for this process beyond what it holds: contexts, code and frames. `None`: no figure.
-    pub(crate) fn unbooked(&self) -> Option<u64> {
+    pub(crate) fn unbooked(self) -> Option<u64> {
         let used = self.device.nvml.own_bytes(self.device.gpu()).ok()??;
         let held = self.device.held.load(Ordering::Relaxed);
         Some(used.saturating_sub(held.saturating_sub(self.device.unseen.load(Ordering::Relaxed))))
@@ -732,7 +728,7 @@ impl Account {
 
     /// This process's bytes by NVML, less what it holds and what it is about to: contexts and code. `None`: no figure, or one
     /// that an allocation or a free of another thread makes meaningless.
-    fn seen_overhead(&self) -> Result<Option<Overhead>, u32> {
+    fn seen_overhead(self) -> Result<Option<Overhead>, u32> {
         let (held, pending) = (self.device.held.load(Ordering::Relaxed), self.books().own_pending());
         let Some(used) = self.device.nvml.own_bytes(self.device.gpu())? else { return Ok(None) };
         let pending = pending.max(self.books().own_pending());

@@ -23,6 +23,8 @@ pub(crate) const DEVICES: usize = 16;
 pub(crate) struct Device {
     /// 1 + the device's index in the tenant's books; 0: never used.
     index: AtomicU32,
+    /// Its ordinal, once it has an index.
+    pub(super) ordinal: AtomicU32,
     uuid: [AtomicU64; 2],
     total_bytes: AtomicU64,
     quota_bytes: AtomicU64,
@@ -103,10 +105,13 @@ impl Device {
     /// The device's index in the tenant's books; found at first use.
     #[inline]
     pub(crate) fn index(&self, member: &'static Member, ordinal: u32) -> Option<GpuIndex> {
-        match self.index.load(Ordering::Acquire) {
-            0 => self.find(member, ordinal),
-            index => GpuIndex::new(index as usize - 1),
-        }
+        self.known_index().or_else(|| self.find(member, ordinal))
+    }
+
+    /// The same, if it was found before.
+    #[inline(always)]
+    pub(super) fn known_index(&self) -> Option<GpuIndex> {
+        GpuIndex::new((self.index.load(Ordering::Acquire) as usize).wrapping_sub(1))
     }
 
     #[cold]
@@ -115,7 +120,7 @@ impl Device {
         let gpu = GpuId::from_uuid(driver::device_uuid(device)?);
         let mut total = 0_usize;
         // SAFETY: fills one size.
-        let status = cuDeviceTotalMem_v2::REAL.get().map(|call| unsafe { call(&raw mut total, device) })?;
+        let status = unsafe { cuDeviceTotalMem_v2::REAL.get()(&raw mut total, device) };
         if status != cuota_abi::cuda::CUresult::CUDA_SUCCESS {
             return None;
         }
@@ -125,6 +130,7 @@ impl Device {
         self.uuid[0].store(high, Ordering::Relaxed);
         self.uuid[1].store(low, Ordering::Relaxed);
         self.total_bytes.store(total as u64, Ordering::Relaxed);
+        self.ordinal.store(ordinal, Ordering::Relaxed);
         self.index.store(u32::try_from(index.number() + 1).ok()?, Ordering::Release);
         Some(index)
     }
@@ -159,8 +165,7 @@ impl Device {
 
     /// Books what this process holds here in `member`'s name, after the process lost its place. Returns the books and the bytes.
     pub(super) fn bring(&self, member: &'static Member) -> Option<(Books, u64)> {
-        let index = GpuIndex::new((self.index.load(Ordering::Acquire) as usize).checked_sub(1)?)?;
-        let books = Books::open(member, index)?;
+        let books = Books::of(member, self.known_index()?);
         let overhead = self.overhead.load(Ordering::Relaxed);
         let bytes = self.held.load(Ordering::Relaxed) + overhead;
         books.book(bytes);

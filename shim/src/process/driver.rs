@@ -6,7 +6,7 @@ use core::ptr::null_mut;
 use cuota_abi::cuda::{
     CUcontext, CUdevice, CUdevice_attribute, CUevent, CUgraphMem_attribute, CUmemAllocationProp,
     CUmemGenericAllocationHandle, CUmemPool_attribute, CUmemoryPool, CUpointer_attribute, CUresult, CUstream,
-    CUstream_flags, CUstreamCaptureMode, CUstreamCaptureStatus, CUuuid,
+    CUstreamCaptureMode, CUstreamCaptureStatus, CUuuid,
 };
 use cuota_abi::nvml::{nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
 
@@ -19,23 +19,22 @@ use crate::hooks_table::{
 /// The error number that stands for "the library or the function is not there".
 pub(crate) const NO_LIBRARY: u32 = nvmlReturn_t::NVML_ERROR_LIBRARY_NOT_FOUND.0;
 
-fn succeeded(status: Option<CUresult>) -> bool {
-    status == Some(CUresult::CUDA_SUCCESS)
+fn succeeded(status: CUresult) -> bool {
+    status == CUresult::CUDA_SUCCESS
 }
 
 /// How many devices there are; `None` before `cuInit`.
 pub(crate) fn device_count() -> Option<u32> {
     let mut count = 0;
     // SAFETY: fills one int.
-    succeeded(unsafe { real::cuDeviceGetCount.get().map(|call| call(&raw mut count)) })
-        .then_some(u32::try_from(count).ok()?)
+    succeeded(unsafe { real::cuDeviceGetCount.get()(&raw mut count) }).then_some(u32::try_from(count).ok()?)
 }
 
 /// A device's UUID; that of the MIG instance where there is one.
 pub(crate) fn device_uuid(device: CUdevice) -> Option<[u8; 16]> {
     let mut uuid = CUuuid { bytes: [0; 16] };
     // SAFETY: fills one UUID.
-    let known = succeeded(unsafe { real::cuDeviceGetUuid_v2.get().map(|call| call(&raw mut uuid, device)) });
+    let known = succeeded(unsafe { real::cuDeviceGetUuid_v2.get()(&raw mut uuid, device) });
     known.then(|| uuid.bytes.map(|byte| byte.to_le_bytes()[0]))
 }
 
@@ -44,7 +43,7 @@ pub(crate) fn device_uuid(device: CUdevice) -> Option<[u8; 16]> {
 pub(crate) fn current_device() -> Option<CUdevice> {
     let mut device = 0;
     // SAFETY: fills one device.
-    succeeded(unsafe { real::cuCtxGetDevice.get().map(|call| call(&raw mut device)) }).then_some(device)
+    succeeded(unsafe { real::cuCtxGetDevice.get()(&raw mut device) }).then_some(device)
 }
 
 /// The calling thread's current context.
@@ -52,7 +51,7 @@ pub(crate) fn current_device() -> Option<CUdevice> {
 pub(crate) fn current_context() -> Option<CUcontext> {
     let mut context = null_mut();
     // SAFETY: fills one handle.
-    succeeded(unsafe { real::cuCtxGetCurrent.get().map(|call| call(&raw mut context)) })
+    succeeded(unsafe { real::cuCtxGetCurrent.get()(&raw mut context) })
         .then_some(context)
         .filter(|context| !context.is_null())
 }
@@ -60,16 +59,15 @@ pub(crate) fn current_context() -> Option<CUcontext> {
 /// Makes a context current to the calling thread, which is ours.
 pub(crate) fn set_current(context: CUcontext) -> bool {
     // SAFETY: a handle that is none any more is an error.
-    succeeded(real::cuCtxSetCurrent.get().map(|call| unsafe { call(context) }))
+    succeeded(unsafe { real::cuCtxSetCurrent.get()(context) })
 }
 
 /// Whether a device's primary context exists.
 pub(crate) fn primary_is_active(device: CUdevice) -> bool {
     let (mut flags, mut active) = (0, 0);
     // SAFETY: fills two ints.
-    succeeded(unsafe {
-        real::cuDevicePrimaryCtxGetState.get().map(|call| call(device, &raw mut flags, &raw mut active))
-    }) && active != 0
+    succeeded(unsafe { real::cuDevicePrimaryCtxGetState.get()(device, &raw mut flags, &raw mut active) })
+        && active != 0
 }
 
 /// Runs `act` with room for `count` handles, all null. `false`: there is no memory for it.
@@ -87,8 +85,7 @@ pub(crate) fn with_room(count: usize, act: &mut dyn FnMut(&mut [*mut c_void])) -
 /// A device's primary context, which is there.
 pub(crate) fn primary_context(device: CUdevice) -> Option<CUcontext> {
     let mut context = null_mut();
-    let (retain, release) =
-        (cuDevicePrimaryCtxRetain::REAL.get()?, cuDevicePrimaryCtxRelease_v2::REAL.get()?);
+    let (retain, release) = (cuDevicePrimaryCtxRetain::REAL.get(), cuDevicePrimaryCtxRelease_v2::REAL.get());
     // SAFETY: one reference more and one less; it stays, since it was there before.
     unsafe { (retain(&raw mut context, device) == CUresult::CUDA_SUCCESS).then(|| release(device)) }?;
     Some(context)
@@ -98,20 +95,20 @@ pub(crate) fn primary_context(device: CUdevice) -> Option<CUcontext> {
 pub(crate) fn memory_device(handle: CUmemGenericAllocationHandle) -> Option<CUdevice> {
     // SAFETY: integers and unions of them, for which all-zero is a value.
     let mut properties: CUmemAllocationProp = unsafe { core::mem::zeroed() };
-    let call = real::cuMemGetAllocationPropertiesFromHandle.get()?;
+    let call = real::cuMemGetAllocationPropertiesFromHandle.get();
     // SAFETY: fills one struct.
     let status = outside_captures(|| unsafe { call(&raw mut properties, handle) });
-    succeeded(Some(status)).then(|| crate::hooks::device_at(properties.location).unwrap_or(-1))
+    succeeded(status).then(|| crate::hooks::device_at(properties.location).unwrap_or(-1))
 }
 
 /// The device that the memory at `address` lies on. `None`: the driver does not say, or it is none that this process sees.
 pub(crate) fn device_at(address: u64) -> Option<CUdevice> {
     let mut device = -1;
     let attribute = CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
-    let call = real::cuPointerGetAttribute.get()?;
+    let call = real::cuPointerGetAttribute.get();
     // SAFETY: the attribute is an int; it fills one.
     let status = outside_captures(|| unsafe { call((&raw mut device).cast(), attribute, address) });
-    succeeded(Some(status)).then_some(device).filter(|device| *device >= 0)
+    succeeded(status).then_some(device).filter(|device| *device >= 0)
 }
 
 /// An attribute of a pool that is a number of bytes.
@@ -119,10 +116,8 @@ pub(crate) fn device_at(address: u64) -> Option<CUdevice> {
 pub(crate) fn pool_bytes(pool: CUmemoryPool, attribute: CUmemPool_attribute) -> Option<u64> {
     let mut bytes = 0_u64;
     // SAFETY: the attribute is a `cuuint64_t`; it fills one.
-    succeeded(unsafe {
-        real::cuMemPoolGetAttribute.get().map(|call| call(pool, attribute, (&raw mut bytes).cast()))
-    })
-    .then_some(bytes)
+    succeeded(unsafe { real::cuMemPoolGetAttribute.get()(pool, attribute, (&raw mut bytes).cast()) })
+        .then_some(bytes)
 }
 
 /// Bytes that graphs hold on a device and bytes of it in use, as the driver says; asking ruins no capture.
@@ -131,8 +126,7 @@ pub(crate) fn graph_bytes(device: CUdevice) -> Option<(u64, u64)> {
         let mut bytes = 0_u64;
         let call = real::cuDeviceGetGraphMemAttribute.get();
         // SAFETY: the attribute is a `cuuint64_t`; it fills one.
-        succeeded(call.map(|call| unsafe { call(device, attribute, (&raw mut bytes).cast()) }))
-            .then_some(bytes)
+        succeeded(unsafe { call(device, attribute, (&raw mut bytes).cast()) }).then_some(bytes)
     };
     let reserved = ask(CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT);
     reserved.zip(ask(CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT))
@@ -142,8 +136,7 @@ pub(crate) fn graph_bytes(device: CUdevice) -> Option<(u64, u64)> {
 pub(crate) fn device_attribute(device: CUdevice, attribute: CUdevice_attribute) -> Option<u64> {
     let mut value = 0;
     // SAFETY: fills one int.
-    let status =
-        real::cuDeviceGetAttribute.get().map(|call| unsafe { call(&raw mut value, attribute, device) });
+    let status = unsafe { real::cuDeviceGetAttribute.get()(&raw mut value, attribute, device) };
     succeeded(status).then_some(u64::try_from(value).ok()?)
 }
 
@@ -151,15 +144,13 @@ pub(crate) fn device_attribute(device: CUdevice, attribute: CUdevice_attribute) 
 pub(crate) fn let_pool_keep_nothing(pool: CUmemoryPool) {
     let (attribute, mut bytes) = (CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, 0_u64);
     // SAFETY: the attribute is a `cuuint64_t`; it reads one.
-    let _ = unsafe {
-        real::cuMemPoolSetAttribute.get().map(|call| call(pool, attribute, (&raw mut bytes).cast()))
-    };
+    let _ = unsafe { real::cuMemPoolSetAttribute.get()(pool, attribute, (&raw mut bytes).cast()) };
 }
 
 /// Makes a pool the one that `cuMemAllocAsync` takes from on `device`.
 pub(crate) fn set_pool(device: CUdevice, pool: CUmemoryPool) {
     // SAFETY: a live pool.
-    let _ = unsafe { real::cuDeviceSetMemPool.get().map(|call| call(device, pool)) };
+    let _ = unsafe { real::cuDeviceSetMemPool.get()(device, pool) };
 }
 
 /// Runs `act` with the thread's capture mode relaxed: a call that we make for ourselves while *any* thread captures
@@ -167,7 +158,7 @@ pub(crate) fn set_pool(device: CUdevice, pool: CUmemoryPool) {
 pub(crate) fn outside_captures<T>(act: impl FnOnce() -> T) -> T {
     let found = exchange_mode(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
     let result = act();
-    found.map(exchange_mode);
+    exchange_mode(found);
     result
 }
 
@@ -175,26 +166,26 @@ pub(crate) fn outside_captures<T>(act: impl FnOnce() -> T) -> T {
 pub(crate) fn new_event() -> Option<CUevent> {
     let mut event = null_mut();
     // SAFETY: fills one handle.
-    succeeded(real::cuEventCreate.get().map(|call| unsafe { call(&raw mut event, 0) })).then_some(event)
+    succeeded(unsafe { real::cuEventCreate.get()(&raw mut event, 0) }).then_some(event)
 }
 
 /// Records an event on a stream. `false`: the driver refuses, or is not there.
 pub(crate) fn record_event(event: CUevent, stream: CUstream) -> bool {
     // SAFETY: an event of ours; a stream that is none is an error.
-    succeeded(real::cuEventRecord.get().map(|call| unsafe { call(event, stream) }))
+    succeeded(unsafe { real::cuEventRecord.get()(event, stream) })
 }
 
 /// Whether an event has been reached, as the driver says.
-pub(crate) fn query_event(event: CUevent) -> Option<CUresult> {
+pub(crate) fn query_event(event: CUevent) -> CUresult {
     // SAFETY: an event of ours.
-    real::cuEventQuery.get().map(|call| unsafe { call(event) })
+    unsafe { real::cuEventQuery.get()(event) }
 }
 
 /// From one event to another, both reached, ns of the GPU's clock.
 pub(crate) fn elapsed_ns(from: CUevent, to: CUevent) -> Option<i64> {
     let mut ms = 0_f32;
     // SAFETY: fills one number; events of ours.
-    let status = real::cuEventElapsedTime.get().map(|call| unsafe { call(&raw mut ms, from, to) });
+    let status = unsafe { real::cuEventElapsedTime.get()(&raw mut ms, from, to) };
     #[expect(clippy::cast_possible_truncation, reason = "a float becomes the nearest whole number")]
     succeeded(status).then_some((f64::from(ms) * 1e6) as i64)
 }
@@ -214,7 +205,7 @@ pub(crate) enum Capturing {
 pub(crate) fn capturing(stream: CUstream) -> Capturing {
     let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
     // SAFETY: fills one status.
-    let asked = real::cuStreamIsCapturing.get().map(|call| unsafe { call(stream, &raw mut status) });
+    let asked = unsafe { real::cuStreamIsCapturing.get()(stream, &raw mut status) };
     match succeeded(asked) {
         true if status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Capturing::No,
         true => Capturing::Yes,
@@ -222,28 +213,23 @@ pub(crate) fn capturing(stream: CUstream) -> Capturing {
     }
 }
 
-/// Whether a stream waits for the legacy one, and that for it. One of which the driver does not say may.
-pub(crate) fn is_blocking(stream: CUstream) -> bool {
-    let mut flags = 0;
-    // SAFETY: fills one number.
-    let status = real::cuStreamGetFlags.get().map(|call| unsafe { call(stream, &raw mut flags) });
-    !succeeded(status) || flags & CUstream_flags::CU_STREAM_NON_BLOCKING.0 == 0
-}
-
 /// The context that a stream belongs to.
 pub(crate) fn context_of(stream: CUstream) -> Option<CUcontext> {
     let mut context = null_mut();
     // SAFETY: fills one handle.
-    let status = real::cuStreamGetCtx.get().map(|call| unsafe { call(stream, &raw mut context) });
+    let status = unsafe { real::cuStreamGetCtx.get()(stream, &raw mut context) };
     succeeded(status).then_some(context)
 }
 
+/// What stands for a mode that is not known, and is not to be put back.
+const NO_MODE: CUstreamCaptureMode = CUstreamCaptureMode(u32::MAX);
+
 /// Puts the calling thread into a capture mode; the one that it was in.
 #[inline(never)]
-fn exchange_mode(mut mode: CUstreamCaptureMode) -> Option<CUstreamCaptureMode> {
+fn exchange_mode(mut mode: CUstreamCaptureMode) -> CUstreamCaptureMode {
+    let exchange = real::cuThreadExchangeStreamCaptureMode.get();
     // SAFETY: swaps one mode for another.
-    let status = real::cuThreadExchangeStreamCaptureMode.get().map(|call| unsafe { call(&raw mut mode) });
-    succeeded(status).then_some(mode)
+    if mode == NO_MODE || !succeeded(unsafe { exchange(&raw mut mode) }) { NO_MODE } else { mode }
 }
 
 fn answered(status: Option<nvmlReturn_t>) -> Result<(), u32> {
@@ -260,13 +246,13 @@ fn answered(status: Option<nvmlReturn_t>) -> Result<(), u32> {
 /// NVML's error number, here and below.
 pub(crate) fn nvml_init() -> Result<(), u32> {
     // SAFETY: takes nothing.
-    answered(real::nvmlInit_v2.get().map(|call| unsafe { call() }))
+    answered(real::nvmlInit_v2.find().map(|call| unsafe { call() }))
 }
 
 /// NVML's handle of the device with this NUL-terminated UUID.
 pub(crate) fn nvml_device(uuid: &core::ffi::CStr) -> Result<nvmlDevice_t, u32> {
     let mut device = null_mut();
-    let call = real::nvmlDeviceGetHandleByUUID.get();
+    let call = real::nvmlDeviceGetHandleByUUID.find();
     // SAFETY: a C string, and one handle to fill.
     answered(call.map(|call| unsafe { call(uuid.as_ptr(), &raw mut device) }))?;
     Ok(device)
@@ -274,7 +260,7 @@ pub(crate) fn nvml_device(uuid: &core::ffi::CStr) -> Result<nvmlDevice_t, u32> {
 
 /// Writes the UUID of an NVML device, NUL-terminated, into `text`.
 pub(crate) fn nvml_uuid(device: nvmlDevice_t, text: &mut [u8; 96]) -> Result<(), u32> {
-    let call = real::nvmlDeviceGetUUID.get();
+    let call = real::nvmlDeviceGetUUID.find();
     // SAFETY: NVML writes at most 96 bytes, NUL included.
     answered(call.map(|call| unsafe { call(device, text.as_mut_ptr().cast::<c_char>(), 96) }))
 }
@@ -285,7 +271,7 @@ pub(crate) fn nvml_processes(
     room: &mut [core::mem::MaybeUninit<nvmlProcessInfo_t>],
 ) -> Result<usize, u32> {
     let mut count = u32::try_from(room.len()).unwrap_or(u32::MAX);
-    let call = nvmlDeviceGetComputeRunningProcesses_v3::REAL.get();
+    let call = nvmlDeviceGetComputeRunningProcesses_v3::REAL.find();
     // SAFETY: NVML writes at most `count` entries, and their number to `count`.
     answered(call.map(|call| unsafe { call(device, &raw mut count, room.as_mut_ptr().cast()) }))?;
     Ok((count as usize).min(room.len()))

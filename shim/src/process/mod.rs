@@ -54,8 +54,10 @@ pub(crate) struct Process {
     standing: AtomicU32,
     policy: UnsafeCell<MaybeUninit<Policy>>,
     members: [UnsafeCell<MaybeUninit<Member>>; LIVES],
-    /// How many of `members` there are; the last is the one in force.
+    /// How many of `members` there are.
     lives: AtomicUsize,
+    /// The last of them, which is the one in force.
+    member: AtomicPtr<Member>,
     pub(crate) device_count: AtomicU32,
     pub(crate) devices: [Device; DEVICES],
     pub(crate) blocks: Blocks,
@@ -105,6 +107,15 @@ pub(crate) fn standing() -> Standing {
         Some((_, UNMANAGED)) => Standing::Unmanaged,
         _ => find_standing(process),
     }
+}
+
+/// This process, which is managed.
+///
+/// Only for who has been told so by [`standing`]; a child made by `fork` in between has no members, and comes to nothing.
+#[inline(always)]
+fn managed() -> &'static Process {
+    // SAFETY: `standing` has found the mapping, which is there for good.
+    unsafe { &*PROCESS.load(Ordering::Relaxed) }
 }
 
 #[cold]
@@ -185,8 +196,9 @@ impl Process {
         let lives = self.lives.load(Ordering::Relaxed);
         let Some(cell) = self.members.get(lives) else { return false };
         // SAFETY: no reader looks at a cell beyond `lives`, and the caller is the only writer.
-        unsafe { (*cell.get()).write(member) };
-        self.lives.store(lives + 1, Ordering::Release);
+        let member = unsafe { (*cell.get()).write(member) };
+        self.lives.store(lives + 1, Ordering::Relaxed);
+        self.member.store(member, Ordering::Release);
         true
     }
 
@@ -200,9 +212,8 @@ impl Process {
     /// This process's place in the tenant's file.
     #[inline]
     pub(crate) fn member(&'static self) -> &'static Member {
-        let last = self.lives.load(Ordering::Acquire).saturating_sub(1).min(LIVES - 1);
-        // SAFETY: MANAGED, so at least one member was written, the last one before `lives` counted it.
-        unsafe { (*self.members[last].get()).assume_init_ref() }
+        // SAFETY: MANAGED, so at least one member was written, and none is written again.
+        unsafe { &*self.member.load(Ordering::Acquire) }
     }
 
     /// Takes a new place after the old one was lost, and brings what this process holds. `false`: no place.

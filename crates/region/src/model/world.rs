@@ -188,7 +188,7 @@ impl Process {
         // SAFETY: a box's content stays where it is, and the world keeps the box as long as it exists itself.
         let leaked: &'static Member = unsafe { &*std::ptr::from_ref(&*member) };
         self.world.members.lock().unwrap().push(member);
-        Books::open(leaked, GPU)
+        Some(Books::of(leaked, GPU))
     }
 
     /// Takes units on the device after reserving them, and books what was taken.

@@ -10,18 +10,27 @@
 //! under its [`cap`]), [`admission`] (who waits, and for what). When a batch has ended, [`occupancy`] says how much
 //! time it occupied that nothing else had, and [`concurrency`] what that means for the next estimate. [`rounds`]: when
 //! the helper thread looks.
+//!
+//! Turns, where several tenants keep one GPU busy: [`entitlement`] (what can be asked), [`arbiter`] (whose turn is next, and how long it
+//! is), [`turn`] (a turn as a word, and when it ends), [`hand_over`] (who may end it, and what that costs whom), [`habit`] (who takes turns at all), [`doubt`] (when they are left alone).
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod arbiter;
 pub mod batch;
 pub mod budget;
 pub mod cap;
 pub mod concurrency;
 pub mod cost;
+pub mod doubt;
+pub mod entitlement;
+pub mod habit;
+pub mod hand_over;
 pub mod lease;
 pub mod occupancy;
 pub mod physical;
 pub mod quota;
 pub mod rounds;
+pub mod turn;

@@ -1,0 +1,73 @@
+//! Who takes turns: a tenant that fills them. One that does not keep the GPU busy for nine tenths of two turns in a row shares the GPU with the turns of others for
+//! a second, as the driver slices it; then it is tried again.
+//!
+//! Sharing is no way to more: what it takes is charged all the same, and one whose horizon runs ahead of the others' by more than a cycle has to
+//! ask for turns.
+
+/// How long a tenant shares before it is tried again, ns.
+const SHARES_NS: u64 = 1_000_000_000;
+
+/// A turn that was kept busy for less than this, in tenths, was not filled.
+const FILLED_TENTHS: u64 = 9;
+
+/// A tenant's habit. 0: nothing is known, and it takes turns.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Habit(u64);
+
+impl Habit {
+    /// As it was kept.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// To be kept.
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        self.0
+    }
+
+    /// After a turn that lasted `held_ns`, of which the GPU was busy for `busy_ns`. A turn that was ended early because others took it says nothing:
+    /// leave it out.
+    #[must_use]
+    pub const fn after_turn(self, now_ns: u64, busy_ns: u64, held_ns: u64) -> Self {
+        let is_filled = busy_ns.saturating_mul(10) >= held_ns.saturating_mul(FILLED_TENTHS);
+        match (is_filled, self.0) {
+            (true, _) => Self(0),
+            (false, 1) => Self((now_ns + SHARES_NS) | 1),
+            (false, _) => Self(1),
+        }
+    }
+
+    /// Whether it takes turns now. `horizon_ns`: its own; `entry_ns`: that of the tenant furthest behind; both as of now.
+    #[must_use]
+    pub const fn takes_turns(self, now_ns: u64, horizon_ns: u64, entry_ns: u64, cycle_ns: u64) -> bool {
+        now_ns >= self.0 || horizon_ns > entry_ns.saturating_add(cycle_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const NOW: u64 = 77_000 * MS;
+
+    #[test]
+    fn two_turns_in_a_row_that_were_not_filled_are_a_habit_for_a_second() {
+        let once = Habit::default().after_turn(NOW, 17 * MS, 20 * MS);
+        assert!(once.takes_turns(NOW, 0, 0, MS));
+        assert_eq!(once.after_turn(NOW, 18 * MS, 20 * MS), Habit::default());
+        let twice = once.after_turn(NOW, 0, 20 * MS);
+        assert!(!twice.takes_turns(NOW + 999 * MS, 0, 0, MS));
+        assert!(twice.takes_turns(NOW + 1_001 * MS, 0, 0, MS));
+        assert_eq!(Habit::from_word(twice.to_word()), twice);
+    }
+
+    #[test]
+    fn one_that_takes_more_than_its_share_beside_the_turns_has_to_ask_for_them() {
+        let sharing = Habit(1).after_turn(NOW, 0, 20 * MS);
+        assert!(!sharing.takes_turns(NOW, NOW + 40 * MS, NOW, 40 * MS));
+        assert!(sharing.takes_turns(NOW, NOW + 41 * MS, NOW, 40 * MS));
+    }
+}

@@ -7,7 +7,8 @@ use cuota_abi::cuda::*;
 use cuota_abi::nvml::*;
 
 use crate::hooks::{
-    array, context, copy, flow, graph, info, launch, module, plain, pool, processes, sharing, stream, vmm,
+    array, capture, context, copy, flow, graph, info, launch, module, plain, pool, processes, sharing,
+    stream, vmm,
 };
 use crate::interpose::proc_address;
 use crate::interpose::table::{calls, hooks};
@@ -440,19 +441,19 @@ hooks! {
 
         // Captures.
         cuStreamBeginCapture: PFN_cuStreamBeginCapture_v10000, cuStreamBeginCapture_ptsz: PFN_cuStreamBeginCapture_v10000_ptsz
-            fn(hStream: CUstream) => flow::begin_capture;
+            fn(hStream: CUstream) => capture::begin;
         cuStreamBeginCaptureToCig: PFN_cuStreamBeginCaptureToCig_v13010, cuStreamBeginCaptureToCig_ptsz: PFN_cuStreamBeginCaptureToCig_v13010_ptsz
-            fn(hStream: CUstream, streamCigCaptureParams: *mut CUstreamCigCaptureParams) => flow::begin_capture;
+            fn(hStream: CUstream, streamCigCaptureParams: *mut CUstreamCigCaptureParams) => capture::begin;
         cuStreamBeginCaptureToGraph: PFN_cuStreamBeginCaptureToGraph_v12030, cuStreamBeginCaptureToGraph_ptsz: PFN_cuStreamBeginCaptureToGraph_v12030_ptsz
-            fn(hStream: CUstream, hGraph: CUgraph, dependencies: *const CUgraphNode, dependencyData: *const CUgraphEdgeData, numDependencies: usize, mode: CUstreamCaptureMode) => flow::begin_capture;
+            fn(hStream: CUstream, hGraph: CUgraph, dependencies: *const CUgraphNode, dependencyData: *const CUgraphEdgeData, numDependencies: usize, mode: CUstreamCaptureMode) => capture::begin;
         cuStreamBeginCapture_v2: PFN_cuStreamBeginCapture_v10010, cuStreamBeginCapture_v2_ptsz: PFN_cuStreamBeginCapture_v10010_ptsz
-            fn(hStream: CUstream, mode: CUstreamCaptureMode) => flow::begin_capture;
+            fn(hStream: CUstream, mode: CUstreamCaptureMode) => capture::begin;
         cuStreamBeginRecaptureToGraph: PFN_cuStreamBeginRecaptureToGraph_v13030, cuStreamBeginRecaptureToGraph_ptsz: PFN_cuStreamBeginRecaptureToGraph_v13030_ptsz
-            fn(hStream: CUstream, mode: CUstreamCaptureMode, hGraph: CUgraph, callbackFunc: CUgraphRecaptureCallback, userData: *mut c_void) => flow::begin_capture;
+            fn(hStream: CUstream, mode: CUstreamCaptureMode, hGraph: CUgraph, callbackFunc: CUgraphRecaptureCallback, userData: *mut c_void) => capture::begin;
         cuStreamEndCapture: PFN_cuStreamEndCapture_v10000, cuStreamEndCapture_ptsz: PFN_cuStreamEndCapture_v10000_ptsz
-            fn(hStream: CUstream, phGraph: *mut CUgraph) => flow::end_capture;
+            fn(hStream: CUstream, phGraph: *mut CUgraph) => capture::end;
         cuStreamEndCaptureToCig: PFN_cuStreamEndCaptureToCig_v13010, cuStreamEndCaptureToCig_ptsz: PFN_cuStreamEndCaptureToCig_v13010_ptsz
-            fn(hStream: CUstream) => flow::end_capture;
+            fn(hStream: CUstream) => capture::end;
 
         // The size of the GPU that the tenant sees.
         cuMemGetInfo: PFN_cuMemGetInfo_v2000
@@ -504,6 +505,7 @@ calls! {
         cuStreamDestroy_v2: PFN_cuStreamDestroy_v4000;
         cuStreamIsCapturing: PFN_cuStreamIsCapturing_v10000;
         cuStreamGetCtx: PFN_cuStreamGetCtx_v9020;
+        cuStreamGetFlags: PFN_cuStreamGetFlags_v5050;
         cuCtxSetCurrent: PFN_cuCtxSetCurrent_v4000;
         cuEventCreate: PFN_cuEventCreate_v2000;
         cuEventRecord: PFN_cuEventRecord_v2000;

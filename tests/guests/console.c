@@ -2,7 +2,8 @@
  * the call wrote, in hexadecimal. So a test says what a guest does, and looks at the books between two calls.
  *
  *   call NAME ARGUMENT...          a function of the driver or of NVML; an argument is a number,
- *                                  b:HEX a pointer to these bytes, z:N a pointer to N zeros, t:TEXT a text;
+ *                                  b:HEX a pointer to these bytes, z:N a pointer to N zeros, t:TEXT a text,
+ *                                  p:HEX an array of one pointer, to these bytes;
  *                                  NAME may be WAY!NAME: found in that way (see find_in), or the answer is -404
  *   repeat COUNT NAME ARGUMENT...  the same up to COUNT times, while it succeeds; writes how often it did (8 bytes)
  *   churn SEED                     allocates and frees at random until it is killed or there is more input, which it
@@ -148,8 +149,16 @@ static struct argument parse(char *text) {
     }
     argument.count = text[0] == 'z' ? strtoul(text + 2, NULL, 0) : strlen(text + 2) / 2;
     argument.bytes = calloc(1, argument.count + 1);
-    for (size_t i = 0; text[0] == 'b' && i < argument.count; i++) sscanf(text + 2 + 2 * i, "%2hhx", argument.bytes + i);
+    for (size_t i = 0; text[0] != 'z' && i < argument.count; i++) sscanf(text + 2 + 2 * i, "%2hhx", argument.bytes + i);
     argument.value = (uintptr_t)argument.bytes;
+    if (text[0] == 'p') {
+        /* Freed with it; not answered. */
+        argument.bytes = realloc(argument.bytes, argument.count + 1 + sizeof(void *));
+        memmove(argument.bytes + sizeof(void *), argument.bytes, argument.count);
+        *(void **)argument.bytes = argument.bytes + sizeof(void *);
+        argument.value = (uintptr_t)argument.bytes;
+        argument.count = 0;
+    }
     return argument;
 }
 

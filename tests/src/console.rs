@@ -18,6 +18,8 @@ pub enum Arg<'a> {
     At(&'a [u8]),
     /// A pointer to a text without spaces.
     Text(&'a str),
+    /// A kernel's parameters: an array of one pointer, to these bytes.
+    Parameter(&'a [u8]),
 }
 
 /// What a call answered.
@@ -248,8 +250,8 @@ fn written(arguments: &[Arg<'_>]) -> String {
             Arg::Is(number) => write!(line, " {number:#x}"),
             Arg::Out(bytes) => write!(line, " z:{bytes}"),
             Arg::Text(text) => write!(line, " t:{text}"),
-            Arg::At(bytes) => {
-                line.push_str(" b:");
+            Arg::At(bytes) | Arg::Parameter(bytes) => {
+                line.push_str(if matches!(argument, Arg::At(_)) { " b:" } else { " p:" });
                 bytes.iter().try_for_each(|byte| write!(line, "{byte:02x}"))
             }
         };

@@ -137,7 +137,8 @@ impl Machine {
         self.run(&build::program("console"), name, options)
     }
 
-    fn run(&self, program: &Path, name: &str, options: &[&str]) -> Program {
+    /// As [`Self::tenant_with`], for a program that is, or becomes, the console, or is another.
+    pub fn run(&self, program: &Path, name: &str, options: &[&str]) -> Program {
         let mut command = self.prepared(build::command(), false);
         command.env("CUOTA_DIR", self.region()).args(["run", "--tenant", name]).args(options);
         if !has_real_gpu() {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use cuota_governor::cap::Cap;
 use cuota_region::name::{BadName, GpuId, TenantName};
 use cuota_region::policy::MemoryLimit;
@@ -35,9 +35,14 @@ pub(crate) enum Command {
     Set(Set),
     /// Show what happened to a tenant: refusals, growth inside a call, processes found dead.
     Events(Events),
+    /// Put the library, and a quota that cannot be changed from inside, into containers.
+    Inject(Inject),
     /// Tell what a program sees under the shim; `doctor` runs it.
     #[command(hide = true)]
     Probe(Probe),
+    /// Be the hook that `inject --hook` installs; a container runtime runs it.
+    #[command(hide = true)]
+    ContainerHook(ContainerHook),
 }
 
 /// `cuota doctor`
@@ -107,6 +112,95 @@ pub(crate) struct Events {
     /// Print JSON (schema cuota.events/1).
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `cuota inject`
+#[derive(Args, Debug)]
+#[command(
+    group = ArgGroup::new("way").required(true).args(["cdi", "volumes", "hook", "preload"]),
+    group = ArgGroup::new("action").required(true).args(["print", "install", "remove"]),
+    after_help = "\
+Exit status: 0 if it is done, 1 if it could not be, 2 for wrong usage. Installing twice changes nothing; what is removed leaves \
+nothing behind. docs/containers.md says what each way can hold.
+
+Examples:
+  cuota inject --cdi --tenant alice --memory 8GiB --install
+      podman run --device nvidia.com/gpu=0 --device cuota/tenant=alice IMAGE
+  cuota inject --volumes --tenant alice --memory 8GiB --install
+      docker run --gpus 1 $(cuota inject --volumes --tenant alice --print) IMAGE
+  cuota inject --hook --tenant alice --memory 8GiB --install
+      podman run --device nvidia.com/gpu=0 --annotation cuota.tenant=alice IMAGE
+  cuota inject --preload --install            (every program of this machine)"
+)]
+pub(crate) struct Inject {
+    /// As a CDI device: Podman 4.1, Docker 25, containerd 1.7, CRI-O 1.23 and newer.
+    #[arg(long)]
+    pub(crate) cdi: bool,
+
+    /// As options of `docker run` and the like; --print prints them.
+    #[arg(long)]
+    pub(crate) volumes: bool,
+
+    /// As an OCI createContainer hook; --print prints the part of a config.json, --install is for Podman and CRI-O.
+    #[arg(long)]
+    pub(crate) hook: bool,
+
+    /// As a line of /etc/ld.so.preload, of this machine or of the root file system that --root names.
+    #[arg(long, conflicts_with_all = ["tenant", "memory", "compute", "user"])]
+    pub(crate) preload: bool,
+
+    /// Show what would be installed, and change nothing.
+    #[arg(long)]
+    pub(crate) print: bool,
+
+    /// Install it.
+    #[arg(long)]
+    pub(crate) install: bool,
+
+    /// Remove it, with the tenant, its quota and its books.
+    #[arg(long)]
+    pub(crate) remove: bool,
+
+    /// The tenant that the container is to be.
+    #[arg(long, short, value_name = "NAME", value_parser = parse_tenant)]
+    pub(crate) tenant: Option<TenantName>,
+
+    /// Its memory quota, as for `cuota run`; one that it has stays.
+    #[arg(long, short, value_name = "SIZE", value_parser = size::parse_limit, allow_hyphen_values = true, requires = "tenant")]
+    pub(crate) memory: Option<MemoryLimit>,
+
+    /// Its share of GPU time, as for `cuota run`; one that it has stays.
+    #[arg(long, short, value_name = "SHARE", value_parser = share::parse_cap, allow_hyphen_values = true, requires = "tenant")]
+    pub(crate) compute: Option<Cap>,
+
+    /// The user that the container's programs are, as this machine counts users: alone it may write the tenant's books. Without
+    /// it every user of the container may.
+    #[arg(long, value_name = "UID", requires = "tenant")]
+    pub(crate) user: Option<u32>,
+
+    /// Where the CDI spec or the hook's file goes, if not /etc/cdi or /usr/share/containers/oci/hooks.d.
+    #[arg(long, value_name = "PATH", conflicts_with = "preload")]
+    pub(crate) folder: Option<PathBuf>,
+
+    /// The root file system to preload in; this machine's if left out.
+    #[arg(long, value_name = "PATH", requires = "preload")]
+    pub(crate) root: Option<PathBuf>,
+
+    /// The library, where it is not beside this command or installed.
+    #[arg(long, visible_alias = "library", value_name = "PATH")]
+    pub(crate) lib: Option<PathBuf>,
+}
+
+/// `cuota container-hook`
+#[derive(Args, Debug)]
+pub(crate) struct ContainerHook {
+    /// The tenant; the container's annotation names it if left out.
+    #[arg(long, value_name = "NAME", value_parser = parse_tenant)]
+    pub(crate) tenant: Option<TenantName>,
+
+    /// The library.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) lib: Option<PathBuf>,
 }
 
 /// `cuota probe`

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 /// The name of the library that is preloaded.
 pub(crate) const LIBRARY: &str = "libcuota.so";
 
+/// The dynamic linker's list of libraries for every program (ld.so(8)).
+pub(crate) const PRELOAD_LIST: &str = "/etc/ld.so.preload";
+
 /// Names the library; `--lib` comes first.
 pub(crate) const LIBRARY_VARIABLE: &str = "CUOTA_LIB";
 
@@ -56,7 +59,8 @@ impl fmt::Display for Missing {
 
 impl std::error::Error for Missing {}
 
-/// Finds `libcuota.so`: `named` (`--lib`), else the variable, else where it is installed.
+/// Finds `libcuota.so`: `named` (`--lib`), else the variable, else the one that every program loads anyway, since two copies in one
+/// process would each count what it takes, else where it is installed.
 ///
 /// # Errors
 /// Where it was looked for, or what is wrong with the named one.
@@ -64,7 +68,9 @@ pub(crate) fn library(named: Option<&Path>) -> Result<PathBuf, Missing> {
     if let Some((path, by)) = given(named, "--lib", LIBRARY_VARIABLE) {
         return usable(&path).map_err(|why| Missing::Named { path, by, why });
     }
-    let places: Vec<PathBuf> = folders("").into_iter().map(|folder| folder.join(LIBRARY)).collect();
+    let preloaded = std::fs::read_to_string(PRELOAD_LIST).ok().and_then(|list| preloaded(&list));
+    let installed = folders("").into_iter().map(|folder| folder.join(LIBRARY));
+    let places: Vec<PathBuf> = preloaded.map(PathBuf::from).into_iter().chain(installed).collect();
     let advice = format!(
         "build it with `cargo build --release -p cuota-shim`, or name it with --lib or {LIBRARY_VARIABLE}"
     );
@@ -85,6 +91,14 @@ pub(crate) fn sim() -> Result<PathBuf, Missing> {
         format!("see docs/software-gpu.md for how it is built, and name its folder with {SIM_VARIABLE}");
     let found = places.iter().find_map(|place| usable_folder(place).ok());
     found.ok_or(Missing::Nowhere { what: "the software GPU", places, advice })
+}
+
+/// The entry of the list that is our library. Entries are separated by white space or colons; `#` begins a comment
+/// (ld.so(8)).
+pub(crate) fn preloaded(list: &str) -> Option<String> {
+    let lines = list.lines().map(|line| line.split('#').next().unwrap_or(""));
+    let mut entries = lines.flat_map(|line| line.split(|c: char| c == ':' || c.is_whitespace()));
+    entries.find(|entry| entry.rsplit('/').next() == Some(LIBRARY)).map(str::to_owned)
 }
 
 fn given(
@@ -168,6 +182,13 @@ mod tests {
     fn a_named_library_that_is_not_there_is_not_replaced_by_another() {
         let error = library(Some(Path::new("/nonexistent/libcuota.so"))).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/libcuota.so"), "{error}");
+    }
+
+    #[test]
+    fn our_library_is_found_in_the_linkers_list() {
+        assert_eq!(preloaded("/a.so /opt/libcuota.so\n"), Some("/opt/libcuota.so".into()));
+        assert_eq!(preloaded("/a.so:/b/libcuota.so:/c.so"), Some("/b/libcuota.so".into()));
+        assert_eq!(preloaded("# /opt/libcuota.so\n/opt/libcuota.so.bak"), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod cli;
 mod doctor;
 mod events;
 mod home;
+mod inject;
 mod lease;
 mod locate;
 mod output;
@@ -46,6 +47,8 @@ fn main() -> ExitCode {
         Command::Events(asked) => events::events(&home, &asked.tenant, asked.json),
         Command::Ps(asked) => ps::ps(&home, asked.json),
         Command::Set(asked) => set::set(&home, &asked),
+        Command::Inject(asked) => inject::inject(&home, &asked),
+        Command::ContainerHook(asked) => inject::container_hook(&home, &asked),
         Command::Probe(asked) => probe::probe(asked.quota),
     })
 }

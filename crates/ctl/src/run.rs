@@ -130,7 +130,7 @@ pub(crate) fn assigned_tenant() -> anyhow::Result<TenantName> {
 }
 
 /// A named tenant keeps what it has; a limit that is asked for holds on each GPU.
-fn set_named(
+pub(crate) fn set_named(
     operator: &Operator,
     tenant: &TenantName,
     memory: Option<MemoryLimit>,

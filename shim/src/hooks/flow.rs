@@ -1,17 +1,14 @@
-//! What a stream does besides kernels: waits, host functions, captures, synchronisation, its end.
+//! What a stream does besides kernels: waits, host functions, synchronisation, its end.
 //!
 //! Waiting is no GPU time, so whatever lets a stream wait ends the batch before it; so does a program that waits for
 //! its stream, since nothing comes after for a while.
 
-use core::sync::atomic::Ordering;
-
 use cuota_abi::cuda::CUresult;
 use cuota_governor::batch::Close;
 
+use super::capture;
 use crate::interpose::call::Call;
-use crate::limiter::Limiter;
-use crate::process::driver::{self, Capturing};
-use crate::process::{self, Process, Standing};
+use crate::process::{self, Process, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
@@ -29,10 +26,12 @@ pub(super) fn capped() -> Option<&'static Process> {
 /// # Safety
 /// The program's call; so for each hook below.
 pub(crate) unsafe extern "C" fn waits(call: &Call) -> CUresult {
-    if let Some(process) = capped() {
-        process.limiter.close_stream(process, call.stream(call.note()), Close::Wait);
+    let Standing::Managed(process) = process::standing() else { return call.make() };
+    let stream = call.stream(call.note());
+    if !process.limiter.is_free(process) {
+        process.limiter.close_stream(process, stream, Close::Wait);
     }
-    call.make()
+    if process.limiter.captures.is_empty() { call.make() } else { capture::joins(process, stream, call) }
 }
 
 /// All streams of a context will wait.
@@ -72,55 +71,15 @@ pub(crate) unsafe extern "C" fn synchronize_event(call: &Call) -> CUresult {
 
 /// `cuStreamDestroy`: what is in flight is still waited for.
 pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
-    if let Standing::Managed(process) = process::standing() {
-        // One that captures ends its capture with it.
-        let captured = is_capturing(&process.limiter, call);
-        if !process.limiter.is_free(process) {
-            process.limiter.end_stream(process, call.stream(0));
-        }
-        let status = call.make();
-        if captured && status == OK {
-            ended(&process.limiter);
-        }
-        return status;
-    }
-    call.make()
-}
-
-/// The functions that begin a capture on stream 0: the batch on it ends, since nothing may be recorded on it meanwhile.
-pub(crate) unsafe extern "C" fn begin_capture(call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
+    // One that captures ends its capture with it.
+    let captured = capture::counted_on(process, call.stream(0));
     if !process.limiter.is_free(process) {
-        process.limiter.close_stream(process, call.stream(0), Close::Wait);
+        process.limiter.end_stream(process, call.stream(0));
     }
-    // Counted before it is there: who looks meanwhile asks the stream once more than needed.
-    process.limiter.captures.fetch_add(1, Ordering::AcqRel);
     let status = call.make();
-    if status != OK {
-        ended(&process.limiter);
+    if status == OK {
+        capture::end_counted(process, captured);
     }
     status
-}
-
-/// The functions that end the capture on stream 0.
-pub(crate) unsafe extern "C" fn end_capture(call: &Call) -> CUresult {
-    let Standing::Managed(process) = process::standing() else { return call.make() };
-    let captured = is_capturing(&process.limiter, call);
-    let status = call.make();
-    // It can end with an error, and go on with another.
-    if captured && !is_capturing(&process.limiter, call) {
-        ended(&process.limiter);
-    }
-    status
-}
-
-fn is_capturing(limiter: &Limiter, call: &Call) -> bool {
-    limiter.captures.load(Ordering::Acquire) != 0
-        && driver::outside_captures(|| driver::capturing(call.stream(0)) == Capturing::Yes)
-}
-
-fn ended(limiter: &Limiter) {
-    let _ = limiter
-        .captures
-        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |captures| captures.checked_sub(1));
 }

@@ -1,13 +1,14 @@
 //! What a call costs the tenant: the handlers of the hooks, by kind of memory, and of work.
 //!
 //! - [`launch`], [`graph`], [`copy`]: what puts work on the GPU goes when [`crate::limiter`] lets it.
-//! - [`flow`]: what ends a batch.
+//! - [`flow`]: what ends a batch. [`capture`]: what is charged later.
 //!
 //! The others are of memory. Each follows one pattern. *Before the call* it reserves what the call can take at most, and refuses with
 //! `CUDA_ERROR_OUT_OF_MEMORY` what does not fit. *The call* goes to the driver with the program's own arguments. *After
 //! the call* it books what was really taken, or gives the reservation back with the driver's error.
 
 pub(crate) mod array;
+pub(crate) mod capture;
 pub(crate) mod context;
 pub(crate) mod copy;
 pub(crate) mod flow;

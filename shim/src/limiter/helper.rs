@@ -46,13 +46,24 @@ impl Helper {
     /// Something was put on a stream: there is to be a helper, and it is to be awake.
     #[inline]
     pub(super) fn call(&self) {
-        self.launched.store(1, Ordering::Relaxed);
+        // Against `park`, each stores its own word before it reads the other's: one of the two sees the other.
+        self.launched.swap(1, Ordering::SeqCst);
         if self.begun.load(Ordering::Relaxed) == 0 {
             self.begin();
         }
-        if self.parked.load(Ordering::Relaxed) != 0 && self.parked.swap(0, Ordering::AcqRel) != 0 {
+        if self.parked.load(Ordering::SeqCst) != 0 && self.parked.swap(0, Ordering::AcqRel) != 0 {
             sys::wake_all(&self.parked);
         }
+    }
+
+    /// Sleeps until somebody calls.
+    fn park(&self) {
+        self.parked.swap(1, Ordering::SeqCst);
+        // Who came before saw nobody to wake.
+        if self.launched.load(Ordering::SeqCst) == 0 {
+            sys::wait_until(&self.parked, 1, u64::MAX);
+        }
+        self.parked.store(0, Ordering::SeqCst);
     }
 
     /// A stream may have run dry inside an open batch.
@@ -136,39 +147,35 @@ extern "C" fn exiting(_: *mut c_void) {
 }
 
 extern "C" fn run(_: *mut c_void) -> *mut c_void {
-    if let Standing::Managed(process) = process::standing() {
-        process.limiter.help(process);
+    match process::standing() {
+        Standing::Managed(process) => process.limiter.help(process),
+        Standing::Unmanaged | Standing::Closed => null_mut(),
     }
-    null_mut()
 }
 
 impl Limiter {
-    fn help(&'static self, process: &'static Process) {
-        let (helper, mut rounds, mut context) = (&self.helper, Rounds::new(), 0);
+    fn help(&'static self, process: &'static Process) -> ! {
+        let (helper, mut rounds) = (&self.helper, Rounds::new());
         loop {
             helper.is_inside.store(1, Ordering::SeqCst);
             if EXITING.load(Ordering::SeqCst) != 0 {
                 helper.is_inside.store(0, Ordering::SeqCst);
-                return;
+                // It does not end: the driver has destructors for threads that had a context, and its exit handlers may have run.
+                loop {
+                    sys::wait_until(&EXITING, 1, u64::MAX);
+                }
             }
-            let found = self.round(process, &mut context);
+            let found = self.round(process);
             helper.is_inside.store(0, Ordering::SeqCst);
             match rounds.next(found) {
                 Nap::For(ns) => sys::sleep_ns(ns),
-                Nap::Parked => {
-                    helper.parked.store(1, Ordering::SeqCst);
-                    // Who came before the store saw nobody to wake.
-                    if helper.launched.load(Ordering::SeqCst) == 0 {
-                        sys::wait_until(&helper.parked, 1, u64::MAX);
-                    }
-                    helper.parked.store(0, Ordering::SeqCst);
-                }
+                Nap::Parked => helper.park(),
             }
         }
     }
 
     /// Settles what has ended, and closes what is quiet.
-    fn round(&'static self, process: &'static Process, current: &mut u8) -> Found {
+    fn round(&'static self, process: &'static Process) -> Found {
         self.reap(process);
         let launched = self.helper.launched.swap(0, Ordering::SeqCst) != 0;
         let mut found = if launched { Found::Draining } else { Found::Idle };
@@ -181,7 +188,7 @@ impl Limiter {
                 // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.
                 books.none_was_late();
                 if !books.batch.is_empty() {
-                    found = found.max(self.watch(&on, stream, &mut books, current));
+                    found = found.max(self.watch(&on, stream, &mut books));
                 }
             }
         }
@@ -189,19 +196,16 @@ impl Limiter {
     }
 
     /// Looks at an open batch, and closes it where nothing comes any more.
-    fn watch(&self, on: &Ground, stream: &Stream, books: &mut Books, current: &mut u8) -> Found {
+    fn watch(&self, on: &Ground, stream: &Stream, books: &mut Books) -> Found {
         let (units, cost_ns) = (books.batch.units(), books.batch.cost_ns());
         match books.watch.look(units, cost_ns, sys::monotonic_ns()) {
             Flow::Flowing => Found::Flowing,
             Flow::MayBeDry => Found::Sparse,
             Flow::Quiet { late_ns } => {
-                // The legacy stream, and a new event, are the current context's.
-                let context = stream.context();
-                if context != *current {
-                    let handle = on.process.contexts.handle_of(context);
-                    *current = if handle.is_some_and(driver::set_current) { context } else { 0 };
-                }
-                if context == *current && self.close(on, stream, books, Close::Quiet) {
+                // The legacy stream, and a new event, are the current context's. Said each time: the one with this number, and even
+                // with this handle, may be another than the last time.
+                let context = on.process.contexts.handle_of(stream.context());
+                if context.is_some_and(driver::set_current) && self.close(on, stream, books, Close::Quiet) {
                     books.was_late(late_ns);
                 }
                 // One that cannot be closed here is not looked at all the time.

@@ -5,12 +5,14 @@
 //! - [`timeline`]: a context's boundary events.
 //! - [`gate`]: a launch goes now, or waits.
 //! - [`sensor`]: batches are closed, and settled when they have ended.
+//! - [`captures`]: what may be recorded while they live.
 //! - [`helper`]: the thread that does it where the program does not come by.
 //! - [`lock`]: nobody waits for anybody for long.
 //!
 //! No lock is held while a launch waits or is in the driver, and none is waited for without end.
 
 mod caps;
+pub(crate) mod captures;
 pub(crate) mod gate;
 mod helper;
 mod lock;
@@ -18,9 +20,10 @@ mod sensor;
 pub(crate) mod stream;
 mod timeline;
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use self::caps::Gpu;
+use self::captures::Captures;
 use self::helper::Helper;
 use self::lock::Lock;
 use self::stream::Streams;
@@ -38,8 +41,7 @@ pub(crate) struct Limiter {
     progress_ns: AtomicU64,
     /// Looks at which a launch was held back, on any stream.
     held: AtomicU64,
-    /// Captures that live.
-    pub(crate) captures: AtomicU32,
+    pub(crate) captures: Captures,
     helper: Helper,
     gpus: [Gpu; DEVICES],
     streams: Streams,

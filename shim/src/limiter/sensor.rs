@@ -7,21 +7,27 @@ use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
+use super::lock::Held;
 use super::stream::{Books, Closed, Stream};
-use super::timeline::{End, Mark};
+use super::timeline::{End, Mark, Timeline};
 use crate::process::Process;
 use crate::process::driver::{self, Capturing};
 
 impl Limiter {
+    /// A context's time line; see [`Lock::take`](super::lock::Lock::take).
+    #[inline(never)]
+    fn line(&self, context: u8) -> Option<Held<'_, Timeline>> {
+        self.timelines[usize::from(context)].take()
+    }
+
     /// Records an event on a stream whose books the caller holds. `None`: it cannot be, or must not.
     pub(super) fn record(&self, process: &'static Process, stream: &Stream) -> Option<Mark> {
         if !stream.is_reachable(process) || !self.may_record(stream) {
             return None;
         }
-        let line = self.timelines.get(usize::from(stream.context()))?;
         driver::outside_captures(|| {
             // Held meanwhile: nobody can end the context.
-            let mut line = line.take()?;
+            let mut line = self.line(stream.context())?;
             let (mark, event) = line.take()?;
             let recorded = driver::record_event(event, stream.handle());
             if !recorded {
@@ -31,33 +37,34 @@ impl Limiter {
         })
     }
 
-    /// While a capture lives nothing is recorded on the legacy stream, which would ruin it, nor on a stream that takes part.
+    /// Nothing is recorded on a legacy stream where that would ruin a capture, nor on a stream that takes part in one.
     fn may_record(&self, stream: &Stream) -> bool {
-        self.captures.load(Ordering::Acquire) == 0 || self.capturing(stream) == Capturing::No
+        if stream.is_legacy() {
+            !self.captures.bar_legacy(stream.context())
+        } else {
+            self.capturing(stream) == Capturing::No
+        }
     }
 
     /// Whether what is put on the stream goes into a graph.
     pub(super) fn capturing(&self, stream: &Stream) -> Capturing {
-        if self.captures.load(Ordering::Acquire) == 0 {
+        // The legacy stream cannot capture, and must not be asked.
+        if self.captures.is_empty() || stream.is_legacy() {
             Capturing::No
-        } else if stream.is_legacy() {
-            Capturing::Unknown
         } else {
             driver::outside_captures(|| driver::capturing(stream.handle()))
         }
     }
 
     fn let_go(&self, stream: &Stream, mark: Mark) {
-        let line = self.timelines.get(usize::from(stream.context()));
         // Where somebody holds the line for long, the event is lost to the pool.
-        if let Some(mut line) = line.and_then(|line| line.take()) {
+        if let Some(mut line) = self.line(stream.context()) {
             line.let_go(mark);
         }
     }
 
     fn hold(&self, stream: &Stream, mark: Mark) {
-        let line = self.timelines.get(usize::from(stream.context()));
-        if let Some(mut line) = line.and_then(|line| line.take()) {
+        if let Some(mut line) = self.line(stream.context()) {
             line.hold(mark);
         }
     }
@@ -118,8 +125,7 @@ impl Limiter {
 
     /// Makes a call that may end a context, and says whether it has, while nobody else touches its events.
     pub(crate) fn while_ending(&self, context: Option<u8>, call: &dyn Fn() -> (CUresult, bool)) -> CUresult {
-        let line = context.and_then(|context| self.timelines.get(usize::from(context)));
-        let mut line = line.and_then(|line| line.take());
+        let mut line = context.and_then(|context| self.line(context));
         let (status, has_ended) = call();
         if let Some(line) = line.as_mut().filter(|_| has_ended) {
             line.clear();
@@ -130,6 +136,7 @@ impl Limiter {
     /// After a context has gone: its streams have, too.
     pub(crate) fn end_context(&self, context: u8) {
         self.streams.end_context(context);
+        self.captures.remove(context, u32::MAX);
     }
 
     /// Looks at which a launch on another stream was held back.
@@ -173,8 +180,7 @@ impl Limiter {
             }
             return false;
         };
-        let line = self.timelines.get(usize::from(stream.context()));
-        let Some(mut line) = line.and_then(|line| line.take()) else { return false };
+        let Some(mut line) = self.line(stream.context()) else { return false };
         let end = line.look(closed.start, closed.end, |bracket_ns| {
             closed.batch.occupied_ns(bracket_ns, closed.late_ns)
         });

@@ -3,9 +3,10 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use cuota_abi::cuda::{CUcontext, CUdevice};
+use cuota_abi::cuda::{CUcontext, CUdevice, CUstream};
 
 use super::driver;
+use crate::interpose::call::CU_STREAM_PER_THREAD;
 
 /// How many contexts are told apart.
 const CONTEXTS: usize = 254;
@@ -126,6 +127,16 @@ impl Contexts {
             return self.sole.load(Ordering::Relaxed).to_le_bytes()[0];
         }
         driver::current_context().and_then(|context| self.number_of(context)).unwrap_or(FOREIGN)
+    }
+
+    /// The number of the context that a stream belongs to, as the calling thread means the stream. With one context in the process: no
+    /// look-up.
+    pub(crate) fn of_stream(&self, stream: CUstream) -> u8 {
+        if self.sole().is_some() || stream.addr() <= CU_STREAM_PER_THREAD {
+            return self.current();
+        }
+        let context = driver::outside_captures(|| driver::context_of(stream));
+        context.and_then(|context| self.number_of(context)).unwrap_or(FOREIGN)
     }
 
     /// The largest frame of local memory that is booked for a thread in the context with this number, bytes.

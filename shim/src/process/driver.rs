@@ -6,7 +6,7 @@ use core::ptr::null_mut;
 use cuota_abi::cuda::{
     CUcontext, CUdevice, CUdevice_attribute, CUevent, CUgraphMem_attribute, CUmemAllocationProp,
     CUmemGenericAllocationHandle, CUmemPool_attribute, CUmemoryPool, CUpointer_attribute, CUresult, CUstream,
-    CUstreamCaptureMode, CUstreamCaptureStatus, CUuuid,
+    CUstream_flags, CUstreamCaptureMode, CUstreamCaptureStatus, CUuuid,
 };
 use cuota_abi::nvml::{nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
 
@@ -211,6 +211,14 @@ pub(crate) fn capturing(stream: CUstream) -> Capturing {
         true => Capturing::Yes,
         false => Capturing::Unknown,
     }
+}
+
+/// Whether a stream waits for the legacy one, and that for it. One of which the driver does not say may.
+pub(crate) fn is_blocking(stream: CUstream) -> bool {
+    let mut flags = 0;
+    // SAFETY: fills one number.
+    let status = unsafe { real::cuStreamGetFlags.get()(stream, &raw mut flags) };
+    !succeeded(status) || flags & CUstream_flags::CU_STREAM_NON_BLOCKING.0 == 0
 }
 
 /// The context that a stream belongs to.

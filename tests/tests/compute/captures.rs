@@ -4,7 +4,7 @@ use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::machine::Machine;
 
-use crate::{MS, Worker};
+use crate::{MS, Worker, eventually, meter};
 
 /// `CU_STREAM_CAPTURE_MODE_*`: global, of the thread, relaxed.
 const MODES: [u64; 3] = [0, 1, 2];
@@ -64,4 +64,73 @@ fn captures_get_the_drivers_own_answers_under_a_cap() {
             );
         }
     }
+}
+
+/// Launches on the legacy stream `count` times, and waits for all.
+#[track_caller]
+fn launch_on_legacy(worker: &mut Worker, count: u64) {
+    for _ in 0..count {
+        worker.begin(1, 0);
+        assert_eq!(worker.console.hear().status, 0);
+        worker.console.synchronize();
+    }
+}
+
+/// Begins a capture that is never ended.
+#[track_caller]
+fn leave_a_capture_open(worker: &mut Worker) {
+    let stream = worker.console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
+    let _ = worker.console.call("cuStreamBeginCapture_v2", &[Is(stream), Is(2)]).ok();
+}
+
+#[test]
+fn legacy_stream_is_measured_while_a_stream_that_does_not_block_it_captures() {
+    const COUNT: u64 = 8;
+    let machine = Machine::new();
+    let mut worker = Worker::start(&machine, "t", "90%", 10 * MS);
+    leave_a_capture_open(&mut worker);
+    launch_on_legacy(&mut worker, COUNT);
+    eventually("the books have its work", || meter(&machine, "t").0 >= COUNT * 9 * MS);
+    worker.console.finish();
+}
+
+#[test]
+fn capture_that_goes_with_its_context_leaves_nothing_behind() {
+    const COUNT: u64 = 8;
+    let machine = Machine::new();
+    let mut worker = Worker::start(&machine, "t", "90%", 10 * MS);
+    let blocking = worker.console.call("cuStreamCreate", &[Out(8), Is(0)]).ok().number(0);
+    let _ = worker.console.call("cuStreamBeginCapture_v2", &[Is(blocking), Is(2)]).ok();
+    let _ = worker.console.call("cuDevicePrimaryCtxReset_v2", &[Is(0)]).ok();
+    worker.console.use_primary_context();
+    let mut worker = Worker::on(worker.console, 10 * MS);
+    launch_on_legacy(&mut worker, COUNT);
+    eventually("the books have its work", || meter(&machine, "t").0 >= COUNT * 9 * MS);
+    worker.console.finish();
+}
+
+#[test]
+fn capture_that_a_blocking_stream_has_joined_is_not_ruined() {
+    let machine = Machine::new();
+    let mut worker = Worker::start(&machine, "t", "50%", MS / 10);
+    let blocking = worker.console.call("cuStreamCreate", &[Out(8), Is(0)]).ok().number(0);
+    let event = worker.console.call("cuEventCreate", &[Out(8), Is(2)]).ok().number(0);
+    for _ in 0..3 {
+        // A batch is open on the legacy stream when the other joins, and the helper will find it quiet.
+        launch_on_legacy(&mut worker, 3);
+        worker.begin(3, 0);
+        assert_eq!(worker.console.hear().status, 0);
+        let _ = worker.console.call("cuStreamBeginCapture_v2", &[Is(worker.stream), Is(2)]).ok();
+        worker.launch(1);
+        for (from, to) in [(worker.stream, blocking), (blocking, worker.stream)] {
+            let _ = worker.console.call("cuEventRecord", &[Is(event), Is(from)]).ok();
+            let _ = worker.console.call("cuStreamWaitEvent", &[Is(to), Is(event), Is(0)]).ok();
+            worker.begin(1, to);
+            assert_eq!(worker.console.hear().status, 0);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let ended = worker.console.call("cuStreamEndCapture", &[Is(worker.stream), Out(8)]);
+        assert_eq!(ended.status, 0);
+    }
+    worker.console.finish();
 }

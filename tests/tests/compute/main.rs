@@ -5,6 +5,7 @@
 
 mod captures;
 mod changes;
+mod contexts;
 mod paths;
 mod processes;
 mod progress;
@@ -15,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
 use cuota_region::tenant::Tenant;
-use cuota_tests::console::Arg::{At, Is, Out, Text};
+use cuota_tests::console::Arg::{At, Is, Out, Parameter, Text};
 use cuota_tests::console::Console;
 use cuota_tests::machine::Machine;
 
@@ -36,6 +37,15 @@ fn spin(ns: u64) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// PTX of a kernel `spin` that takes as many nanoseconds as its argument says, and all of the GPU; ends with a NUL.
+fn spin_as_told() -> Vec<u8> {
+    let text = ".version 7.0\n.target sm_70\n.address_size 64\n// cuota-sim: spin_arg=0 sms=132\n\
+         .visible .entry spin(.param .u64 ns)\n{\n .reg .b64 %rd<5>;\n .reg .pred %p<2>;\n\
+         ld.param.u64 %rd4, [ns];\n mov.u64 %rd1, %globaltimer;\n add.u64 %rd2, %rd1, %rd4;\nLOOP:\n\
+         mov.u64 %rd3, %globaltimer;\n setp.lt.u64 %p1, %rd3, %rd2;\n @%p1 bra LOOP;\n ret;\n}\n\0";
+    text.as_bytes().to_vec()
+}
+
 /// A program that launches a kernel of a known length.
 struct Worker {
     console: Console,
@@ -51,9 +61,14 @@ impl Worker {
     }
 
     #[track_caller]
-    fn on(mut console: Console, ns: u64) -> Self {
-        let code = spin(ns);
-        let module = console.call("cuModuleLoadData", &[Out(8), At(&code)]).ok().number(0);
+    fn on(console: Console, ns: u64) -> Self {
+        Self::with(console, &spin(ns))
+    }
+
+    /// With a kernel `spin` of this code, which may take an argument: [`Self::launch_as_told`].
+    #[track_caller]
+    fn with(mut console: Console, code: &[u8]) -> Self {
+        let module = console.call("cuModuleLoadData", &[Out(8), At(code)]).ok().number(0);
         let function =
             console.call("cuModuleGetFunction", &[Out(8), Is(module), Text("spin")]).ok().number(0);
         let stream = console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
@@ -66,6 +81,16 @@ impl Worker {
         let function = Is(self.function);
         let arguments = [function, one, one, one, one, one, one, none, Is(stream), none, none];
         self.console.start_repeating(count, "cuLaunchKernel", &arguments);
+    }
+
+    /// Launches once on this stream, for so long.
+    #[track_caller]
+    fn launch_as_told(&mut self, ns: u64, stream: u64) {
+        let (one, none, parameter) = (Is(1), Is(0), ns.to_le_bytes());
+        let function = Is(self.function);
+        let arguments =
+            [function, one, one, one, one, one, one, none, Is(stream), Parameter(&parameter), none];
+        let _ = self.console.call("cuLaunchKernel", &arguments).ok();
     }
 
     /// Launches on its stream `count` times.

@@ -1,5 +1,6 @@
 use std::time::Instant;
 
+use cuota_tests::build;
 use cuota_tests::machine::Machine;
 
 use crate::{MS, Worker, eventually, meter};
@@ -47,4 +48,14 @@ fn child_made_by_fork_is_capped_by_itself() {
     worker.launch(10);
     worker.synchronize();
     worker.console.finish();
+}
+
+#[test]
+fn helper_does_not_end_before_the_process() {
+    let machine = Machine::new();
+    let guest = build::program("exits");
+    let mut program = machine.run(&guest, "t", &["--compute", "90%"]);
+    let output = program.command().output().expect("the command runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!((said.as_ref(), output.status.code()), ("threads that ended: 0\n", Some(0)), "{output:?}");
 }

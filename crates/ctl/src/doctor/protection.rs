@@ -48,6 +48,13 @@ fn is_read_only_mount(path: &Path) -> bool {
     statvfs(path).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
+/// Whether this user can change what stands at `path`, or who may.
+pub(crate) fn can_replace(path: &Path) -> bool {
+    let owner = std::fs::metadata(path).map(|about| about.uid());
+    !is_read_only_mount(path)
+        && (user() == 0 || owner.is_ok_and(|owner| owner == user()) || is_writable(path))
+}
+
 impl Protection {
     /// Adds a way out that was tried and found open.
     pub(crate) fn found_open(&mut self, way: &str) {
@@ -113,6 +120,10 @@ fn ways_out(home: &Home, system: &System, has_policy: bool) -> Vec<String> {
         ways.push("the library is loaded by LD_PRELOAD, which a program can unset".to_owned());
     } else if system.preload_is_ours {
         ways.push("this user can change /etc/ld.so.preload".to_owned());
+    } else if system.library_is_ours {
+        ways.push(
+            "this user can put something else in the place of the library that is preloaded".to_owned(),
+        );
     }
     ways
 }
@@ -152,7 +163,13 @@ mod tests {
 
     fn system(preloaded: bool, ours: bool) -> System {
         let preloaded = preloaded.then(|| "/lib/libcuota.so".to_owned());
-        System { kernel: String::new(), glibc: String::new(), preloaded, preload_is_ours: ours }
+        System {
+            kernel: String::new(),
+            glibc: String::new(),
+            preloaded,
+            preload_is_ours: ours,
+            library_is_ours: false,
+        }
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! The kernel, the C library and the dynamic linker's list of preloaded libraries.
 
 use std::ffi::CStr;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::Serialize;
 
+use super::protection::can_replace;
 use super::report::{Check, Mark};
-use crate::home::user;
-use crate::locate::LIBRARY;
+use crate::locate::{PRELOAD_LIST, preloaded};
 
 const SECTION: &str = "system";
 
@@ -23,9 +22,9 @@ pub(crate) struct System {
     pub(crate) preloaded: Option<String>,
     /// Whether this user can take it out of there.
     pub(crate) preload_is_ours: bool,
+    /// Whether this user can put something else in the library's place.
+    pub(crate) library_is_ours: bool,
 }
-
-const LIST: &str = "/etc/ld.so.preload";
 
 /// `MADV_WIPEONFORK`, without which a child made by `fork` would act as its parent (madvise(2)).
 const KERNEL_NEEDED: (u32, u32) = (4, 14);
@@ -35,14 +34,15 @@ pub(crate) fn look() -> (System, Vec<Check>) {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
     // SAFETY: returns a C string in static memory.
     let glibc = unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) }.to_string_lossy().into_owned();
-    let preloaded = preloaded(&std::fs::read_to_string(LIST).unwrap_or_default());
-    let ours = std::fs::metadata(LIST).is_ok_and(|about| about.uid() == user() || user() == 0)
-        || crate::doctor::protection::is_writable(Path::new(LIST));
+    let preloaded = preloaded(&std::fs::read_to_string(PRELOAD_LIST).unwrap_or_default());
+    let is_in_our_hands = |path: &Path| can_replace(path) || path.parent().is_some_and(can_replace);
+    let ours = can_replace(Path::new(PRELOAD_LIST));
+    let library_is_ours = preloaded.as_ref().is_some_and(|library| is_in_our_hands(Path::new(library)));
     let mut checks = vec![kernel_check(&kernel), Check::ok(SECTION, "c_library", format!("glibc {glibc}"))];
     if let Some(path) = &preloaded {
         checks.push(preload_check(path));
     }
-    (System { kernel, glibc, preloaded, preload_is_ours: ours }, checks)
+    (System { kernel, glibc, preloaded, preload_is_ours: ours, library_is_ours }, checks)
 }
 
 fn kernel_check(release: &str) -> Check {
@@ -71,23 +71,15 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// The entry of the list that is our library. Entries are separated by white space or colons; `#` begins a comment
-/// (ld.so(8)).
-fn preloaded(list: &str) -> Option<String> {
-    let lines = list.lines().map(|line| line.split('#').next().unwrap_or(""));
-    let mut entries = lines.flat_map(|line| line.split(|c: char| c == ':' || c.is_whitespace()));
-    entries.find(|entry| entry.rsplit('/').next() == Some(LIBRARY)).map(str::to_owned)
-}
-
 fn preload_check(path: &str) -> Check {
     if Path::new(path).exists() {
-        return Check::ok(SECTION, "preload", format!("{LIST} loads {path} into every program"));
+        return Check::ok(SECTION, "preload", format!("{PRELOAD_LIST} loads {path} into every program"));
     }
     Check::not_ok(
         Mark::Problem,
         SECTION,
         "preload",
-        format!("{LIST} names {path}, which does not exist: programs start without it"),
+        format!("{PRELOAD_LIST} names {path}, which does not exist: programs start without it"),
         "install the library there, or take the line out",
     )
 }
@@ -102,12 +94,5 @@ mod tests {
         assert_eq!(kernel_check("4.14.0").mark, Mark::Ok);
         assert_eq!(kernel_check("6.18.44-custom+").mark, Mark::Ok);
         assert_eq!(kernel_check("").mark, Mark::Unknown);
-    }
-
-    #[test]
-    fn our_library_is_found_in_the_linkers_list() {
-        assert_eq!(preloaded("/a.so /opt/libcuota.so\n"), Some("/opt/libcuota.so".into()));
-        assert_eq!(preloaded("/a.so:/b/libcuota.so:/c.so"), Some("/b/libcuota.so".into()));
-        assert_eq!(preloaded("# /opt/libcuota.so\n/opt/libcuota.so.bak"), None);
     }
 }

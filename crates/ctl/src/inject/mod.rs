@@ -1,0 +1,160 @@
+//! `cuota inject`: puts the library into containers, and what it needs to hold them to a quota that they cannot change.
+//!
+//! - [`view`]: what a container sees of the directory.
+//! - [`cdi`], [`hook`], [`preload`]: the ways in.
+//! - [`container`]: the hook at work, inside a container that is being made.
+//! - [`in_root`], [`file`]: paths below another root, and files that are written whole.
+
+mod cdi;
+mod container;
+mod file;
+mod hook;
+mod in_root;
+mod preload;
+mod view;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use cuota_region::member;
+use cuota_region::name::TenantName;
+
+pub(crate) use container::container_hook;
+
+use crate::cli::Inject;
+use crate::home::Home;
+use crate::{lease, locate, output, run, status};
+use preload::Preload;
+use view::View;
+
+/// Does what was asked, and says what was changed. Returns the exit status.
+pub(crate) fn inject(home: &Home, asked: &Inject) -> u8 {
+    let done = match (asked.print, asked.install) {
+        (true, _) => print(home, asked),
+        (_, true) => install(home, asked),
+        _ => remove(home, asked),
+    };
+    match done {
+        Ok(text) => output::show(&text),
+        Err(error) => {
+            eprintln!("cuota: {error:#}");
+            status::PROBLEM
+        }
+    }
+}
+
+/// The folder that the way's file lies in.
+fn folder(asked: &Inject) -> &Path {
+    let usual = if asked.cdi { cdi::FOLDER } else { hook::FOLDER };
+    asked.folder.as_deref().unwrap_or(Path::new(usual))
+}
+
+fn root(asked: &Inject) -> &Path {
+    asked.root.as_deref().unwrap_or(Path::new("/"))
+}
+
+fn needed(tenant: Option<TenantName>) -> anyhow::Result<TenantName> {
+    tenant.ok_or_else(|| anyhow::anyhow!("whose container is it?\n  name the tenant with --tenant"))
+}
+
+fn print(home: &Home, asked: &Inject) -> anyhow::Result<String> {
+    let library = locate::library(asked.lib.as_deref())?;
+    if asked.preload {
+        return Ok(format!("{}\n", Preload::below(root(asked))?.library_path(&library).display()));
+    }
+    if asked.hook {
+        return hook::config(home, &library, asked.tenant.as_ref());
+    }
+    let tenant = needed(asked.tenant)?;
+    let mounts = View::of(home, tenant).mounts(&library)?;
+    if asked.cdi {
+        return cdi::spec(&tenant, mounts);
+    }
+    let mut text = String::new();
+    for mount in mounts {
+        let (source, target) = (mount.source.display(), mount.target.display());
+        anyhow::ensure!(
+            !mount.source.to_string_lossy().contains([':', ' ']),
+            "{source} cannot be written as an option: it has a colon or a space\n  use --cdi"
+        );
+        writeln!(text, "--volume={source}:{target}{}", if mount.writable { "" } else { ":ro" })?;
+    }
+    Ok(text)
+}
+
+fn install(home: &Home, asked: &Inject) -> anyhow::Result<String> {
+    let library = locate::library(asked.lib.as_deref())?;
+    if asked.preload {
+        return Ok(list(&Preload::below(root(asked))?.install(&library)?));
+    }
+    let mut text = String::new();
+    if asked.hook {
+        let path = hook::path(folder(asked));
+        let changed = file::write(&path, hook::file(home, &library)?.as_bytes(), 0o644)?;
+        text += &list(changed.then_some(path).as_slice());
+        if asked.tenant.is_none() {
+            return Ok(text);
+        }
+    }
+    let tenant = needed(asked.tenant)?;
+    // Before anything is made: a name or a path that the spec cannot hold.
+    let mounts = View::of(home, tenant).mounts(&library)?;
+    let spec = asked.cdi.then(|| cdi::spec(&tenant, mounts)).transpose()?;
+    let operator = home.operate()?;
+    run::set_named(&operator, &tenant, asked.memory, asked.compute)?;
+    home.make_tenant(&tenant)?;
+    View::of(home, tenant).make(asked.user)?;
+    drop(operator);
+    if let Some(spec) = spec {
+        let path = cdi::path(folder(asked), &tenant);
+        let changed = file::write(&path, spec.as_bytes(), 0o644)?;
+        text += &list(changed.then_some(path).as_slice());
+    }
+    text += &match (asked.cdi, asked.hook) {
+        (true, _) => format!("containers of {tenant}: --device {}\n", cdi::device(&tenant)),
+        (_, true) => format!("containers of {tenant}: --annotation {}={tenant}\n", hook::ANNOTATION),
+        _ => format!(
+            "containers of {tenant}: the options that `cuota inject --volumes --tenant {tenant} --print` prints\n"
+        ),
+    };
+    Ok(text)
+}
+
+fn remove(home: &Home, asked: &Inject) -> anyhow::Result<String> {
+    if asked.preload {
+        return Ok(removed(Preload::below(root(asked))?.remove()?));
+    }
+    let mut gone = Vec::new();
+    let Some(tenant) = asked.tenant else {
+        anyhow::ensure!(asked.hook, "whose container is it?\n  name the tenant with --tenant");
+        let path = hook::path(folder(asked));
+        gone.extend(file::remove(&path)?.then_some(path));
+        return Ok(removed(gone));
+    };
+    anyhow::ensure!(
+        !member::anyone_lives(home.files(), &tenant).unwrap_or(false),
+        "programs of tenant {tenant} still run, and would go on without books\n  stop its containers first; `cuota ps` lists them"
+    );
+    if asked.cdi {
+        let path = cdi::path(folder(asked), &tenant);
+        gone.extend(file::remove(&path)?.then_some(path));
+    } else if cdi::path(Path::new(cdi::FOLDER), &tenant).exists() {
+        anyhow::bail!(
+            "tenant {tenant} is set up as a CDI device, too\n  remove that first: cuota inject --cdi --tenant {tenant} --remove"
+        );
+    }
+    let view = View::of(home, tenant);
+    if view.remove()? {
+        gone.push(view.path());
+        lease::remove(home, &home.operate()?, &tenant);
+    }
+    Ok(removed(gone))
+}
+
+fn list(changed: &[PathBuf]) -> String {
+    changed.iter().fold(String::new(), |text, path| text + &format!("written: {}\n", path.display()))
+}
+
+fn removed(gone: Vec<PathBuf>) -> String {
+    gone.iter().fold(String::new(), |text, path| text + &format!("removed: {}\n", path.display()))
+}

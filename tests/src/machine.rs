@@ -93,13 +93,23 @@ impl Machine {
         self.home.path().join("region")
     }
 
+    /// The folder of the software GPU: who has it shares the GPU.
+    pub fn gpu_folder(&self) -> PathBuf {
+        self.home.path().join("gpu")
+    }
+
+    /// Who sees the device as it is.
+    pub fn observer(&self) -> Observer {
+        self.observer.clone()
+    }
+
     /// The policy's file.
     pub fn policy(&self) -> PathBuf {
         self.region().join("policy.v1")
     }
 
     fn prepared(&self, program: &Path, finds_driver: bool) -> Command {
-        prepared(program, &self.home.path().join("gpu"), finds_driver, self.death_ms)
+        prepared(program, &self.gpu_folder(), finds_driver, self.death_ms)
     }
 
     fn program(&self, command: Command) -> Program {

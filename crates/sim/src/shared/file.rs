@@ -16,7 +16,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Changed whenever the layout below is, so that two versions never read each other.
-const LAYOUT: u32 = 5;
+const LAYOUT: u32 = 6;
 const MAGIC: u64 = 0x6375_6f74_6173_696d;
 
 /// What the mutex guards.

@@ -113,10 +113,10 @@ impl Ledger {
         self.memory_bytes.saturating_sub(taken)
     }
 
-    /// The processes that hold memory.
+    /// The processes that hold memory, as this one sees them.
     #[must_use]
     pub fn processes(&self) -> Vec<ProcessUse> {
-        let holders = self.slots.iter().filter(|s| s.pid != 0 && s.total() > 0);
+        let holders = self.slots.iter().filter(|s| s.pid != 0 && s.total() > 0 && s.identity.is_seen_here());
         holders.map(|s| ProcessUse { pid: s.pid, bytes: s.total() }).collect()
     }
 }

@@ -14,9 +14,27 @@ pub(super) struct Identity {
     start_time: u64,
     /// Where its stack begins, field 28: another address after each `execve`. 0 where the kernel does not tell.
     stack: u64,
+    /// The PID namespace in which it is asked for, by inode number; 0 where the kernel does not tell.
+    namespace: u64,
+}
+
+/// The inode number of the PID namespace that a machine begins with (PROC_PID_INIT_INO in include/linux/proc_ns.h).
+const FIRST_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// This process's PID namespace, by inode number; 0 where the kernel does not tell.
+fn own_namespace() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    static OWN: OnceLock<u64> = OnceLock::new();
+    *OWN.get_or_init(|| std::fs::metadata("/proc/self/ns/pid").map_or(0, |about| about.ino()))
 }
 
 impl Identity {
+    /// Whether NVML lists the process in this one: as on an H100, those of its own PID namespace, and in the machine's first one all.
+    pub(super) fn is_seen_here(self) -> bool {
+        let here = own_namespace();
+        self.namespace == here || here == FIRST_NAMESPACE || here == 0 || self.namespace == 0
+    }
+
     /// That of `pid`; `None` if there is no such process.
     fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -28,7 +46,7 @@ impl Identity {
         }
         let start_time = fields.nth(18)?.parse().ok()?;
         let stack = fields.nth(5).and_then(|stack| stack.parse().ok()).unwrap_or(0);
-        Some(Self { start_time, stack })
+        Some(Self { start_time, stack, namespace: own_namespace() })
     }
 
     /// That of this process, read once: it is asked for at every look at the free memory.
@@ -39,7 +57,9 @@ impl Identity {
 
     fn is_same(self, other: Self) -> bool {
         let is_known = self.stack != 0 && other.stack != 0;
-        self.start_time == other.start_time && (!is_known || self.stack == other.stack)
+        self.namespace == other.namespace
+            && self.start_time == other.start_time
+            && (!is_known || self.stack == other.stack)
     }
 }
 
@@ -83,10 +103,12 @@ mod tests {
 
     #[test]
     fn another_stack_is_another_program_where_both_are_known() {
-        let first = Identity { start_time: 7, stack: 1 };
-        assert!(first.is_same(Identity { start_time: 7, stack: 0 }));
-        assert!(!first.is_same(Identity { start_time: 7, stack: 2 }));
-        assert!(!first.is_same(Identity { start_time: 8, stack: 1 }));
+        let first = Identity { start_time: 7, stack: 1, namespace: 1 };
+        assert!(first.is_same(Identity { stack: 0, ..first }));
+        assert!(!first.is_same(Identity { stack: 2, ..first }));
+        assert!(!first.is_same(Identity { start_time: 8, ..first }));
+        // The same numbers in another PID namespace are another process's.
+        assert!(!first.is_same(Identity { namespace: 2, ..first }));
         assert!(Identity::own().is_some_and(|own| own.start_time > 0 && own.stack > 0));
     }
 }

@@ -1,0 +1,127 @@
+//! What a container that wants to get out of its limits can try without a loader of its own.
+
+use crate::RUNTIMES;
+use crate::runtime::Container;
+use crate::site::Site;
+
+/// How often a program's memory map names the library: it is loaded if at all.
+const MAPS: &str = "/bin/grep -c /dev/shm/cuota/lib/libcuota.so /proc/self/maps";
+
+#[test]
+fn emptied_environment_or_another_user_keeps_the_library() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
+        let container = Container::new(&site, runtime, &tenant);
+        // A login by ssh starts its shell as `su -` does: with an environment of its own, by the same dynamic loader.
+        let script = format!(
+            "env -i {MAPS} && su user -c '{MAPS}' && su - user -c '{MAPS}' && su - user -c 'env -i {MAPS}' \
+             && LD_PRELOAD= LD_LIBRARY_PATH=/nowhere {MAPS}"
+        );
+        let loaded = container.shell(0, &script);
+        assert_eq!(loaded.lines().count(), 5, "{loaded}");
+        assert!(loaded.lines().all(|line| line != "0"), "{loaded}");
+    }
+}
+
+/// A process that has lost its environment, or names another tenant or directory, has its container's quota all the same.
+#[test]
+fn no_environment_leads_to_another_quota() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        site.cuota_ok(&[
+            "run",
+            "--lib",
+            &site.library().display().to_string(),
+            "--tenant",
+            "rich",
+            "--memory",
+            "9GiB",
+            "--",
+            "true",
+        ]);
+        let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
+        let sim = ["LD_LIBRARY_PATH=/sim", "CUOTA_SIM_DIR=/gpu"];
+        let ways: [(u32, &[&str]); 4] = [
+            (1000, &["env", "-i", sim[0], sim[1]]),
+            (0, &["env", "CUOTA_TENANT=rich"]),
+            (1000, &["env", "CUOTA_DIR=/tmp"]),
+            (0, &["env", "-i", sim[0], sim[1], "CUOTA_DIR=/tmp/own", "CUOTA_TENANT=default", "LD_PRELOAD="]),
+        ];
+        for (uid, way) in ways {
+            let container = Container::new(&site, runtime, &tenant);
+            let mut console = container.start(uid, &[way, &["/guest/console"]].concat());
+            console.use_primary_context();
+            assert_eq!(console.total(), 2 << 30, "{way:?} as user {uid} ({runtime:?})");
+            assert!(
+                console.alloc(2 << 30).is_err() && console.alloc(1 << 30).is_ok(),
+                "{way:?} as user {uid}"
+            );
+        }
+    }
+}
+
+#[test]
+fn root_in_a_container_can_change_neither_the_policy_nor_the_library_nor_the_list() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
+        let attempts = [
+            "echo x > /dev/shm/cuota/policy.v1",
+            "truncate -s 0 /dev/shm/cuota/policy.v1",
+            "rm /dev/shm/cuota/policy.v1",
+            "mv /dev/shm/cuota /dev/shm/other",
+            "mv /dev/shm /dev/other",
+            "mkdir /dev/shm/cuota/tenant/other",
+            "touch /dev/shm/cuota/tenant/default.v1",
+            "echo rich > /dev/shm/cuota/assigned",
+            "rm /dev/shm/cuota/assigned",
+            "echo > /etc/ld.so.preload",
+            "rm /etc/ld.so.preload",
+            "mv /etc/ld.so.preload /etc/other",
+            "echo x > /dev/shm/cuota/lib/libcuota.so",
+            "mv /dev/shm/cuota/lib/libcuota.so /tmp/",
+            "mv /dev/shm/cuota/lib /dev/shm/cuota/other",
+            "umount /etc/ld.so.preload",
+            "umount /dev/shm/cuota",
+            "mount -t tmpfs none /dev/shm/cuota",
+            "mount -o remount,rw /dev/shm/cuota",
+        ];
+        let script =
+            attempts.map(|attempt| format!("if {attempt} 2>/dev/null; then echo '{attempt}'; fi\n")).concat();
+        let container = Container::new(&site, runtime, &tenant);
+        let done = container.shell(0, &format!("{script} test -s /etc/ld.so.preload"));
+        assert_eq!(done, "", "root did that ({runtime:?})");
+        assert!(site.cuota_ok(&["ps"]).contains("2 GiB"), "{}", site.cuota_ok(&["ps"]));
+    }
+}
+
+#[test]
+fn doctor_in_a_container_says_protected_and_proves_the_quota() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
+        for uid in [0, 1000] {
+            let container = Container::new(&site, runtime, &tenant);
+            let output = container.run(uid, &["/guest/cuota", "doctor", "--sim", "--json"]);
+            let report = String::from_utf8_lossy(&output.stdout).into_owned();
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            assert!(report.contains(r#""level": "protected""#), "user {uid}: {report} {complaint}");
+            assert!(output.status.success(), "user {uid}: {report} {complaint}");
+        }
+    }
+}
+
+/// A container sees its own tenant and nobody else's books.
+#[test]
+fn other_tenants_files_are_not_there() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let (alice, _bob) = (
+            site.tenant(runtime, "alice", &["--memory", "2GiB"]),
+            site.tenant(runtime, "bob", &["--memory", "2GiB"]),
+        );
+        let names = Container::new(&site, runtime, &alice).shell(0, "ls /dev/shm/cuota/tenant");
+        assert_eq!(names, format!("{alice}.v1\n{alice}.v1.live\n"));
+    }
+}

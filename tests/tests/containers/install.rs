@@ -1,0 +1,80 @@
+//! `install.sh`, as it lies in the archive.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use cuota_tests::build;
+use cuota_tests::console::Console;
+use cuota_tests::machine::{GIB, Machine};
+
+use crate::ages::dist;
+use crate::site::folder;
+
+fn install(dist: &Path, prefix: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(dist.join("install.sh"));
+    command.arg("--prefix").arg(prefix).args(more).output().expect("a shell")
+}
+
+#[track_caller]
+fn must(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A console as the installed command starts it.
+fn start(machine: &Machine, prefix: &Path) -> Console {
+    let mut command = Command::new(prefix.join("bin/cuota"));
+    for variable in ["LD_PRELOAD", "LD_LIBRARY_PATH", "CUOTA_LIB", "CUOTA_SIM_LIB", "CUOTA_TENANT"] {
+        command.env_remove(variable);
+    }
+    command.env("CUOTA_DIR", machine.region()).env("CUOTA_SIM_DIR", machine.gpu_folder());
+    command
+        .args(["run", "--sim", "--tenant", "alice", "--memory", "4GiB", "--"])
+        .arg(build::program("console"));
+    let mut console = Console::observed(&mut command, machine.observer());
+    console.use_primary_context();
+    console
+}
+
+#[test]
+fn upgrade_and_removal_leave_running_tenants_alone() {
+    let Some(dist) = dist() else { return };
+    let (machine, place) = (Machine::new(), folder());
+    let prefix = place.path().join("usr");
+    assert!(must(&install(&dist, &prefix, &[])).contains("installed"));
+    let library = prefix.join("lib/cuota/libcuota.so");
+    let inode = || fs::metadata(&library).expect("it is installed").ino();
+    let (mut old, before) = (start(&machine, &prefix), inode());
+    old.alloc(GIB).expect("there is room");
+
+    must(&install(&dist, &prefix, &[]));
+    assert_ne!(inode(), before, "renamed into place, not written over");
+    let mut new = start(&machine, &prefix);
+    assert!(new.alloc(2 * GIB).is_ok() && new.alloc(GIB).is_err(), "old and new share one quota");
+    assert!(old.alloc(GIB).is_err());
+
+    must(&install(&dist, &prefix, &["--remove"]));
+    assert_eq!(new.alloc(1 << 20).map(|_| ()), Ok(()));
+    new.finish();
+    assert!(old.alloc(GIB).is_ok());
+    old.finish();
+    let left = |folder: &str| fs::read_dir(prefix.join(folder)).expect("the folder is there").count();
+    assert_eq!(["bin", "lib", "include"].map(left), [0, 0, 0]);
+    assert!(must(&install(&dist, &prefix, &["--remove"])).contains("nothing of cuota"));
+}
+
+#[test]
+fn wrong_prefix_is_told_and_nothing_is_written() {
+    let Some(dist) = dist() else { return };
+    for (prefix, why) in [
+        ("here", "no full path"),
+        ("/tmp/a b", "cannot preload from a path"),
+        ("/proc/1/nowhere", "cannot make"),
+    ] {
+        let output = install(&dist, Path::new(prefix), &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(why), "{prefix}: {said}");
+    }
+}

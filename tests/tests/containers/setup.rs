@@ -1,0 +1,134 @@
+//! What `cuota inject` leaves on this machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::runtime::{Container, Runtime};
+use crate::site::Site;
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        }
+        found.push(path);
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn set_up_twice_is_set_up_once_and_removal_leaves_nothing() {
+    let site = Site::new();
+    let specs = site.path("specs").display().to_string();
+    let inject = |more: &[&str]| {
+        site.cuota_ok(&[&["inject", "--cdi", "--folder", &specs, "--tenant", "alice"], more].concat())
+    };
+    // The policy itself is the operator's, and stays.
+    site.cuota_ok(&["run", "--lib", &site.library().display().to_string(), "--memory", "1GiB", "--", "true"]);
+    site.cuota_ok(&["ps"]);
+    let before = files(&site.machine.region());
+    let printed = inject(&["--print"]);
+    assert_eq!(files(&site.machine.region()), before, "printing changes nothing");
+    let first = inject(&["--memory", "2GiB", "--install"]);
+    assert!(first.contains("written: ") && first.contains("--device cuota/tenant=alice"), "{first}");
+    assert_eq!(
+        fs::read_to_string(site.path("specs/cuota-tenant-alice.json")).expect("it is written"),
+        printed
+    );
+    let installed = files(&site.machine.region());
+    let second = inject(&["--install"]);
+    assert!(!second.contains("written: "), "{second}");
+    assert_eq!(files(&site.machine.region()), installed);
+    inject(&["--remove"]);
+    let gone = |path: &PathBuf| !path.to_string_lossy().contains(".lease");
+    assert_eq!(
+        files(&site.machine.region()).into_iter().filter(gone).collect::<Vec<_>>(),
+        before.into_iter().filter(gone).collect::<Vec<_>>()
+    );
+    assert!(!Path::new(&specs).exists());
+    assert!(!site.cuota_ok(&["ps"]).contains("alice"));
+    assert_eq!(inject(&["--remove"]), "", "nothing is left to remove");
+}
+
+#[test]
+fn tenant_whose_container_runs_is_not_removed() {
+    if !Runtime::Podman.is_there() {
+        return;
+    }
+    let site = Site::new();
+    let tenant = site.tenant(Runtime::Podman, "alice", &["--memory", "2GiB"]);
+    let (container, mut console) = site.console(Runtime::Podman, &tenant, 0);
+    let refused = site.cuota(&["inject", "--cdi", "--tenant", &tenant, "--remove"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("still run"), "{said}");
+    console.alloc(1 << 20).expect("it goes on");
+    drop((container, console));
+}
+
+#[test]
+fn hook_of_podman_serves_containers_with_the_annotation() {
+    if !Runtime::Runc.is_there() {
+        return;
+    }
+    let site = Site::new();
+    let hooks = site.path("hooks");
+    let folder = hooks.display().to_string();
+    site.cuota_ok(&[
+        "inject",
+        "--hook",
+        "--folder",
+        &folder,
+        "--tenant",
+        "alice",
+        "--memory",
+        "2GiB",
+        "--install",
+    ]);
+    let file = fs::read_to_string(hooks.join("cuota.json")).expect("it is written");
+    for part in ["createContainer", r"^cuota\\.tenant$", "container-hook"] {
+        assert!(file.contains(part), "{part}: {file}");
+    }
+    site.cuota_ok(&["inject", "--hook", "--folder", &folder, "--tenant", "alice", "--remove"]);
+    site.cuota_ok(&["inject", "--hook", "--folder", &folder, "--remove"]);
+    assert!(!hooks.exists());
+}
+
+#[test]
+fn line_of_the_preload_list_loads_the_library_in_another_root() {
+    if !Runtime::Runc.is_there() {
+        return;
+    }
+    let site = Site::new();
+    let root = site.path("root");
+    for folder in ["etc", "usr/lib"] {
+        fs::create_dir_all(root.join(folder)).expect("the folder is ours");
+    }
+    let at = root.display().to_string();
+    let preload = |action: &str| site.cuota_ok(&["inject", "--preload", "--root", &at, action]);
+    assert_eq!(preload("--print"), "/usr/lib/cuota/libcuota.so\n");
+    assert_eq!(files(&root).len(), 3);
+    preload("--install");
+    assert_eq!(
+        fs::read_to_string(root.join("etc/ld.so.preload")).expect("it is written"),
+        "/usr/lib/cuota/libcuota.so\n"
+    );
+    preload("--remove");
+    assert_eq!(files(&root).len(), 3);
+}
+
+#[test]
+fn options_for_a_command_line_give_the_same_mounts() {
+    if !Runtime::Podman.is_there() {
+        return;
+    }
+    let site = Site::new();
+    site.cuota_ok(&["inject", "--volumes", "--tenant", "alice", "--memory", "2GiB", "--install"]);
+    let options = site.cuota_ok(&["inject", "--volumes", "--tenant", "alice", "--print"]);
+    let container = Container::plain(&site, Runtime::Podman).with_options(options.lines());
+    let said = container.shell(1000, "cat /dev/shm/cuota/assigned; env -i /bin/cat /proc/self/maps");
+    assert!(said.starts_with("alice") && said.contains("/dev/shm/cuota/lib/libcuota.so"), "{said}");
+}

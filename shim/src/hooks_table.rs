@@ -505,6 +505,7 @@ calls! {
         cuStreamDestroy_v2: PFN_cuStreamDestroy_v4000;
         cuStreamIsCapturing: PFN_cuStreamIsCapturing_v10000;
         cuStreamGetCtx: PFN_cuStreamGetCtx_v9020;
+        cuStreamQuery: PFN_cuStreamQuery_v2000;
         cuStreamGetFlags: PFN_cuStreamGetFlags_v5050;
         cuCtxSetCurrent: PFN_cuCtxSetCurrent_v4000;
         cuEventCreate: PFN_cuEventCreate_v2000;

@@ -31,6 +31,8 @@ pub(super) struct Gpu {
     asked_ns: AtomicU64,
     /// The last look at the clock, ns.
     looked_ns: AtomicU64,
+    /// Until when the time was charged that no event measures, ns.
+    timed_ns: AtomicU64,
     concurrency: AtomicU64,
     costs: [AtomicU64; COSTS],
 }
@@ -38,6 +40,10 @@ pub(super) struct Gpu {
 impl Gpu {
     pub(super) fn cap(&self) -> Cap {
         Cap::from_ppm(self.cap_ppm.load(Ordering::Relaxed)).unwrap_or(Cap::FULL)
+    }
+
+    fn is_known(&self) -> bool {
+        self.cap_ppm.load(Ordering::Relaxed) != 0
     }
 
     pub(super) fn costs(&self) -> Costs<'_> {
@@ -75,7 +81,7 @@ impl Limiter {
     #[inline(never)]
     fn read_caps(&self, process: &'static Process, epoch: u64) {
         let (tenant, member) = (Settings::get().tenant(), process.member());
-        let mut binds = false;
+        let (mut may_bind, mut epoch_read) = (false, epoch);
         // Before `cuInit` there is nothing to launch, and nothing to tell: whoever comes next reads them.
         let Some(devices) = driver::device_count() else { return };
         for ordinal in 0..devices {
@@ -88,17 +94,29 @@ impl Limiter {
                 device.index(member, ordinal).map(|_| process.policy().look_up(&tenant, device.gpu()));
             match found {
                 Some(Found::Limits(limits)) => gpu.cap_ppm.store(limits.compute.ppm(), Ordering::Relaxed),
-                Some(Found::Unsettled) => {}
-                Some(Found::Nothing) | None => gpu.cap_ppm.store(Cap::FULL.ppm(), Ordering::Relaxed),
+                Some(Found::Nothing) => gpu.cap_ppm.store(Cap::FULL.ppm(), Ordering::Relaxed),
+                // What was known stays, and whoever comes next asks again.
+                Some(Found::Unsettled) => (may_bind, epoch_read) = (true, 0),
+                // Without a place in the tenant's books: nothing is launched there, for no context is granted. See `capped`.
+                None => gpu.cap_ppm.store(0, Ordering::Relaxed),
             }
-            binds |= gpu.cap().binds();
+            may_bind |= gpu.cap().binds() || !gpu.is_known();
         }
-        if !binds {
+        if !may_bind {
             // From here on nobody looks: what is open must not take what comes now for its own.
             self.close_all(process, Close::End);
         }
-        self.caps_epoch.store(epoch, Ordering::Release);
-        self.free_epoch.store(if binds { 0 } else { epoch }, Ordering::Release);
+        self.caps_epoch.store(epoch_read, Ordering::Release);
+        self.free_epoch.store(if may_bind { 0 } else { epoch_read }, Ordering::Release);
+    }
+
+    /// The GPU with this ordinal, if a cap binds there. One that had no place in the books when the caps were read is asked for again.
+    pub(super) fn capped(&'static self, process: &'static Process, ordinal: u32) -> Option<&'static Gpu> {
+        let gpu = self.gpus.get(ordinal as usize)?;
+        if !gpu.is_known() {
+            self.read_caps(process, u64::from(process.policy().epoch()) + 1);
+        }
+        gpu.cap().binds().then_some(gpu)
     }
 }
 
@@ -156,6 +174,13 @@ impl Ground {
         for (rule, word) in [(Rule::Window, self.meter.window()), (Rule::Period, self.meter.period())] {
             self.exchange(word, &|word, look| (rule.correct(word, look, correction), ()));
         }
+    }
+
+    /// The time since then that no other stream of the process was charged for, ns; to be charged now.
+    pub(super) fn time_since(&self, since_ns: u64) -> u64 {
+        let now_ns = sys::monotonic_ns();
+        let timed_ns = self.gpu.timed_ns.fetch_max(now_ns, Ordering::Relaxed);
+        now_ns.saturating_sub(timed_ns.max(since_ns))
     }
 
     /// Adds to the tenant's GPU time.

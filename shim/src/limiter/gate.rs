@@ -45,8 +45,8 @@ impl Limiter {
     /// Lets `unit` through to `stream`, when it is time.
     fn enter(&'static self, process: &'static Process, stream: CUstream, unit: &Unit) -> Entered {
         self.follow_policy(process);
-        let stream = self.streams.find(process, stream)?;
-        let gpu = self.gpus.get(stream.device() as usize).filter(|gpu| gpu.cap().binds())?;
+        let stream = self.stream(process, stream)?;
+        let gpu = self.capped(process, stream.device())?;
         // What goes into a graph is charged when the graph is launched.
         if self.capturing(stream) == Capturing::Yes {
             return None;
@@ -164,7 +164,11 @@ impl Limiter {
         let estimate = on.gpu.costs().estimate(unit.key);
         let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
         if books.batch.is_empty() {
-            books.watch = Watch::new(sys::monotonic_ns(), books.in_flight_ns());
+            let now_ns = sys::monotonic_ns();
+            books.watch = Watch::new(now_ns, books.in_flight_ns());
+            if !books.is_busy() {
+                books.since_ns = now_ns;
+            }
             books.others_held = self.others_held(stream);
             if books.boundary.is_none() {
                 books.boundary = self.record(on.process, stream);

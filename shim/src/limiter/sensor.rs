@@ -3,12 +3,13 @@
 use core::sync::atomic::Ordering;
 use cuota_abi::cuda::{CUresult, CUstream};
 use cuota_governor::batch::{Close, Measured};
+use cuota_governor::budget::Correction;
 use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
 use super::lock::Held;
-use super::stream::{Books, Closed, Stream};
+use super::stream::{Books, Closed, STREAMS, Stream};
 use super::timeline::{End, Mark, Timeline};
 use crate::process::Process;
 use crate::process::driver::{self, Capturing};
@@ -89,9 +90,10 @@ impl Limiter {
         }
         let end = start.and_then(|_| self.record(on.process, stream));
         let Some((start, end)) = start.zip(end) else {
-            // Not to be measured: it has cost its estimate.
+            // Not to be measured by events. What it has cost so far is its estimate; the rest is seen by `time`.
             start.into_iter().for_each(|mark| self.let_go(stream, mark));
             on.note_used(batch.booked_ns());
+            books.is_blind = true;
             return false;
         };
         let others_held = books.others_held;
@@ -166,9 +168,67 @@ impl Limiter {
                     (Ground::of(process, stream.device()), stream.try_books())
                 {
                     while self.settle(&on, stream, &mut books) {}
+                    if books.is_blind {
+                        self.time(&on, stream, &mut books);
+                    }
                 }
             }
         });
+    }
+
+    /// Charges work that no event measures for the time that has gone by, until the stream has nothing to do.
+    #[cold]
+    fn time(&self, on: &Ground, stream: &Stream, books: &mut Books) {
+        let may_ask = stream.is_reachable(on.process) && self.may_record(stream);
+        books.is_blind = may_ask && !driver::has_ended(stream.handle());
+        let ns = on.time_since(books.since_ns);
+        on.note_used(ns);
+        on.correct(Correction::Owed(ns));
+    }
+
+    /// The stream with this handle, as the calling thread means it. `None`: its device cannot be told.
+    pub(super) fn stream(
+        &'static self,
+        process: &'static Process,
+        handle: CUstream,
+    ) -> Option<&'static Stream> {
+        self.streams.find(process, handle).or_else(|| self.stream_in_anothers_place(process, handle))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn stream_in_anothers_place(
+        &'static self,
+        process: &'static Process,
+        handle: CUstream,
+    ) -> Option<&'static Stream> {
+        // The first that nobody is at.
+        for _ in 0..STREAMS {
+            let Some(stream) = self.streams.next_to_go() else { continue };
+            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
+                self.write_off(&on, stream, &mut books);
+                break;
+            }
+        }
+        self.streams.sweep();
+        self.streams.find(process, handle)
+    }
+
+    /// Charges what is open and in flight on a stream as if it had been on the GPU all the time, and forgets it.
+    fn write_off(&self, on: &Ground, stream: &Stream, books: &mut Books) {
+        on.correct(books.batch.close(on.gpu.concurrency()));
+        let mut booked_ns = books.batch.booked_ns();
+        while let Some(&mut closed) = books.front() {
+            booked_ns = booked_ns.saturating_add(closed.batch.booked_ns());
+            self.let_go(stream, closed.start);
+            self.let_go(stream, closed.end);
+            books.pop();
+        }
+        books.boundary.into_iter().for_each(|mark| self.let_go(stream, mark));
+        let cost_ns = on.time_since(books.since_ns).max(booked_ns);
+        on.note_used(cost_ns);
+        on.correct(Correction::from(booked_ns, cost_ns));
+        books.clear();
     }
 
     /// Settles the oldest batch of a stream, if it has ended.
@@ -191,7 +251,8 @@ impl Limiter {
         line.let_go(closed.end);
         drop(line);
         books.pop();
-        self.progress_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
+        books.since_ns = sys::monotonic_ns();
+        self.progress_ns.store(books.since_ns, Ordering::Relaxed);
         let End::Measured { bracket_ns, covered_ns } = end else {
             on.note_used(closed.batch.booked_ns());
             return true;

@@ -12,10 +12,10 @@ use cuota_governor::rounds::Watch;
 use super::lock::{Held, Lock};
 use super::timeline::Mark;
 use crate::arch;
-use crate::process::{Process, driver};
+use crate::process::Process;
 
-/// How many streams are told apart; with more, those that came last pass uncounted.
-const STREAMS: usize = 512;
+/// How many streams are told apart. With more that have work in flight, one gives up its place: see `Limiter::write_off`.
+pub(super) const STREAMS: usize = 512;
 
 /// Batches in flight on one stream; with more, the open one grows.
 const IN_FLIGHT: usize = 16;
@@ -50,6 +50,10 @@ pub(super) struct Books {
     pub(super) watch: Watch,
     /// Looks at which launches on *other* streams were held back, when the open batch began.
     pub(super) others_held: u64,
+    /// Since when what is in flight may have been on the GPU, ns.
+    pub(super) since_ns: u64,
+    /// Some of it is in no batch, since no event could be recorded: our own clock measures it.
+    pub(super) is_blind: bool,
     closed: [MaybeUninit<Closed>; IN_FLIGHT],
     first: usize,
     count: usize,
@@ -60,6 +64,11 @@ pub(super) struct Books {
 impl Books {
     pub(super) fn is_full(&self) -> bool {
         self.count == IN_FLIGHT
+    }
+
+    /// Whether anything is in flight besides the open batch.
+    pub(super) fn is_busy(&self) -> bool {
+        self.count != 0 || self.is_blind
     }
 
     /// Adds a closed batch. The caller has seen that there is room.
@@ -104,6 +113,14 @@ impl Books {
             // SAFETY: as in `front`.
             unsafe { place.assume_init_mut() }.late_ns = late_ns;
         }
+    }
+
+    /// Forgets what was open and in flight.
+    #[inline(never)]
+    pub(super) fn clear(&mut self) {
+        // SAFETY: integers, no mark, and closed batches that are not looked at: all-zero are the books of a stream on which nothing
+        // has happened.
+        *self = unsafe { core::mem::zeroed() };
     }
 
     /// Estimated work on the stream that has not ended, ns.
@@ -166,6 +183,7 @@ impl Stream {
                 self.thread.load(Ordering::Relaxed) == arch::thread_pointer()
                     && process.contexts.current() == self.context()
             }
+            GONE => false,
             _ => true,
         }
     }
@@ -183,21 +201,15 @@ impl Stream {
     /// Forgets what was open and in flight.
     fn clear(&self) {
         if let Some(mut books) = self.books() {
-            // SAFETY: integers, no mark, and closed batches that are not looked at: all-zero are the books of a stream on which
-            // nothing has happened.
-            *books = unsafe { core::mem::zeroed() };
+            books.clear();
         }
     }
 
-    /// Makes this place a stream's. `false`: its context cannot be told.
-    fn move_in(&self, process: &Process, [handle, thread]: [u64; 2], context: u8) -> bool {
-        let of_stream = || driver::outside_captures(|| driver::context_of(as_stream(handle)));
-        let context = match context {
-            0 => process.contexts.sole().or_else(|| process.contexts.number_of(of_stream()?)),
-            context => Some(context),
-        };
-        let Some(context) = context else { return false };
+    /// Makes this place a stream's. `false`: its device cannot be told.
+    fn move_in(&self, process: &Process, [handle, thread]: [u64; 2]) -> bool {
+        let context = process.contexts.of_stream(as_stream(handle));
         let device = process.contexts.device_of(context).and_then(|device| u32::try_from(device).ok());
+        // A green context's: its device is, with hardly an exception, the one that is launched on.
         let Some(device) = device.or_else(|| process.current_device()) else { return false };
         self.clear();
         self.handle.store(handle, Ordering::Relaxed);
@@ -237,7 +249,7 @@ impl DerefMut for HeldBooks<'_> {
 
 impl Drop for HeldBooks<'_> {
     fn drop(&mut self) {
-        let open = u32::from(!self.batch.is_empty());
+        let open = u32::from(!self.batch.is_empty()) + u32::from(self.is_blind);
         let batches = u32::try_from(self.count).unwrap_or(u32::MAX) + open;
         self.stream.batches.store(batches, Ordering::Relaxed);
         self.stream.in_flight_ns.store(self.in_flight_ns(), Ordering::Relaxed);
@@ -257,6 +269,8 @@ pub(super) struct Streams {
     keys: [AtomicU64; STREAMS],
     /// One more than the highest place ever taken.
     high_water: AtomicU32,
+    /// How often a stream had to give up its place.
+    evicted: AtomicU32,
 }
 
 /// What tells a stream from all others of the process. Handles are addresses; the streams without one are told apart by their
@@ -269,12 +283,12 @@ fn key(handle: u64, context: u8, thread: u64) -> u64 {
     }
 }
 
-/// Which stream the calling thread means by a handle: its key; its handle and thread; its context, where that is part of the key.
-fn meant(process: &Process, handle: CUstream) -> (u64, [u64; 2], u8) {
+/// Which stream the calling thread means by a handle: its key; its handle and thread.
+fn meant(process: &Process, handle: CUstream) -> (u64, [u64; 2]) {
     let handle = (handle.addr() as u64).max(LEGACY);
     let thread = if handle == PER_THREAD { arch::thread_pointer() } else { 0 };
     let context = if handle <= PER_THREAD { process.contexts.current() } else { 0 };
-    (key(handle, context, thread), [handle, thread], context)
+    (key(handle, context, thread), [handle, thread])
 }
 
 impl Streams {
@@ -295,28 +309,22 @@ impl Streams {
 
     /// The stream with this handle, as the calling thread means it, if it was seen before.
     pub(super) fn known(&self, process: &Process, handle: CUstream) -> Option<&Stream> {
-        let (key, ..) = meant(process, handle);
+        let (key, _) = meant(process, handle);
         self.with_key(key).map(|(_, stream)| stream)
     }
 
-    /// The stream with this handle, as the calling thread means it. `None`: there is no place for it, or its context cannot be told.
+    /// The stream with this handle, as the calling thread means it. `None`: there is no place for it, or its device cannot be told.
     pub(super) fn find(&self, process: &Process, handle: CUstream) -> Option<&Stream> {
-        let (key, place, context) = meant(process, handle);
+        let (key, place) = meant(process, handle);
         match self.with_key(key) {
             Some((_, stream)) => Some(stream),
-            None => self.settle(process, key, place, context),
+            None => self.settle(process, key, place),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn settle(
-        &self,
-        process: &Process,
-        key: u64,
-        [handle, thread]: [u64; 2],
-        context: u8,
-    ) -> Option<&Stream> {
+    fn settle(&self, process: &Process, key: u64, [handle, thread]: [u64; 2]) -> Option<&Stream> {
         let claim = |of: &AtomicU64, from| {
             of.compare_exchange(from, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
@@ -328,15 +336,23 @@ impl Streams {
         };
         let at = (0..STREAMS).find(free).or_else(|| (0..STREAMS).find(idle))?;
         let (of, place) = (&self.keys[at], &self.places[at]);
-        let known = place.move_in(process, [handle, thread], context);
+        let known = place.move_in(process, [handle, thread]);
         of.store(if known { key } else { 0 }, Ordering::Release);
         self.high_water.fetch_max(u32::try_from(at + 1).unwrap_or(0), Ordering::AcqRel);
         known.then_some(place)
     }
 
+    /// The stream that is next to give up its place.
+    pub(super) fn next_to_go(&self) -> Option<&Stream> {
+        let at = self.evicted.fetch_add(1, Ordering::Relaxed) as usize % STREAMS;
+        let is_settled = self.keys.get(at)?.load(Ordering::Acquire) > CLAIMED;
+        self.places.get(at).filter(|_| is_settled)
+    }
+
     /// Takes a stream that is being destroyed off the list; what is in flight on it is still waited for.
     pub(super) fn end(&self, handle: CUstream) {
-        if let Some((of, _)) = self.with_key(handle.addr() as u64) {
+        if let Some((of, stream)) = self.with_key(handle.addr() as u64) {
+            stream.handle.store(GONE, Ordering::Relaxed);
             of.store(GONE, Ordering::Release);
         }
     }

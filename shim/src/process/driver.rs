@@ -181,6 +181,12 @@ pub(crate) fn query_event(event: CUevent) -> CUresult {
     unsafe { real::cuEventQuery.get()(event) }
 }
 
+/// Whether all that was put on a stream has ended. One of which the driver does not say has.
+pub(crate) fn has_ended(stream: CUstream) -> bool {
+    // SAFETY: a stream that is none is an error.
+    outside_captures(|| unsafe { real::cuStreamQuery.get()(stream) }) != CUresult::CUDA_ERROR_NOT_READY
+}
+
 /// From one event to another, both reached, ns of the GPU's clock.
 pub(crate) fn elapsed_ns(from: CUevent, to: CUevent) -> Option<i64> {
     let mut ms = 0_f32;

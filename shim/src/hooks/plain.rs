@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{CUdeviceptr, CUdeviceptr_v1, CUresult};
 use cuota_governor::physical::{self, BLOCK_BYTES};
+use cuota_region::ledger::Reservation;
 
 use super::{REFUSED, let_go};
 use crate::hooks_table::cuMemFree_v2;
@@ -20,27 +21,25 @@ const PITCH_ALIGNMENT: u64 = 512;
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
 /// Makes an allocation of at most `asked` bytes: `call` asks the driver, `made` says where the memory is and how many
-/// bytes it has. `HOT`: with what is called from here inlined.
+/// bytes it has.
 ///
 /// # Safety
 /// `call` passes the program's arguments to the driver; `made` is called only after it succeeded.
-#[inline(always)]
-unsafe fn allocate_as<const HOT: bool>(
+#[inline(never)]
+unsafe fn allocate(
     asked: u64,
     is_managed: bool,
-    call: impl Fn() -> CUresult,
-    made: impl Fn() -> (u64, u64),
+    call: &dyn Fn() -> CUresult,
+    made: &dyn Fn() -> (u64, u64),
 ) -> CUresult {
-    let booking = if HOT { account::on_current_device_hot() } else { account::on_current_device() };
-    let account = match booking {
+    let account = match account::on_current_device() {
         Booking::On(account) if asked != 0 => account,
         Booking::Refuse => return REFUSED,
         // Nothing is asked for: the driver says what it thinks of that.
         Booking::On(_) | Booking::No => return call(),
     };
     let Some(worst) = physical::worst_case(asked) else { return REFUSED };
-    let reserved = if HOT { account.reserve_hot(worst) } else { account.reserve(worst) };
-    let reservation = match reserved {
+    let reservation = match account.reserve(worst) {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
@@ -50,17 +49,22 @@ unsafe fn allocate_as<const HOT: bool>(
         return status;
     }
     let (address, bytes) = made();
+    book(account, reservation, address, bytes, is_managed)
+}
+
+/// Books what the driver has granted. Returns what the program gets.
+fn book(account: Account, reservation: Reservation, address: u64, bytes: u64, is_managed: bool) -> CUresult {
+    let reserved = reservation.bytes();
     let context = account.process().contexts.current();
     let blocks = account.process().blocks.add(address, bytes, context);
-    let taken = blocks.map_or(worst, |blocks| blocks * BLOCK_BYTES);
+    let taken = blocks.map_or(reserved, |blocks| blocks * BLOCK_BYTES);
     if is_managed {
         let owner = Owner { device: account.ordinal(), context, kind: Kind::Managed };
         if account.process().handles.add(address, taken, owner) {
             account.device.unseen.fetch_add(taken, Ordering::Relaxed);
         }
     }
-    let fits = if HOT { account.commit_hot(reservation, taken) } else { account.commit(reservation, taken) };
-    if fits && blocks.is_ok() {
+    if account.commit(reservation, taken) && blocks.is_ok() {
         return OK;
     }
     // More than any rule allows for, and over the quota, or an address that no table covers: not granted.
@@ -68,19 +72,34 @@ unsafe fn allocate_as<const HOT: bool>(
     REFUSED
 }
 
-/// [`allocate_as`], one copy for all but the one function that is called often.
+/// The usual allocation: of at most one block, on the only device, far from the quota. `None`: it is another one, and nothing was done.
+///
+/// The same as [`allocate`] in a straight line, for it is called often: what a caller pays for are the lines of code and data that it
+/// has not in its cache.
 ///
 /// # Safety
-/// As [`allocate_as`].
-#[inline(never)]
-unsafe fn allocate(
-    asked: u64,
-    is_managed: bool,
-    call: &dyn Fn() -> CUresult,
-    made: &dyn Fn() -> (u64, u64),
-) -> CUresult {
-    // SAFETY: the caller's contract.
-    unsafe { allocate_as::<false>(asked, is_managed, call, made) }
+/// `pointer` is the call's first argument, and `asked` its second.
+#[inline(always)]
+unsafe fn allocate_at_once(call: &Call, pointer: *mut CUdeviceptr, asked: u64) -> Option<CUresult> {
+    let process = process::managed_already()?;
+    if asked.wrapping_sub(1) >= BLOCK_BYTES {
+        return None;
+    }
+    let account = Account::known(process)?;
+    let reservation = account.reserve_at_once(BLOCK_BYTES)?;
+    let status = call.make();
+    if status != OK {
+        account.cancel(reservation);
+        return Some(status);
+    }
+    // SAFETY: the driver has written it.
+    let address = unsafe { *pointer };
+    let is_first = process.blocks.add_at_once(address, asked, process.contexts.current());
+    match is_first {
+        Some(is_first) => account.settle_at_once(reservation, is_first),
+        None => return Some(book(account, reservation, address, asked, false)),
+    }
+    Some(OK)
 }
 
 /// Frees an allocation that was not granted after all. `taken`: bytes booked for an address that the table lacks.
@@ -97,13 +116,7 @@ fn undo(account: Account, address: u64, taken: Option<u64>) {
 /// # Safety
 /// `call` passes the program's arguments to the driver.
 unsafe fn release(address: u64, call: &dyn Fn() -> CUresult) -> CUresult {
-    freeing_by(address, call, Account::release)
-}
-
-/// [`freeing`], one copy for all but the one function that is called often.
-#[inline(never)]
-fn freeing_by(address: u64, call: &dyn Fn() -> CUresult, give: fn(Account, u64)) -> CUresult {
-    freeing(address, call, give)
+    freeing(address, call, Account::release)
 }
 
 /// As [`release`], for a free in stream order: the driver keeps the memory until the stream is synchronised (measured), so it
@@ -112,11 +125,11 @@ fn freeing_by(address: u64, call: &dyn Fn() -> CUresult, give: fn(Account, u64))
 /// # Safety
 /// As [`release`].
 pub(super) unsafe fn release_in_order(address: u64, call: &dyn Fn() -> CUresult) -> CUresult {
-    freeing_by(address, call, Account::release_later)
+    freeing(address, call, Account::release_later)
 }
 
-#[inline(always)]
-fn freeing(address: u64, call: impl FnOnce() -> CUresult, give: fn(Account, u64)) -> CUresult {
+#[inline(never)]
+fn freeing(address: u64, call: &dyn Fn() -> CUresult, give: fn(Account, u64)) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call() };
     // Managed memory, and what others may hold too, before the driver forgets the address.
     let mark = if process.handles.has_marks() { process.handles.take_mark(address) } else { None };
@@ -135,6 +148,36 @@ fn freeing(address: u64, call: impl FnOnce() -> CUresult, give: fn(Account, u64)
         Some(mark) => give_back_marked(process, extent, mark, give),
     }
     status
+}
+
+/// The usual free: of plain memory that lies in one block. `None`: it is another one, and nothing was done.
+#[inline(always)]
+fn free_at_once(call: &Call, address: u64) -> Option<CUresult> {
+    let process = process::managed_already()?;
+    if process.handles.has_marks() {
+        return None;
+    }
+    // Before the driver is asked: once it has freed the memory, a mapping can begin there.
+    let block = process.blocks.sole(address)?;
+    let status = call.make();
+    if status == OK
+        && let Some(context) = block.remove()
+    {
+        give_block_back(process, context);
+    }
+    Some(status)
+}
+
+/// Gives one block back.
+#[inline(never)]
+fn give_block_back(process: &'static Process, context: u8) {
+    let booking = match process.contexts.device_of(context) {
+        Some(device) => account::on_device(device),
+        None => account::on_current_device(),
+    };
+    if let Booking::On(account) = booking {
+        account.release(BLOCK_BYTES);
+    }
 }
 
 #[cold]
@@ -182,7 +225,11 @@ pub(crate) unsafe extern "C" fn alloc(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let bytes: usize = unsafe { call.argument(1) };
     // SAFETY: the program's arguments; after success the driver has written the address.
-    unsafe { allocate_as::<true>(bytes as u64, false, || call.make(), || (*pointer, bytes as u64)) }
+    unsafe {
+        allocate_at_once(call, pointer, bytes as u64).unwrap_or_else(|| {
+            allocate(bytes as u64, false, &|| call.make(), &move || (*pointer, bytes as u64))
+        })
+    }
 }
 
 /// `cuMemAlloc`, the 32-bit form.
@@ -250,8 +297,7 @@ pub(crate) unsafe extern "C" fn alloc_pitch_v1(call: &Call) -> CUresult {
 pub(crate) unsafe extern "C" fn free(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let pointer: CUdeviceptr = unsafe { call.argument(0) };
-    // SAFETY: the program's argument.
-    freeing(pointer, || call.make(), Account::release)
+    free_at_once(call, pointer).unwrap_or_else(|| freeing(pointer, &|| call.make(), Account::release))
 }
 
 /// `cuMemFree`, the 32-bit form.

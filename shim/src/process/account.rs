@@ -1,7 +1,7 @@
 //! Booking memory on one GPU, as the hooks do it: reserve, call the driver, commit what was really taken.
 //!
-//! What every hook calls is kept out of line: inlined into some fifty hooks it would double the library's size. `cuMemAlloc_v2`
-//! alone has the same code inlined (`*_hot`): out of line it takes 16 ns longer.
+//! What every hook calls is kept out of line: inlined into some fifty hooks it would double the library's size. The usual
+//! `cuMemAlloc_v2` alone has its own straight line (`*_at_once`).
 
 use core::sync::atomic::Ordering;
 
@@ -149,6 +149,30 @@ impl Account {
         self.device.quota(self.process())
     }
 
+    /// This process's account on the calling thread's current device, where that is known without asking the driver.
+    #[inline(always)]
+    pub(crate) fn known(process: &'static Process) -> Option<Self> {
+        let device = &process.devices[0];
+        let is_known = process.device_count.load(Ordering::Relaxed) == 1 && device.known_index().is_some();
+        is_known.then_some(Account { device })
+    }
+
+    /// Reserves `bytes` where the quota is far. `None`: nothing is booked, and [`Account::reserve`] knows more.
+    #[inline(always)]
+    pub(crate) fn reserve_at_once(self, bytes: u64) -> Option<Reservation> {
+        let quota = self.device.quota(self.process());
+        self.books_hot().reserve_at_once(bytes, quota, EXACT_WITHIN_BYTES)
+    }
+
+    /// [`Account::commit`] of all that was so reserved, or of nothing of it.
+    #[inline(always)]
+    pub(crate) fn settle_at_once(self, reservation: Reservation, is_taken: bool) {
+        if is_taken {
+            self.device.held.fetch_add(reservation.bytes(), Ordering::Relaxed);
+        }
+        self.books_hot().settle_at_once(reservation, is_taken);
+    }
+
     /// Reserves `bytes`.
     ///
     /// # Errors
@@ -156,12 +180,6 @@ impl Account {
     /// books closed.
     #[inline(never)]
     pub(crate) fn reserve(self, bytes: u64) -> Result<Reservation, CUresult> {
-        self.reserve_hot(bytes)
-    }
-
-    /// [`Account::reserve`], inlined.
-    #[inline(always)]
-    pub(crate) fn reserve_hot(self, bytes: u64) -> Result<Reservation, CUresult> {
         let quota = self.device.quota(self.process());
         match self.books().reserve(bytes, quota) {
             Ok(reservation) if !self.is_near(&reservation, quota) => Ok(reservation),
@@ -332,12 +350,6 @@ impl Account {
     /// over the quota; the caller undoes what it did.
     #[inline(never)]
     pub(crate) fn commit(self, reservation: Reservation, taken: u64) -> bool {
-        self.commit_hot(reservation, taken)
-    }
-
-    /// [`Account::commit`], inlined.
-    #[inline(always)]
-    pub(crate) fn commit_hot(self, reservation: Reservation, taken: u64) -> bool {
         let reserved = reservation.bytes();
         if taken != 0 {
             self.device.held.fetch_add(taken, Ordering::Relaxed);

@@ -91,7 +91,64 @@ pub(crate) struct Extent {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NoPlace;
 
+const CONTEXT_SHIFT: u32 = COUNT_BITS + START_BITS + SPAN_BITS;
+
+/// A block in which an allocation lies that lies in no other.
+#[derive(Clone, Copy)]
+pub(crate) struct Sole<'a>(&'a AtomicU64);
+
+impl Sole<'_> {
+    /// Forgets the allocation, which the driver has freed. Returns the context of the block, if it was the last in it.
+    #[inline(always)]
+    pub(crate) fn remove(self) -> Option<u8> {
+        let mut old = self.0.load(Ordering::Relaxed);
+        loop {
+            let count = old & mask(COUNT_BITS);
+            // A mapping that took the place meanwhile is not ours to forget.
+            if old & MAPPING != 0 || count == 0 {
+                return None;
+            }
+            let new = if count == 1 { 0 } else { old - 1 };
+            match self.0.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return (count == 1).then(|| Plain::unpack(old).context),
+                Err(now) => old = now,
+            }
+        }
+    }
+}
+
 impl Blocks {
+    /// Notes an allocation of `bytes` > 0 at `address`, made in `context`, which lies in one block. `true`: it is the first there. `None`:
+    /// nothing is noted, and [`Blocks::add`] knows more.
+    #[inline(always)]
+    pub(crate) fn add_at_once(&self, address: u64, bytes: u64, context: u8) -> Option<bool> {
+        if bytes > BLOCK_MASK + 1 - (address & BLOCK_MASK) {
+            return None;
+        }
+        let word = self.word(address >> BLOCK_SHIFT)?;
+        let mut old = word.load(Ordering::Relaxed);
+        loop {
+            let count = old & mask(COUNT_BITS);
+            if old & MAPPING != 0 || count == mask(COUNT_BITS) {
+                return None;
+            }
+            let new = ((old & mask(CONTEXT_SHIFT)) + 1) | u64::from(context) << CONTEXT_SHIFT;
+            match word.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(count == 0),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// The block of the allocation at `address`, where that lies in one block. `None`: it may be larger, or not ours.
+    #[inline(always)]
+    pub(crate) fn sole(&self, address: u64) -> Option<Sole<'_>> {
+        let word = self.word(address >> BLOCK_SHIFT)?;
+        let old = word.load(Ordering::Relaxed);
+        let starts_here = old >> COUNT_BITS & mask(START_BITS) == start_of(address);
+        (old & MAPPING == 0 && old & mask(COUNT_BITS) != 0 && !starts_here).then_some(Sole(word))
+    }
+
     #[inline(always)]
     fn word(&self, block: u64) -> Option<&AtomicU64> {
         let leaf = self.0.get(usize::try_from(block).ok()? / LEAF_BLOCKS)?;
@@ -339,6 +396,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_small_allocation_is_left_to_the_long_way() {
+        let blocks = blocks();
+        assert_eq!(blocks.add_at_once(BASE, 65536, 3), None, "the table has no leaf there yet");
+        assert_eq!(blocks.add(BASE, 5 * MIB, 3), Ok(3));
+        assert!(blocks.sole(BASE).is_none(), "a larger one begins there");
+        assert_eq!(blocks.add_at_once(BASE + 8 * MIB + 512, 2 * MIB, 3), None, "it straddles a border");
+        blocks.add_mapping(BASE + 16 * MIB, 7).unwrap();
+        assert_eq!(blocks.add_at_once(BASE + 16 * MIB, 512, 3), None);
+        assert!(blocks.sole(BASE + 16 * MIB).is_none());
+        assert_eq!(blocks.mapping_at(BASE + 16 * MIB), Some(7));
+        assert_eq!(blocks.add_at_once(BASE + 8 * MIB, 2 * MIB, 3), Some(true));
+        assert_eq!(blocks.sole(BASE + 8 * MIB).unwrap().remove(), Some(3));
+        assert!(blocks.sole(BASE + 8 * MIB).is_none());
+    }
+
+    #[test]
     fn counts_agree_with_a_plain_model_under_random_use() {
         let mut seed = 42_u64;
         let mut random = move |below: u64| {
@@ -364,7 +437,12 @@ mod tests {
                         fresh += u64::from(*count == 0);
                         *count += 1;
                     }
-                    assert_eq!(blocks.add(address, bytes, 1), Ok(fresh));
+                    // As the hooks do it: in a straight line where that can be.
+                    let added = match blocks.add_at_once(address, bytes, 1) {
+                        Some(is_first) => Ok(u64::from(is_first)),
+                        None => blocks.add(address, bytes, 1),
+                    };
+                    assert_eq!(added, Ok(fresh));
                 }
             } else if let Some(key) =
                 live.keys().nth(usize::try_from(random(512)).unwrap() % live.len().max(1)).copied()
@@ -376,8 +454,11 @@ mod tests {
                     *count -= 1;
                     last += u64::from(*count == 0);
                 }
-                let extent = blocks.take(address).unwrap();
-                assert_eq!(blocks.remove(extent), last);
+                let removed = match blocks.sole(address) {
+                    Some(block) => u64::from(block.remove() == Some(1)),
+                    None => blocks.take(address).map(|extent| blocks.remove(extent)).unwrap(),
+                };
+                assert_eq!(removed, last);
             }
         }
     }

@@ -109,6 +109,14 @@ pub(crate) fn standing() -> Standing {
     }
 }
 
+/// This process, where it is known to be managed.
+#[inline(always)]
+pub(crate) fn managed_already() -> Option<&'static Process> {
+    // SAFETY: as in `standing`.
+    let process = unsafe { PROCESS.load(Ordering::Acquire).as_ref() }?;
+    (process.standing.load(Ordering::Acquire) == MANAGED).then_some(process)
+}
+
 /// This process, which is managed.
 ///
 /// Only for who has been told so by [`standing`]; a child made by `fork` in between has no members, and comes to nothing.

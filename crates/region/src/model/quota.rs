@@ -50,6 +50,24 @@ fn of_three_as_many_are_granted_as_fit() {
 }
 
 #[test]
+fn who_reserves_in_a_straight_line_sees_and_is_seen_by_the_others() {
+    for units in [[3, 3], [2, 2]] {
+        for both in [false, true] {
+            explore(None, move |world| {
+                let [(a, a_books), (b, b_books)] = joined(world, 4);
+                let first = a.start(None, move |a| a.allocate_at_once(a_books, units[0]).is_ok());
+                let second = b.start(None, move |b| {
+                    let how = if both { Process::allocate_at_once } else { Process::allocate };
+                    how(b, b_books, units[1]).is_ok()
+                });
+                let granted = [first, second].map(|thread| thread.join().unwrap().unwrap());
+                settle_up(world, 4, &units, &granted);
+            });
+        }
+    }
+}
+
+#[test]
 fn two_that_join_and_reserve_at_once_see_each_other() {
     explore(Some(3), |world| {
         let threads = [0, 1].map(|number| {

@@ -201,6 +201,20 @@ impl Process {
         Ok(())
     }
 
+    /// [`Process::allocate`] as the guest does it: at once where that can be, else the long way.
+    pub(crate) fn allocate_at_once(self, books: Books, units: u64) -> Result<(), Refusal> {
+        let (bytes, quota) = (units * UNIT_BYTES, self.quota * UNIT_BYTES);
+        self.world.enter(books.member().place, TRYING);
+        let reserved = books.reserve_at_once(bytes, quota, 0);
+        self.world.enter(books.member().place, IDLE);
+        let Some(reservation) = reserved else { return self.allocate(books, units) };
+        step();
+        self.take(units);
+        assert!(self.world.taken() <= self.quota, "granted over the quota: {}", self.world.taken());
+        books.settle_at_once(reservation, true);
+        Ok(())
+    }
+
     /// Makes the one object that others may come to hold.
     pub(crate) fn make_object(self, books: Books, units: u64) {
         self.world.object.store(units, Ordering::Relaxed);

@@ -185,7 +185,11 @@ struct CUOTA_ALIGNED(64) cuota_tenant_line {
   uint64_t refused;
   // Of what is booked, bytes of memory pools, if others can open them: these may outlive the process.
   uint64_t pools;
-  uint64_t reserved[3];
+  // GPU time that its work in flight had taken when it last looked, ns: what its tenant is charged if it dies.
+  uint64_t in_flight_ns;
+  // Of it, what the budget does not have yet, ns.
+  uint64_t owed_ns;
+  uint64_t reserved;
 };
 
 // Memory that a process holds and that others may hold too: each of them books it, and all but one of them in vain.

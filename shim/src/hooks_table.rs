@@ -509,6 +509,7 @@ calls! {
         cuStreamGetFlags: PFN_cuStreamGetFlags_v5050;
         cuCtxSetCurrent: PFN_cuCtxSetCurrent_v4000;
         cuEventCreate: PFN_cuEventCreate_v2000;
+        cuEventDestroy_v2: PFN_cuEventDestroy_v4000;
         cuEventRecord: PFN_cuEventRecord_v2000;
         cuEventQuery: PFN_cuEventQuery_v2000;
         cuEventElapsedTime: PFN_cuEventElapsedTime_v2000;

@@ -277,6 +277,13 @@ impl Budget {
     }
 }
 
+/// The cap under which a word was written. `None`: nothing was ever booked in it, or it is rubbish.
+#[must_use]
+pub fn written_under(word: u64) -> Option<Cap> {
+    // 20 bits: the conversion cannot fail.
+    Cap::from_ppm(u32::try_from(word >> HORIZON_BITS).unwrap_or(0)).ok()
+}
+
 fn ticks_to_earn(cap: Cap, gpu_ns: u64) -> i64 {
     cap.time_to_earn(gpu_ns).div_ceil(TICK_NS).cast_signed()
 }
@@ -292,9 +299,7 @@ fn distance(word: u64, look: Look, lines: &Lines) -> i64 {
     if word == 0 {
         return lines.floor;
     }
-    // 20 bits: the conversion cannot fail.
-    let written_under = Cap::from_ppm(u32::try_from(word >> HORIZON_BITS).unwrap_or(0));
-    let Ok(written_under) = written_under else { return lines.opening };
+    let Some(written_under) = written_under(word) else { return lines.opening };
     let apart = word.wrapping_sub(look.now_ns / TICK_NS) & HORIZON_MASK;
     // Shifted to the top and back: the 44 bits with their sign.
     let ahead = (apart << (64 - HORIZON_BITS)).cast_signed() >> (64 - HORIZON_BITS);

@@ -104,21 +104,26 @@ impl<'a> Costs<'a> {
 
     /// Learns from an exclusive batch that one unit of this key took `cost_ns`.
     pub fn learn(&self, key: Key, cost_ns: u64) {
-        self.teach(hash_of_unit(key), cost_ns, FOLLOWED);
-        self.teach(hash_of_function(key), cost_ns, FOLLOWED);
+        self.take(key, cost_ns, &FOLLOWED);
     }
 
     /// Learns from a batch beside a neighbour that one unit of this key took `bound_ns` at most.
     pub fn learn_bound(&self, key: Key, bound_ns: u64) {
-        self.teach(hash_of_unit(key), bound_ns, BOUNDED);
-        self.teach(hash_of_function(key), bound_ns, BOUNDED);
+        self.take(key, bound_ns, &BOUNDED);
     }
 
     /// Learns from a batch beside which launches of its own process were held back that one unit of this key took `cost_ns`, if it
     /// did not wait for them: by a thirtieth a time.
     pub fn learn_held(&self, key: Key, cost_ns: u64) {
-        self.teach(hash_of_unit(key), cost_ns, HELD);
-        self.teach(hash_of_function(key), cost_ns, HELD);
+        self.take(key, cost_ns, &HELD);
+    }
+
+    /// Takes a lesson: one unit of this key took `cost_ns`.
+    #[inline(never)]
+    pub(crate) fn take(&self, key: Key, cost_ns: u64, lesson: &Lesson) {
+        for hash in [hash_of_unit(key), hash_of_function(key)] {
+            self.teach(hash, cost_ns, lesson);
+        }
     }
 
     /// Forgets everything: another GPU, another clock rate.
@@ -139,7 +144,7 @@ impl<'a> Costs<'a> {
         entry.into_iter().find(|&word| word != 0 && tag(word) == tag_of(hash)).map(cost_of)
     }
 
-    fn teach(&self, hash: u64, cost_ns: u64, next: Lesson) {
+    fn teach(&self, hash: u64, cost_ns: u64, next: &Lesson) {
         let cost_ns = cost_ns.clamp(1, MAX_COST_NS);
         let set = self.set(hash);
         let known =
@@ -169,16 +174,16 @@ impl<'a> Costs<'a> {
 }
 
 /// How a measurement changes a cost.
-struct Lesson {
+pub(crate) struct Lesson {
     /// From what is known and what was measured, ns, by how well it is known.
     moves: fn(u64, u64, u64) -> u64,
     /// The confidence in the first: with 0 the next takes its place.
     first: u64,
 }
 
-const FOLLOWED: Lesson = Lesson { moves: followed, first: 1 };
-const BOUNDED: Lesson = Lesson { moves: bounded, first: 1 };
-const HELD: Lesson = Lesson { moves: held, first: 0 };
+pub(crate) const FOLLOWED: Lesson = Lesson { moves: followed, first: 1 };
+pub(crate) const BOUNDED: Lesson = Lesson { moves: bounded, first: 1 };
+pub(crate) const HELD: Lesson = Lesson { moves: held, first: 0 };
 
 /// A cost after it was measured while it may have waited: by a quarter of the way at most up or down, so that it tends to the middle of
 /// what is measured, whatever the longest wait.

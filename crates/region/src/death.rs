@@ -104,6 +104,7 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
     let mut left = false;
     let mut closed = 0_u64;
     for (gpu, line) in lines.filter(|(_, line)| is_of(line, life)) {
+        charge(tenant, gpu, line);
         if lives_on {
             closed = closed.saturating_add(keep_pools(tenant, number, gpu, line, life));
         }
@@ -124,6 +125,16 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
     // Of two who are here at once, one frees the place; and one that has been taken since has another life.
     let _ = place.life.compare_exchange(life, life & !ALIVE, Ordering::AcqRel, Ordering::Relaxed);
     place.life.load(Ordering::Acquire) == life & !ALIVE
+}
+
+/// Charges what the dead process had on the GPU, once.
+fn charge(tenant: Tenant, gpu: usize, line: &Line) {
+    let [used_ns, owed_ns] = [&line.in_flight_ns, &line.owed_ns].map(|word| word.swap(0, Ordering::Relaxed));
+    if used_ns != 0
+        && let Some(meter) = tenant.meter(GpuIndex(gpu))
+    {
+        meter.charge_the_gone(used_ns, owed_ns);
+    }
 }
 
 /// Takes out of a dead process's line all but what its pools hold; how many bytes.

@@ -50,6 +50,8 @@ impl Member {
                 if let Some(place) = tenant.0.places.get(member.place) {
                     place.started.store(started, Ordering::Relaxed);
                 }
+                // What the dead had on a GPU is charged before this process puts anything there.
+                let _ = member.sweep();
                 return Ok(member);
             }
             // All that are free are held for the dead.
@@ -97,6 +99,9 @@ impl Member {
             for counter in [&line.overhead, &line.refused, &line.pools] {
                 counter.store(0, Ordering::Relaxed);
             }
+            for counter in [&line.in_flight_ns, &line.owed_ns] {
+                counter.store(0, Ordering::Relaxed);
+            }
             line.life.store(life, Ordering::SeqCst);
         }
         entry.life.store(life, Ordering::Release);
@@ -134,6 +139,16 @@ impl Member {
     pub(crate) fn lives(&self) -> bool {
         let place = self.tenant.0.places.get(self.place);
         place.is_some_and(|place| place.life.load(Ordering::Acquire) == self.life)
+    }
+
+    /// Notes what is to be charged if this process dies now: the GPU time of its work in flight on `gpu`, ns, and what of it is not
+    /// booked.
+    pub fn note_in_flight(&self, gpu: GpuIndex, in_flight_ns: u64, owed_ns: u64) {
+        let line = self.tenant.0.books.get(gpu.0).and_then(|book| book.get(self.place));
+        if let Some(line) = line.filter(|line| line.life.load(Ordering::Acquire) == self.life) {
+            line.in_flight_ns.store(in_flight_ns, Ordering::Relaxed);
+            line.owed_ns.store(owed_ns, Ordering::Relaxed);
+        }
     }
 
     /// Notes that others can open memory pools of this process.

@@ -8,6 +8,8 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic;
 
+use cuota_governor::budget::{Correction, Look, Rule, written_under};
+
 use crate::event::Events;
 use crate::header::{Header, Kind, Unusable, layout_hash};
 use crate::name::{GpuId, TenantName, load, store};
@@ -107,7 +109,11 @@ pub(crate) struct Line {
     pub(crate) refused: AtomicU64,
     /// Of what is booked, bytes of memory pools, if others can open them: these may outlive the process.
     pub(crate) pools: AtomicU64,
-    reserved: [AtomicU64; 3],
+    /// GPU time that its work in flight had taken when it last looked, ns: what its tenant is charged if it dies.
+    pub(crate) in_flight_ns: atomic::AtomicU64,
+    /// Of it, what the budget does not have yet, ns.
+    pub(crate) owed_ns: atomic::AtomicU64,
+    reserved: AtomicU64,
 }
 
 /// Memory that a process holds and that others may hold too: each of them books it, and all but one of them in vain.
@@ -153,7 +159,7 @@ pub const LAYOUTS: &[crate::abi::Layout] = &[
         life, pid, uid, joined_ns, pid_namespace, died, shares, pools, started, reserved_too),
     crate::abi::layout!(Share as "cuota_tenant_share": key, what),
     crate::abi::layout!(
-        Line as "cuota_tenant_line": life, booked, overhead, refused, pools, reserved
+        Line as "cuota_tenant_line": life, booked, overhead, refused, pools, in_flight_ns, owed_ns, reserved
     ),
     crate::abi::layout!(File as "cuota_tenant_file": header, summary, gpus, places, books, events, shares),
 ];
@@ -248,6 +254,31 @@ impl Meter {
     /// Adds to the GPU time used.
     pub fn note_used(self, ns: u64) {
         self.0.used_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Corrects what was booked, in both words; `look` is at the clock, under a word that is to be changed.
+    #[inline(never)]
+    pub fn correct(self, correction: Correction, look: &dyn Fn(u64) -> Option<Look>) {
+        for (rule, word) in [(Rule::Window, self.window()), (Rule::Period, self.period())] {
+            let mut seen = word.load(Ordering::Acquire);
+            while let Some(look) = look(seen) {
+                let next = rule.correct(seen, look, correction);
+                match word.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(_) => break,
+                    Err(now) => seen = now,
+                }
+            }
+        }
+    }
+
+    /// Charges what had work on the GPU and is gone, a process or a context: GPU time used, ns, and what of it was not booked. The
+    /// budget's own words say under which cap; before the first booking they are 0, and nothing is owed.
+    #[inline(never)]
+    pub fn charge_the_gone(self, used_ns: u64, owed_ns: u64) {
+        self.note_used(used_ns);
+        self.correct(Correction::Owed(owed_ns), &|word| {
+            Some(Look { now_ns: sys::monotonic_ns(), cap: written_under(word)?, clock_went_back: false })
+        });
     }
 
     /// Adds to the time waited.

@@ -84,7 +84,6 @@ fn ended(gone: Option<Gone>) {
     {
         // Another context can have the same addresses for other kernels.
         account.process().functions.forget();
-        account.process().limiter.end_context(gone.number);
         let blocks = account.process().blocks.remove_context(gone.number);
         account.process().handles.remove_context(gone.number, let_go);
         account.end_context(blocks * BLOCK_BYTES);
@@ -99,8 +98,10 @@ fn ending(
     gone: impl Fn(&Process) -> Option<Gone>,
 ) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
+    // What has ended is settled by its events as long as there are any.
+    process.limiter.reap_all(process);
     let found = Cell::new(None);
-    let status = process.limiter.while_ending(number(process), &|| {
+    let status = process.limiter.while_ending(process, number(process), &|| {
         let status = call.make();
         found.set(if status == OK { gone(process) } else { None });
         (status, found.get().is_some())

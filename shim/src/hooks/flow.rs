@@ -42,31 +42,43 @@ pub(crate) unsafe extern "C" fn all_wait(call: &Call) -> CUresult {
     call.make()
 }
 
+/// Makes the call, which waits for the GPU, and settles what has ended: the program may end here and now.
+#[inline(never)]
+fn settled(call: &Call, closed: Option<&'static Process>) -> CUresult {
+    let status = call.make();
+    if let Some(process) = closed {
+        process.limiter.reap(process);
+    }
+    status
+}
+
 /// `cuStreamSynchronize`.
 pub(crate) unsafe extern "C" fn synchronize(call: &Call) -> CUresult {
-    if let Some(process) = capped() {
+    let process = capped();
+    if let Some(process) = process {
         process.limiter.close_stream(process, call.stream(0), Close::Sync);
     }
-    call.make()
+    settled(call, process)
 }
 
 /// `cuCtxSynchronize`.
 pub(crate) unsafe extern "C" fn synchronize_all(call: &Call) -> CUresult {
-    if let Some(process) = capped() {
+    let process = capped();
+    if let Some(process) = process {
         process.limiter.close_all(process, Close::Sync);
     }
-    call.make()
+    settled(call, process)
 }
 
 /// `cuEventSynchronize`: nobody says of which stream the event is. One that is reached is waited for by who keeps a queue filled,
 /// and ends nothing.
 pub(crate) unsafe extern "C" fn synchronize_event(call: &Call) -> CUresult {
-    if let Some(process) = capped()
-        && driver::outside_captures(|| driver::query_event(call.pointer(0))) != OK
-    {
+    let process =
+        capped().filter(|_| driver::outside_captures(|| driver::query_event(call.pointer(0))) != OK);
+    if let Some(process) = process {
         process.limiter.close_all(process, Close::Sync);
     }
-    call.make()
+    settled(call, process)
 }
 
 /// `cuStreamDestroy`: what is in flight is still waited for.
@@ -74,9 +86,8 @@ pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
     // One that captures ends its capture with it.
     let captured = capture::counted_on(process, call.stream(0));
-    if !process.limiter.is_free(process) {
-        process.limiter.end_stream(process, call.stream(0));
-    }
+    // Whether a cap binds or not: when one does again, another stream may have this handle.
+    process.limiter.end_stream(process, call.stream(0));
     let status = call.make();
     if status == OK {
         capture::end_counted(process, captured);

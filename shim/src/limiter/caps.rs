@@ -3,15 +3,16 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cuota_governor::batch::Close;
-use cuota_governor::budget::{Budget, Correction, Look, Opening, Rule, book_period, book_window};
+use cuota_governor::budget::{Budget, Correction, Look, Opening, book_period, book_window};
 use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
 use cuota_governor::cost::{Costs, WAYS};
 use cuota_region::policy::Found;
 use cuota_region::sys;
-use cuota_region::tenant::Meter;
+use cuota_region::tenant::{GpuIndex, Meter};
 
 use super::Limiter;
+use super::stream::InFlight;
 use crate::process::settings::Settings;
 use crate::process::{Process, driver};
 
@@ -33,6 +34,8 @@ pub(super) struct Gpu {
     looked_ns: AtomicU64,
     /// Until when the time was charged that no event measures, ns.
     timed_ns: AtomicU64,
+    /// Whether work in flight is noted in the tenant's file.
+    pub(super) in_flight: AtomicU32,
     concurrency: AtomicU64,
     costs: [AtomicU64; COSTS],
 }
@@ -65,6 +68,7 @@ pub(super) struct Ground {
     pub(super) process: &'static Process,
     pub(super) gpu: &'static Gpu,
     pub(super) ordinal: u32,
+    index: GpuIndex,
     meter: Meter,
 }
 
@@ -127,8 +131,9 @@ impl Ground {
         let (gpu, device) =
             (process.limiter.gpus.get(ordinal as usize)?, process.devices.get(ordinal as usize)?);
         let member = process.member();
-        let meter = member.tenant().meter(device.index(member, ordinal)?)?;
-        Some(Ground { process, gpu, ordinal, meter })
+        let index = device.index(member, ordinal)?;
+        let meter = member.tenant().meter(index)?;
+        Some(Ground { process, gpu, ordinal, index, meter })
     }
 
     /// Looks at the clock. Whatever word it is compared with was loaded before.
@@ -149,7 +154,7 @@ impl Ground {
     }
 
     /// Changes a word of the budget by `rule`.
-    fn exchange<T>(&self, word: &AtomicU64, rule: &dyn Fn(u64, Look) -> (u64, T)) -> T {
+    fn exchange(&self, word: &AtomicU64, rule: &dyn Fn(u64, Look) -> (u64, Opening)) -> Opening {
         let mut seen = word.load(Ordering::Acquire);
         loop {
             let (next, result) = rule(seen, self.look());
@@ -171,9 +176,14 @@ impl Ground {
         if correction == Correction::None {
             return;
         }
-        for (rule, word) in [(Rule::Window, self.meter.window()), (Rule::Period, self.meter.period())] {
-            self.exchange(word, &|word, look| (rule.correct(word, look, correction), ()));
-        }
+        self.meter.correct(correction, &|_| Some(self.look()));
+    }
+
+    /// Charges work for the time since then: it was on the GPU until now at most. `booked_ns` were booked for it.
+    pub(super) fn charge_since(&self, since_ns: u64, booked_ns: u64) {
+        let taken_ns = self.time_since(since_ns);
+        self.note_used(taken_ns);
+        self.correct(Correction::from(booked_ns, taken_ns));
     }
 
     /// The time since then that no other stream of the process was charged for, ns; to be charged now.
@@ -186,6 +196,13 @@ impl Ground {
     /// Adds to the tenant's GPU time.
     pub(super) fn note_used(&self, ns: u64) {
         self.meter.note_used(ns);
+    }
+
+    /// Notes what this process has in flight, for whoever finds it dead.
+    pub(super) fn note_in_flight(&self, left: InFlight) {
+        let timed_ns = self.gpu.timed_ns.load(Ordering::Relaxed);
+        let (taken_ns, booked_ns) = left.taken_between(timed_ns, sys::monotonic_ns());
+        self.process.member().note_in_flight(self.index, taken_ns, taken_ns.saturating_sub(booked_ns));
     }
 
     /// Adds to the time that its launches have waited.

@@ -25,8 +25,15 @@ const STACK_BYTES: usize = 256 << 10;
 /// PTHREAD_CREATE_DETACHED of <pthread.h>.
 const DETACHED: c_int = 1;
 
-/// Whether exit handlers have begun.
-static EXITING: AtomicU32 = AtomicU32::new(0);
+/// How far the process's end has come: nobody has seen it; exit handlers have begun, and the helper may settle once more what has
+/// ended; it does not enter the driver any more.
+static EXITING: AtomicU32 = AtomicU32::new(LIVES);
+const LIVES: u32 = 0;
+const LAST_ROUND: u32 = 1;
+const OVER: u32 = 2;
+
+/// How often a process that ends notes how long its work in flight has been on the GPU, ns.
+const LAST_NOTES_NS: u64 = 1_000_000;
 
 /// The helper of a process. All-zero: none yet.
 pub(super) struct Helper {
@@ -36,6 +43,8 @@ pub(super) struct Helper {
     parked: AtomicU32,
     /// 1 while it may be in the driver.
     is_inside: AtomicU32,
+    /// 1 once it runs.
+    runs: AtomicU32,
     /// Somebody launched since its last round.
     launched: AtomicU32,
     /// Since then a stream may have run dry inside an open batch.
@@ -51,7 +60,13 @@ impl Helper {
         if self.begun.load(Ordering::Relaxed) == 0 {
             self.begin();
         }
-        if self.parked.load(Ordering::SeqCst) != 0 && self.parked.swap(0, Ordering::AcqRel) != 0 {
+        if self.parked.load(Ordering::SeqCst) != 0 {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if self.parked.swap(0, Ordering::SeqCst) != 0 {
             sys::wake_all(&self.parked);
         }
     }
@@ -60,7 +75,7 @@ impl Helper {
     fn park(&self) {
         self.parked.swap(1, Ordering::SeqCst);
         // Who came before saw nobody to wake.
-        if self.launched.load(Ordering::SeqCst) == 0 {
+        if self.launched.load(Ordering::SeqCst) == 0 && EXITING.load(Ordering::SeqCst) == LIVES {
             sys::wait_until(&self.parked, 1, u64::MAX);
         }
         self.parked.store(0, Ordering::SeqCst);
@@ -135,15 +150,23 @@ fn start() -> Option<()> {
     (status == 0).then_some(())
 }
 
-/// The process's exit handlers have begun: waits until the helper is out of the driver, a tenth of a second at most.
+/// The process's exit handlers have begun: waits until the helper has settled what has ended, and is out of the driver, a tenth of a
+/// second at most. It is done there: an exit handler may run where the driver must not be called, say in a host function.
 extern "C" fn exiting(_: *mut c_void) {
-    EXITING.store(1, Ordering::SeqCst);
+    let Standing::Managed(process) = process::standing() else { return };
+    let helper = &process.limiter.helper;
+    // A child has none before it launches.
+    let runs = helper.runs.load(Ordering::SeqCst) != 0;
+    EXITING.store(if runs { LAST_ROUND } else { OVER }, Ordering::SeqCst);
+    sys::wake_all(&EXITING);
+    helper.wake();
     let until = sys::monotonic_ns().saturating_add(100_000_000);
-    if let Standing::Managed(process) = process::standing() {
-        while process.limiter.helper.is_inside.load(Ordering::SeqCst) != 0 && sys::monotonic_ns() < until {
-            sys::yield_now();
-        }
+    while sys::monotonic_ns() < until
+        && (EXITING.load(Ordering::SeqCst) == LAST_ROUND || helper.is_inside.load(Ordering::SeqCst) != 0)
+    {
+        sys::yield_now();
     }
+    EXITING.store(OVER, Ordering::SeqCst);
 }
 
 extern "C" fn run(_: *mut c_void) -> *mut c_void {
@@ -156,27 +179,35 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
 impl Limiter {
     fn help(&'static self, process: &'static Process) -> ! {
         let (helper, mut rounds) = (&self.helper, Rounds::new());
+        helper.runs.store(1, Ordering::SeqCst);
         loop {
             helper.is_inside.store(1, Ordering::SeqCst);
-            if EXITING.load(Ordering::SeqCst) != 0 {
-                helper.is_inside.store(0, Ordering::SeqCst);
-                // It does not end: the driver has destructors for threads that had a context, and its exit handlers may have run.
-                loop {
-                    sys::wait_until(&EXITING, 1, u64::MAX);
-                }
-            }
-            let found = self.round(process);
+            let end = EXITING.load(Ordering::SeqCst);
+            let found = if end == OVER { Found::Idle } else { self.round(process) };
             helper.is_inside.store(0, Ordering::SeqCst);
+            if end != LIVES {
+                EXITING.store(OVER, Ordering::SeqCst);
+                self.note_until_the_end(process);
+            }
             match rounds.next(found) {
-                Nap::For(ns) => sys::sleep_ns(ns),
+                // Until then, or until exit handlers begin.
+                Nap::For(ns) => sys::wait_until(&EXITING, LIVES, sys::monotonic_ns().saturating_add(ns)),
                 Nap::Parked => helper.park(),
             }
         }
     }
 
+    /// Notes how long what is in flight has been on the GPU, without asking the driver, which may be ending.
+    fn note_until_the_end(&self, process: &'static Process) -> ! {
+        loop {
+            self.note_left(process, 0);
+            sys::sleep_ns(LAST_NOTES_NS);
+        }
+    }
+
     /// Settles what has ended, and closes what is quiet.
     fn round(&'static self, process: &'static Process) -> Found {
-        self.reap(process);
+        self.reap_all(process);
         let launched = self.helper.launched.swap(0, Ordering::SeqCst) != 0;
         let mut found = if launched { Found::Draining } else { Found::Idle };
         if self.helper.sparse.swap(0, Ordering::Relaxed) != 0 {

@@ -20,12 +20,11 @@ mod sensor;
 pub(crate) mod stream;
 mod timeline;
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use self::caps::Gpu;
 use self::captures::Captures;
 use self::helper::Helper;
-use self::lock::Lock;
 use self::stream::Streams;
 use self::timeline::Timeline;
 use crate::process::Process;
@@ -42,11 +41,13 @@ pub(crate) struct Limiter {
     /// Looks at which a launch was held back, on any stream.
     held: AtomicU64,
     pub(crate) captures: Captures,
+    /// On which stream the next look begins to settle.
+    turn: AtomicU32,
     helper: Helper,
     gpus: [Gpu; DEVICES],
     streams: Streams,
     /// By context's number.
-    timelines: [Lock<Timeline>; 256],
+    timelines: [Timeline; 256],
 }
 
 impl Limiter {

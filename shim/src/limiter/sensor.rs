@@ -8,17 +8,19 @@ use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
-use super::lock::Held;
-use super::stream::{Books, Closed, STREAMS, Stream};
+use super::stream::{Books, Closed, InFlight, STREAMS, Stream};
 use super::timeline::{End, Mark, Timeline};
 use crate::process::Process;
+use crate::process::device::DEVICES;
 use crate::process::driver::{self, Capturing};
 
+/// Streams that a look settles batches of. A query takes about a microsecond, and a program can have hundreds of streams.
+const AT_A_LOOK: usize = 8;
+
 impl Limiter {
-    /// A context's time line; see [`Lock::take`](super::lock::Lock::take).
-    #[inline(never)]
-    fn line(&self, context: u8) -> Option<Held<'_, Timeline>> {
-        self.timelines[usize::from(context)].take()
+    /// A context's time line.
+    fn line(&self, context: u8) -> &Timeline {
+        &self.timelines[usize::from(context)]
     }
 
     /// Records an event on a stream whose books the caller holds. `None`: it cannot be, or must not.
@@ -26,16 +28,9 @@ impl Limiter {
         if !stream.is_reachable(process) || !self.may_record(stream) {
             return None;
         }
-        driver::outside_captures(|| {
-            // Held meanwhile: nobody can end the context.
-            let mut line = self.line(stream.context())?;
-            let (mark, event) = line.take()?;
-            let recorded = driver::record_event(event, stream.handle());
-            if !recorded {
-                line.let_go(mark);
-            }
-            recorded.then_some(mark)
-        })
+        let line = self.line(stream.context()).visit_later()?;
+        let context = process.contexts.handle_of(stream.context());
+        driver::outside_captures(|| line.record(context, stream.handle()))
     }
 
     /// Nothing is recorded on a legacy stream where that would ruin a capture, nor on a stream that takes part in one.
@@ -58,16 +53,7 @@ impl Limiter {
     }
 
     fn let_go(&self, stream: &Stream, mark: Mark) {
-        // Where somebody holds the line for long, the event is lost to the pool.
-        if let Some(mut line) = self.line(stream.context()) {
-            line.let_go(mark);
-        }
-    }
-
-    fn hold(&self, stream: &Stream, mark: Mark) {
-        if let Some(mut line) = self.line(stream.context()) {
-            line.hold(mark);
-        }
+        self.line(stream.context()).let_go(mark);
     }
 
     /// Closes the open batch of a stream whose books the caller holds. Whether it will be measured.
@@ -100,7 +86,7 @@ impl Limiter {
         books.push(Closed { batch, start, end, unknown, late_ns: 0, others_held });
         // One event ends a batch and begins the next, if that comes at once.
         if matches!(why, Close::Full | Close::Unknown | Close::Held) {
-            self.hold(stream, end);
+            self.line(stream.context()).hold(end);
             books.boundary = Some(end);
         }
         true
@@ -121,22 +107,30 @@ impl Limiter {
     pub(crate) fn end_stream(&self, process: &'static Process, handle: CUstream) {
         self.close_stream(process, handle, Close::End);
         self.streams.end(handle);
-        self.reap(process);
+        self.reap_all(process);
         self.streams.sweep();
     }
 
     /// Makes a call that may end a context, and says whether it has, while nobody else touches its events.
-    pub(crate) fn while_ending(&self, context: Option<u8>, call: &dyn Fn() -> (CUresult, bool)) -> CUresult {
-        let mut line = context.and_then(|context| self.line(context));
-        let (status, has_ended) = call();
-        if let Some(line) = line.as_mut().filter(|_| has_ended) {
-            line.clear();
-        }
-        status
+    pub(crate) fn while_ending(
+        &self,
+        process: &'static Process,
+        context: Option<u8>,
+        call: &dyn Fn() -> (CUresult, bool),
+    ) -> CUresult {
+        let Some(context) = context else { return call().0 };
+        self.line(context).while_ending(call, || self.end_context(process, context))
     }
 
-    /// After a context has gone: its streams have, too.
-    pub(crate) fn end_context(&self, context: u8) {
+    /// After a context has gone: its streams have, too, and no event says any more how long their work took. It was on the GPU until
+    /// now at most.
+    fn end_context(&self, process: &'static Process, context: u8) {
+        let busy = self.streams.seen().filter(|stream| stream.batches() != 0 && stream.context() == context);
+        for stream in busy {
+            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.books()) {
+                self.write_off(&on, stream, &mut books);
+            }
+        }
         self.streams.end_context(context);
         self.captures.remove(context, u32::MAX);
     }
@@ -160,20 +154,51 @@ impl Limiter {
         were_open
     }
 
-    /// Settles the batches that have ended, but for those on streams that another thread is at.
-    pub(super) fn reap(&self, process: &'static Process) {
-        driver::outside_captures(|| {
-            for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
-                if let (Some(on), Some(mut books)) =
-                    (Ground::of(process, stream.device()), stream.try_books())
-                {
-                    while self.settle(&on, stream, &mut books) {}
-                    if books.is_blind {
-                        self.time(&on, stream, &mut books);
-                    }
+    /// Settles the batches that have ended, all of them. Not for the path of a launch.
+    pub(crate) fn reap_all(&self, process: &'static Process) {
+        driver::outside_captures(|| self.note_left(process, STREAMS));
+    }
+
+    /// Settles the batches that have ended on some streams: whoever comes next goes on with those after them.
+    pub(crate) fn reap(&self, process: &'static Process) {
+        driver::outside_captures(|| self.note_left(process, AT_A_LOOK));
+    }
+
+    /// Notes what is in flight, which this process's tenant pays for if it dies. What has ended on so many streams is settled first, but
+    /// for those that another thread is at.
+    #[inline(never)]
+    pub(super) fn note_left(&self, process: &'static Process, settles: usize) {
+        let mut left = [InFlight::NONE; DEVICES];
+        let busy = || self.streams.seen().filter(|stream| stream.batches() != 0);
+        let count = busy().count().max(1);
+        // All of them where they are few.
+        let first =
+            self.turn.fetch_add(u32::try_from(settles).unwrap_or(0), Ordering::Relaxed) as usize % count;
+        for (index, stream) in busy().enumerate() {
+            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
+                let is_due = (index + count).wrapping_sub(first) % count < settles;
+                while is_due && self.settle(&on, stream, &mut books) {}
+                if is_due && books.is_blind {
+                    self.time(&on, stream, &mut books);
+                }
+                if let Some(left) = left.get_mut(stream.device() as usize) {
+                    left.add(&books);
                 }
             }
-        });
+        }
+        for (ordinal, left) in (0..).zip(&left) {
+            self.note_in_flight(process, ordinal, *left);
+        }
+    }
+
+    fn note_in_flight(&self, process: &'static Process, ordinal: u32, left: InFlight) {
+        let noted = self.gpus.get(ordinal as usize).map(|gpu| &gpu.in_flight);
+        let any = u32::from(left.is_any());
+        if noted.is_some_and(|noted| noted.swap(any, Ordering::Relaxed) | any != 0)
+            && let Some(on) = Ground::of(process, ordinal)
+        {
+            on.note_in_flight(left);
+        }
     }
 
     /// Charges work that no event measures for the time that has gone by, until the stream has nothing to do.
@@ -240,7 +265,7 @@ impl Limiter {
             }
             return false;
         };
-        let Some(mut line) = self.line(stream.context()) else { return false };
+        let Some(line) = self.line(stream.context()).visit() else { return false };
         let end = line.look(closed.start, closed.end, |bracket_ns| {
             closed.batch.occupied_ns(bracket_ns, closed.late_ns)
         });
@@ -251,10 +276,12 @@ impl Limiter {
         line.let_go(closed.end);
         drop(line);
         books.pop();
-        books.since_ns = sys::monotonic_ns();
-        self.progress_ns.store(books.since_ns, Ordering::Relaxed);
+        let now_ns = sys::monotonic_ns();
+        let since_ns = core::mem::replace(&mut books.since_ns, now_ns);
+        self.progress_ns.store(now_ns, Ordering::Relaxed);
         let End::Measured { bracket_ns, covered_ns } = end else {
-            on.note_used(closed.batch.booked_ns());
+            // A fault, or its context is going: it was on the GPU until now at most.
+            on.charge_since(since_ns, closed.batch.booked_ns());
             return true;
         };
         let measured =

@@ -61,6 +61,38 @@ pub(super) struct Books {
     closed_ns: u64,
 }
 
+/// Work of a process on one GPU that has not ended, or has not been settled. All-zero is none.
+#[derive(Clone, Copy)]
+pub(super) struct InFlight {
+    /// Since when, ns.
+    since_ns: u64,
+    booked_ns: u64,
+}
+
+impl InFlight {
+    pub(super) const NONE: Self = Self { since_ns: 0, booked_ns: 0 };
+
+    /// Adds what is on a stream.
+    pub(super) fn add(&mut self, books: &Books) {
+        if books.is_busy() || !books.batch.is_empty() {
+            let first = self.since_ns == 0 || books.since_ns < self.since_ns;
+            self.since_ns = if first { books.since_ns } else { self.since_ns };
+            self.booked_ns = self.booked_ns.saturating_add(books.booked_ns());
+        }
+    }
+
+    /// Whether there is any.
+    pub(super) fn is_any(self) -> bool {
+        self.since_ns != 0
+    }
+
+    /// The GPU time that it can have taken until now, ns, from a time up to which all is charged; and what is booked for it.
+    pub(super) fn taken_between(self, charged_ns: u64, now_ns: u64) -> (u64, u64) {
+        let taken_ns = now_ns.saturating_sub(self.since_ns.max(charged_ns));
+        (if self.is_any() { taken_ns } else { 0 }, self.booked_ns)
+    }
+}
+
 impl Books {
     pub(super) fn is_full(&self) -> bool {
         self.count == IN_FLIGHT
@@ -93,6 +125,15 @@ impl Books {
         let ended_ns = weight(closed.batch.cost_ns(), !closed.unknown);
         (self.first, self.count) = ((self.first + 1) % IN_FLIGHT, self.count - 1);
         self.closed_ns = self.closed_ns.saturating_sub(ended_ns);
+    }
+
+    fn booked_ns(&self) -> u64 {
+        (0..self.count).fold(self.batch.booked_ns(), |sum, index| {
+            let place = self.closed.get((self.first + index) % IN_FLIGHT);
+            // SAFETY: as in `front`.
+            let booked_ns = place.map_or(0, |place| unsafe { place.assume_init_ref() }.batch.booked_ns());
+            sum.saturating_add(booked_ns)
+        })
     }
 
     /// Says of all closed batches that their last boundary was not late: it was not reached at the helper's next round, so the GPU
@@ -351,7 +392,10 @@ impl Streams {
 
     /// Takes a stream that is being destroyed off the list; what is in flight on it is still waited for.
     pub(super) fn end(&self, handle: CUstream) {
-        if let Some((of, stream)) = self.with_key(handle.addr() as u64) {
+        let key = handle.addr() as u64;
+        // Two threads that saw it first at once can have given it two places.
+        let places = self.keys.iter().take(self.in_use()).zip(&self.places);
+        for (of, stream) in places.filter(|(of, _)| of.load(Ordering::Acquire) == key) {
             stream.handle.store(GONE, Ordering::Relaxed);
             of.store(GONE, Ordering::Release);
         }

@@ -1,10 +1,18 @@
 //! A context's time on the GPU: its boundary events, and the union of the batches between them.
+//!
+//! No lock is held over a call of the driver's. Events are counted by references without one; what the driver said is added to the
+//! union under a lock of its own. Who calls the driver with a context's events is counted as a [`Visit`], so that nobody
+//! does while the context ends.
 
 use core::num::NonZeroU16;
+use core::ops::Deref;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use cuota_abi::cuda::{CUevent, CUresult};
+use cuota_abi::cuda::{CUcontext, CUevent, CUresult, CUstream};
 use cuota_governor::occupancy::{Interval, Union};
+use cuota_region::sys;
 
+use super::lock::Lock;
 use crate::process::driver;
 
 /// Events of a context. With more batches in flight those that come later are charged their estimates.
@@ -17,28 +25,40 @@ const ORIGIN_NS: u64 = 1 << 60;
 /// counts in steps of a tenth of a microsecond and more.
 const BASE_AGE_NS: u64 = 1_000_000_000;
 
+/// How often who records an event gives the processor to who makes a call that may end the context: most such calls end nothing.
+const PATIENCE: u32 = 4096;
+
+/// How long who ends a context waits for those who are at its events, ns: one that records waits while the stream's queue is full.
+const LONGEST_VISIT_NS: u64 = 100_000_000;
+
 /// An event of the context's pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Mark(NonZeroU16);
 
-#[derive(Clone, Copy)]
 struct Event {
-    /// Null until it is made.
-    handle: CUevent,
-    /// The ends of batches that it is, and the base.
-    references: u32,
+    /// 0 until it is made.
+    handle: AtomicU64,
+    /// The ends of batches that it is, the base, and those who look at it.
+    references: AtomicU32,
 }
 
 /// The time line. All-zero is one on which nothing has happened.
 pub(super) struct Timeline {
-    union: Union,
-    base: Option<Mark>,
-    base_ns: u64,
+    visits: AtomicU32,
+    /// Calls under way that may end the context.
+    endings: AtomicU32,
+    axis: Lock<Axis>,
     events: [Event; EVENTS],
 }
 
-// SAFETY: a driver's handle may be used by every thread.
-unsafe impl Send for Timeline {}
+struct Axis {
+    union: Union,
+    base: Option<Mark>,
+    base_ns: u64,
+}
+
+/// The time line of a context that does not end meanwhile.
+pub(super) struct Visit<'a>(&'a Timeline);
 
 /// What the events around a batch say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,73 +77,165 @@ pub(super) enum End {
 }
 
 impl Timeline {
-    fn event(&mut self, mark: Mark) -> Option<&mut Event> {
-        self.events.get_mut(usize::from(mark.0.get()) - 1)
+    fn event(&self, mark: Mark) -> Option<&Event> {
+        self.events.get(usize::from(mark.0.get()) - 1)
     }
 
-    /// An event that nothing refers to, with one reference. The current context must be the time line's, where one has to be made.
-    pub(super) fn take(&mut self) -> Option<(Mark, CUevent)> {
-        let (index, event) = self.events.iter_mut().enumerate().find(|(_, event)| event.references == 0)?;
-        if event.handle.is_null() {
-            event.handle = driver::new_event()?;
-        }
-        event.references = 1;
-        Some((Mark(NonZeroU16::new(u16::try_from(index + 1).ok()?)?), event.handle))
+    /// The event; `None`: the context has been another since.
+    fn handle(&self, mark: Mark) -> Option<CUevent> {
+        let handle = self.event(mark)?.handle.load(Ordering::Acquire);
+        (handle != 0).then_some(core::ptr::with_exposed_provenance_mut(usize::try_from(handle).ok()?))
     }
 
     /// One reference more.
-    pub(super) fn hold(&mut self, mark: Mark) {
+    pub(super) fn hold(&self, mark: Mark) {
         if let Some(event) = self.event(mark) {
-            event.references += 1;
+            event.references.fetch_add(1, Ordering::AcqRel);
         }
     }
 
     /// One reference less.
-    pub(super) fn let_go(&mut self, mark: Mark) {
+    pub(super) fn let_go(&self, mark: Mark) {
         if let Some(event) = self.event(mark) {
-            event.references = event.references.saturating_sub(1);
+            // None is left where the context has gone since.
+            let less = |count: u32| count.checked_sub(1);
+            let _ = event.references.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less);
         }
+    }
+
+    /// Visits, unless the context is ending.
+    pub(super) fn visit(&self) -> Option<Visit<'_>> {
+        // Against `while_ending`, each writes its own word before it reads the other's: one of the two sees the other.
+        self.visits.fetch_add(1, Ordering::SeqCst);
+        let visit = Visit(self);
+        (self.endings.load(Ordering::SeqCst) == 0).then_some(visit)
+    }
+
+    /// As [`Self::visit`], after a call that ends the context, perhaps, for a while.
+    pub(super) fn visit_later(&self) -> Option<Visit<'_>> {
+        self.visit().or_else(|| {
+            (0..PATIENCE).find_map(|_| {
+                sys::yield_now();
+                self.visit()
+            })
+        })
+    }
+
+    /// Runs `call`, which may end the context, while nobody visits. Then `clean` where it says that it has: the context's events are gone.
+    pub(super) fn while_ending<T>(&self, call: impl FnOnce() -> (T, bool), clean: impl FnOnce()) -> T {
+        self.endings.fetch_add(1, Ordering::SeqCst);
+        let until_ns = sys::monotonic_ns().saturating_add(LONGEST_VISIT_NS);
+        while self.visits.load(Ordering::SeqCst) != 0 && sys::monotonic_ns() < until_ns {
+            sys::yield_now();
+        }
+        let (result, has_ended) = call();
+        if has_ended {
+            clean();
+            self.clear();
+        }
+        self.endings.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+
+    /// Forgets everything: the context is gone, and its events with it.
+    fn clear(&self) {
+        for event in &self.events {
+            event.handle.store(0, Ordering::Release);
+            event.references.store(0, Ordering::Release);
+        }
+        if let Some(mut axis) = self.axis.take() {
+            // SAFETY: integers and no base: all-zero is a time line on which nothing has happened.
+            *axis = unsafe { core::mem::zeroed() };
+        }
+    }
+}
+
+impl Deref for Visit<'_> {
+    type Target = Timeline;
+
+    fn deref(&self) -> &Timeline {
+        self.0
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.visits.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Visit<'_> {
+    /// Records an event that nothing refers to, made in `context` where it has to be made; with one reference.
+    pub(super) fn record(&self, context: Option<CUcontext>, stream: CUstream) -> Option<Mark> {
+        let free = |event: &Event| {
+            event.references.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        let index = self.events.iter().position(free)?;
+        let mark = Mark(NonZeroU16::new(u16::try_from(index + 1).ok()?)?);
+        let event = self.handle(mark).or_else(|| self.make(mark, context));
+        match event {
+            Some(event) if driver::record_event(event, stream) => return Some(mark),
+            // It may be of another context than the stream: it must not come to hand again.
+            Some(event) => {
+                self.event(mark)?.handle.store(0, Ordering::Release);
+                driver::destroy_event(event);
+            }
+            None => {}
+        }
+        self.let_go(mark);
+        None
+    }
+
+    fn make(&self, mark: Mark, context: Option<CUcontext>) -> Option<CUevent> {
+        let event = driver::new_event(context)?;
+        self.event(mark)?.handle.store(event.expose_provenance() as u64, Ordering::Release);
+        Some(event)
     }
 
     /// Looks whether the batch between two events has ended; if so, what it occupied of the time between them is added to the union,
     /// as `occupied` says of that time, ns.
-    pub(super) fn look(&mut self, start: Mark, end: Mark, occupied: impl FnOnce(u64) -> u64) -> End {
-        // Null: the context has been another since.
-        let handle = |timeline: &mut Self, mark| {
-            timeline.event(mark).map(|event| event.handle).filter(|handle| !handle.is_null())
-        };
-        let (Some(from), Some(to)) = (handle(self, start), handle(self, end)) else { return End::Unknown };
+    pub(super) fn look(&self, start: Mark, end: Mark, occupied: impl FnOnce(u64) -> u64) -> End {
+        let (Some(from), Some(to)) = (self.handle(start), self.handle(end)) else { return End::Unknown };
         match driver::query_event(to) {
             CUresult::CUDA_SUCCESS => {}
             CUresult::CUDA_ERROR_NOT_READY => return End::NotYet,
             _ => return End::Unknown,
         }
         let Some(bracket_ns) = driver::elapsed_ns(from, to) else { return End::Unknown };
-        if self.base.is_none() {
-            (self.base, self.base_ns) = (Some(start), ORIGIN_NS);
-            self.hold(start);
-        }
-        let base = self.base.and_then(|base| handle(self, base));
-        let Some(since_base_ns) = base.and_then(|base| driver::elapsed_ns(base, to)) else {
-            return End::Unknown;
-        };
-        let end_ns = self.base_ns.saturating_add_signed(since_base_ns);
-        if since_base_ns.unsigned_abs() > BASE_AGE_NS {
-            self.hold(end);
-            if let Some(old) = self.base.replace(end) {
-                self.let_go(old);
-            }
-            self.base_ns = end_ns;
-        }
-        let bracket_ns = bracket_ns.max(0).unsigned_abs();
-        let start_ns = end_ns.saturating_sub(bracket_ns);
-        let interval = Interval { start_ns, end_ns: start_ns.saturating_add(occupied(bracket_ns)) };
-        End::Measured { bracket_ns, covered_ns: self.union.add(interval) }
+        let Some((base, base_ns)) = self.base(start) else { return End::NotYet };
+        let since_base_ns = self.handle(base).and_then(|base| driver::elapsed_ns(base, to));
+        let measured = since_base_ns.map(|since_base_ns| {
+            let bracket_ns = bracket_ns.max(0).unsigned_abs();
+            let end_ns = base_ns.saturating_add_signed(since_base_ns);
+            let start_ns = end_ns.saturating_sub(bracket_ns);
+            let interval = Interval { start_ns, end_ns: start_ns.saturating_add(occupied(bracket_ns)) };
+            let moves_base = since_base_ns.unsigned_abs() > BASE_AGE_NS;
+            let covered_ns = self.axis.take().map_or(interval.end_ns - start_ns, |mut axis| {
+                if moves_base && axis.base == Some(base) {
+                    self.hold(end);
+                    (axis.base, axis.base_ns) = (Some(end), end_ns);
+                    self.let_go(base);
+                }
+                axis.union.add(interval)
+            });
+            End::Measured { bracket_ns, covered_ns }
+        });
+        self.let_go(base);
+        measured.unwrap_or(End::Unknown)
     }
 
-    /// Forgets everything: the context is gone, and its events with it.
-    pub(super) fn clear(&mut self) {
-        // SAFETY: integers, null handles and no base: all-zero is a time line on which nothing has happened.
-        *self = unsafe { core::mem::zeroed() };
+    /// The base, held, and its place on the time line, ns; the first is `start`. `None`: somebody is at it for long.
+    fn base(&self, start: Mark) -> Option<(Mark, u64)> {
+        let mut axis = self.axis.take()?;
+        let base = match axis.base {
+            Some(base) => base,
+            None => {
+                self.hold(start);
+                (axis.base, axis.base_ns) = (Some(start), ORIGIN_NS);
+                start
+            }
+        };
+        self.hold(base);
+        Some((base, axis.base_ns))
     }
 }

@@ -162,11 +162,27 @@ pub(crate) fn outside_captures<T>(act: impl FnOnce() -> T) -> T {
     result
 }
 
-/// An event with timing, of the current context.
-pub(crate) fn new_event() -> Option<CUevent> {
+/// An event with timing, of `context`, or of the calling thread's current context, which is as it was afterwards.
+pub(crate) fn new_event(context: Option<CUcontext>) -> Option<CUevent> {
+    let current = current_context();
+    let other = context.filter(|context| current != Some(*context));
+    if other.is_some_and(|other| !set_current(other)) {
+        return None;
+    }
     let mut event = null_mut();
     // SAFETY: fills one handle.
-    succeeded(unsafe { real::cuEventCreate.get()(&raw mut event, 0) }).then_some(event)
+    let made = succeeded(unsafe { real::cuEventCreate.get()(&raw mut event, 0) });
+    if other.is_some() {
+        // Without one before, it is off the thread's stack again.
+        set_current(current.unwrap_or(null_mut()));
+    }
+    made.then_some(event)
+}
+
+/// Destroys an event of ours.
+pub(crate) fn destroy_event(event: CUevent) {
+    // SAFETY: an event that nobody uses any more; one that is none is an error.
+    let _ = unsafe { real::cuEventDestroy_v2.get()(event) };
 }
 
 /// Records an event on a stream. `false`: the driver refuses, or is not there.

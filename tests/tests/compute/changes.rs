@@ -6,7 +6,7 @@ use cuota_tests::machine::Machine;
 use crate::{MS, Worker, eventually, meter};
 
 /// `cuota set` in the machine's directory.
-fn set(machine: &Machine, arguments: &[&str]) -> std::process::Output {
+pub(crate) fn set(machine: &Machine, arguments: &[&str]) -> std::process::Output {
     let mut command = Command::new(build::command());
     command.env("CUOTA_DIR", machine.region()).arg("set").args(arguments);
     command.output().expect("the command runs")

@@ -6,10 +6,12 @@
 mod captures;
 mod changes;
 mod contexts;
+mod ends;
 mod paths;
 mod processes;
 mod progress;
 mod shares;
+mod streams;
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -26,13 +28,21 @@ const MS: u64 = 1_000_000;
 /// How often something that becomes true by itself is looked at, a millisecond apart.
 const LOOKS: usize = 20_000;
 
+/// How a kernel ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Well,
+    InAFault,
+}
+
 /// PTX of a kernel `spin` that takes so many nanoseconds and all of the GPU; ends with a NUL.
-fn spin(ns: u64) -> Vec<u8> {
+fn spin(ns: u64, end: End) -> Vec<u8> {
+    let (said, ends) = if end == End::Well { ("", "") } else { (" fault=1", " trap;\n") };
     let text = format!(
-        ".version 7.0\n.target sm_70\n.address_size 64\n// cuota-sim: cost_ns={ns} sms=132\n\
+        ".version 7.0\n.target sm_70\n.address_size 64\n// cuota-sim: cost_ns={ns} sms=132{said}\n\
          .visible .entry spin()\n{{\n .reg .b64 %rd<4>;\n .reg .pred %p<2>;\n mov.u64 %rd1, %globaltimer;\n\
          add.u64 %rd2, %rd1, {ns};\nLOOP:\n mov.u64 %rd3, %globaltimer;\n setp.lt.u64 %p1, %rd3, %rd2;\n @%p1 bra LOOP;\n\
-         ret;\n}}\n\0"
+         {ends} ret;\n}}\n\0"
     );
     text.into_bytes()
 }
@@ -62,7 +72,7 @@ impl Worker {
 
     #[track_caller]
     fn on(console: Console, ns: u64) -> Self {
-        Self::with(console, &spin(ns))
+        Self::with(console, &spin(ns, End::Well))
     }
 
     /// With a kernel `spin` of this code, which may take an argument: [`Self::launch_as_told`].

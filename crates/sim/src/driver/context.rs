@@ -252,7 +252,7 @@ impl Driver {
             growth: Growth::begun(class == Class::Green),
             sundries: Sundries::default(),
             limits: BTreeMap::new(),
-            legacy: self.new_stream(device, handle, Order::Legacy, 0, 0),
+            legacy: self.new_stream(fresh(Kind::Stream), device, handle, Order::Legacy, 0, 0),
         };
         state.contexts.insert(handle, context);
         Ok(handle)

@@ -63,10 +63,10 @@ impl Driver {
     /// Records an event in a stream.
     ///
     /// # Errors
-    /// `InvalidHandle` where it is none, or of another device; the sticky error.
+    /// `InvalidHandle` where it is none, or of another context; the sticky error.
     pub fn record_event(&self, event: u64, stream: StreamRef) -> Answer<()> {
         let found = self.event(event)?;
-        if found.device != stream.device {
+        if found.context != stream.context {
             return Err(Fault::InvalidHandle);
         }
         let gpu = self.gpu_of(stream.device);
@@ -145,10 +145,10 @@ impl Driver {
     /// The device time between two events, in milliseconds.
     ///
     /// # Errors
-    /// `InvalidHandle` for events that were not recorded or have no timing; `NotReady`.
+    /// `InvalidHandle` for events that were not recorded, have no timing, or are of different contexts; `NotReady`.
     pub fn elapsed_ms(&self, start: u64, end: u64) -> Answer<f32> {
         let (first, second) = (self.event(start)?, self.event(end)?);
-        if first.device != second.device {
+        if first.context != second.context {
             return Err(Fault::InvalidHandle);
         }
         let gpu = self.gpu_of(first.device);

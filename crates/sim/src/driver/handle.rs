@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 /// What a handle names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
@@ -33,6 +35,20 @@ impl Kind {
     pub(super) fn is_of(self, handle: u64) -> bool {
         handle >> 32 == self as u64
     }
+}
+
+/// Streams that were destroyed: the driver's handles are addresses, and come again.
+static DESTROYED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+/// A stream's handle.
+#[must_use]
+pub(super) fn of_stream() -> u64 {
+    DESTROYED.lock().pop().unwrap_or_else(|| fresh(Kind::Stream))
+}
+
+/// Takes back the handle of a stream that is gone.
+pub(super) fn end_stream(handle: u64) {
+    DESTROYED.lock().push(handle);
 }
 
 /// A handle of `kind` that was never given out before in this process.

@@ -1,6 +1,6 @@
 //! Streams: the handles of the C interface, and the default streams of each context and thread.
 
-use super::handle::{Kind, fresh};
+use super::handle::{self, Kind, fresh};
 use super::{Driver, State, sundries, thread};
 use crate::engine::Order;
 use crate::error::{Answer, Fault};
@@ -72,7 +72,7 @@ impl Driver {
         self.take_sundry(&mut state, context, sundries::STREAM_BYTES)?;
         let priority = priority.clamp(GREATEST_PRIORITY, 0);
         let order = if flags == NON_BLOCKING { Order::Free } else { Order::Blocking };
-        let stream = self.new_stream(device, context, order, flags, priority);
+        let stream = self.new_stream(handle::of_stream(), device, context, order, flags, priority);
         state.streams.insert(stream.id, stream);
         Ok(stream.id)
     }
@@ -87,11 +87,15 @@ impl Driver {
         gpu.wait(Awaited::Stream(stream.id))?;
         let mut state = self.state.lock();
         state.drop_capture_of(stream.id);
-        if state.streams.remove(&handle).is_some() {
+        let is_gone = state.streams.remove(&handle).is_some();
+        if is_gone {
             state.leave_sundry(stream.context, sundries::STREAM_BYTES);
         }
         drop(state);
         gpu.with_engine(|engine| engine.remove_stream(stream.id));
+        if is_gone {
+            handle::end_stream(handle);
+        }
         Ok(())
     }
 
@@ -148,13 +152,13 @@ impl Driver {
 
     pub(super) fn new_stream(
         &self,
+        id: u64,
         device: u32,
         context: u64,
         order: Order,
         flags: u32,
         priority: i32,
     ) -> StreamRef {
-        let id = fresh(Kind::Stream);
         self.gpu_of(device).with_engine(|engine| engine.add_stream(id, order, context, priority));
         StreamRef { id, device, context, is_legacy: order == Order::Legacy, flags, priority }
     }
@@ -178,7 +182,7 @@ impl Driver {
             return *stream;
         }
         let device = state.contexts[&context].device();
-        let stream = self.new_stream(device, context, Order::Blocking, 0, 0);
+        let stream = self.new_stream(fresh(Kind::Stream), device, context, Order::Blocking, 0, 0);
         state.streams.insert(stream.id, stream);
         state.own_streams.insert(of, stream.id);
         stream

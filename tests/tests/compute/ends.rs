@@ -1,0 +1,102 @@
+//! What a context or a process leaves on the GPU when it ends is paid for, too.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use cuota_tests::console::Arg::{Is, Out};
+use cuota_tests::machine::Machine;
+
+use crate::{End, MS, Worker, meter, spin};
+
+/// The kernel's length, and what of it must be in the books at least.
+const LONG: u64 = 200 * MS;
+const MOST_OF_IT: u64 = LONG * 9 / 10;
+
+/// A process of the tenant that only joins it; what its tenant has used and waited then, ns.
+#[track_caller]
+fn after_the_next_joins(machine: &Machine) -> (u64, u64) {
+    let next = Worker::start(machine, "t", "20%", MS);
+    let found = meter(machine, "t");
+    next.console.finish();
+    found
+}
+
+#[test]
+fn work_of_a_process_that_ends_at_once_is_charged() {
+    let machine = Machine::new();
+    let mut first = Worker::start(&machine, "t", "20%", LONG);
+    first.launch(1);
+    first.synchronize();
+    first.console.kill();
+    let (used_ns, _) = after_the_next_joins(&machine);
+    assert!((MOST_OF_IT..2 * LONG).contains(&used_ns), "{used_ns} ns");
+}
+
+#[test]
+fn kernel_that_runs_when_its_process_is_killed_is_charged_and_waited_for() {
+    let machine = Machine::new();
+    let mut first = Worker::start(&machine, "t", "20%", 10 * LONG);
+    first.launch(1);
+    sleep(Duration::from_nanos(LONG));
+    first.console.kill();
+    let mut second = Worker::start(&machine, "t", "20%", MS);
+    let (used_ns, _) = meter(&machine, "t");
+    assert!(used_ns >= LONG / 2, "{used_ns} ns");
+    second.launch(3);
+    second.synchronize();
+    let (_, throttled_ns) = meter(&machine, "t");
+    assert!(throttled_ns >= LONG, "waited {throttled_ns} ns behind {used_ns} at 20 %");
+    second.console.finish();
+}
+
+#[test]
+fn kernel_that_runs_when_its_program_returns_is_charged() {
+    let machine = Machine::new();
+    let mut first = Worker::start(&machine, "t", "20%", 10 * LONG);
+    first.launch(1);
+    sleep(Duration::from_nanos(LONG));
+    first.console.finish();
+    let (used_ns, _) = after_the_next_joins(&machine);
+    assert!(used_ns >= LONG / 2, "{used_ns} ns");
+}
+
+#[test]
+fn process_that_ends_with_nothing_in_flight_is_charged_nothing_more() {
+    let machine = Machine::new();
+    let mut first = Worker::start(&machine, "t", "20%", MS);
+    first.launch(10);
+    first.synchronize();
+    sleep(Duration::from_nanos(LONG));
+    let (used_ns, _) = meter(&machine, "t");
+    first.console.kill();
+    assert_eq!(after_the_next_joins(&machine).0, used_ns);
+}
+
+#[test]
+fn work_of_a_context_that_is_destroyed_is_charged() {
+    let machine = Machine::new();
+    let mut console = machine.tenant_with("t", &["--compute", "90%"]).start();
+    let _ = console.call("cuInit", &[Is(0)]).ok();
+    for _ in 0..3 {
+        let context = console.call("cuCtxCreate_v2", &[Out(8), Is(0), Is(0)]).ok().number(0);
+        let mut worker = Worker::on(console, LONG);
+        worker.launch(1);
+        console = worker.console;
+        let _ = console.call("cuCtxDestroy_v2", &[Is(context)]).ok();
+    }
+    let (used_ns, _) = meter(&machine, "t");
+    assert!(used_ns >= 3 * MOST_OF_IT, "{used_ns} ns");
+    console.finish();
+}
+
+#[test]
+fn kernel_that_ends_in_a_fault_is_charged() {
+    let machine = Machine::new();
+    let console = machine.tenant_with("t", &["--compute", "20%"]).start_with_context();
+    let mut worker = Worker::with(console, &spin(LONG, End::InAFault));
+    worker.launch(1);
+    assert_ne!(worker.console.call("cuStreamSynchronize", &[Is(worker.stream)]).status, 0);
+    worker.console.kill();
+    let (used_ns, _) = after_the_next_joins(&machine);
+    assert!(used_ns >= MOST_OF_IT, "{used_ns} ns");
+}

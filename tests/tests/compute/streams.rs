@@ -1,0 +1,82 @@
+//! Streams that are used from elsewhere than where they were made, that are many, and that come and go.
+
+use cuota_tests::console::Arg::{Is, Out};
+use cuota_tests::machine::Machine;
+
+use crate::changes::set;
+use crate::{MS, Worker, eventually, meter};
+
+#[test]
+fn stream_used_with_another_context_current_is_measured() {
+    const COUNT: u64 = 10;
+    let machine = Machine::new();
+    let mut console = machine.tenant_with("t", &["--compute", "90%"]).start();
+    let _ = console.call("cuInit", &[Is(0)]).ok();
+    let own = console.call("cuCtxCreate_v2", &[Out(8), Is(0), Is(0)]).ok().number(0);
+    let mut worker = Worker::on(console, 5 * MS);
+    let memory = worker.console.alloc(4096).expect("a page");
+    let other = worker.console.call("cuCtxCreate_v2", &[Out(8), Is(0), Is(0)]).ok().number(0);
+    // The first batches of the stream begin and end here: with events of the stream's own context, not of this one.
+    for _ in 0..3 {
+        let arguments = [Is(memory), Is(7), Is(4096), Is(worker.stream)];
+        let _ = worker.console.call("cuMemsetD8Async", &arguments).ok();
+        worker.synchronize();
+    }
+    let current = worker.console.call("cuCtxGetCurrent", &[Out(8)]).ok().number(0);
+    assert_eq!(current, other, "the program's context is current still");
+    let _ = worker.console.call("cuCtxSetCurrent", &[Is(own)]).ok();
+    for _ in 0..COUNT {
+        worker.launch(1);
+        worker.synchronize();
+    }
+    eventually("the books have its work", || meter(&machine, "t").0 >= COUNT * 4 * MS);
+    worker.console.finish();
+}
+
+#[test]
+fn launches_go_on_beside_many_streams_that_wait() {
+    const STREAMS: u64 = 160;
+    let machine = Machine::new();
+    let mut worker = Worker::start(&machine, "t", "50%", MS);
+    let word = worker.console.alloc(4096).expect("a page");
+    worker.launch(5);
+    worker.synchronize();
+    for _ in 0..STREAMS {
+        let stream = worker.console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
+        let _ = worker.console.call("cuStreamWaitValue32_v2", &[Is(stream), Is(word), Is(1), Is(0)]).ok();
+        worker.begin(1, stream);
+        assert_eq!(worker.console.hear().status, 0);
+    }
+    worker.launch(20);
+    worker.synchronize();
+    let arguments = [Is(worker.stream), Is(word), Is(1), Is(0)];
+    let _ = worker.console.call("cuStreamWriteValue32_v2", &arguments).ok();
+    worker.console.synchronize();
+    eventually("all of it is in the books", || meter(&machine, "t").0 >= (STREAMS + 20) * MS * 9 / 10);
+    worker.console.finish();
+}
+
+#[test]
+fn stream_with_the_handle_of_one_destroyed_while_no_cap_bound_is_measured() {
+    const COUNT: u64 = 10;
+    let machine = Machine::new();
+    let mut console = machine.tenant_with("t", &["--compute", "90%"]).start();
+    let _ = console.call("cuInit", &[Is(0)]).ok();
+    let _ = console.call("cuCtxCreate_v2", &[Out(8), Is(0), Is(0)]).ok();
+    let mut worker = Worker::on(console, MS);
+    worker.launch(1);
+    worker.synchronize();
+    assert!(set(&machine, &["t", "--compute", "off"]).status.success());
+    worker.launch(1);
+    let _ = worker.console.call("cuStreamDestroy_v2", &[Is(worker.stream)]).ok();
+    let _ = worker.console.call("cuCtxCreate_v2", &[Out(8), Is(0), Is(0)]).ok();
+    // The driver may give its stream the handle again.
+    let mut worker = Worker::on(worker.console, 5 * MS);
+    assert!(set(&machine, &["t", "--compute", "90%"]).status.success());
+    for _ in 0..COUNT {
+        worker.launch(1);
+        worker.synchronize();
+    }
+    eventually("the books have its work", || meter(&machine, "t").0 >= COUNT * 4 * MS);
+    worker.console.finish();
+}

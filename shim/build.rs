@@ -19,7 +19,9 @@ fn main() {
     ] {
         println!("cargo:rustc-cdylib-link-arg={flag}");
     }
-    if std::env::var("PROFILE").is_ok_and(|profile| profile == "release") {
+    println!("cargo:rerun-if-env-changed=CUOTA_KEEP_SYMBOLS");
+    let keeps_symbols = std::env::var_os("CUOTA_KEEP_SYMBOLS").is_some();
+    if std::env::var("PROFILE").is_ok_and(|profile| profile == "release") && !keeps_symbols {
         // The profile's `strip` leaves the symbol table of local names, a fifth of the file.
         println!("cargo:rustc-cdylib-link-arg=-Wl,--strip-all");
     }

@@ -14,12 +14,12 @@ use crate::interpose::proc_address;
 use crate::interpose::table::{calls, hooks};
 
 hooks! {
-    Cuda -> CUresult, absent absent_cuda {
+    Cuda -> CUresult {
         // The driver's own look-up.
         cuGetProcAddress: PFN_cuGetProcAddress_v11030
-            fn(symbol: *const c_char, pfn: *mut *mut c_void, driverVersion: c_int, flags: cuuint64_t) = proc_address::get_proc_address;
+            fn(symbol: *const c_char, pfn: *mut *mut c_void, driverVersion: c_int, flags: cuuint64_t) => proc_address::get_proc_address;
         cuGetProcAddress_v2: PFN_cuGetProcAddress_v12000
-            fn(symbol: *const c_char, pfn: *mut *mut c_void, driverVersion: c_int, flags: cuuint64_t, symbolFound: *mut CUdriverProcAddressQueryResult) = proc_address::get_proc_address_v2;
+            fn(symbol: *const c_char, pfn: *mut *mut c_void, driverVersion: c_int, flags: cuuint64_t, symbolFound: *mut CUdriverProcAddressQueryResult) => proc_address::get_proc_address;
 
         // Plain memory.
         cuMemAlloc: PFN_cuMemAlloc_v2000
@@ -43,7 +43,7 @@ hooks! {
         cuMemAllocFromPoolAsync: PFN_cuMemAllocFromPoolAsync_v11020, cuMemAllocFromPoolAsync_ptsz: PFN_cuMemAllocFromPoolAsync_v11020_ptsz
             fn(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream) => pool::alloc_from_pool_async;
         cuMemFreeAsync: PFN_cuMemFreeAsync_v11020, cuMemFreeAsync_ptsz: PFN_cuMemFreeAsync_v11020_ptsz
-            fn(dptr: CUdeviceptr, hStream: CUstream) => pool::free_async;
+            fn(dptr: CUdeviceptr, hStream: CUstream) => plain::free_async;
         cuMemPoolTrimTo: PFN_cuMemPoolTrimTo_v11020
             fn(pool: CUmemoryPool, minBytesToKeep: usize) => pool::trim;
         cuMemPoolCreate: PFN_cuMemPoolCreate_v11020
@@ -78,7 +78,7 @@ hooks! {
         cuIpcOpenMemHandle: PFN_cuIpcOpenMemHandle_v4010, cuIpcOpenMemHandle_v2: PFN_cuIpcOpenMemHandle_v11000
             fn(pdptr: *mut CUdeviceptr, handle: CUipcMemHandle, Flags: c_uint) => sharing::ipc_open;
         cuIpcCloseMemHandle: PFN_cuIpcCloseMemHandle_v4010
-            fn(dptr: CUdeviceptr) => sharing::ipc_close;
+            fn(dptr: CUdeviceptr) => vmm::release;
         cuMemExportToShareableHandle: PFN_cuMemExportToShareableHandle_v10020
             fn(shareableHandle: *mut c_void, handle: CUmemGenericAllocationHandle, handleType: CUmemAllocationHandleType, flags: c_ulonglong) => sharing::export;
         cuMemImportFromShareableHandle: PFN_cuMemImportFromShareableHandle_v10020
@@ -88,7 +88,7 @@ hooks! {
         cuImportExternalMemory: PFN_cuImportExternalMemory_v10000
             fn(extMem_out: *mut CUexternalMemory, memHandleDesc: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC) => sharing::import_external;
         cuDestroyExternalMemory: PFN_cuDestroyExternalMemory_v10000
-            fn(extMem: CUexternalMemory) => sharing::destroy_external;
+            fn(extMem: CUexternalMemory) => vmm::release [1];
         cuExternalMemoryGetMappedBuffer: PFN_cuExternalMemoryGetMappedBuffer_v10000
             fn(devPtr: *mut CUdeviceptr, extMem: CUexternalMemory, bufferDesc: *const CUDA_EXTERNAL_MEMORY_BUFFER_DESC) => sharing::map_external;
         cuExternalMemoryGetMappedMipmappedArray: PFN_cuExternalMemoryGetMappedMipmappedArray_v10000
@@ -104,17 +104,17 @@ hooks! {
         cuMulticastCreate: PFN_cuMulticastCreate_v12010
             fn(mcHandle: *mut CUmemGenericAllocationHandle, prop: *const CUmulticastObjectProp) => sharing::create_multicast;
         cuMulticastBindMem: PFN_cuMulticastBindMem_v12010
-            fn(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) => sharing::bind_memory_v1;
+            fn(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) => sharing::bind;
         cuMulticastBindMem_v2: PFN_cuMulticastBindMem_v13010
-            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) => sharing::bind_memory;
+            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) => sharing::bind [sharing::FOR_DEVICE];
         cuMulticastBindAddr: PFN_cuMulticastBindAddr_v12010
-            fn(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) => sharing::bind_address_v1;
+            fn(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) => sharing::bind [sharing::BY_ADDRESS];
         cuMulticastBindAddr_v2: PFN_cuMulticastBindAddr_v13010
-            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) => sharing::bind_address;
+            fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) => sharing::bind [sharing::BY_ADDRESS | sharing::FOR_DEVICE];
         cuMulticastUnbind: PFN_cuMulticastUnbind_v12010
             fn(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, size: usize) => sharing::unbind;
         cuLogicalEndpointBindMem: PFN_cuLogicalEndpointBindMem_v13030
-            fn(leId: CUlogicalEndpointId, dev: CUdevice, offset: cuuint64_t, memHandle: CUmemGenericAllocationHandle, memOffset: cuuint64_t, size: cuuint64_t, flags: c_ulonglong) => sharing::bind_endpoint;
+            fn(leId: CUlogicalEndpointId, dev: CUdevice, offset: cuuint64_t, memHandle: CUmemGenericAllocationHandle, memOffset: cuuint64_t, size: cuuint64_t, flags: c_ulonglong) => sharing::bind [sharing::FOR_DEVICE | sharing::FOR_GOOD];
         cuMemMapArrayAsync: PFN_cuMemMapArrayAsync_v11010, cuMemMapArrayAsync_ptsz: PFN_cuMemMapArrayAsync_v11010_ptsz
             fn(mapInfoList: *mut CUarrayMapInfo, count: c_uint, hStream: CUstream) => sharing::map_arrays;
 
@@ -128,11 +128,11 @@ hooks! {
         cuArray3DCreate_v2: PFN_cuArray3DCreate_v3020
             fn(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR_v2) => array::create_3d;
         cuArrayDestroy: PFN_cuArrayDestroy_v2000
-            fn(hArray: CUarray) => array::destroy;
+            fn(hArray: CUarray) => vmm::release;
         cuMipmappedArrayCreate: PFN_cuMipmappedArrayCreate_v5000
             fn(pHandle: *mut CUmipmappedArray, pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR_v2, numMipmapLevels: c_uint) => array::create_mipmapped;
         cuMipmappedArrayDestroy: PFN_cuMipmappedArrayDestroy_v5000
-            fn(hMipmappedArray: CUmipmappedArray) => array::destroy_mipmapped;
+            fn(hMipmappedArray: CUmipmappedArray) => vmm::release;
 
         // Graphs that allocate.
         cuGraphInstantiate: PFN_cuGraphInstantiate_v10000, cuGraphInstantiate_v2: PFN_cuGraphInstantiate_v11000
@@ -215,7 +215,7 @@ hooks! {
         cuStreamCreate: PFN_cuStreamCreate_v2000
             fn(phStream: *mut CUstream, Flags: c_uint) => stream::create_plain;
         cuStreamCreateWithPriority: PFN_cuStreamCreateWithPriority_v5050
-            fn(phStream: *mut CUstream, flags: c_uint, priority: c_int) => stream::create_with_priority;
+            fn(phStream: *mut CUstream, flags: c_uint, priority: c_int) => stream::create_plain;
         cuGreenCtxStreamCreate: PFN_cuGreenCtxStreamCreate_v12050
             fn(phStream: *mut CUstream, greenCtx: CUgreenCtx, flags: c_uint, priority: c_int) => stream::create_green;
 
@@ -225,17 +225,17 @@ hooks! {
         cuCtxDetach: PFN_cuCtxDetach_v2000
             fn(ctx: CUcontext) => context::detach;
         cuGreenCtxDestroy: PFN_cuGreenCtxDestroy_v12040
-            fn(hCtx: CUgreenCtx) => context::destroy_green;
+            fn(hCtx: CUgreenCtx) => vmm::release;
         cuGreenCtxCreate: PFN_cuGreenCtxCreate_v12040
             fn(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: c_uint) => context::create_green;
         cuCtxCreate: PFN_cuCtxCreate_v2000
-            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) => context::create_v2;
+            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) => context::create_plain [2];
         cuCtxCreate_v2: PFN_cuCtxCreate_v3020
-            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) => context::create_v2;
+            fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) => context::create_plain [2];
         cuCtxCreate_v3: PFN_cuCtxCreate_v11040
-            fn(pctx: *mut CUcontext, paramsArray: *mut CUexecAffinityParam, numParams: c_int, flags: c_uint, dev: CUdevice) => context::create_v3;
+            fn(pctx: *mut CUcontext, paramsArray: *mut CUexecAffinityParam, numParams: c_int, flags: c_uint, dev: CUdevice) => context::create_plain [4];
         cuCtxCreate_v4: PFN_cuCtxCreate_v12050
-            fn(pctx: *mut CUcontext, ctxCreateParams: *mut CUctxCreateParams, flags: c_uint, dev: CUdevice) => context::create_v4;
+            fn(pctx: *mut CUcontext, ctxCreateParams: *mut CUctxCreateParams, flags: c_uint, dev: CUdevice) => context::create_plain [3];
         cuCtxDestroy: PFN_cuCtxDestroy_v2000
             fn(ctx: CUcontext) => context::destroy;
         cuCtxDestroy_v2: PFN_cuCtxDestroy_v4000
@@ -466,27 +466,27 @@ hooks! {
             fn(bytes: *mut usize, dev: CUdevice) => info::total_mem;
     }
 
-    Nvml -> nvmlReturn_t, absent absent_nvml {
+    Nvml -> nvmlReturn_t {
         nvmlDeviceGetMemoryInfo: PFN_nvmlDeviceGetMemoryInfo
-            fn(device: nvmlDevice_t, memory: *mut nvmlMemory_t) = info::nvml_memory;
+            fn(device: nvmlDevice_t, memory: *mut nvmlMemory_t) => info::nvml_memory;
         nvmlDeviceGetMemoryInfo_v2: PFN_nvmlDeviceGetMemoryInfo_v2
-            fn(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) = info::nvml_memory_v2;
+            fn(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) => info::nvml_memory_v2;
 
         // The processes on it.
         nvmlDeviceGetComputeRunningProcesses: PFN_nvmlDeviceGetComputeRunningProcesses
-            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) = processes::list_v1;
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) => processes::list_v1;
         nvmlDeviceGetComputeRunningProcesses_v2: PFN_nvmlDeviceGetComputeRunningProcesses_v2, nvmlDeviceGetComputeRunningProcesses_v3: PFN_nvmlDeviceGetComputeRunningProcesses_v3
-            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) = processes::list_v2;
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) => processes::list_v2;
         nvmlDeviceGetGraphicsRunningProcesses: PFN_nvmlDeviceGetGraphicsRunningProcesses
-            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) = processes::list_v1;
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) => processes::list_v1;
         nvmlDeviceGetGraphicsRunningProcesses_v2: PFN_nvmlDeviceGetGraphicsRunningProcesses_v2, nvmlDeviceGetGraphicsRunningProcesses_v3: PFN_nvmlDeviceGetGraphicsRunningProcesses_v3
-            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) = processes::list_v2;
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) => processes::list_v2;
         nvmlDeviceGetMPSComputeRunningProcesses: PFN_nvmlDeviceGetMPSComputeRunningProcesses
-            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) = processes::list_v1;
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) => processes::list_v1;
         nvmlDeviceGetMPSComputeRunningProcesses_v2: PFN_nvmlDeviceGetMPSComputeRunningProcesses_v2, nvmlDeviceGetMPSComputeRunningProcesses_v3: PFN_nvmlDeviceGetMPSComputeRunningProcesses_v3
-            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) = processes::list_v2;
+            fn(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) => processes::list_v2;
         nvmlDeviceGetRunningProcessDetailList: PFN_nvmlDeviceGetRunningProcessDetailList
-            fn(device: nvmlDevice_t, plist: *mut nvmlProcessDetailList_t) = processes::detail;
+            fn(device: nvmlDevice_t, plist: *mut nvmlProcessDetailList_t) => processes::detail;
     }
 }
 
@@ -538,14 +538,4 @@ calls! {
         nvmlDeviceGetHandleByUUID: PFN_nvmlDeviceGetHandleByUUID;
         nvmlDeviceGetUUID: PFN_nvmlDeviceGetUUID;
     }
-}
-
-/// What a hook answers in a process that has no libcuda: there is no GPU, so no other call can have been prepared.
-fn absent_cuda(name: &str) -> CUresult {
-    if name == "cuInit" { CUresult::CUDA_ERROR_NO_DEVICE } else { CUresult::CUDA_ERROR_NOT_INITIALIZED }
-}
-
-/// What a hook answers in a process that has no libnvidia-ml.
-fn absent_nvml(_name: &str) -> nvmlReturn_t {
-    nvmlReturn_t::NVML_ERROR_UNINITIALIZED
 }

@@ -5,6 +5,7 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use cuota_abi::cuda::CUresult;
+use cuota_abi::nvml::nvmlReturn_t;
 
 use crate::interpose::call::Call as Forwarded;
 use crate::interpose::driver::{self, Library};
@@ -82,7 +83,7 @@ pub(crate) fn real(place: &'static AtomicPtr<c_void>) -> *mut c_void {
     driver::missing as *mut c_void
 }
 
-/// Where the stubs of [`crate::interpose::call`] lead: x9 has the handler, x10 the place of the driver's function, x11 the note.
+/// Where the stubs of [`crate::interpose::call`] lead: w9 has the hook's number in its lowest ten bits, and the note above.
 ///
 /// # Safety
 /// Only from such a stub.
@@ -107,17 +108,33 @@ pub(crate) unsafe extern "C" fn gate() {
         "stp x12, x13, [sp, #104]",
         "ldp x12, x13, [x29, #192]",
         "stp x12, x13, [sp, #120]",
+        "and w14, w9, #1023",
+        "lsr w11, w9, #10",
         "str x11, [sp, #136]",
         "str xzr, [sp, #144]",
+        "adrp x12, {handlers}",
+        "add x12, x12, :lo12:{handlers}",
+        "add x12, x12, x14, lsl #2",
+        "ldrsw x9, [x12]",
+        "add x9, x9, x12",
+        "adrp x10, {places}",
+        "add x10, x10, :lo12:{places}",
+        "add x10, x10, x14, lsl #3",
         "ldr x12, [x10]",
         "cbnz x12, 2f",
-        "stp x9, x10, [sp, #-16]!",
-        "mov w0, #0",
+        "cmp w14, #{first_of_nvml}",
+        "cset w0, hs",
+        "stp x9, x10, [sp, #-32]!",
+        "str x0, [sp, #16]",
         "bl {attach}",
-        "ldp x9, x10, [sp], #16",
+        "ldr x1, [sp, #16]",
+        "ldp x9, x10, [sp], #32",
         "ldr x12, [x10]",
         "cbnz x12, 2f",
-        "mov w0, #{absent}",
+        "mov w0, #{no_cuda}",
+        "mov w2, #{no_nvml}",
+        "cmp w1, #0",
+        "csel w0, w0, w2, eq",
         "b 3f",
         "2:",
         "str x12, [sp, #16]",
@@ -130,8 +147,12 @@ pub(crate) unsafe extern "C" fn gate() {
         ".cfi_restore x30",
         "ret",
         ".cfi_endproc",
+        places = sym crate::hooks_table::HOOKED,
+        handlers = sym crate::hooks_table::handler_offsets,
         attach = sym driver::attach,
-        absent = const CUresult::CUDA_ERROR_NOT_INITIALIZED.0,
+        first_of_nvml = const crate::hooks_table::FIRST_OF_NVML,
+        no_cuda = const CUresult::CUDA_ERROR_NOT_INITIALIZED.0,
+        no_nvml = const nvmlReturn_t::NVML_ERROR_UNINITIALIZED.0,
     )
 }
 
@@ -175,21 +196,18 @@ pub(crate) unsafe extern "C" fn make(call: &Forwarded) -> u32 {
 
 /// The stub of a hook: see [`gate`].
 macro_rules! stub {
-    ($number:expr, $handler:path, $note:expr) => {
+    ($number:expr, $note:expr) => {
         core::arch::naked_asm!(
             "hint #34",
-            "adrp x9, {handler}",
-            "add x9, x9, :lo12:{handler}",
-            "adrp x10, {places} + {offset}",
-            "add x10, x10, :lo12:{places} + {offset}",
-            "mov w11, #{low}",
-            "movk w11, #{high}, lsl #16",
+            "mov w9, #{low}",
+            "movk w9, #{high}, lsl #16",
             "b {gate}",
-            handler = sym $handler,
-            places = sym $crate::hooks_table::HOOKED,
-            offset = const $number * 8,
-            low = const $note & 0xffff,
-            high = const $note >> 16,
+            low = const ($number as u64 | $note << 10) & 0xffff,
+            high = const {
+                let note: u64 = $note;
+                assert!($number < 1024 && note < 1 << 22);
+                ($number as u64 | note << 10) >> 16
+            },
             gate = sym $crate::arch::gate,
         )
     };

@@ -5,6 +5,7 @@ use core::ffi::c_void;
 use core::sync::atomic::AtomicPtr;
 
 use cuota_abi::cuda::CUresult;
+use cuota_abi::nvml::nvmlReturn_t;
 
 use crate::interpose::call::Call as Forwarded;
 use crate::interpose::driver::{self, Library};
@@ -180,7 +181,7 @@ pub(crate) fn real(place: &'static AtomicPtr<c_void>) -> *mut c_void {
     found
 }
 
-/// Where the stubs of [`crate::interpose::call`] lead: rax has the handler; r10d the hook's number in its lowest ten bits, and the note above.
+/// Where the stubs of [`crate::interpose::call`] lead: eax has the hook's number in its lowest ten bits, and the note above.
 ///
 /// The registers that a caller keeps are all saved here, in places that [`make`]'s unwind table knows.
 ///
@@ -203,14 +204,12 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov [rsp + 32], rcx",
         "mov [rsp + 40], r8",
         "mov [rsp + 48], r9",
-        "mov ecx, r10d",
-        "and ecx, 1023",
-        "lea r11, [rip + {places}]",
-        "lea r11, [r11 + rcx * 8]",
-        "shr r10d, 10",
-        "mov [rsp + 120], r10",
+        "mov ebx, eax",
+        "and ebx, 1023",
+        "shr eax, 10",
+        "mov [rsp + 120], rax",
         // IN_REGISTERS: there are no words on the stack.
-        "bt r10d, 21",
+        "bt eax, 21",
         "setc byte ptr [rsp + 128]",
         "jc 4f",
         // The caller's frame is there, whether all of these words are arguments or not.
@@ -223,23 +222,17 @@ pub(crate) unsafe extern "C" fn gate() {
         "movups [rsp + 88], xmm2",
         "movups [rsp + 104], xmm3",
         "4:",
-        "mov rcx, [r11]",
-        "test rcx, rcx",
-        "jnz 2f",
-        "push rax",
-        "push r11",
-        "xor edi, edi",
-        "call {attach}",
-        "pop r11",
-        "pop rax",
-        "mov rcx, [r11]",
-        "test rcx, rcx",
-        "jnz 2f",
-        "mov eax, {absent}",
-        "jmp 3f",
+        "lea r12, [rip + {places}]",
+        "mov rax, [r12 + rbx * 8]",
+        "test rax, rax",
+        "jz 5f",
         "2:",
-        "mov [rsp], rcx",
+        "mov [rsp], rax",
         "mov rdi, rsp",
+        "lea rcx, [rip + {handlers}]",
+        "lea rcx, [rcx + rbx * 4]",
+        "movsxd rax, dword ptr [rcx]",
+        "add rax, rcx",
         "call rax",
         "3:",
         "lea rsp, [rbp - 40]",
@@ -250,9 +243,26 @@ pub(crate) unsafe extern "C" fn gate() {
         "pop rbx",
         "pop rbp",
         "ret",
+        "5:",
+        "xor r13d, r13d",
+        "cmp ebx, {first_of_nvml}",
+        "setae r13b",
+        "mov edi, r13d",
+        "call {attach}",
+        "mov rax, [r12 + rbx * 8]",
+        "test rax, rax",
+        "jnz 2b",
+        "mov eax, {no_cuda}",
+        "mov ecx, {no_nvml}",
+        "test r13d, r13d",
+        "cmovnz eax, ecx",
+        "jmp 3b",
         places = sym crate::hooks_table::HOOKED,
+        handlers = sym crate::hooks_table::handler_offsets,
         attach = sym driver::attach,
-        absent = const CUresult::CUDA_ERROR_NOT_INITIALIZED.0,
+        first_of_nvml = const crate::hooks_table::FIRST_OF_NVML,
+        no_cuda = const CUresult::CUDA_ERROR_NOT_INITIALIZED.0,
+        no_nvml = const nvmlReturn_t::NVML_ERROR_UNINITIALIZED.0,
     )
 }
 
@@ -347,12 +357,10 @@ core::arch::global_asm!(
 
 /// The stub of a hook: see [`gate`].
 macro_rules! stub {
-    ($number:expr, $handler:path, $note:expr) => {
+    ($number:expr, $note:expr) => {
         core::arch::naked_asm!(
-            "lea rax, [rip + {handler}]",
-            "mov r10d, {which}",
+            "mov eax, {which}",
             "jmp {gate}",
-            handler = sym $handler,
             which = const {
                 let note: u64 = $note;
                 assert!($number < 1024 && note < 1 << 22);

@@ -9,12 +9,11 @@ use core::sync::atomic::Ordering;
 use cuota_abi::cuda::{
     CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY_DESCRIPTOR_v1, CUDA_ARRAY_MEMORY_REQUIREMENTS,
     CUDA_ARRAY3D_DEFERRED_MAPPING, CUDA_ARRAY3D_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR_v1, CUDA_ARRAY3D_SPARSE,
-    CUarray, CUdevice, CUmipmappedArray, CUresult,
+    CUarray, CUdevice, CUresult,
 };
 use cuota_governor::physical::{self, BLOCK_BYTES};
 
 use super::REFUSED;
-use super::vmm::dropping;
 use crate::hooks_table::{
     cuArray3DCreate_v2, cuArrayDestroy, cuMipmappedArrayCreate, cuMipmappedArrayDestroy, real,
 };
@@ -81,26 +80,21 @@ fn estimate(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, levels: c_uint) -> Option<u64>
     if levels == 0 { Some(bytes) } else { bytes.checked_mul(2) }
 }
 
-/// Makes an array (one copy of the code for all forms, hence `dyn`): `call` asks the driver, `made` says what its handle is.
+/// Makes an array (one copy of the code for all forms): `call` asks the driver, which writes its handle where argument 0 says.
 #[inline(never)]
-fn create(
-    descriptor: &CUDA_ARRAY3D_DESCRIPTOR,
-    levels: c_uint,
-    call: &dyn Fn() -> CUresult,
-    made: &dyn Fn() -> u64,
-) -> CUresult {
+fn create(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, levels: c_uint, call: &Call) -> CUresult {
     let account = match account::on_current_device() {
         Booking::On(account) if descriptor.Flags & UNBACKED == 0 => account,
         Booking::On(account) => {
             // It will keep what is mapped into it.
-            let status = call();
+            let status = call.make();
             if status == OK {
-                note(account, made(), 0);
+                note(account, call, 0);
             }
             return status;
         }
         Booking::Refuse => return REFUSED,
-        Booking::No => return call(),
+        Booking::No => return call.make(),
     };
     let device = account.ordinal().cast_signed();
     let asked = driver::outside_captures(|| ask_driver(descriptor, levels, device));
@@ -110,19 +104,21 @@ fn create(
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
-    let status = call();
+    let status = call.make();
     if status != OK {
         account.cancel(reservation);
         return status;
     }
     let taken = grow(account, bytes);
     account.commit(reservation, taken);
-    note(account, made(), bytes);
+    note(account, call, bytes);
     status
 }
 
-/// Notes an array. Where the table is full it stays charged for good: 262,144 others are live.
-fn note(account: Account, handle: u64, bytes: u64) {
+/// Notes an array that was made. Where the table is full it stays charged for good: 262,144 others are live.
+fn note(account: Account, call: &Call, bytes: u64) {
+    // SAFETY: the driver has written it.
+    let handle = unsafe { *call.pointer::<CUarray>(0) }.addr() as u64;
     let context = account.process().contexts.current();
     let owner = Owner { device: account.ordinal(), context, kind: Kind::Array };
     account.process().handles.add(handle, bytes, owner);
@@ -154,25 +150,18 @@ pub(super) fn shrink(account: Account, bytes: u64) {
 /// The program's arguments; so for each hook below.
 pub(crate) unsafe extern "C" fn create_3d(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
-    let array: *mut CUarray = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
     let descriptor: *const CUDA_ARRAY3D_DESCRIPTOR = unsafe { call.argument(1) };
-    let call = || call.make();
     // SAFETY: the program's argument.
-    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
-    // SAFETY: after success the driver has written the handle.
-    create(asked, 0, &call, &move || unsafe { *array }.addr() as u64)
+    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call.make() };
+    create(asked, 0, call)
 }
 
 /// `cuArray3DCreate`, the 32-bit form.
 pub(crate) unsafe extern "C" fn create_3d_v1(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
-    let array: *mut CUarray = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
     let descriptor: *const CUDA_ARRAY3D_DESCRIPTOR_v1 = unsafe { call.argument(1) };
-    let call = || call.make();
     // SAFETY: the program's argument.
-    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
+    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call.make() };
     let asked = CUDA_ARRAY3D_DESCRIPTOR {
         Width: asked.Width as usize,
         Height: asked.Height as usize,
@@ -181,19 +170,15 @@ pub(crate) unsafe extern "C" fn create_3d_v1(call: &Call) -> CUresult {
         NumChannels: asked.NumChannels,
         Flags: asked.Flags,
     };
-    // SAFETY: after success the driver has written the handle.
-    create(&asked, 0, &call, &move || unsafe { *array }.addr() as u64)
+    create(&asked, 0, call)
 }
 
 /// `cuArrayCreate_v2`.
 pub(crate) unsafe extern "C" fn create_2d(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
-    let array: *mut CUarray = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
     let descriptor: *const CUDA_ARRAY_DESCRIPTOR = unsafe { call.argument(1) };
-    let call = || call.make();
     // SAFETY: the program's argument.
-    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
+    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call.make() };
     let asked = CUDA_ARRAY3D_DESCRIPTOR {
         Width: asked.Width,
         Height: asked.Height,
@@ -202,19 +187,15 @@ pub(crate) unsafe extern "C" fn create_2d(call: &Call) -> CUresult {
         NumChannels: asked.NumChannels,
         Flags: 0,
     };
-    // SAFETY: after success the driver has written the handle.
-    create(&asked, 0, &call, &move || unsafe { *array }.addr() as u64)
+    create(&asked, 0, call)
 }
 
 /// `cuArrayCreate`, the 32-bit form.
 pub(crate) unsafe extern "C" fn create_2d_v1(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
-    let array: *mut CUarray = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
     let descriptor: *const CUDA_ARRAY_DESCRIPTOR_v1 = unsafe { call.argument(1) };
-    let call = || call.make();
     // SAFETY: the program's argument.
-    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
+    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call.make() };
     let asked = CUDA_ARRAY3D_DESCRIPTOR {
         Width: asked.Width as usize,
         Height: asked.Height as usize,
@@ -223,35 +204,16 @@ pub(crate) unsafe extern "C" fn create_2d_v1(call: &Call) -> CUresult {
         NumChannels: asked.NumChannels,
         Flags: 0,
     };
-    // SAFETY: after success the driver has written the handle.
-    create(&asked, 0, &call, &move || unsafe { *array }.addr() as u64)
+    create(&asked, 0, call)
 }
 
 /// `cuMipmappedArrayCreate`.
 pub(crate) unsafe extern "C" fn create_mipmapped(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
-    let array: *mut CUmipmappedArray = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
     let descriptor: *const CUDA_ARRAY3D_DESCRIPTOR = unsafe { call.argument(1) };
     // SAFETY: the argument's type.
     let levels: c_uint = unsafe { call.argument(2) };
-    let call = || call.make();
     // SAFETY: the program's argument.
-    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call() };
-    // SAFETY: after success the driver has written the handle.
-    create(asked, levels, &call, &move || unsafe { *array }.addr() as u64)
-}
-
-/// `cuArrayDestroy`.
-pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let array: CUarray = unsafe { call.argument(0) };
-    dropping(array.addr() as u64, &|| call.make())
-}
-
-/// `cuMipmappedArrayDestroy`.
-pub(crate) unsafe extern "C" fn destroy_mipmapped(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let array: CUmipmappedArray = unsafe { call.argument(0) };
-    dropping(array.addr() as u64, &|| call.make())
+    let Some(asked) = (unsafe { descriptor.as_ref() }) else { return call.make() };
+    create(asked, levels, call)
 }

@@ -7,7 +7,6 @@ use cuota_abi::cuda::{CUcontext, CUdevice, CUdevice_attribute, CUgreenCtx, CUlim
 use cuota_governor::physical::BLOCK_BYTES;
 use cuota_region::sys;
 
-use super::vmm::dropping;
 use super::{REFUSED, let_go};
 use crate::hooks_table::real;
 use crate::interpose::call::Call;
@@ -18,29 +17,21 @@ use crate::process::{self, Process, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
-/// Makes a context on `device`: `call` asks the driver, which writes it to `context`.
-///
-/// # Safety
-/// `call` passes the program's arguments to the driver.
+/// Makes a context on `device`: `call` asks the driver, which writes it where argument 0 says.
 #[inline(never)]
-unsafe fn create(
-    context: *mut CUcontext,
-    device: CUdevice,
-    primary: bool,
-    call: &dyn Fn() -> CUresult,
-) -> CUresult {
+fn create(device: CUdevice, primary: bool, call: &Call) -> CUresult {
     let account = match account::on_device(device) {
         Booking::On(account) => account,
-        Booking::No => return call(),
+        Booking::No => return call.make(),
         Booking::Refuse => return REFUSED,
     };
     let reservation = match account.reserve_context() {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
-    let status = call();
+    let status = call.make();
     // SAFETY: the driver has written the context, where it made one.
-    if status == OK && account.process().contexts.add(unsafe { *context }, device, primary) {
+    if status == OK && account.process().contexts.add(unsafe { *call.pointer(0) }, device, primary) {
         account.commit_context(reservation);
     } else {
         account.cancel(reservation);
@@ -110,37 +101,13 @@ fn ending(
     status
 }
 
-/// `cuCtxCreate` and `cuCtxCreate_v2`.
+/// `cuCtxCreate` in all versions: on the device in argument `call.note()`.
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe extern "C" fn create_v2(call: &Call) -> CUresult {
+pub(crate) unsafe extern "C" fn create_plain(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
-    let context: *mut CUcontext = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let device: CUdevice = unsafe { call.argument(2) };
-    // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, &|| call.make()) }
-}
-
-/// `cuCtxCreate_v3`.
-pub(crate) unsafe extern "C" fn create_v3(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let context: *mut CUcontext = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let device: CUdevice = unsafe { call.argument(4) };
-    // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, &|| call.make()) }
-}
-
-/// `cuCtxCreate_v4`.
-pub(crate) unsafe extern "C" fn create_v4(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let context: *mut CUcontext = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let device: CUdevice = unsafe { call.argument(3) };
-    // SAFETY: the program's arguments.
-    unsafe { create(context, device, false, &|| call.make()) }
+    create(unsafe { call.argument(call.note()) }, false, call)
 }
 
 /// `cuCtxDestroy` and `cuCtxDestroy_v2`: the driver frees the context's memory with it.
@@ -152,17 +119,13 @@ pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
 /// `cuDevicePrimaryCtxRetain`: the first one makes the context.
 pub(crate) unsafe extern "C" fn retain_primary(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
-    let context: *mut CUcontext = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
     let device: CUdevice = unsafe { call.argument(1) };
-    let call = || call.make();
     // One at a time, or each of several first retains would be booked. The driver makes them wait for one another too.
     let _turn = Turn::take(device);
     if driver::primary_is_active(device) {
-        return call();
+        return call.make();
     }
-    // SAFETY: `call` is the driver's function with the program's arguments.
-    unsafe { create(context, device, true, &call) }
+    create(device, true, call)
 }
 
 /// `cuDevicePrimaryCtxRelease` and `cuDevicePrimaryCtxReset`, in both versions: the last release, or a reset, ends the
@@ -210,13 +173,10 @@ const GREEN_BYTES: u64 = 2 * BLOCK_BYTES;
 /// `cuGreenCtxCreate`: multiprocessors of a device whose primary context is there, or is made by the call.
 pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
-    let context: *mut CUgreenCtx = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
     let device: CUdevice = unsafe { call.argument(2) };
-    let call = || call.make();
     let account = match account::on_device(device) {
         Booking::On(account) => account,
-        Booking::No => return call(),
+        Booking::No => return call.make(),
         Booking::Refuse => return REFUSED,
     };
     // It is a part of the device's primary context, which it makes where there is none.
@@ -228,7 +188,7 @@ pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
             Err(error) => return error,
         },
     };
-    let status = booked_green(account, &call, context);
+    let status = booked_green(account, call);
     if let Some(reservation) = primary {
         match driver::primary_context(device).filter(|_| status == OK) {
             Some(primary) if account.process().contexts.add(primary, device, true) => {
@@ -241,28 +201,25 @@ pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
 }
 
 /// Makes a green context and books it.
-fn booked_green(account: Account, call: &dyn Fn() -> CUresult, context: *mut CUgreenCtx) -> CUresult {
+fn booked_green(account: Account, call: &Call) -> CUresult {
     let reservation = match account.reserve(GREEN_BYTES) {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
-    let status = call();
+    let status = call.make();
     if status == OK {
         account.commit_overhead(reservation);
         let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Green };
         // SAFETY: the driver has written the context.
-        account.process().handles.add(unsafe { *context }.addr() as u64, GREEN_BYTES, owner);
+        account.process().handles.add(
+            unsafe { *call.pointer::<CUgreenCtx>(0) }.addr() as u64,
+            GREEN_BYTES,
+            owner,
+        );
     } else {
         account.cancel(reservation);
     }
     status
-}
-
-/// `cuGreenCtxDestroy`.
-pub(crate) unsafe extern "C" fn destroy_green(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let context: CUgreenCtx = unsafe { call.argument(0) };
-    dropping(context.addr() as u64, &|| call.make())
 }
 
 /// `cuCtxSetLimit`: a larger stack is taken at once, for every thread that the device can hold; a larger heap or print buffer when a
@@ -272,12 +229,11 @@ pub(crate) unsafe extern "C" fn set_limit(call: &Call) -> CUresult {
     let limit: CUlimit = unsafe { call.argument(0) };
     // SAFETY: the argument's type.
     let value: usize = unsafe { call.argument(1) };
-    let call = || call.make();
     let is_promise = matches!(limit, CUlimit::CU_LIMIT_MALLOC_HEAP_SIZE | CUlimit::CU_LIMIT_PRINTF_FIFO_SIZE);
     let account = match account::on_current_device() {
         Booking::On(account) if is_promise || limit == CUlimit::CU_LIMIT_STACK_SIZE => account,
         Booking::Refuse => return REFUSED,
-        Booking::On(_) | Booking::No => return call(),
+        Booking::On(_) | Booking::No => return call.make(),
     };
     let now = self::limit(limit);
     let growth = if is_promise {
@@ -291,7 +247,7 @@ pub(crate) unsafe extern "C" fn set_limit(call: &Call) -> CUresult {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
-    let status = call();
+    let status = call.make();
     if status != OK {
         account.cancel(reservation);
         return status;

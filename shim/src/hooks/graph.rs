@@ -151,23 +151,15 @@ pub(super) fn frame_in(account: Account, graph: CUgraph) -> Result<u64, CUresult
     }
 }
 
-/// Makes `graph` executable: `call` asks the driver, which writes the result to `executable`.
-///
-/// # Safety
-/// `call` passes the program's arguments to the driver.
+/// Makes the graph in argument 1 executable: `call` asks the driver, which writes the result where argument 0 says.
 #[inline(never)]
-unsafe fn instantiate(
-    executable: *mut CUgraphExec,
-    graph: CUgraph,
-    uploads: bool,
-    call: &dyn Fn() -> CUresult,
-) -> CUresult {
+fn instantiate(call: &Call, uploads: bool) -> CUresult {
     let account = match account::on_current_or_first_device() {
         Booking::On(account) => account,
-        Booking::No => return call(),
+        Booking::No => return call.make(),
         Booking::Refuse => return REFUSED,
     };
-    let needs = match needs(account, graph, DEPTH) {
+    let needs = match needs(account, call.pointer(1), DEPTH) {
         Some(needs) if !needs.is_refused => needs,
         // Without a quota it is followed all the same: each launch books what it took.
         None if account.quota() == UNLIMITED => Needs { bytes: 1, ..Needs::default() },
@@ -186,12 +178,13 @@ unsafe fn instantiate(
     };
     let unbooked = raised.as_ref().and_then(|_| account.unbooked());
     // One that is uploaded at once takes its memory now.
-    let status = if uploads && needs.bytes != 0 { reserved(of_memory, needs.bytes, call) } else { call() };
+    let status =
+        if uploads && needs.bytes != 0 { reserved(of_memory, needs.bytes, call) } else { call.make() };
     let fits = status != OK || account.still_fits(EXECUTABLE_BYTES);
     if let Some(raised) = raised {
         if status == OK && fits {
             // SAFETY: the driver has written the handle.
-            raised.made(account, unsafe { *executable }, unbooked);
+            raised.made(account, unsafe { *call.pointer(0) }, unbooked);
         } else {
             raised.cancel(account);
         }
@@ -199,7 +192,7 @@ unsafe fn instantiate(
     if !fits {
         let destroy = cuGraphExecDestroy::REAL.get();
         // SAFETY: just made, and nobody else has seen it.
-        driver::outside_captures(|| unsafe { destroy(*executable) });
+        driver::outside_captures(|| unsafe { destroy(*call.pointer(0)) });
         account.note_unload();
         account.refuse(EXECUTABLE_BYTES);
         return REFUSED;
@@ -209,7 +202,7 @@ unsafe fn instantiate(
     {
         let owner = Owner { device: of_memory.ordinal(), context: 0, kind: Kind::Graph };
         // SAFETY: the driver has written the handle.
-        account.process().handles.add(unsafe { *executable }.addr() as u64, bytes, owner);
+        account.process().handles.add(unsafe { *call.pointer::<CUgraphExec>(0) }.addr() as u64, bytes, owner);
         of_memory.device.allocating_graphs.fetch_add(1, Ordering::Relaxed);
         account.process().allocating_graphs.store(1, Ordering::Relaxed);
     }
@@ -217,26 +210,26 @@ unsafe fn instantiate(
 }
 
 /// Runs `call`, which may take the memory of `executable`.
-fn taking(executable: CUgraphExec, call: &dyn Fn() -> CUresult) -> CUresult {
+fn taking(executable: CUgraphExec, call: &Call) -> CUresult {
     let process = match process::standing() {
         Standing::Managed(process) => process,
-        Standing::Unmanaged => return call(),
+        Standing::Unmanaged => return call.make(),
         Standing::Closed => return REFUSED,
     };
     if process.allocating_graphs.load(Ordering::Relaxed) == 0 {
-        return call();
+        return call.make();
     }
     let place = process.handles.find(executable.addr() as u64);
     let owner = place.map(|place| (place, process.handles.owner(place).device.cast_signed()));
     match owner.map(|(place, device)| (place, account::on_device(device))) {
         Some((place, Booking::On(account))) => reserved(account, process.handles.bytes(place), call),
         Some((_, Booking::Refuse)) => REFUSED,
-        Some((_, Booking::No)) | None => call(),
+        Some((_, Booking::No)) | None => call.make(),
     }
 }
 
 #[inline(never)]
-fn reserved(account: Account, bytes: u64, call: &dyn Fn() -> CUresult) -> CUresult {
+fn reserved(account: Account, bytes: u64, call: &Call) -> CUresult {
     let device = account.ordinal().cast_signed();
     let Some(worst) = physical::pool_worst_case(bytes) else { return REFUSED };
     let has_room =
@@ -247,7 +240,7 @@ fn reserved(account: Account, bytes: u64, call: &dyn Fn() -> CUresult) -> CUresu
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
-    let status = call();
+    let status = call.make();
     match account.device.graphs.update(|| driver::graph_bytes(device).map(|(reserved, _)| reserved)) {
         // A launch cannot be taken back: what it took beyond the reservation is booked, and reported.
         Some(Change::Grew(taken)) => {
@@ -267,38 +260,20 @@ fn reserved(account: Account, bytes: u64, call: &dyn Fn() -> CUresult) -> CUresu
 /// # Safety
 /// The program's arguments; so for each hook below.
 pub(crate) unsafe extern "C" fn instantiate_v1(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let executable: *mut CUgraphExec = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let graph: CUgraph = unsafe { call.argument(1) };
-    // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, false, &|| call.make()) }
+    instantiate(call, false)
 }
 
 /// `cuGraphInstantiateWithFlags`.
 pub(crate) unsafe extern "C" fn instantiate_with_flags(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let executable: *mut CUgraphExec = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let graph: CUgraph = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let flags: c_ulonglong = unsafe { call.argument(2) };
-    // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, flags & UPLOAD != 0, &|| call.make()) }
+    instantiate(call, call.word(2) & UPLOAD != 0)
 }
 
 /// `cuGraphInstantiateWithParams`.
 pub(crate) unsafe extern "C" fn instantiate_with_params(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let executable: *mut CUgraphExec = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let graph: CUgraph = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let parameters: *mut CUDA_GRAPH_INSTANTIATE_PARAMS = unsafe { call.argument(2) };
+    let parameters: *const CUDA_GRAPH_INSTANTIATE_PARAMS = call.pointer(2);
     // SAFETY: the program's argument.
-    let uploads = unsafe { parameters.as_ref() }.is_some_and(|parameters| parameters.flags & UPLOAD != 0);
-    // SAFETY: the program's arguments.
-    unsafe { instantiate(executable, graph, uploads, &|| call.make()) }
+    let parameters = unsafe { parameters.as_ref() };
+    instantiate(call, parameters.is_some_and(|parameters| parameters.flags & UPLOAD != 0))
 }
 
 /// Notes that `executable` was launched: what its threads need is there.
@@ -313,7 +288,7 @@ fn launched(executable: CUgraphExec) {
 /// `cuGraphLaunch` and `cuGraphUpload`.
 pub(crate) unsafe extern "C" fn launch(call: &Call) -> CUresult {
     let take = || {
-        let status = taking(call.pointer(0), &|| call.make());
+        let status = taking(call.pointer(0), call);
         if status == OK && call.note() == LAUNCH {
             launched(call.pointer(0));
         }

@@ -3,10 +3,7 @@
 use core::ffi::c_uint;
 
 use cuota_abi::cuda::{CUdevice, CUresult};
-use cuota_abi::nvml::{
-    PFN_nvmlDeviceGetMemoryInfo, PFN_nvmlDeviceGetMemoryInfo_v2, nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t,
-    nvmlReturn_t,
-};
+use cuota_abi::nvml::{nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlReturn_t};
 use cuota_governor::quota::UNLIMITED;
 use cuota_region::member::Member;
 use cuota_region::policy::{Found, MemoryLimit};
@@ -136,17 +133,13 @@ fn tenant_on(device: nvmlDevice_t, total: u64) -> Option<(u64, u64)> {
 }
 
 /// `nvmlDeviceGetMemoryInfo`.
-pub(crate) unsafe fn nvml_memory(
-    real: PFN_nvmlDeviceGetMemoryInfo,
-    device: nvmlDevice_t,
-    memory: *mut nvmlMemory_t,
-) -> nvmlReturn_t {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(device, memory) };
+pub(crate) unsafe extern "C" fn nvml_memory(call: &Call) -> nvmlReturn_t {
+    let status = call.make_nvml();
+    let memory: *mut nvmlMemory_t = call.pointer(1);
     if status == nvmlReturn_t::NVML_SUCCESS
         // SAFETY: the driver has written it.
         && let Some(memory) = unsafe { memory.as_mut() }
-        && let Some((quota, booked)) = tenant_on(device, memory.total)
+        && let Some((quota, booked)) = tenant_on(call.pointer(0), memory.total)
     {
         memory.total = quota;
         memory.used = booked.min(quota);
@@ -156,17 +149,13 @@ pub(crate) unsafe fn nvml_memory(
 }
 
 /// `nvmlDeviceGetMemoryInfo_v2`: what the driver keeps for itself is not the tenant's.
-pub(crate) unsafe fn nvml_memory_v2(
-    real: PFN_nvmlDeviceGetMemoryInfo_v2,
-    device: nvmlDevice_t,
-    memory: *mut nvmlMemory_v2_t,
-) -> nvmlReturn_t {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(device, memory) };
+pub(crate) unsafe extern "C" fn nvml_memory_v2(call: &Call) -> nvmlReturn_t {
+    let status = call.make_nvml();
+    let memory: *mut nvmlMemory_v2_t = call.pointer(1);
     if status == nvmlReturn_t::NVML_SUCCESS
         // SAFETY: the driver has written it.
         && let Some(memory) = unsafe { memory.as_mut() }
-        && let Some((quota, booked)) = tenant_on(device, memory.total)
+        && let Some((quota, booked)) = tenant_on(call.pointer(0), memory.total)
     {
         memory.total = quota;
         memory.reserved = 0;

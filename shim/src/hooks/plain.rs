@@ -1,6 +1,6 @@
 //! Plain memory: `cuMemAlloc`, `cuMemAllocPitch`, `cuMemAllocManaged` and `cuMemFree`, in their 32- and 64-bit forms.
 
-use core::ffi::c_uint;
+use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{CUdeviceptr, CUdeviceptr_v1, CUresult};
@@ -20,36 +20,71 @@ const PITCH_ALIGNMENT: u64 = 512;
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
-/// Makes an allocation of at most `asked` bytes: `call` asks the driver, `made` says where the memory is and how many
-/// bytes it has.
+/// How an allocation is asked for, and where the driver writes what it has made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// So many bytes.
+    Plain,
+    /// The same, of 32 bits.
+    PlainV1,
+    /// The same, on the device or on the host.
+    Managed,
+    /// Rows, and how far one is from the next.
+    Pitch,
+    /// The same, of 32 bits.
+    PitchV1,
+}
+
+impl Form {
+    /// Where an allocation is that the driver has made, and how many bytes it has.
+    ///
+    /// # Safety
+    /// It has made it, for these arguments.
+    #[inline(always)]
+    unsafe fn made(self, call: &Call, asked: u64) -> (u64, u64) {
+        // SAFETY: the driver has written them.
+        unsafe {
+            match self {
+                Form::Plain | Form::Managed => (*call.pointer::<CUdeviceptr>(0), asked),
+                Form::PlainV1 => (u64::from(*call.pointer::<CUdeviceptr_v1>(0)), asked),
+                Form::Pitch => {
+                    let pitch = *call.pointer::<u64>(1);
+                    (*call.pointer::<CUdeviceptr>(0), pitch.saturating_mul(call.word(3)))
+                }
+                Form::PitchV1 => {
+                    let pitch = u64::from(*call.pointer::<u32>(1));
+                    (u64::from(*call.pointer::<CUdeviceptr_v1>(0)), pitch * u64::from(call.int(3)))
+                }
+            }
+        }
+    }
+}
+
+/// Makes an allocation of at most `asked` bytes: `call` asks the driver.
 ///
 /// # Safety
-/// `call` passes the program's arguments to the driver; `made` is called only after it succeeded.
+/// The arguments are the program's, of this form.
 #[inline(never)]
-unsafe fn allocate(
-    asked: u64,
-    is_managed: bool,
-    call: &dyn Fn() -> CUresult,
-    made: &dyn Fn() -> (u64, u64),
-) -> CUresult {
+unsafe fn allocate(call: &Call, asked: u64, form: Form) -> CUresult {
     let account = match account::on_current_device() {
         Booking::On(account) if asked != 0 => account,
         Booking::Refuse => return REFUSED,
         // Nothing is asked for: the driver says what it thinks of that.
-        Booking::On(_) | Booking::No => return call(),
+        Booking::On(_) | Booking::No => return call.make(),
     };
     let Some(worst) = physical::worst_case(asked) else { return REFUSED };
     let reservation = match account.reserve(worst) {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
-    let status = call();
+    let status = call.make();
     if status != OK {
         account.cancel(reservation);
         return status;
     }
-    let (address, bytes) = made();
-    book(account, reservation, address, bytes, is_managed)
+    // SAFETY: the caller's contract, and the driver's success.
+    let (address, bytes) = unsafe { form.made(call, asked) };
+    book(account, reservation, address, bytes, form == Form::Managed)
 }
 
 /// Books what the driver has granted. Returns what the program gets.
@@ -78,9 +113,9 @@ fn book(account: Account, reservation: Reservation, address: u64, bytes: u64, is
 /// has not in its cache.
 ///
 /// # Safety
-/// `pointer` is the call's first argument, and `asked` its second.
+/// The arguments are the program's, of [`Form::Plain`].
 #[inline(always)]
-unsafe fn allocate_at_once(call: &Call, pointer: *mut CUdeviceptr, asked: u64) -> Option<CUresult> {
+unsafe fn allocate_at_once(call: &Call, asked: u64) -> Option<CUresult> {
     let process = process::managed_already()?;
     if asked.wrapping_sub(1) >= BLOCK_BYTES {
         return None;
@@ -93,7 +128,7 @@ unsafe fn allocate_at_once(call: &Call, pointer: *mut CUdeviceptr, asked: u64) -
         return Some(status);
     }
     // SAFETY: the driver has written it.
-    let address = unsafe { *pointer };
+    let address = unsafe { *call.pointer::<CUdeviceptr>(0) };
     let is_first = process.blocks.add_at_once(address, asked, process.contexts.current());
     match is_first {
         Some(is_first) => account.settle_at_once(reservation, is_first),
@@ -105,39 +140,23 @@ unsafe fn allocate_at_once(call: &Call, pointer: *mut CUdeviceptr, asked: u64) -
 /// Frees an allocation that was not granted after all. `taken`: bytes booked for an address that the table lacks.
 #[cold]
 fn undo(account: Account, address: u64, taken: Option<u64>) {
-    let free = cuMemFree_v2::REAL.get();
-    // SAFETY: the driver has just returned this address, and nobody else has seen it.
-    unsafe { release(address, &|| free(address)) };
+    // The driver has just returned this address, and nobody else has seen it.
+    let free = Call::new(cuMemFree_v2::REAL.get() as *const c_void, [address]);
+    freeing(&free, address, Account::release);
     account.release(taken.unwrap_or(0));
 }
 
-/// Frees the allocation at `address`: `call` asks the driver.
-///
-/// # Safety
-/// `call` passes the program's arguments to the driver.
-unsafe fn release(address: u64, call: &dyn Fn() -> CUresult) -> CUresult {
-    freeing(address, call, Account::release)
-}
-
-/// As [`release`], for a free in stream order: the driver keeps the memory until the stream is synchronised (measured), so it
-/// stays booked, as overhead, until NVML's figure says that it is gone.
-///
-/// # Safety
-/// As [`release`].
-pub(super) unsafe fn release_in_order(address: u64, call: &dyn Fn() -> CUresult) -> CUresult {
-    freeing(address, call, Account::release_later)
-}
-
+/// Frees the allocation at `address`: `call` asks the driver, `give` gives back what it had.
 #[inline(never)]
-fn freeing(address: u64, call: &dyn Fn() -> CUresult, give: fn(Account, u64)) -> CUresult {
-    let Standing::Managed(process) = process::standing() else { return call() };
+fn freeing(call: &Call, address: u64, give: fn(Account, u64)) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call.make() };
     // Managed memory, and what others may hold too, before the driver forgets the address.
     let mark = if process.handles.has_marks() { process.handles.take_mark(address) } else { None };
     let extent = process.blocks.take(address);
     if mark.is_none() && extent.is_none() {
-        return call();
+        return call.make();
     }
-    let status = call();
+    let status = call.make();
     if status != OK {
         extent.into_iter().for_each(|extent| process.blocks.put_back(address, extent));
         mark.into_iter().for_each(|mark| process.handles.put_back(mark));
@@ -220,38 +239,21 @@ fn give_back(process: &'static Process, extent: Extent, give: impl Fn(Account, u
 /// # Safety
 /// The program's arguments; so for each hook below.
 pub(crate) unsafe extern "C" fn alloc(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let bytes: usize = unsafe { call.argument(1) };
-    // SAFETY: the program's arguments; after success the driver has written the address.
-    unsafe {
-        allocate_at_once(call, pointer, bytes as u64).unwrap_or_else(|| {
-            allocate(bytes as u64, false, &|| call.make(), &move || (*pointer, bytes as u64))
-        })
-    }
+    let bytes = call.word(1);
+    // SAFETY: the program's arguments.
+    unsafe { allocate_at_once(call, bytes).unwrap_or_else(|| allocate(call, bytes, Form::Plain)) }
 }
 
 /// `cuMemAlloc`, the 32-bit form.
 pub(crate) unsafe extern "C" fn alloc_v1(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pointer: *mut CUdeviceptr_v1 = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let bytes: c_uint = unsafe { call.argument(1) };
-    // SAFETY: as in `alloc`.
-    unsafe {
-        allocate(u64::from(bytes), false, &|| call.make(), &move || (u64::from(*pointer), u64::from(bytes)))
-    }
+    // SAFETY: the program's arguments.
+    unsafe { allocate(call, u64::from(call.int(1)), Form::PlainV1) }
 }
 
 /// `cuMemAllocManaged`: booked as if it were all on the device, where it can be at any time.
 pub(crate) unsafe extern "C" fn alloc_managed(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let bytes: usize = unsafe { call.argument(1) };
-    // SAFETY: as in `alloc`.
-    unsafe { allocate(bytes as u64, true, &|| call.make(), &move || (*pointer, bytes as u64)) }
+    // SAFETY: the program's arguments.
+    unsafe { allocate(call, call.word(1), Form::Managed) }
 }
 
 fn pitched(width: u64, height: u64) -> u64 {
@@ -261,49 +263,30 @@ fn pitched(width: u64, height: u64) -> u64 {
 
 /// `cuMemAllocPitch_v2`.
 pub(crate) unsafe extern "C" fn alloc_pitch(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let pitch: *mut usize = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let width: usize = unsafe { call.argument(2) };
-    // SAFETY: the argument's type.
-    let height: usize = unsafe { call.argument(3) };
-    let asked = pitched(width as u64, height as u64);
-    let call = || call.make();
-    // SAFETY: as in `alloc`; the driver has written the pitch too.
-    unsafe {
-        allocate(asked, false, &call, &move || (*pointer, (*pitch as u64).saturating_mul(height as u64)))
-    }
+    // SAFETY: the program's arguments.
+    unsafe { allocate(call, pitched(call.word(2), call.word(3)), Form::Pitch) }
 }
 
 /// `cuMemAllocPitch`, the 32-bit form.
 pub(crate) unsafe extern "C" fn alloc_pitch_v1(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pointer: *mut CUdeviceptr_v1 = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let pitch: *mut c_uint = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let width: c_uint = unsafe { call.argument(2) };
-    // SAFETY: the argument's type.
-    let height: c_uint = unsafe { call.argument(3) };
-    let asked = pitched(u64::from(width), u64::from(height));
-    let call = || call.make();
-    // SAFETY: as in `alloc_pitch`.
-    unsafe { allocate(asked, false, &call, &|| (u64::from(*pointer), u64::from(*pitch) * u64::from(height))) }
+    let asked = pitched(u64::from(call.int(2)), u64::from(call.int(3)));
+    // SAFETY: the program's arguments.
+    unsafe { allocate(call, asked, Form::PitchV1) }
 }
 
 /// `cuMemFree_v2`.
 pub(crate) unsafe extern "C" fn free(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pointer: CUdeviceptr = unsafe { call.argument(0) };
-    free_at_once(call, pointer).unwrap_or_else(|| freeing(pointer, &|| call.make(), Account::release))
+    let address = call.word(0);
+    free_at_once(call, address).unwrap_or_else(|| freeing(call, address, Account::release))
+}
+
+/// `cuMemFreeAsync`, which frees plain memory too: the driver keeps it until the stream is synchronised (measured), so it stays
+/// booked, as overhead, until NVML's figure says that it is gone. What a pool gets back, the pool still holds.
+pub(crate) unsafe extern "C" fn free_async(call: &Call) -> CUresult {
+    freeing(call, call.word(0), Account::release_later)
 }
 
 /// `cuMemFree`, the 32-bit form.
 pub(crate) unsafe extern "C" fn free_v1(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pointer: CUdeviceptr_v1 = unsafe { call.argument(0) };
-    // SAFETY: the program's argument.
-    unsafe { release(u64::from(pointer), &|| call.make()) }
+    freeing(call, u64::from(call.int(0)), Account::release)
 }

@@ -9,7 +9,7 @@ use cuota_governor::quota::UNLIMITED;
 use cuota_region::event::Why;
 use cuota_region::ledger::Reservation;
 
-use super::{REFUSED, device_at, plain};
+use super::{REFUSED, device_at};
 use crate::hooks_table::{
     cuDeviceGetDefaultMemPool, cuDeviceGetMemPool, cuMemFreeAsync, cuStreamSynchronize,
 };
@@ -63,19 +63,14 @@ fn reserve(account: Account, pool: &Pool, bytes: u64) -> Result<Reservation, CUr
     })
 }
 
-/// Makes an allocation of `bytes` from `pool`: `call` asks the driver.
+/// Makes an allocation from `pool`, in the order of `stream`: `call` asks the driver, with the bytes in argument 1, and writes the
+/// address where argument 0 says.
 ///
 /// # Safety
-/// `call` passes the program's arguments to the driver, which writes the address to `pointer`.
+/// The arguments are the program's.
 #[inline(never)]
-unsafe fn allocate(
-    account: Account,
-    pool: CUmemoryPool,
-    pointer: *mut CUdeviceptr,
-    bytes: u64,
-    stream: CUstream,
-    call: &dyn Fn() -> CUresult,
-) -> CUresult {
+unsafe fn allocate(account: Account, pool: CUmemoryPool, stream: CUstream, call: &Call) -> CUresult {
+    let bytes = call.word(1);
     let pools = &account.process().pools;
     let was_known = pools.find(pool).is_some();
     let Some(entry) = pools.entry(pool, account.ordinal()) else { return account.decline(Why::TableFull) };
@@ -87,7 +82,7 @@ unsafe fn allocate(
         Err(error) => return error,
     };
     account.note_pools(reservation.bytes());
-    let status = call();
+    let status = call.make();
     let fits = match entry.update() {
         Some(Change::Grew(taken)) => account.commit(reservation, taken),
         Some(change @ Change::Shrank(_)) => {
@@ -113,7 +108,7 @@ unsafe fn allocate(
     if status != OK || fits {
         return status;
     }
-    take_back(account, pointer, bytes, stream);
+    take_back(account, call.pointer(0), bytes, stream);
     REFUSED
 }
 
@@ -136,35 +131,21 @@ fn take_back(account: Account, pointer: *mut CUdeviceptr, bytes: u64, stream: CU
 /// # Safety
 /// The program's arguments; so for each hook below.
 pub(crate) unsafe extern "C" fn alloc_async(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let bytes: usize = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let stream: CUstream = unsafe { call.argument(2) };
-    let call = || call.make();
+    let stream: CUstream = call.pointer(2);
     match on_device_of(stream) {
         Booking::On(account) => match current_pool(account.ordinal()) {
-            // SAFETY: `call` is the driver's function with the program's arguments.
-            Some(pool) => unsafe { allocate(account, pool, pointer, bytes as u64, stream, &call) },
+            // SAFETY: the program's arguments.
+            Some(pool) => unsafe { allocate(account, pool, stream, call) },
             None => REFUSED,
         },
-        Booking::No => call(),
+        Booking::No => call.make(),
         Booking::Refuse => REFUSED,
     }
 }
 
 /// `cuMemAllocFromPoolAsync`.
 pub(crate) unsafe extern "C" fn alloc_from_pool_async(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pointer: *mut CUdeviceptr = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let bytes: usize = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let pool: CUmemoryPool = unsafe { call.argument(2) };
-    // SAFETY: the argument's type.
-    let stream: CUstream = unsafe { call.argument(3) };
-    let call = || call.make();
+    let pool: CUmemoryPool = call.pointer(2);
     let booking = match process::standing() {
         Standing::Managed(process) => match process.pools.device_of(pool) {
             Some(pools::HOST | pools::IMPORTED) => Booking::No,
@@ -175,19 +156,11 @@ pub(crate) unsafe extern "C" fn alloc_from_pool_async(call: &Call) -> CUresult {
         Standing::Closed => Booking::Refuse,
     };
     match booking {
-        // SAFETY: as in `alloc_async`.
-        Booking::On(account) => unsafe { allocate(account, pool, pointer, bytes as u64, stream, &call) },
-        Booking::No => call(),
+        // SAFETY: the program's arguments.
+        Booking::On(account) => unsafe { allocate(account, pool, call.pointer(3), call) },
+        Booking::No => call.make(),
         Booking::Refuse => REFUSED,
     }
-}
-
-/// `cuMemFreeAsync`: for plain memory, which it frees too; what a pool gets back, the pool still holds.
-pub(crate) unsafe extern "C" fn free_async(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pointer: CUdeviceptr = unsafe { call.argument(0) };
-    // SAFETY: the program's arguments.
-    unsafe { plain::release_in_order(pointer, &|| call.make()) }
 }
 
 /// `cuDeviceGetDefaultMemPool` and `cuDeviceGetMemPool`: note which device the pool takes from.

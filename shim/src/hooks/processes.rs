@@ -3,15 +3,16 @@
 use core::ffi::c_uint;
 use core::mem::{MaybeUninit, offset_of};
 
+use cuota_abi::cuda::CUresult;
 use cuota_abi::nvml::{
-    PFN_nvmlDeviceGetComputeRunningProcesses, PFN_nvmlDeviceGetComputeRunningProcesses_v2,
-    PFN_nvmlDeviceGetRunningProcessDetailList, nvmlDevice_t, nvmlProcessDetail_v1_t,
-    nvmlProcessDetailList_v1_t, nvmlProcessInfo_v1_t, nvmlProcessInfo_v2_t, nvmlReturn_t,
+    nvmlDevice_t, nvmlProcessDetail_v1_t, nvmlProcessDetailList_v1_t, nvmlProcessInfo_v1_t,
+    nvmlProcessInfo_v2_t, nvmlReturn_t,
 };
 use cuota_region::member::Member;
 use cuota_region::tenant::GpuIndex;
 
 use super::info;
+use crate::interpose::call::Call;
 
 const OK: nvmlReturn_t = nvmlReturn_t::NVML_SUCCESS;
 const TOO_SMALL: nvmlReturn_t = nvmlReturn_t::NVML_ERROR_INSUFFICIENT_SIZE;
@@ -70,25 +71,21 @@ unsafe fn keep_own(
     kept
 }
 
-/// Answers a question for a list of processes, of `count` entries of `size` bytes at most, with the tenant's own.
+/// Answers a question for a list of processes, of entries of `size` bytes, with the tenant's own.
 ///
 /// # Safety
-/// `ask` and the pointers are the program's.
-#[inline(never)]
-unsafe fn list(
-    device: nvmlDevice_t,
-    count: *mut c_uint,
-    infos: *mut u8,
-    size: usize,
-    ask: &dyn Fn(*mut c_uint, *mut u8) -> nvmlReturn_t,
-) -> nvmlReturn_t {
+/// The program's arguments: a device, how many entries there is room for, and the room.
+unsafe fn list(call: &Call, size: usize) -> nvmlReturn_t {
+    let (device, count, infos): (nvmlDevice_t, *mut c_uint, *mut u8) =
+        (call.pointer(0), call.pointer(1), call.pointer(2));
     let Some((member, gpu)) = info::limited_tenant_on(device).filter(|_| !count.is_null()) else {
-        return ask(count, infos);
+        return call.make_nvml();
     };
     let mut all = MaybeUninit::<[u64; AT_MOST as usize * LARGEST_ENTRY / 8]>::uninit();
     let mut found = c_uint::from(AT_MOST);
-    if ask(&raw mut found, all.as_mut_ptr().cast()) != OK {
-        return ask(count, infos);
+    let asked = [device.addr(), (&raw mut found).addr(), all.as_mut_ptr().addr()];
+    if call.make_with(asked.map(|word| word as u64)) != CUresult::CUDA_SUCCESS {
+        return call.make_nvml();
     }
     // SAFETY: NVML has written `found` entries, for which there is room.
     let own = unsafe {
@@ -113,47 +110,25 @@ unsafe fn list(
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
-pub(crate) unsafe fn list_v1(
-    real: PFN_nvmlDeviceGetComputeRunningProcesses,
-    device: nvmlDevice_t,
-    count: *mut c_uint,
-    infos: *mut nvmlProcessInfo_v1_t,
-) -> nvmlReturn_t {
+pub(crate) unsafe extern "C" fn list_v1(call: &Call) -> nvmlReturn_t {
     // SAFETY: the program's arguments.
-    unsafe {
-        list(device, count, infos.cast(), size_of::<nvmlProcessInfo_v1_t>(), &|count, infos| {
-            real(device, count, infos.cast())
-        })
-    }
+    unsafe { list(call, size_of::<nvmlProcessInfo_v1_t>()) }
 }
 
 /// The second and third forms.
-pub(crate) unsafe fn list_v2(
-    real: PFN_nvmlDeviceGetComputeRunningProcesses_v2,
-    device: nvmlDevice_t,
-    count: *mut c_uint,
-    infos: *mut nvmlProcessInfo_v2_t,
-) -> nvmlReturn_t {
+pub(crate) unsafe extern "C" fn list_v2(call: &Call) -> nvmlReturn_t {
     // SAFETY: the program's arguments.
-    unsafe {
-        list(device, count, infos.cast(), size_of::<nvmlProcessInfo_v2_t>(), &|count, infos| {
-            real(device, count, infos.cast())
-        })
-    }
+    unsafe { list(call, size_of::<nvmlProcessInfo_v2_t>()) }
 }
 
 /// `nvmlDeviceGetRunningProcessDetailList`.
-pub(crate) unsafe fn detail(
-    real: PFN_nvmlDeviceGetRunningProcessDetailList,
-    device: nvmlDevice_t,
-    list: *mut nvmlProcessDetailList_v1_t,
-) -> nvmlReturn_t {
-    // SAFETY: the program's arguments.
-    let status = unsafe { real(device, list) };
+pub(crate) unsafe extern "C" fn detail(call: &Call) -> nvmlReturn_t {
+    let status = call.make_nvml();
+    let list: *mut nvmlProcessDetailList_v1_t = call.pointer(1);
     // SAFETY: the driver has written it.
     let answer = unsafe { list.as_mut() };
     if let Some(answer) = answer.filter(|answer| status == OK && !answer.procArray.is_null())
-        && let Some((member, gpu)) = info::limited_tenant_on(device)
+        && let Some((member, gpu)) = info::limited_tenant_on(call.pointer(0))
     {
         let (count, size) = (answer.numProcArrayEntries as usize, size_of::<nvmlProcessDetail_v1_t>());
         // SAFETY: the driver has written as many entries.

@@ -11,14 +11,13 @@ use cuota_abi::cuda::{
     CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1, CUarrayMapInfo_v1, CUdevice, CUdeviceptr, CUexternalMemory,
     CUexternalMemoryHandleType, CUipcMemHandle_v1, CUmemAllocationHandleType, CUmemGenericAllocationHandle,
     CUmemHandleType, CUmemOperationType, CUmemPoolPtrExportData_v1, CUmemRangeHandleType, CUmemoryPool,
-    CUmipmappedArray, CUresourcetype, CUresult, cuuint64_t,
+    CUmipmappedArray, CUresourcetype, CUresult,
 };
 use cuota_governor::physical::{self, BLOCK_BYTES};
 use cuota_governor::quota::UNLIMITED;
 use cuota_region::event::Why;
 use cuota_region::share::ShareKey;
 
-use super::vmm::dropping;
 use super::{REFUSED, let_go};
 use crate::hooks_table::{
     cuIpcCloseMemHandle, cuMemFree_v2, cuMemImportFromShareableHandle, cuMemMap, cuMemPoolDestroy,
@@ -145,24 +144,20 @@ pub(crate) unsafe extern "C" fn ipc_get(call: &Call) -> CUresult {
     status
 }
 
-/// Runs `call`, which gives this process access to an allocation of another, and charges it; `address` says where it is, and `close` gives
-/// it up again.
+/// Makes `call`, which gives this process access to an allocation of another and writes where argument 0 says where it is, and charges it;
+/// `close` gives it up again.
 #[inline(never)]
-fn opening(
-    key: ShareKey,
-    call: &dyn Fn() -> CUresult,
-    address: &dyn Fn() -> u64,
-    close: &dyn Fn(u64),
-) -> CUresult {
+fn opening(key: ShareKey, call: &Call, close: &dyn Fn(u64)) -> CUresult {
     let booking = account::on_current_device();
     if matches!(booking, Booking::Refuse) {
         return REFUSED;
     }
-    let status = call();
+    let status = call.make();
     if !matches!(booking, Booking::On(_)) || status != OK {
         return status;
     }
-    let opened = address();
+    // SAFETY: the driver has written the address.
+    let opened = unsafe { *call.pointer::<CUdeviceptr>(0) };
     let undo = || driver::outside_captures(|| close(opened));
     match (on_device_at(opened), allocation_at(opened)) {
         (Booking::On(account), Some((_, bytes))) => {
@@ -177,8 +172,6 @@ fn opening(
 
 /// `cuIpcOpenMemHandle` and `cuIpcOpenMemHandle_v2`.
 pub(crate) unsafe extern "C" fn ipc_open(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let address: *mut CUdeviceptr = unsafe { call.argument(0) };
     let close = |opened| {
         let close = cuIpcCloseMemHandle::REAL.get();
         // SAFETY: just opened, and nobody else has seen it.
@@ -186,15 +179,7 @@ pub(crate) unsafe extern "C" fn ipc_open(call: &Call) -> CUresult {
     };
     // SAFETY: a handle has 64 bytes.
     let key = unsafe { key_of(call.by_value()) };
-    // SAFETY: after success the driver has written the address.
-    opening(key, &|| call.make(), &move || unsafe { *address }, &close)
-}
-
-/// `cuIpcCloseMemHandle`.
-pub(crate) unsafe extern "C" fn ipc_close(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let address: CUdeviceptr = unsafe { call.argument(0) };
-    dropping(address, &|| call.make())
+    opening(key, call, &close)
 }
 
 /// `cuMemExportToShareableHandle`.
@@ -390,14 +375,13 @@ pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
     let memory: *mut CUexternalMemory = unsafe { call.argument(0) };
     // SAFETY: the argument's type.
     let descriptor: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC_v1 = unsafe { call.argument(1) };
-    let call = || call.make();
     let account = match account::on_current_device() {
         Booking::On(account) => account,
         Booking::Refuse => return REFUSED,
-        Booking::No => return call(),
+        Booking::No => return call.make(),
     };
     // SAFETY: the program's argument.
-    let Some(described) = (unsafe { descriptor.as_ref() }) else { return call() };
+    let Some(described) = (unsafe { descriptor.as_ref() }) else { return call.make() };
     let is_descriptor =
         described.type_ == CUexternalMemoryHandleType::CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD;
     // SAFETY: the type says which member of the union is in use.
@@ -409,14 +393,14 @@ pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
     };
     let bytes = if found == 0 { described.size } else { found };
     if bytes == 0 {
-        return call();
+        return call.make();
     }
     let Some(bytes) = physical::worst_case(bytes) else { return REFUSED };
     let reservation = match account.reserve(bytes) {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
-    let status = call();
+    let status = call.make();
     if status != OK {
         account.cancel(reservation);
         return status;
@@ -483,24 +467,6 @@ pub(crate) unsafe extern "C" fn map_external_array(call: &Call) -> CUresult {
     })
 }
 
-/// `cuDestroyExternalMemory`.
-pub(crate) unsafe extern "C" fn destroy_external(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let memory: CUexternalMemory = unsafe { call.argument(0) };
-    let handle = memory.addr() as u64;
-    // What is mapped of it keeps it; another object may get its handle.
-    dropping(handle, &|| {
-        let status = call.make();
-        if status == OK
-            && let Standing::Managed(process) = process::standing()
-            && let Some(place) = process.handles.find(handle)
-        {
-            process.handles.make_nameless(place);
-        }
-        status
-    })
-}
-
 /// `cuMemPoolExportToShareableHandle`: from here on the pool may live on after this process.
 pub(crate) unsafe extern "C" fn export_pool(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
@@ -524,10 +490,9 @@ pub(crate) unsafe extern "C" fn export_pool(call: &Call) -> CUresult {
 pub(crate) unsafe extern "C" fn import_pool(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let pool: *mut CUmemoryPool = unsafe { call.argument(0) };
-    let call = || call.make();
     let account = match account::on_current_or_first_device() {
         Booking::On(account) => account,
-        Booking::No => return call(),
+        Booking::No => return call.make(),
         Booking::Refuse => return REFUSED,
     };
     let (process, member) = (account.process(), account.process().member());
@@ -538,7 +503,7 @@ pub(crate) unsafe extern "C" fn import_pool(call: &Call) -> CUresult {
     // First this, so that whoever dies from here on keeps its pool booked.
     note(true);
     let is_known = account.quota() == UNLIMITED || member.others_export_pools();
-    let status = if is_known { call() } else { account.decline(Why::ForeignPool) };
+    let status = if is_known { call.make() } else { account.decline(Why::ForeignPool) };
     if status != OK {
         note(false);
         return status;
@@ -572,21 +537,17 @@ pub(crate) unsafe extern "C" fn export_pointer(call: &Call) -> CUresult {
 
 /// `cuMemPoolImportPointer`.
 pub(crate) unsafe extern "C" fn import_pointer(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let address: *mut CUdeviceptr = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let data: *mut CUmemPoolPtrExportData_v1 = unsafe { call.argument(2) };
-    let call = || call.make();
-    if data.is_null() || address.is_null() {
-        return call();
+    let data: *mut CUmemPoolPtrExportData_v1 = call.pointer(2);
+    if data.is_null() || call.word(0) == 0 {
+        return call.make();
     }
     let free = |opened| {
         let free = cuMemFree_v2::REAL.get();
         // SAFETY: just imported, and nobody else has seen it.
         unsafe { free(opened) };
     };
-    // SAFETY: the program's data, not null; after success the driver has written the address.
-    opening(unsafe { key_of(data.cast()) }, &call, &move || unsafe { *address }, &free)
+    // SAFETY: the program's data, not null.
+    opening(unsafe { key_of(data.cast()) }, call, &free)
 }
 
 /// Notes that `holder` keeps the memory in `place`, as long as it is bound there.
@@ -630,86 +591,35 @@ pub(crate) unsafe extern "C" fn create_multicast(call: &Call) -> CUresult {
     status
 }
 
-/// Runs `call`, which binds the memory in the place that `find` finds to a multicast object or an endpoint, for a device or for the one
-/// that the memory lies on: as an unbinding will name it.
-#[inline(never)]
-fn binding_memory(
-    holder: u64,
-    device: Option<CUdevice>,
-    offset: u64,
-    find: &dyn Fn(&'static Process) -> Option<u32>,
-    call: &dyn Fn() -> CUresult,
-) -> CUresult {
-    let Standing::Managed(process) = process::standing() else { return call() };
+/// The bit of a note that says that the memory is named by an address where it is mapped, not by a handle.
+pub(crate) const BY_ADDRESS: u64 = 1;
+/// The bit of a note that says that argument 1 is the device that the memory is bound for.
+pub(crate) const FOR_DEVICE: u64 = 2;
+/// The bit of a note that says that what it is bound to is no handle's, and never unbound.
+pub(crate) const FOR_GOOD: u64 = 4;
+
+/// `cuMulticastBindMem`, `cuMulticastBindAddr` and `cuLogicalEndpointBindMem`: memory is bound to a multicast object or an endpoint, at an
+/// offset, for a device or for the one that the memory lies on: as an unbinding will name it. What is bound to an endpoint is kept as
+/// long as the process lives, or the memory's other holders let go.
+pub(crate) unsafe extern "C" fn bind(call: &Call) -> CUresult {
+    let is = |bit| call.note() as u64 & bit != 0;
+    let Standing::Managed(process) = process::standing() else { return call.make() };
+    let first = if is(FOR_DEVICE) { 2 } else { 1 };
+    let (offset, memory) = (call.word(first), call.word(first + 1));
     // Before the driver can forget the handle, and another thread let go of it.
-    let Some(place) = find(process) else { return call() };
+    let place = if is(BY_ADDRESS) { process.blocks.mapping_at(memory) } else { process.handles.find(memory) };
+    let Some(place) = place else { return call.make() };
     process.handles.retain(place);
-    let status = call();
+    let status = call.make();
     if status == OK {
+        let holder = if is(FOR_GOOD) { u64::MAX } else { call.word(0) };
         let lies_on = process.handles.owner(place).device.cast_signed();
-        pin_retained(process, holder, device.unwrap_or(lies_on), offset, place);
+        let device = if is(FOR_DEVICE) { call.int(1).cast_signed() } else { lies_on };
+        pin_retained(process, holder, device, offset, place);
     } else {
         process.handles.release(place).into_iter().for_each(let_go);
     }
     status
-}
-
-/// `cuMulticastBindMem`.
-pub(crate) unsafe extern "C" fn bind_memory_v1(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let multicast: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let offset: usize = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let memory: CUmemGenericAllocationHandle = unsafe { call.argument(2) };
-    let call = || call.make();
-    binding_memory(multicast, None, offset as u64, &|process| process.handles.find(memory), &call)
-}
-
-/// `cuMulticastBindMem_v2`.
-pub(crate) unsafe extern "C" fn bind_memory(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let multicast: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let device: CUdevice = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let offset: usize = unsafe { call.argument(2) };
-    // SAFETY: the argument's type.
-    let memory: CUmemGenericAllocationHandle = unsafe { call.argument(3) };
-    let call = || call.make();
-    binding_memory(multicast, Some(device), offset as u64, &|process| process.handles.find(memory), &call)
-}
-
-/// `cuMulticastBindAddr`.
-pub(crate) unsafe extern "C" fn bind_address_v1(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let multicast: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let offset: usize = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let address: CUdeviceptr = unsafe { call.argument(2) };
-    let call = || call.make();
-    binding_memory(multicast, None, offset as u64, &|process| process.blocks.mapping_at(address), &call)
-}
-
-/// `cuMulticastBindAddr_v2`.
-pub(crate) unsafe extern "C" fn bind_address(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let multicast: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let device: CUdevice = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let offset: usize = unsafe { call.argument(2) };
-    // SAFETY: the argument's type.
-    let address: CUdeviceptr = unsafe { call.argument(3) };
-    let call = || call.make();
-    binding_memory(
-        multicast,
-        Some(device),
-        offset as u64,
-        &|process| process.blocks.mapping_at(address),
-        &call,
-    )
 }
 
 /// `cuMulticastUnbind`.
@@ -729,18 +639,6 @@ pub(crate) unsafe extern "C" fn unbind(call: &Call) -> CUresult {
         unpin(process, multicast, Some((device.cast_unsigned(), offset as u64, bytes as u64)));
     }
     status
-}
-
-/// `cuLogicalEndpointBindMem`: kept as long as the process lives, or the memory's other holders let go.
-pub(crate) unsafe extern "C" fn bind_endpoint(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let device: CUdevice = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let offset: cuuint64_t = unsafe { call.argument(2) };
-    // SAFETY: the argument's type.
-    let memory: CUmemGenericAllocationHandle = unsafe { call.argument(3) };
-    let call = || call.make();
-    binding_memory(u64::MAX, Some(device), offset, &|process| process.handles.find(memory), &call)
 }
 
 /// `cuMemMapArrayAsync`: an array keeps what is mapped into it; charged until the array is gone, since what is unmapped has no handle.

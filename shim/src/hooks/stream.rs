@@ -1,7 +1,7 @@
 //! Streams: each takes device memory for its channel, 0.547 MiB on an H100 with driver 580 (10,000 of them: 5,468 MiB), which no
 //! reservation covers.
 
-use cuota_abi::cuda::{CUgreenCtx, CUresult, CUstream};
+use cuota_abi::cuda::{CUresult, CUstream};
 
 use super::REFUSED;
 use crate::hooks_table::real;
@@ -14,62 +14,43 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 /// What a stream takes at most, bytes.
 const STREAM_BYTES: u64 = 640 << 10;
 
-/// Makes a stream of a context of the device that is booked: `call` asks the driver, which writes it to `stream`.
-///
-/// # Safety
-/// `call` passes the program's arguments to the driver.
+/// Makes a stream of a context of the device that is booked: `call` asks the driver, which writes it where argument 0 says.
 #[inline(never)]
-unsafe fn create(booking: Booking, stream: *mut CUstream, call: &dyn Fn() -> CUresult) -> CUresult {
+fn create(booking: Booking, call: &Call) -> CUresult {
     let account = match booking {
         Booking::On(account) => account,
-        Booking::No => return call(),
+        Booking::No => return call.make(),
         Booking::Refuse => return REFUSED,
     };
-    let status = call();
+    let status = call.make();
     if status != OK || account.still_fits(STREAM_BYTES) {
         return status;
     }
     let destroy = real::cuStreamDestroy_v2.get();
     // SAFETY: just made, and nobody else has seen it.
-    driver::outside_captures(|| unsafe { destroy(*stream) });
+    driver::outside_captures(|| unsafe { destroy(*call.pointer::<CUstream>(0)) });
     account.note_unload();
     account.refuse(STREAM_BYTES);
     REFUSED
 }
 
-/// `cuStreamCreate`.
+/// `cuStreamCreate` and `cuStreamCreateWithPriority`.
 ///
 /// # Safety
 /// The program's arguments; so for each hook below.
 pub(crate) unsafe extern "C" fn create_plain(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let stream: *mut CUstream = unsafe { call.argument(0) };
-    // SAFETY: the program's arguments.
-    unsafe { create(account::on_current_device(), stream, &|| call.make()) }
-}
-
-/// `cuStreamCreateWithPriority`.
-pub(crate) unsafe extern "C" fn create_with_priority(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let stream: *mut CUstream = unsafe { call.argument(0) };
-    // SAFETY: the program's arguments.
-    unsafe { create(account::on_current_device(), stream, &|| call.make()) }
+    create(account::on_current_device(), call)
 }
 
 /// `cuGreenCtxStreamCreate`: on the green context's device, which need not be the current one.
 pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let stream: *mut CUstream = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let green: CUgreenCtx = unsafe { call.argument(1) };
     let booking = match process::standing() {
-        Standing::Managed(process) => match process.handles.find(green.addr() as u64) {
+        Standing::Managed(process) => match process.handles.find(call.word(1)) {
             Some(place) => account::on_device(process.handles.owner(place).device.cast_signed()),
             None => account::on_current_device(),
         },
         Standing::Unmanaged => Booking::No,
         Standing::Closed => Booking::Refuse,
     };
-    // SAFETY: the program's arguments.
-    unsafe { create(booking, stream, &|| call.make()) }
+    create(booking, call)
 }

@@ -34,12 +34,11 @@ pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
     let bytes: usize = unsafe { call.argument(1) };
     // SAFETY: the argument's type.
     let properties: *const CUmemAllocationProp = unsafe { call.argument(2) };
-    let call = || call.make();
     // SAFETY: the program's argument.
-    let Some(device) = (unsafe { device_of(properties) }) else { return call() };
+    let Some(device) = (unsafe { device_of(properties) }) else { return call.make() };
     let account = match account::on_device(device) {
         Booking::On(account) => account,
-        Booking::No => return call(),
+        Booking::No => return call.make(),
         Booking::Refuse => return REFUSED,
     };
     let Some(taken) = physical::worst_case(bytes as u64) else { return REFUSED };
@@ -47,7 +46,7 @@ pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
         Ok(reservation) => reservation,
         Err(error) => return error,
     };
-    let status = call();
+    let status = call.make();
     if status != OK {
         account.cancel(reservation);
         return status;
@@ -67,28 +66,25 @@ pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
     account.decline(Why::TableFull)
 }
 
-/// Runs `call`, which drops one reference on what stands behind `handle`.
-#[inline(never)]
-pub(super) fn dropping(handle: CUmemGenericAllocationHandle, call: &dyn Fn() -> CUresult) -> CUresult {
-    let Standing::Managed(process) = process::standing() else { return call() };
-    let Some(place) = process.handles.find(handle) else { return call() };
+/// Functions that drop one reference on what stands behind argument 0. With a note: its handle is gone, whatever else keeps it.
+///
+/// # Safety
+/// The program's arguments.
+pub(crate) unsafe extern "C" fn release(call: &Call) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call.make() };
+    let Some(place) = process.handles.find(call.word(0)) else { return call.make() };
     let last = process.handles.release(place);
-    let status = call();
+    let status = call.make();
     match (status, last) {
         (OK, Some(last)) => let_go(last),
+        // What is mapped of it keeps it; another object may get its handle.
+        (OK, None) if call.note() != 0 => process.handles.make_nameless(place),
         (OK, None) => {}
         // The driver kept it: so do we.
         (_, Some(last)) => process.handles.put_back(last),
         (_, None) => process.handles.retain(place),
     }
     status
-}
-
-/// `cuMemRelease`.
-pub(crate) unsafe extern "C" fn release(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let handle: CUmemGenericAllocationHandle = unsafe { call.argument(0) };
-    dropping(handle, &|| call.make())
 }
 
 /// `cuMemMap`: the mapping keeps the memory.

@@ -7,6 +7,7 @@
 use core::ffi::c_void;
 
 use cuota_abi::cuda::{CUresult, CUstream};
+use cuota_abi::nvml::nvmlReturn_t;
 
 use crate::arch;
 
@@ -71,6 +72,16 @@ impl Call {
     pub(crate) fn make(&self) -> CUresult {
         // SAFETY: the driver's own function, with the program's own arguments.
         CUresult(unsafe { arch::make(self) })
+    }
+
+    /// Makes the call, which is of NVML's.
+    pub(crate) fn make_nvml(&self) -> nvmlReturn_t {
+        nvmlReturn_t(self.make().0)
+    }
+
+    /// Makes a call of the same function with these arguments.
+    pub(crate) fn make_with<const N: usize>(&self, arguments: [u64; N]) -> CUresult {
+        Call::new(self.real, arguments).make()
     }
 
     /// Which function of the driver it is.

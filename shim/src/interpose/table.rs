@@ -132,27 +132,25 @@ pub(crate) const fn first_of_nvml(libraries: &[Library]) -> usize {
 ///
 /// ```text
 /// hooks! {
-///     Cuda -> CUresult, absent absent_cuda {
+///     Cuda -> CUresult {
 ///         cuMemAlloc_v2: PFN_cuMemAlloc_v3020
-///             fn(dptr: *mut CUdeviceptr, bytesize: usize) = plain::alloc;
+///             fn(dptr: *mut CUdeviceptr, bytesize: usize) => plain::alloc;
 ///         // twins: one handler for several symbols of the same parameters
 ///         cuMemFreeAsync: PFN_cuMemFreeAsync_v11020, cuMemFreeAsync_ptsz: PFN_cuMemFreeAsync_v11020_ptsz
-///             fn(dptr: CUdeviceptr, stream: CUstream) = pool::free_async;
+///             fn(dptr: CUdeviceptr, stream: CUstream) => pool::free_async;
 ///     }
 /// }
 /// ```
 ///
-/// A line writes the exported wrapper, the slot of the real function (`<name>::REAL`) and the row of the table;
-/// the build fails where the wrapper's type is not the `PFN_*` type. The wrapper calls
-/// `handler(real, parameters..)`, where `real` has the `PFN_*` type. Without a driver it returns `absent(name)` of the
-/// library. With `=> handler` in the place of `= handler` the wrapper is a stub, and the handler takes a
+/// A line writes the exported wrapper, which is a stub, the slot of the real function (`<name>::REAL`) and the row of the tables;
+/// the build fails where the wrapper's type is not the `PFN_*` type. The handler takes a
 /// [`Call`](crate::interpose::call::Call), with the number in brackets after it, if there is one, as its note.
 macro_rules! hooks {
-    ($($library:ident -> $status:ty, absent $absent:path {
-        $( $($name:ident : $pfn:ident),+ fn $args:tt $(= $handler:path)? $(=> $call:path $([$note:expr])?)? ; )*
+    ($($library:ident -> $status:ty {
+        $( $($name:ident : $pfn:ident),+ fn $args:tt => $handler:path $([$note:expr])? ; )*
     })*) => {
         $($(
-            $crate::interpose::table::hooks!(@line $library, $status, $absent, [$($name: $pfn),+], $args, $($handler)? $(call $call $([$note])?)?);
+            $crate::interpose::table::hooks!(@line $library, $status, [$($name: $pfn),+], $args, $handler, 0 $(+ $note)?);
         )*)*
 
         /// The hooks' numbers.
@@ -172,24 +170,42 @@ macro_rules! hooks {
             &[ $($($( { let _ = Hook::$name; $crate::interpose::driver::Library::$library }, )+)*)* ]
         );
 
-        // Where each wrapper lies, as its distance from here: an address would have to be relocated in each process.
+        // Where each wrapper and each handler lies, as its distance from here: an address would have to be relocated in each process.
         core::arch::global_asm!(
             ".pushsection .rodata.wrapper_offsets, \"a\"",
-            ".p2align 2",
+            ".p2align 1",
             ".globl wrapper_offsets",
             ".hidden wrapper_offsets",
             "wrapper_offsets:",
-            $($($( concat!(".long {", stringify!($name), "} - ."), )+)*)*
+            // All stubs lie together, and near: the linker says so if they do not.
+            $($($( concat!(".short {", stringify!($name), "} - ."), )+)*)*
             ".popsection",
             $($($( $name = sym $name, )+)*)*
+        );
+        core::arch::global_asm!(
+            ".pushsection .rodata.handler_offsets, \"a\"",
+            ".p2align 2",
+            ".globl handler_offsets",
+            ".hidden handler_offsets",
+            "handler_offsets:",
+            $($($( concat!(".long {", stringify!($name), "} - ."), )+)*)*
+            ".popsection",
+            $($($( $name = sym $handler, )+)*)*
         );
 
         unsafe extern "C" {
             /// By the hooks' numbers: the distance of the wrapper from this very place, bytes.
-            pub(crate) static wrapper_offsets: [i32; Hook::Count as usize];
+            pub(crate) static wrapper_offsets: [i16; Hook::Count as usize];
+
+            /// By the hooks' numbers: the distance of the handler from this very place, bytes. Read by [`crate::arch::gate`].
+            pub(crate) static handler_offsets: [i32; Hook::Count as usize];
         }
     };
-    (@hook $library:ident, $status:ty, $absent:path, $name:ident, $pfn:ident, ($($arg:ident : $ty:ty),* $(,)?), call $handler:path, $note:expr) => {
+    (@line $library:ident, $status:ty, [$($name:ident : $pfn:ident),+], $args:tt, $handler:path, $note:expr) => {
+        $($crate::interpose::table::hooks!(@hook $library, $status, $name, $pfn, $args, $note);)+
+        const _: unsafe extern "C" fn(&$crate::interpose::call::Call) -> $status = $handler;
+    };
+    (@hook $library:ident, $status:ty, $name:ident, $pfn:ident, ($($arg:ident : $ty:ty),* $(,)?), $note:expr) => {
         #[doc = concat!("The driver's `", stringify!($name), "`, under management.")]
         ///
         /// # Safety
@@ -198,47 +214,17 @@ macro_rules! hooks {
         #[unsafe(naked)]
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> $status {
-            $crate::arch::stub!(Hook::$name as usize, $handler, {
+            $crate::arch::stub!(Hook::$name as usize, {
                 const SIZES: &[usize] = &[$(size_of::<$ty>()),*];
                 $note + $crate::interpose::call::mode_of(stringify!($name)) + $crate::interpose::call::places_of(SIZES)
             })
         }
 
-        $crate::interpose::table::hooks!(@place $library, $name, $pfn);
-        const _: unsafe extern "C" fn(&$crate::interpose::call::Call) -> $status = $handler;
-    };
-    (@hook $library:ident, $status:ty, $absent:path, $name:ident, $pfn:ident, ($($arg:ident : $ty:ty),* $(,)?), $handler:path) => {
-        #[doc = concat!("The driver's `", stringify!($name), "`, under management.")]
-        ///
-        /// # Safety
-        /// As the driver's function.
-        #[allow(non_snake_case)]
-        #[cfg_attr(not(test), unsafe(no_mangle))]
-        pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> $status {
-            match $name::REAL.find() {
-                // SAFETY: the handler passes the caller's own arguments to the driver's own function.
-                Some(real) => unsafe { $handler(real, $($arg),*) },
-                None => $absent(stringify!($name)),
-            }
-        }
-
-        $crate::interpose::table::hooks!(@place $library, $name, $pfn);
-    };
-    (@line $library:ident, $status:ty, $absent:path, [$($name:ident : $pfn:ident),+], $args:tt, call $handler:path [$note:expr]) => {
-        $($crate::interpose::table::hooks!(@hook $library, $status, $absent, $name, $pfn, $args, call $handler, $note);)+
-    };
-    (@line $library:ident, $status:ty, $absent:path, [$($name:ident : $pfn:ident),+], $args:tt, call $handler:path) => {
-        $($crate::interpose::table::hooks!(@hook $library, $status, $absent, $name, $pfn, $args, call $handler, 0);)+
-    };
-    (@line $library:ident, $status:ty, $absent:path, [$($name:ident : $pfn:ident),+], $args:tt, $handler:path) => {
-        $($crate::interpose::table::hooks!(@hook $library, $status, $absent, $name, $pfn, $args, $handler);)+
-    };
-    (@place $library:ident, $name:ident, $pfn:ident) => {
         const _: $pfn = $name;
 
         #[allow(non_snake_case)]
         pub(crate) mod $name {
-            #[allow(dead_code, reason = "a hook whose handler takes a call needs none, unless we call the function ourselves")]
+            #[allow(dead_code, reason = "a hook needs none, unless we call the function ourselves")]
             pub(crate) const REAL: $crate::interpose::table::Slot<super::$pfn> = $crate::interpose::table::Slot::new(
                 $crate::interpose::driver::Library::$library,
                 &super::HOOKED[super::Hook::$name as usize],

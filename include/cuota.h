@@ -35,6 +35,10 @@
 #define CUOTA_TENANT_MAGIC UINT64_C(0x4e455461746f7563)
 #define CUOTA_TENANT_LAYOUT_HASH UINT64_C(0xb216f26e4d96cd88)
 
+// "cuotaARE" as it stands in the file.
+#define CUOTA_ARENA_MAGIC UINT64_C(0x45524161746f7563)
+#define CUOTA_ARENA_LAYOUT_HASH UINT64_C(0xe0ecc26c3588db2d)
+
 // The layout's major version. It is part of the file's name too, so two versions can live side by side.
 #define CUOTA_LAYOUT_MAJOR 1
 
@@ -239,6 +243,50 @@ struct CUOTA_ALIGNED(64) cuota_tenant_file {
   struct cuota_events events;
   // By the process's place. Last: most of it is never touched, and takes no memory.
   struct cuota_tenant_share shares[CUOTA_TENANT_PROCESSES][CUOTA_TENANT_SHARES];
+};
+
+// How many tenants of a GPU can take turns.
+#define CUOTA_ARENA_SEATS 64
+
+// Whose turn it is, and what was noticed.
+struct CUOTA_ALIGNED(64) cuota_arena_desk {
+  // The turn: `cuota_governor::turn`. One word, so that one instruction hands it over.
+  uint64_t turn;
+  // Turns that passed.
+  uint64_t passed;
+  // Turns that others ended: not accepted, or not handed over in time.
+  uint64_t ended;
+  // What made no sense.
+  uint64_t rubbish;
+  uint64_t reserved[4];
+};
+
+// A tenant's place in the circle.
+struct CUOTA_ALIGNED(64) cuota_arena_place {
+  // A hash of the tenant's name; 0: free.
+  uint64_t tenant;
+  // What it is entitled to: `cuota_governor::entitlement`, 0: nothing in particular.
+  uint64_t entitlement;
+  // When it last asked for a turn, ns; 0: it does not want any.
+  uint64_t asks;
+  // Until when it has had its share, ns: `cuota_governor::arbiter`.
+  uint64_t horizon;
+  // How long it has had the turn in all, ns.
+  uint64_t held_ns;
+  // When one of its processes was last here, ns.
+  uint64_t seen_ns;
+  // Raised when it is offered a turn; its processes sleep on it (futex).
+  uint32_t bell;
+  // Turns that others ended.
+  uint32_t ended;
+  uint64_t reserved;
+};
+
+// `arena/GPU.v1`. Written by all tenants of the GPU: for each of them it is hostile input.
+struct CUOTA_ALIGNED(64) cuota_arena_file {
+  struct cuota_header header;
+  struct cuota_arena_desk desk;
+  struct cuota_arena_place places[CUOTA_ARENA_SEATS];
 };
 
 #endif // CUOTA_H

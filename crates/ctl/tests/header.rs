@@ -9,9 +9,9 @@ use std::process::Command;
 
 use cbindgen::{Builder, Config, DocumentationStyle, Language, Style};
 use cuota_region::abi::LAYOUTS;
-use cuota_region::{policy, tenant};
+use cuota_region::{arena, policy, tenant};
 
-/// Where the sources are, and what of them is for C: Rust's name and C's. Two `File`s, so two runs.
+/// Where the sources are, and what of them is for C: Rust's name and C's. Several `File`s, so several runs.
 const POLICY: (&[&str], &[(&str, &str)]) = (
     &["header.rs", "policy.rs"],
     &[
@@ -40,6 +40,16 @@ const TENANT: (&[&str], &[(&str, &str)]) = (
         ("Record", "cuota_event"),
         ("Events", "cuota_events"),
         ("File", "cuota_tenant_file"),
+    ],
+);
+const ARENA: (&[&str], &[(&str, &str)]) = (
+    &["header.rs", "arena.rs"],
+    &[
+        ("SEATS", "CUOTA_ARENA_SEATS"),
+        ("Header", "cuota_header"),
+        ("Desk", "cuota_arena_desk"),
+        ("Place", "cuota_arena_place"),
+        ("File", "cuota_arena_file"),
     ],
 );
 
@@ -74,7 +84,7 @@ fn part((files, names): (&[&str], &[(&str, &str)]), leave_out: &[&str]) -> Strin
 
 fn header() -> String {
     let mut text = include_str!("header_preamble.h").to_owned();
-    for (name, kind) in [("POLICY", policy::KIND), ("TENANT", tenant::KIND)] {
+    for (name, kind) in [("POLICY", policy::KIND), ("TENANT", tenant::KIND), ("ARENA", arena::KIND)] {
         let bytes = kind.magic.to_le_bytes();
         let _ = write!(
             text,
@@ -85,8 +95,12 @@ fn header() -> String {
             kind.layout_hash,
         );
     }
-    let parts = [part(POLICY, &[]), part(TENANT, &["MAJOR", "Header"])];
-    // The second part names what it leaves out to the first without its tag.
+    let parts = [
+        part(POLICY, &[]),
+        part(TENANT, &["MAJOR", "Header", "GpuIndex"]),
+        part(ARENA, &["MAJOR", "Header"]),
+    ];
+    // The later parts name what they leave out to the first without its tag.
     let parts = parts.map(|part| part.trim().replace("\n  cuota_header ", "\n  struct cuota_header "));
     let _ = write!(text, "\n{}\n\n#endif // CUOTA_H\n", parts.join("\n\n"));
     text

@@ -67,6 +67,9 @@ pub struct Turn {
 pub struct Rubbish;
 
 impl Turn {
+    /// Nobody's, as in an untouched file.
+    pub const NOBODYS: Self = Self::nobodys(0);
+
     /// What a word says, now. The word of an untouched file, 0, is nobody's.
     ///
     /// # Errors

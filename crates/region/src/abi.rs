@@ -23,8 +23,13 @@ pub struct Field {
 }
 
 /// All structures.
-pub const LAYOUTS: [&[Layout]; 4] =
-    [crate::header::LAYOUTS, crate::policy::LAYOUTS, crate::tenant::LAYOUTS, crate::event::LAYOUTS];
+pub const LAYOUTS: [&[Layout]; 5] = [
+    crate::header::LAYOUTS,
+    crate::policy::LAYOUTS,
+    crate::tenant::LAYOUTS,
+    crate::event::LAYOUTS,
+    crate::arena::LAYOUTS,
+];
 
 /// The size of the field that `_field` leads to.
 pub(crate) const fn size_of_field<S, F>(_field: fn(&S) -> &F) -> usize {

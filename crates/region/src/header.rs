@@ -105,6 +105,12 @@ impl Header {
         self.magic.store(kind.magic, Ordering::Release);
     }
 
+    /// Whether nobody has written it yet, or somebody who has not finished.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.magic.load(Ordering::Acquire) == 0
+    }
+
     /// Checks that a file of `mapped` bytes is of this kind and layout.
     ///
     /// # Errors

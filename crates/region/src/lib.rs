@@ -5,6 +5,7 @@
 //! | `policy.v1` ([`policy`]) | the operator | limits, by tenant and GPU; tenants map it read-only |
 //! | `tenant/NAME.v1` ([`tenant`]) | the tenant's processes | what each process has booked ([`ledger`]) and shares ([`share`]), and events |
 //! | `tenant/NAME.v1.live` ([`member`]) | nobody | one record lock a process: the kernel drops it at death |
+//! | `arena/GPU.v1` ([`arena`], [`seat`]) | all tenants of the GPU | whose turn it is |
 //!
 //! Every field is an atomic in a 64-byte slot. There is no mutex, semaphore or seqlock: a process that is killed
 //! between any two instructions leaves nothing that the next one must repair. Every reader treats the files as hostile
@@ -16,6 +17,7 @@
 
 #[doc(hidden)]
 pub mod abi;
+pub mod arena;
 pub mod death;
 pub mod event;
 pub mod header;
@@ -31,6 +33,7 @@ pub mod path;
 pub mod policy;
 #[cfg(all(test, not(loom)))]
 mod random_lives;
+pub mod seat;
 pub mod share;
 mod sync;
 pub mod sys;

@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use crate::header::Unusable;
-use crate::name::TenantName;
+use crate::name::{GpuId, TenantName};
 
 const PATH_BYTES: usize = 512;
 
@@ -91,6 +91,20 @@ impl Directory {
         self.file(&[b"/tenant/", name.as_bytes(), b".v1.live"])
     }
 
+    /// `arena/GPU.v1`, the GPU by the 32 hexadecimal digits of its UUID.
+    ///
+    /// # Errors
+    /// [`Unusable::PathTooLong`].
+    pub fn arena(&self, gpu: GpuId) -> Result<Path, Unusable> {
+        let mut digits = [0; 32];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(gpu.uuid()) {
+            for (digit, half) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
+                *digit = half + if half < 10 { b'0' } else { b'a' - 10 };
+            }
+        }
+        self.file(&[b"/arena/", &digits, b".v1"])
+    }
+
     /// A name for a tenant file that is being written; `tag` tells drafts apart.
     ///
     /// # Errors
@@ -115,6 +129,11 @@ mod tests {
         let name = TenantName::parse(b"a.b").unwrap();
         assert_eq!(dir.policy().unwrap().as_c_str(), c"/run/cuota/policy.v1");
         assert_eq!(dir.live(&name).unwrap().as_c_str(), c"/run/cuota/tenant/a.b.v1.live");
+        let uuid = core::array::from_fn(|i| u8::try_from(16 * i).unwrap() ^ 0xa5);
+        assert_eq!(
+            dir.arena(GpuId::from_uuid(uuid)).unwrap().as_c_str(),
+            c"/run/cuota/arena/a5b58595e5f5c5d52535051565754555.v1"
+        );
         assert_eq!(
             dir.tenant_draft(&name, u64::MAX).unwrap().as_c_str(),
             c"/run/cuota/tenant/.a.b.18446744073709551615"

@@ -12,6 +12,13 @@ pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
 
 pub(crate) use core::sync::atomic::Ordering;
 
+/// Wakes who sleeps on a bell.
+pub(crate) fn ring(bell: &AtomicU32) {
+    bell.fetch_add(1, Ordering::SeqCst);
+    #[cfg(not(loom))]
+    crate::sys::wake_all(bell);
+}
+
 /// Waits a little, the longer the further down the table: so that of several who collide the first gets through.
 #[cfg(not(loom))]
 #[cold]

@@ -1,6 +1,6 @@
-//! The books under every order of steps: the code that ships, run by loom (`RUSTFLAGS="--cfg loom"`).
+//! The books and the turns under every order of steps: the code that ships, run by loom (`RUSTFLAGS="--cfg loom"`).
 //!
-//! What stands in for the machine: a file of three places, one GPU and two notes a place; locks that fall when a process is
+//! What stands in for the machine: a file of three places, one GPU and two notes a place; an arena of two seats; locks that fall when a process is
 //! killed; a clock that the model sets; pauses that are fair ([`sync::stand_aside`]). A process is a thread that can be killed
 //! before any of its accesses to shared memory.
 //!
@@ -20,6 +20,9 @@ pub const SHARES: usize = 2;
 #[allow(missing_docs, reason = "as above")]
 pub const EVENTS: usize = 4;
 
+#[allow(missing_docs, reason = "as above")]
+pub const SEATS: usize = 2;
+
 pub(crate) mod process;
 pub(crate) mod sync;
 pub(crate) mod world;
@@ -32,3 +35,5 @@ mod quota;
 mod rejoin;
 #[cfg(test)]
 mod share;
+#[cfg(test)]
+mod turns;

@@ -478,6 +478,33 @@ pub fn monotonic_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC)
 }
 
+/// How far CLOCK_MONOTONIC of this process's time namespace is ahead of the machine's, ns (time_namespaces(7)); 0 without `/proc`.
+#[must_use]
+pub fn clock_ahead_ns() -> i64 {
+    let mut text = [0; 256];
+    let length = open(c"/proc/self/timens_offsets", libc::O_RDONLY, 0).and_then(|fd| read(&fd, &mut text));
+    length.ok().and_then(|length| ahead_ns(text.get(..length)?)).unwrap_or(0)
+}
+
+/// The first line: `monotonic`, seconds, nanoseconds.
+fn ahead_ns(text: &[u8]) -> Option<i64> {
+    let line = text.strip_prefix(b"monotonic")?;
+    let mut words = line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+    let mut number = || {
+        let word = words.next()?;
+        let (digits, sign) = word.strip_prefix(b"-").map_or((word, 1), |digits| (digits, -1));
+        digits
+            .iter()
+            .try_fold(0_i64, |sum, digit| {
+                sum.checked_mul(10)?
+                    .checked_add(i64::from(digit.wrapping_sub(b'0')))
+                    .filter(|_| digit.is_ascii_digit())
+            })
+            .map(|value| sign * value)
+    };
+    number()?.checked_mul(1_000_000_000)?.checked_add(number()?)
+}
+
 /// CLOCK_MONOTONIC as of the last timer tick, 1–10 ms coarse: about 6 ns a call.
 #[must_use]
 pub fn coarse_ns() -> u64 {
@@ -550,6 +577,15 @@ mod tests {
             word.store(6, core::sync::atomic::Ordering::Release);
             wake_all(&word);
         });
+    }
+
+    #[test]
+    fn a_time_namespaces_offset_is_read_with_its_sign() {
+        let text = b"monotonic      172800         5\nboottime       0         0\n";
+        assert_eq!(ahead_ns(text), Some(172_800_000_000_005));
+        assert_eq!(ahead_ns(b"monotonic -2 300\n"), Some(-1_999_999_700));
+        assert_eq!(ahead_ns(b"monotonic two 0\n"), None);
+        assert_eq!(ahead_ns(b"boottime 1 1\n"), None);
     }
 
     #[test]

@@ -1,0 +1,562 @@
+//! A tenant's seat in a GPU's arena: it asks for turns, has them, and hands them over.
+//!
+//! What is decided stands in `cuota_governor`; here it is read from the arena and written to it. The turn is one word, and whoever changes it is
+//! the only one to charge the turn that ended, so a process that dies between any two steps leaves at most one turn uncharged, and a tenant that
+//! is offered a turn which nobody accepts. All processes of a tenant have the same seat.
+//!
+//! Times are the arena's ([`Arena::common_ns`]).
+
+use core::sync::atomic::AtomicU64 as OwnWord;
+
+use cuota_governor::arbiter::{self, Bid, Shares};
+use cuota_governor::doubt::Doubt;
+use cuota_governor::entitlement::Entitlement;
+use cuota_governor::hand_over::{self, Change, Move, Scene};
+use cuota_governor::turn::Turn;
+
+use crate::arena::{Arena, Place, SEATS};
+use crate::sync::{self, Ordering};
+
+/// What has not been seen for so long, ns, and asks for nothing, gives its seat to a newcomer.
+const STALE_NS: u64 = 10_000_000_000;
+
+/// How long a launch waits for a turn at most, ns. By the arbiter's rules nobody who wants one waits for more than some two seconds: so somebody
+/// does not keep to them.
+pub const LONGEST_WAIT_NS: u64 = 3_000_000_000;
+
+/// How often a change is tried that others come before.
+const TRIES: u32 = 8;
+
+/// The shortest sleep, ns.
+const NAP_NS: u64 = 50_000;
+
+/// A tenant's seat, as one of its processes has it.
+pub struct Seat {
+    arena: Arena,
+    index: usize,
+    tenant: u64,
+    doubt: OwnWord,
+}
+
+/// What a launch does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// The tenant has the turn, until then, ns.
+    Go {
+        /// See the variant.
+        until_ns: u64,
+    },
+    /// Sleep on the bell while it is as it was ([`Seat::sleep`]), until then, ns, and ask again.
+    Wait {
+        /// The bell as it was before the arena was looked at.
+        bell: u32,
+        /// See the variant.
+        until_ns: u64,
+    },
+    /// Launch, whoever has the turn: turns are left alone.
+    Aloof,
+}
+
+impl Arena {
+    /// A seat for the tenant whose name has this hash, which is not 0. `None`: all are taken.
+    #[must_use]
+    pub fn seat(self, tenant: u64, entitlement: Entitlement, now_ns: u64) -> Option<Seat> {
+        let index = self.find_seat(tenant, now_ns)?;
+        let seat = Seat { arena: self, index, tenant, doubt: OwnWord::new(0) };
+        seat.entitle(entitlement);
+        Some(seat)
+    }
+
+    fn find_seat(self, tenant: u64, now_ns: u64) -> Option<usize> {
+        for _ in 0..TRIES {
+            let mine = self.first_of(tenant);
+            let (index, before) = match mine {
+                Some(index) => return Some(index),
+                None => self.free_seat(now_ns)?,
+            };
+            let place = self.file.places.get(index)?;
+            let debt = place.horizon.load(Ordering::SeqCst);
+            if place.tenant.compare_exchange(before, tenant, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                continue;
+            }
+            if debt > now_ns {
+                // Another tenant's. A process of this one may be here already: what it wrote stays.
+                let _ = place.horizon.compare_exchange(debt, now_ns, Ordering::SeqCst, Ordering::SeqCst);
+            }
+            place.seen_ns.store(now_ns, Ordering::SeqCst);
+            // Another process of the tenant may have taken another seat meanwhile. Each looks after it has taken its own, so one of them at
+            // least sees both: the first seat counts.
+            let first = self.first_of(tenant).unwrap_or(index);
+            if first != index {
+                let _ = place.tenant.compare_exchange(tenant, 0, Ordering::SeqCst, Ordering::SeqCst);
+            }
+            return Some(first);
+        }
+        None
+    }
+
+    fn first_of(self, tenant: u64) -> Option<usize> {
+        self.file.places.iter().position(|place| place.tenant.load(Ordering::SeqCst) == tenant)
+    }
+
+    /// A seat that nobody has, or that was left long ago, and what stands there.
+    fn free_seat(self, now_ns: u64) -> Option<(usize, u64)> {
+        let is_free = |(_, place): &(usize, &Place)| {
+            let seen_ns = place.seen_ns.load(Ordering::SeqCst);
+            let is_stale = now_ns.abs_diff(seen_ns) > STALE_NS && place.asks.load(Ordering::SeqCst) == 0;
+            place.tenant.load(Ordering::SeqCst) == 0 || is_stale
+        };
+        let (index, place) = self.file.places.iter().enumerate().find(is_free)?;
+        Some((index, place.tenant.load(Ordering::SeqCst)))
+    }
+}
+
+impl Seat {
+    fn place(&self) -> Option<&'static Place> {
+        self.arena.file.places.get(self.index)
+    }
+
+    /// Whether the seat is still this tenant's: one that was away for long may have lost it.
+    #[must_use]
+    pub fn is_mine(&self) -> bool {
+        self.place().is_some_and(|place| place.tenant.load(Ordering::SeqCst) == self.tenant)
+    }
+
+    /// Says what the tenant is entitled to: the policy was read again.
+    pub fn entitle(&self, entitlement: Entitlement) {
+        if let Some(place) = self.place() {
+            place.entitlement.store(entitlement.to_word(), Ordering::SeqCst);
+        }
+    }
+
+    /// Until when this tenant may launch, ns: one load. `None`: it has no turn.
+    #[inline]
+    #[must_use]
+    pub fn look(&self, now_ns: u64) -> Option<u64> {
+        let turn = Turn::from_word(self.arena.file.desk.turn.load(Ordering::Acquire), now_ns).ok()?;
+        (turn.is_of(self.index) && now_ns < turn.until_ns()).then_some(turn.until_ns())
+    }
+
+    /// Says that a process of the tenant is at work: between two batches of a turn.
+    pub fn touch(&self, now_ns: u64) {
+        if let Some(place) = self.place() {
+            place.seen_ns.store(now_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// For how long no process of the tenant has been at work, ns.
+    #[must_use]
+    pub fn quiet_ns(&self, now_ns: u64) -> u64 {
+        let seen_ns = self.place().map_or(0, |place| place.seen_ns.load(Ordering::Relaxed));
+        now_ns.saturating_sub(seen_ns)
+    }
+
+    /// A launch wants to go, and has waited since then, ns.
+    #[must_use]
+    pub fn admit(&self, now_ns: u64, since_ns: u64) -> Admission {
+        let doubt = Doubt::from_word(self.doubt.load(Ordering::Relaxed));
+        let Some(place) = self.place().filter(|_| !doubt.is_aloof(now_ns)) else { return Admission::Aloof };
+        // Before anything else is looked at: who is offered a turn later than that does not sleep.
+        let bell = place.bell.load(Ordering::SeqCst);
+        self.ask(place, now_ns);
+        for _ in 0..TRIES {
+            let (word, turn) = self.turn(now_ns);
+            let mut bids = self.bids(now_ns);
+            if let Some(bid) = bids.get_mut(self.index) {
+                // Another process of the tenant may have given up meanwhile.
+                bid.asks = true;
+            }
+            let scene = Scene { bids: bids.as_mut_slice(), turn, me: self.index, now_ns };
+            match scene.admit() {
+                Move::Go { until_ns } => return Admission::Go { until_ns },
+                Move::Change(change) => {
+                    self.change(word, change);
+                }
+                Move::Wait { .. } if now_ns.saturating_sub(since_ns) >= LONGEST_WAIT_NS => {
+                    self.note_rubbish(now_ns);
+                    return Admission::Aloof;
+                }
+                Move::Wait { until_ns } => {
+                    return Admission::Wait { bell, until_ns: until_ns.max(now_ns + NAP_NS) };
+                }
+            }
+        }
+        Admission::Wait { bell, until_ns: now_ns + NAP_NS }
+    }
+
+    /// Sleeps while the bell is as it was, until a time, ns.
+    #[cfg(not(loom))]
+    pub fn sleep(&self, bell: u32, until_ns: u64) {
+        if let Some(place) = self.place() {
+            crate::sys::wait_until(&place.bell, bell, self.arena.local_ns(until_ns));
+        }
+    }
+
+    /// The tenant has launched its last in this turn, and that has not ended.
+    pub fn drain(&self, now_ns: u64) {
+        let (word, turn) = self.turn(now_ns);
+        let scene = Scene { bids: &mut [], turn, me: self.index, now_ns };
+        if let Some(change) = scene.drain() {
+            self.change(word, change);
+        }
+    }
+
+    /// Ends the tenant's turn, if it has one: it wants another, or none for now. Until when it may launch, ns, where the next turn is its own again.
+    pub fn release(&self, now_ns: u64, asks_on: bool) -> Option<u64> {
+        for _ in 0..TRIES {
+            let (word, turn) = self.turn(now_ns);
+            if turn.holder != Some(self.index) {
+                return None;
+            }
+            let mut bids = self.bids(now_ns);
+            if !asks_on {
+                // Before the turn is anybody's who might offer the next one to this tenant.
+                self.withdraw();
+            }
+            let scene = Scene { bids: bids.as_mut_slice(), turn, me: self.index, now_ns };
+            if self.change(word, scene.release(asks_on)?) {
+                return self.look(now_ns);
+            }
+        }
+        None
+    }
+
+    /// The tenant does not want turns for now.
+    pub fn withdraw(&self) {
+        if let Some(place) = self.place() {
+            place.asks.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Charges work that ran on for so long, ns, after others had ended the turn.
+    pub fn note_late(&self, now_ns: u64, late_ns: u64) {
+        let bids = self.bids(now_ns);
+        let (Some(place), Some(bid)) = (self.place(), bids.get(self.index)) else { return };
+        let share_ppm = Shares::of(&bids).share_ppm(bid.entitlement);
+        place.horizon.fetch_add(hand_over::late_worth_ns(late_ns, share_ppm), Ordering::SeqCst);
+    }
+
+    /// Charges work that ran without a turn, ns ([`cuota_governor::habit`]); the tenant's horizon after it, and that of the one furthest behind.
+    pub fn note_shared(&self, now_ns: u64, used_ns: u64) -> [u64; 2] {
+        let bids = self.bids(now_ns);
+        let entry_ns = arbiter::entry_ns(&bids, now_ns);
+        let (Some(place), Some(bid)) = (self.place(), bids.get(self.index)) else { return [0; 2] };
+        let share_ppm = Shares::of(&bids).share_ppm(bid.entitlement);
+        place.horizon.fetch_max(entry_ns, Ordering::SeqCst);
+        let worth_ns = arbiter::worth_ns(used_ns, share_ppm);
+        let before_ns = place.horizon.fetch_add(worth_ns, Ordering::SeqCst);
+        [before_ns.saturating_add(worth_ns), entry_ns]
+    }
+
+    /// How many tenants want turns.
+    #[must_use]
+    pub fn askers(&self) -> usize {
+        self.arena.file.places.iter().filter(|place| place.asks.load(Ordering::SeqCst) != 0).count()
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn bell(&self) -> u32 {
+        self.place().map_or(0, |place| place.bell.load(Ordering::SeqCst))
+    }
+
+    fn ask(&self, place: &Place, now_ns: u64) {
+        if place.asks.load(Ordering::SeqCst) == 0 {
+            let entry_ns = arbiter::entry_ns(&self.bids(now_ns), now_ns);
+            let word = place.horizon.load(Ordering::SeqCst);
+            if arbiter::horizon_ns(word, now_ns) < word {
+                place.horizon.store(entry_ns, Ordering::SeqCst);
+            }
+            place.horizon.fetch_max(entry_ns, Ordering::SeqCst);
+        }
+        place.asks.store(now_ns.max(1), Ordering::SeqCst);
+        place.seen_ns.store(now_ns, Ordering::SeqCst);
+    }
+
+    /// The turn, and the word that says so. What makes no sense is nobody's turn.
+    fn turn(&self, now_ns: u64) -> (u64, Turn) {
+        let word = self.arena.file.desk.turn.load(Ordering::SeqCst);
+        let turn = Turn::from_word(word, now_ns).ok().filter(|turn| {
+            turn.holder.is_none_or(|holder| {
+                self.arena
+                    .file
+                    .places
+                    .get(holder)
+                    .is_some_and(|place| place.tenant.load(Ordering::SeqCst) != 0)
+            })
+        });
+        let turn = turn.unwrap_or_else(|| {
+            self.note_rubbish(now_ns);
+            Turn::NOBODYS
+        });
+        (word, turn)
+    }
+
+    fn note_rubbish(&self, now_ns: u64) {
+        self.arena.file.desk.rubbish.fetch_add(1, Ordering::Relaxed);
+        let doubt = Doubt::from_word(self.doubt.load(Ordering::Relaxed)).after_rubbish(now_ns);
+        self.doubt.store(doubt.to_word(), Ordering::Relaxed);
+    }
+
+    fn bids(&self, now_ns: u64) -> [Bid; SEATS] {
+        let mut bids = [Bid::default(); SEATS];
+        for (bid, place) in bids.iter_mut().zip(&self.arena.file.places) {
+            if place.asks.load(Ordering::SeqCst) == 0 || place.tenant.load(Ordering::SeqCst) == 0 {
+                continue;
+            }
+            bid.asks = true;
+            bid.horizon_ns = arbiter::horizon_ns(place.horizon.load(Ordering::SeqCst), now_ns);
+            let word = place.entitlement.load(Ordering::SeqCst);
+            bid.entitlement = Entitlement::from_word(word).unwrap_or_default();
+        }
+        bids
+    }
+
+    /// Makes a change, unless another came before. Only who makes it charges the turn that ended and wakes the next tenant.
+    fn change(&self, seen: u64, change: Change) -> bool {
+        let desk = &self.arena.file.desk;
+        let ended = change.ended.and_then(|ended| Some((ended, self.arena.file.places.get(ended.holder)?)));
+        // As it was before the turn ended: who asks after that is heard.
+        let asked = ended.map_or(0, |(_, place)| place.asks.load(Ordering::SeqCst));
+        if desk
+            .turn
+            .compare_exchange(seen, change.turn.to_word(), Ordering::SeqCst, Ordering::SeqCst)
+            .is_err()
+        {
+            return false;
+        }
+        if let Some((ended, place)) = ended {
+            desk.passed.fetch_add(1, Ordering::Relaxed);
+            place.horizon.fetch_add(ended.worth_ns, Ordering::SeqCst);
+            place.held_ns.fetch_add(ended.used_ns, Ordering::Relaxed);
+            if ended.is_out && ended.holder != self.index {
+                let _ = place.asks.compare_exchange(asked, 0, Ordering::SeqCst, Ordering::SeqCst);
+                desk.ended.fetch_add(1, Ordering::Relaxed);
+                place.ended.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        for (index, place) in self.arena.file.places.iter().enumerate() {
+            // Where nobody has it: who began to ask after the bids were read may have looked before the word was changed.
+            let is_meant = match change.turn.holder {
+                Some(next) => index == next,
+                None => place.asks.load(Ordering::SeqCst) != 0,
+            };
+            if is_meant && index != self.index {
+                sync::ring(&place.bell);
+            }
+        }
+        true
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::{File, KIND};
+    use crate::header::Unusable;
+    use crate::name::GpuId;
+    use crate::path::Directory;
+    use cuota_governor::entitlement::Priority;
+    use cuota_governor::turn::{ACCEPT_NS, GRACE_NS};
+    use proptest::prelude::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    const MS: u64 = 1_000_000;
+    const NOW: u64 = 90_000_000 * MS;
+    const USUAL: Entitlement = Entitlement { guarantee_ppm: 0, weight: 100, priority: Priority::Normal };
+
+    fn arena() -> Arena {
+        // SAFETY: atomics throughout, for which zero is a value; a page of the allocator's.
+        let file: Box<File> = unsafe { Box::new_zeroed().assume_init() };
+        Arena::of(Box::leak(file))
+    }
+
+    fn go(seat: &Seat, now_ns: u64) -> Option<u64> {
+        match seat.admit(now_ns, now_ns) {
+            Admission::Go { until_ns } => Some(until_ns),
+            Admission::Wait { .. } => None,
+            Admission::Aloof => panic!("nobody writes rubbish here"),
+        }
+    }
+
+    #[test]
+    fn one_that_is_alone_has_the_turn_at_once_and_again() {
+        let seat = arena().seat(7, USUAL, NOW).unwrap();
+        let until_ns = go(&seat, NOW).unwrap();
+        assert_eq!(seat.look(NOW), Some(until_ns));
+        assert_eq!(seat.look(until_ns), None);
+        assert!(go(&seat, until_ns).unwrap() > until_ns);
+    }
+
+    #[test]
+    fn a_turn_goes_to_who_waits_and_comes_back() {
+        let arena = arena();
+        let [a, b] = [1, 2].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
+        let until_ns = go(&a, NOW).unwrap();
+        assert_eq!(go(&b, NOW + MS), None);
+        let bell = b.place().unwrap().bell.load(Ordering::SeqCst);
+        assert_eq!(a.release(until_ns, true), None);
+        assert_ne!(b.place().unwrap().bell.load(Ordering::SeqCst), bell, "it was not woken");
+        // Offered: not yet held.
+        assert_eq!(b.look(until_ns), None);
+        let until_ns = go(&b, until_ns + MS).unwrap();
+        assert_eq!(go(&a, until_ns - MS), None);
+        b.release(until_ns, false);
+        let until_ns = go(&a, until_ns + MS).unwrap();
+        assert!(a.release(until_ns, true).is_some(), "nobody else wants it");
+    }
+
+    #[test]
+    fn processes_of_a_tenant_have_one_seat_and_one_turn() {
+        let arena = arena();
+        let [a, also_a] = [1, 1].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
+        let b = arena.seat(2, USUAL, NOW).unwrap();
+        assert_eq!(a.index, also_a.index);
+        assert!(go(&a, NOW).is_some() && go(&also_a, NOW + MS).is_some());
+        assert_eq!(go(&b, NOW + MS), None);
+    }
+
+    #[test]
+    fn a_holder_that_is_gone_costs_its_turn_and_is_not_asked_again() {
+        let arena = arena();
+        let [a, b] = [1, 2].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
+        let until_ns = go(&a, NOW).unwrap();
+        assert_eq!(go(&b, until_ns + GRACE_NS - MS), None);
+        let mut now_ns = go(&b, until_ns + GRACE_NS).unwrap();
+        for _ in 0..20 {
+            now_ns = b.release(now_ns, true).expect("the other is out");
+        }
+        assert_eq!(arena.tally()[1], 1);
+    }
+
+    #[test]
+    fn a_waiter_that_is_gone_costs_three_milliseconds() {
+        let arena = arena();
+        let [a, b, c] = [1, 2, 3].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
+        let until_ns = go(&a, NOW).unwrap();
+        assert_eq!((go(&b, NOW), go(&c, NOW)), (None, None));
+        a.release(until_ns, true);
+        // B is offered the turn and does not come.
+        assert_eq!(go(&c, until_ns + ACCEPT_NS / 2), None);
+        assert!(go(&c, until_ns + ACCEPT_NS).is_some());
+    }
+
+    #[test]
+    fn a_high_priority_has_the_turn_at_once_and_the_holder_finds_it_gone() {
+        let arena = arena();
+        let a = arena.seat(1, USUAL, NOW).unwrap();
+        let high = Entitlement { priority: Priority::High, ..USUAL };
+        let b = arena.seat(2, high, NOW).unwrap();
+        assert!(go(&a, NOW).is_some());
+        assert!(go(&b, NOW + 3 * MS).is_some());
+        assert_eq!(a.look(NOW + 3 * MS), None);
+        assert_eq!(go(&a, NOW + 4 * MS), None);
+        b.release(NOW + 6 * MS, false);
+        assert!(go(&a, NOW + 6 * MS).is_some());
+    }
+
+    #[test]
+    fn a_turn_that_drains_is_waited_for_longer() {
+        let arena = arena();
+        let [a, b] = [1, 2].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
+        let until_ns = go(&a, NOW).unwrap();
+        a.drain(until_ns);
+        assert_eq!(a.look(NOW), None);
+        assert_eq!(go(&b, until_ns + 20 * MS), None);
+        a.release(until_ns + 20 * MS, true);
+        assert!(go(&b, until_ns + 20 * MS).is_some());
+    }
+
+    #[test]
+    fn a_seat_that_was_left_is_given_to_a_newcomer_and_its_first_tenant_notices() {
+        let arena = arena();
+        let seats: Vec<Seat> =
+            (1..=SEATS as u64).map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap()).collect();
+        assert!(arena.seat(99, USUAL, NOW).is_none());
+        let later_ns = NOW + STALE_NS + 1;
+        seats.iter().skip(1).for_each(|seat| seat.touch(later_ns));
+        let newcomer = arena.seat(99, USUAL, later_ns).unwrap();
+        assert_eq!(newcomer.index, 0);
+        assert!(!seats[0].is_mine() && newcomer.is_mine());
+    }
+
+    #[test]
+    fn rubbish_again_and_again_ends_the_turns_and_stops_nobody() {
+        let arena = arena();
+        let seat = arena.seat(1, USUAL, NOW).unwrap();
+        let scribble = |step: u64| arena.file.desk.turn.store(u64::MAX - step, Ordering::SeqCst);
+        let mut aloof = false;
+        for step in 0..20 {
+            scribble(step);
+            match seat.admit(NOW + step, NOW) {
+                Admission::Aloof => aloof = true,
+                admitted => assert!(matches!(admitted, Admission::Go { .. }), "{admitted:?}"),
+            }
+        }
+        assert!(aloof && arena.tally()[2] >= 8);
+        assert!(matches!(seat.admit(NOW + 20_000 * MS, NOW + 20_000 * MS), Admission::Go { .. }));
+    }
+
+    #[test]
+    fn one_that_is_kept_out_for_long_goes_all_the_same() {
+        let arena = arena();
+        let [a, b] = [1, 2].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
+        // A writes its turn anew whenever it ends, without asking anybody.
+        for step in 0..300 {
+            let now_ns = NOW + step * 10 * MS;
+            let turn = Turn::NOBODYS.next(now_ns, Some((a.index, 40 * MS)), a.index);
+            arena.file.desk.turn.store(turn.to_word(), Ordering::SeqCst);
+            assert!(matches!(b.admit(now_ns, NOW), Admission::Wait { .. }));
+        }
+        assert_eq!(b.admit(NOW + LONGEST_WAIT_NS, NOW), Admission::Aloof);
+    }
+
+    #[test]
+    fn an_arena_is_made_where_there_is_none_and_refused_where_it_is_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("arena")).unwrap();
+        let directory = Directory::at(dir.path().as_os_str().as_bytes()).unwrap();
+        let gpu = GpuId::from_words([1, 2]);
+        let [first, second] = [(); 2].map(|()| Arena::open_or_create(&directory, gpu, 0o600).unwrap());
+        let seat = first.seat(5, USUAL, NOW).unwrap();
+        assert!(seat.admit(NOW, NOW) != Admission::Aloof);
+        assert_eq!(second.seat(6, USUAL, NOW).map(|seat| seat.index), Some(1));
+        assert!(first.is_whole());
+
+        let path = dir.path().join("arena").join("00000000000000010000000000000002.v1");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(100).unwrap();
+        assert!(!first.is_whole(), "a look would end the program");
+        file.set_len(0).unwrap();
+        std::fs::write(&path, vec![7; KIND.bytes]).unwrap();
+        assert_eq!(Arena::open_or_create(&directory, gpu, 0o600).err(), Some(Unusable::NotOurs));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_stands_in_an_arena_a_look_ends_and_a_launch_waits_a_turn_at_most(
+            words in proptest::collection::vec(any::<u64>(), 9 * 8), turn: u64, now_ns in NOW..2 * NOW,
+        ) {
+            let arena = arena();
+            let seat = arena.seat(1, USUAL, now_ns).unwrap();
+            arena.file.desk.turn.store(turn, Ordering::SeqCst);
+            for (place, words) in arena.file.places.iter().skip(1).zip(words.chunks_exact(8)) {
+                place.tenant.store(words[0], Ordering::SeqCst);
+                place.entitlement.store(words[1], Ordering::SeqCst);
+                place.asks.store(words[2], Ordering::SeqCst);
+                place.horizon.store(words[3], Ordering::SeqCst);
+                place.seen_ns.store(words[4], Ordering::SeqCst);
+            }
+            let _ = seat.look(now_ns);
+            if let Admission::Wait { until_ns, .. } = seat.admit(now_ns, now_ns) {
+                prop_assert!(until_ns <= now_ns + 100 * MS);
+            }
+            let _ = seat.release(now_ns + MS, true);
+            seat.note_late(now_ns + MS, u64::MAX);
+        }
+    }
+}

@@ -112,16 +112,23 @@ fn doctor_in_a_container_says_protected_and_proves_the_quota() {
     }
 }
 
-/// A container sees its own tenant and nobody else's books.
+/// A container sees its own tenant's books and the arenas, and nobody else's.
 #[test]
 fn other_tenants_files_are_not_there() {
     for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
         let site = Site::new();
+        let arena = site.machine.region().join("arena");
+        std::fs::create_dir_all(&arena).expect("the folder is ours");
+        std::fs::write(arena.join(format!("{}.v1", "0".repeat(32))), "").expect("the folder is ours");
         let (alice, _bob) = (
             site.tenant(runtime, "alice", &["--memory", "2GiB"]),
             site.tenant(runtime, "bob", &["--memory", "2GiB"]),
         );
-        let names = Container::new(&site, runtime, &alice).shell(0, "ls /dev/shm/cuota/tenant");
-        assert_eq!(names, format!("{alice}.v1\n{alice}.v1.live\n"));
+        let container = Container::new(&site, runtime, &alice);
+        let names = container.shell(
+            1000,
+            "cd /dev/shm/cuota && ls tenant && echo x > arena/* && cat arena/* && ! touch arena/other 2>/dev/null",
+        );
+        assert_eq!(names, format!("{alice}.v1\n{alice}.v1.live\nx\n"));
     }
 }

@@ -55,6 +55,26 @@ impl<'a> View<'a> {
         ["", ".live"].map(|end| Path::new("tenant").join(format!("{}.v1{end}", self.tenant)))
     }
 
+    /// The files by which the tenants of a GPU take turns, one a GPU: all that there are. A container can make none, so that
+    /// it fills no memory of this machine's with them.
+    fn arena_files(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.home.path().join("arena")).into_iter().flatten().flatten();
+        let is_arena = |name: &str| {
+            name.strip_suffix(".v1")
+                .is_some_and(|gpu| gpu.len() == 32 && gpu.bytes().all(|b| b.is_ascii_hexdigit()))
+        };
+        let names =
+            files.filter_map(|file| file.file_name().into_string().ok()).filter(|name| is_arena(name));
+        let mut files: Vec<PathBuf> = names.map(|name| Path::new("arena").join(name)).collect();
+        files.sort();
+        files
+    }
+
+    /// What the container writes to, below the directory and below the view alike.
+    fn writable_files(&self) -> impl Iterator<Item = PathBuf> {
+        self.tenant_files().into_iter().chain(self.arena_files())
+    }
+
     /// The mounts of a container of this tenant, in their order. `library` is mounted by its folder, so that a newer one that is
     /// renamed into its place reaches the programs that a running container starts from then on.
     pub(super) fn mounts(&self, library: &Path) -> anyhow::Result<Vec<Mount>> {
@@ -75,7 +95,7 @@ impl<'a> View<'a> {
             read_only(folder.to_owned(), at(Path::new("lib"))),
             read_only(view.join("ld.so.preload"), PRELOAD_LIST.into()),
         ];
-        mounts.extend(self.tenant_files().map(|file| Mount {
+        mounts.extend(self.writable_files().map(|file| Mount {
             source: view.join(&file),
             target: at(&file),
             writable: true,
@@ -95,13 +115,14 @@ impl<'a> View<'a> {
             (&view, 0o755),
             (&view.join("lib"), 0o755),
             (&view.join("tenant"), 0o755),
+            (&view.join("arena"), 0o755),
         ] {
             let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
             let made = made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(mode)));
             made.with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let policy = PathBuf::from("policy.v1");
-        for file in std::iter::once(policy).chain(self.tenant_files()) {
+        for file in std::iter::once(policy).chain(self.writable_files()) {
             let (real, name) = (self.home.path().join(&file), view.join(&file));
             second_name(&real, &name)
                 .with_context(|| format!("cannot link {} to {}", name.display(), real.display()))?;
@@ -131,6 +152,12 @@ impl<'a> View<'a> {
                 None => fs::set_permissions(&path, Permissions::from_mode(0o666)),
             };
             given.with_context(|| format!("cannot give {} to the container's users", path.display()))?;
+        }
+        // Of all tenants, whoever they are: nothing that a quota rests on stands in it.
+        for file in self.arena_files() {
+            let path = self.home.path().join(file);
+            fs::set_permissions(&path, Permissions::from_mode(0o666))
+                .with_context(|| format!("cannot give {} to all tenants", path.display()))?;
         }
         Ok(())
     }
@@ -188,7 +215,7 @@ pub(super) mod tests {
             names.sort();
             names
         };
-        assert_eq!(names(&view.path()), ["assigned", "ld.so.preload", "lib", "policy.v1", "tenant"]);
+        assert_eq!(names(&view.path()), ["arena", "assigned", "ld.so.preload", "lib", "policy.v1", "tenant"]);
         assert_eq!(names(&view.path().join("tenant")), ["alice.v1", "alice.v1.live"]);
         assert_eq!(fs::read(view.path().join("assigned")).unwrap(), b"alice");
     }
@@ -210,15 +237,23 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_the_tenants_two_files_are_writable() {
+    fn only_the_tenants_two_files_and_the_arenas_are_writable() {
         let (_dir, home) = home();
         let view = View::of(&home, alice(&home));
+        let arena = format!("{}.v1", "0f".repeat(16));
+        fs::create_dir(home.path().join("arena")).unwrap();
+        for name in [arena.as_str(), ".draft", "x.v1"] {
+            fs::write(home.path().join("arena").join(name), "").unwrap();
+        }
+        view.make(None).unwrap();
+        assert!(view.path().join("arena").join(&arena).exists());
+        let arena = format!("/dev/shm/cuota/arena/{arena}");
         let mounts = view.mounts(Path::new("/usr/lib/cuota/libcuota.so")).unwrap();
         let writable: Vec<_> =
             mounts.iter().filter(|mount| mount.writable).map(|mount| &mount.target).collect();
         assert_eq!(
             writable,
-            ["/dev/shm/cuota/tenant/alice.v1", "/dev/shm/cuota/tenant/alice.v1.live"].map(Path::new)
+            ["/dev/shm/cuota/tenant/alice.v1", "/dev/shm/cuota/tenant/alice.v1.live", &arena].map(Path::new)
         );
         assert!(view.mounts(Path::new("/usr/lib/other.so")).is_err());
     }

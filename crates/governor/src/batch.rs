@@ -108,11 +108,6 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Whether the bracket says what the units took.
-    const fn is_exact(self) -> bool {
-        self.exclusive && self.late_ns == 0
-    }
-
     /// The batch without the boundary at its end, and without one of its own at its start: that lies in the short
     /// gap before the bracket, which the union has added. Where other streams cover the bracket they cover its end too.
     fn without_boundaries(self) -> Self {
@@ -241,24 +236,34 @@ impl Batch {
     /// Settles an ended batch.
     ///
     /// Measured alone, it costs what it added to the occupied time; where its last boundary is late, the estimate
-    /// decides how much of that time was idle. Measured beside a neighbour, it costs what was learned, and never more than the
-    /// time between its boundaries; what nothing is known of costs that.
+    /// decides how much of that time was idle. Measured beside a neighbour, it costs what was learned, as far as no
+    /// other stream of the process covered it, and never more than the time between its boundaries; what nothing is known of costs
+    /// that.
     #[must_use]
     pub fn settle(&self, measured: Measured, concurrency: Concurrency) -> Settlement {
         let measured = measured.without_boundaries();
         let charge_ns = if !measured.exclusive && !self.unknown {
-            concurrency.scale(self.cost_ns).min(measured.bracket_ns)
+            self.part_of_cost_ns(measured).min(measured.bracket_ns)
         } else if measured.late_ns == 0 {
             measured.covered_ns
         } else {
             self.occupied_ns(measured.bracket_ns, measured.late_ns).min(measured.covered_ns)
         };
-        let concurrency = if measured.is_exact() {
+        // A ratio of two times that hold a neighbour's slices alike.
+        let concurrency = if measured.late_ns == 0 {
             concurrency.learned(measured.bracket_ns, measured.covered_ns)
         } else {
             concurrency
         };
         Settlement { charge_ns, correction: Correction::from(self.booked_ns, charge_ns), concurrency }
+    }
+
+    /// Of what was learned, the part that the batch added to the occupied time of the process. A neighbour's slices lie in both
+    /// times alike.
+    fn part_of_cost_ns(&self, measured: Measured) -> u64 {
+        let occupied_ns = self.occupied_ns(measured.bracket_ns, measured.late_ns);
+        let added = u128::from(self.cost_ns) * u128::from(measured.covered_ns.min(occupied_ns));
+        u64::try_from(added / u128::from(occupied_ns.max(1))).unwrap_or(self.cost_ns)
     }
 
     /// Learns from an ended batch, if its last boundary was not late: its time is divided among its units as their estimates were.
@@ -405,6 +410,20 @@ mod tests {
         };
         assert_eq!(after(12_000), 142_000 - BOUNDARY_NS - LONE_BOUNDARY_NS);
         assert_eq!(after(1_000), 130_000 - BOUNDARY_NS);
+    }
+
+    #[test]
+    fn beside_a_neighbour_a_batch_costs_the_part_that_no_other_of_the_process_covered() {
+        let mut batch = Batch::new();
+        batch.add(&unit(1), Estimate::Learned(400_000));
+        let beside = Measured { exclusive: false, ..alone(800_000) };
+        let whole = batch.settle(beside, Concurrency::NONE).charge_ns;
+        assert_eq!(whole, 400_000);
+        let in_the_shadow = Measured { covered_ns: 0, ..beside };
+        assert_eq!(batch.settle(in_the_shadow, Concurrency::NONE).charge_ns, 0);
+        // Whatever else overlaps in the process, this one does not.
+        let low = (0..40).fold(Concurrency::NONE, |low, _| low.learned(2_000, 0));
+        assert_eq!(batch.settle(beside, low).charge_ns, whole);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Four streams whose kernels overlap occupy the GPU for the wall time, not for four times it. What a unit adds to the
 //! occupied time is therefore its cost times the share of a batch that no other batch of the tenant had covered,
-//! learned from exclusive batches.
+//! learned from each batch whose end was seen in time. Beside a neighbour too: its slices lie in the batch and in what it adds alike.
 
 const ALL_PPM: u64 = 1_000_000;
 /// The least share: 64 streams that overlap completely.
@@ -36,7 +36,7 @@ impl Concurrency {
         if scaled == 0 { 1 } else { scaled }
     }
 
-    /// After an exclusive batch that lasted `bracket_ns` and added `covered_ns` to the union.
+    /// After a batch that lasted `bracket_ns` and added `covered_ns` to the union.
     #[must_use]
     pub fn learned(self, bracket_ns: u64, covered_ns: u64) -> Self {
         if bracket_ns == 0 {

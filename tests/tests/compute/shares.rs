@@ -1,8 +1,9 @@
 use std::time::Instant;
 
+use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::machine::Machine;
 
-use crate::{MS, Worker, meter};
+use crate::{End, MS, Worker, meter, spin};
 
 /// What a program that never waits for its kernels gets done in some 1.5 s, in per cent of the time.
 fn share_at(machine: &Machine, tenant: &str, percent: u64, helper: &str) -> f64 {
@@ -77,4 +78,30 @@ fn books_agree_with_the_work_and_the_time_waited() {
     assert!(used_ns <= 300 * MS, "{used_ns} ns for 200 ms of work");
     assert!(throttled_ns >= 300 * MS, "{throttled_ns} ns waited for 800 ms");
     worker.console.finish();
+}
+
+#[test]
+fn streams_that_overlap_are_charged_once_beside_an_idle_neighbour() {
+    const ROUNDS: u64 = 60;
+    let machine = Machine::new();
+    // A context on the GPU is all that makes it a neighbour.
+    let neighbour = machine.native().start_with_context();
+    let console = machine.tenant_with("t", &["--compute", "95%"]).start_with_context();
+    // Each fills a quarter of the GPU at most.
+    let code = String::from_utf8(spin(MS, End::Well)).expect("PTX is text").replace("sms=132", "sms=33");
+    let mut worker = Worker::with(console, code.as_bytes());
+    let mut streams = vec![worker.stream];
+    streams.extend((0..3).map(|_| worker.console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0)));
+    for _ in 0..ROUNDS {
+        for stream in &streams {
+            worker.begin(1, *stream);
+            assert_eq!(worker.console.hear().status, 0);
+        }
+    }
+    worker.console.synchronize();
+    let used_ns = meter(&machine, "t").0;
+    // What it learns first costs more. By the sum of the streams it would be 240 ms.
+    assert!(used_ns <= ROUNDS * MS * 5 / 2, "{used_ns} ns for {ROUNDS} ms on four streams at once");
+    worker.console.finish();
+    neighbour.finish();
 }

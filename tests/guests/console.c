@@ -6,6 +6,8 @@
  *                                  p:HEX an array of one pointer, to these bytes;
  *                                  NAME may be WAY!NAME: found in that way (see find_in), or the answer is -404
  *   repeat COUNT NAME ARGUMENT...  the same up to COUNT times, while it succeeds; writes how often it did (8 bytes)
+ *   threads N COUNT NAME ARGUMENT...  the same in N threads at once, with the context that is current here; the answer comes when all
+ *                                  have ended: the status of one that failed, and how often they did (8 bytes)
  *   churn SEED                     allocates and frees at random until it is killed or there is more input, which it
  *                                  does not read; the status is 0, or that of a call that failed for another reason than
  *                                  want of memory
@@ -22,6 +24,7 @@
 #include "guest.h"
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <spawn.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -167,6 +170,52 @@ static int call(any_fn function, const struct argument *a) {
                     a[8].value, a[9].value, a[10].value, a[11].value, a[12].value, a[13].value);
 }
 
+/* What a thread of `threads` does, and how that went. */
+struct errand {
+    any_fn function;
+    const struct argument *arguments;
+    uint64_t context, limit, done;
+    int status;
+};
+
+static void *run_errand(void *of) {
+    struct errand *errand = of;
+    char name[] = "cuCtxSetCurrent";
+    struct argument context[ARGUMENTS] = {{.value = errand->context}};
+    errand->status = call(find(name), context);
+    while (errand->status == 0 && errand->done < errand->limit) {
+        errand->status = call(errand->function, errand->arguments);
+        errand->done += errand->status == 0;
+    }
+    return NULL;
+}
+
+static void call_in_threads(int count, char *times, char *name, char *rest) {
+    enum { THREADS = 64 };
+    struct argument arguments[ARGUMENTS] = {0}, current[ARGUMENTS] = {0};
+    struct errand errands[THREADS] = {0};
+    pthread_t threads[THREADS];
+    uint64_t context = 0, done = 0;
+    int used = 0, status = 0;
+    char ask[] = "cuCtxGetCurrent";
+    current[0].value = (uintptr_t)&context;
+    call(find(ask), current);
+    for (char *word = strtok(rest, " "); word && used < ARGUMENTS; word = strtok(NULL, " ")) arguments[used++] = parse(word);
+    any_fn function = find(name);
+    if (count > THREADS) count = THREADS;
+    for (int i = 0; i < count; i++) {
+        errands[i] = (struct errand){function, arguments, context, strtoull(times, NULL, 0), 0, 0};
+        pthread_create(&threads[i], NULL, run_errand, &errands[i]);
+    }
+    for (int i = 0; i < count; i++) {
+        pthread_join(threads[i], NULL);
+        done += errands[i].done;
+        if (errands[i].status) status = errands[i].status;
+    }
+    answer_bytes(status, &done, sizeof done);
+    for (int i = 0; i < used; i++) free(arguments[i].bytes);
+}
+
 static void call_and_answer(char *name, char *rest, const char *times) {
     struct argument arguments[ARGUMENTS] = {0};
     int count = 0;
@@ -283,6 +332,11 @@ int main(int count, char **arguments) {
             if (word[0] == 'r') second = strtok(NULL, " ");
             rest = strtok(NULL, "");
             call_and_answer(second ? second : first, rest, second ? first : NULL);
+            continue;
+        }
+        if (strcmp(word, "threads") == 0) {
+            char *threads = strtok(rest, " "), *times = strtok(NULL, " "), *name = strtok(NULL, " ");
+            call_in_threads(atoi(threads), times, name, strtok(NULL, ""));
             continue;
         }
         if (strcmp(word, "exec") == 0) {

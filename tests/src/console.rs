@@ -184,6 +184,14 @@ impl Console {
         self.tell(&format!("repeat {count} {name}{}", written(arguments)));
     }
 
+    /// Lets so many threads, which end then, call a function up to `count` times each: the status of one that failed, and how often it
+    /// succeeded in all.
+    #[track_caller]
+    pub fn in_threads(&mut self, threads: u64, count: u64, name: &str, arguments: &[Arg<'_>]) -> (i64, u64) {
+        let answer = self.ask(&format!("threads {threads} {count} {name}{}", written(arguments)));
+        (answer.status, answer.number(0))
+    }
+
     /// Lets a child of it take over, until [`Self::end_child`].
     #[track_caller]
     pub fn fork(&mut self) {

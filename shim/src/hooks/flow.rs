@@ -8,6 +8,7 @@ use cuota_governor::batch::Close;
 
 use super::capture;
 use crate::interpose::call::Call;
+use crate::limiter::sensor::Tails;
 use crate::process::{self, Process, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
@@ -44,10 +45,10 @@ pub(crate) unsafe extern "C" fn all_wait(call: &Call) -> CUresult {
 
 /// Makes the call, which waits for the GPU, and settles what has ended: the program may end here and now.
 #[inline(never)]
-fn settled(call: &Call, closed: Option<&'static Process>) -> CUresult {
+fn settled(call: &Call, closed: Option<&'static Process>, tails: Tails) -> CUresult {
     let status = call.make();
     if let Some(process) = closed {
-        process.limiter.reap(process);
+        process.limiter.reap(process, tails);
     }
     status
 }
@@ -58,7 +59,7 @@ pub(crate) unsafe extern "C" fn synchronize(call: &Call) -> CUresult {
     if let Some(process) = process {
         process.limiter.close_stream(process, call.stream(0), Close::Sync);
     }
-    settled(call, process)
+    settled(call, process, Tails::Left)
 }
 
 /// `cuCtxSynchronize`.
@@ -67,7 +68,7 @@ pub(crate) unsafe extern "C" fn synchronize_all(call: &Call) -> CUresult {
     if let Some(process) = process {
         process.limiter.close_all(process, Close::Sync);
     }
-    settled(call, process)
+    settled(call, process, Tails::Settled)
 }
 
 /// `cuEventSynchronize`: nobody says of which stream the event is. One that is reached is waited for by who keeps a queue filled,
@@ -78,7 +79,7 @@ pub(crate) unsafe extern "C" fn synchronize_event(call: &Call) -> CUresult {
     if let Some(process) = process {
         process.limiter.close_all(process, Close::Sync);
     }
-    settled(call, process)
+    settled(call, process, Tails::Left)
 }
 
 /// `cuStreamDestroy`: what is in flight is still waited for.

@@ -14,12 +14,25 @@ use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
-use super::stream::Stream;
+use super::sensor::Tails;
+use super::stream::{Books, Stream};
 use crate::process::Process;
 use crate::process::driver::Capturing;
 
-/// What is to be done once the unit has been given to the driver: the stream, where it was never measured.
-type Entered = Option<(Ground, &'static Stream)>;
+/// What is to be done once the unit has been given to the driver.
+enum After {
+    /// Its batch ends: it was never measured.
+    End(Ground, &'static Stream),
+    /// It is on a per-thread stream: what others look at is to be left behind this launch.
+    Tail(&'static Stream, u32),
+}
+
+type Entered = Option<After>;
+
+fn tail_behind(stream: &'static Stream, books: &mut Books, unit: &Unit) -> Entered {
+    let launch = if stream.is_per_thread() { books.launches.add(unit) } else { None };
+    launch.map(|launch| After::Tail(stream, launch))
+}
 
 impl Limiter {
     /// Runs `call`, which gives `unit` to the driver, when it is time.
@@ -36,8 +49,10 @@ impl Limiter {
         }
         let entered = self.enter(process, stream, unit);
         let status = call();
-        if let Some((on, stream)) = entered {
-            self.end_here(&on, stream);
+        match entered {
+            Some(After::End(on, stream)) => self.end_here(&on, stream),
+            Some(After::Tail(stream, launch)) => self.leave_tail(process, stream, launch),
+            None => {}
         }
         status
     }
@@ -64,7 +79,7 @@ impl Limiter {
         {
             books.lease = word;
             books.batch.add(unit, estimate);
-            return None;
+            return tail_behind(stream, &mut books, unit);
         }
         let on = Ground::of(process, stream.device())?;
         if !unit.continues_chain {
@@ -80,7 +95,7 @@ impl Limiter {
 
     /// One launch in a batch looks at the clock, at what has ended, and at the budget.
     fn look(&'static self, on: &Ground, stream: &'static Stream, unit: &Unit) -> Entered {
-        self.reap(on.process);
+        self.reap(on.process, Tails::Left);
         let estimate = on.gpu.costs().estimate(unit.key);
         let unit_ns = on.gpu.concurrency().scale(estimate.cost_ns());
         let (budget, look) = on.budget();
@@ -118,7 +133,7 @@ impl Limiter {
                     }
                     on.process.policy().wait(epoch, look_ns);
                     self.follow_policy(on.process);
-                    self.reap(on.process);
+                    self.reap(on.process, if cause == Cause::Bound { Tails::Settled } else { Tails::Left });
                 }
             }
         };
@@ -184,7 +199,8 @@ impl Limiter {
             books.lease = lease::EMPTY;
             on.correct(books.batch.close(on.gpu.concurrency()));
         }
-        books.batch.ends_here(unit).then_some((*on, stream))
+        let tail = tail_behind(stream, &mut books, unit);
+        if books.batch.ends_here(unit) { Some(After::End(*on, stream)) } else { tail }
     }
 
     fn end_here(&self, on: &Ground, stream: &Stream) {

@@ -15,6 +15,7 @@ use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
+use super::sensor::Tails;
 use super::stream::{Books, Stream};
 use crate::interpose::glibc;
 use crate::process::settings::Settings;
@@ -200,7 +201,7 @@ impl Limiter {
     /// Notes how long what is in flight has been on the GPU, without asking the driver, which may be ending.
     fn note_until_the_end(&self, process: &'static Process) -> ! {
         loop {
-            self.note_left(process, 0);
+            self.note_left(process, 0, Tails::Left);
             sys::sleep_ns(LAST_NOTES_NS);
         }
     }
@@ -232,6 +233,11 @@ impl Limiter {
         match books.watch.look(units, cost_ns, sys::monotonic_ns()) {
             Flow::Flowing => Found::Flowing,
             Flow::MayBeDry => Found::Sparse,
+            Flow::Quiet { late_ns } if stream.is_per_thread() => {
+                self.settle_by_tail(on, stream, books, late_ns);
+                // While it is not done its rounds are those of what is in flight.
+                if books.batch.is_empty() { Found::Sparse } else { Found::Draining }
+            }
             Flow::Quiet { late_ns } => {
                 // The legacy stream, and a new event, are the current context's. Said each time: the one with this number, and even
                 // with this handle, may be another than the last time.

@@ -6,6 +6,7 @@
 //! - [`gate`]: a launch goes now, or waits.
 //! - [`sensor`]: batches are closed, and settled when they have ended.
 //! - [`captures`]: what may be recorded while they live.
+//! - [`per_thread`]: streams that only their own thread can name.
 //! - [`helper`]: the thread that does it where the program does not come by.
 //! - [`lock`]: nobody waits for anybody for long.
 //!
@@ -16,7 +17,8 @@ pub(crate) mod captures;
 pub(crate) mod gate;
 mod helper;
 mod lock;
-mod sensor;
+mod per_thread;
+pub(crate) mod sensor;
 pub(crate) mod stream;
 mod timeline;
 

@@ -17,9 +17,18 @@ use crate::process::driver::{self, Capturing};
 /// Streams that a look settles batches of. A query takes about a microsecond, and a program can have hundreds of streams.
 const AT_A_LOOK: usize = 8;
 
+/// What becomes of batches that are open on other threads' streams and have ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tails {
+    /// They are left to their threads and the helper, who know better when they ended.
+    Left,
+    /// They are settled as if they had ended now: somebody waits for them.
+    Settled,
+}
+
 impl Limiter {
     /// A context's time line.
-    fn line(&self, context: u8) -> &Timeline {
+    pub(super) fn line(&self, context: u8) -> &Timeline {
         &self.timelines[usize::from(context)]
     }
 
@@ -61,14 +70,13 @@ impl Limiter {
         if books.batch.is_empty() && books.boundary.is_none() {
             return false;
         }
-        if books.is_full() || !stream.is_reachable(on.process) {
+        let is_reachable = stream.is_reachable(on.process);
+        // When the cap is taken off nobody comes back to it: the estimate stands.
+        if books.is_full() || !(is_reachable || why == Close::End) {
             return false;
         }
-        let start = books.boundary.take();
-        let mut batch = core::mem::take(&mut books.batch);
-        books.lease = cuota_governor::lease::EMPTY;
-        on.correct(batch.close(on.gpu.concurrency()));
-        let unknown = core::mem::take(&mut books.unknown);
+        let unknown = books.unknown;
+        let (start, batch) = books.take_open(on);
         if batch.is_empty() {
             // The boundary ended the batch before; another is recorded when work comes.
             start.into_iter().for_each(|mark| self.let_go(stream, mark));
@@ -79,7 +87,7 @@ impl Limiter {
             // Not to be measured by events. What it has cost so far is its estimate; the rest is seen by `time`.
             start.into_iter().for_each(|mark| self.let_go(stream, mark));
             on.note_used(batch.booked_ns());
-            books.is_blind = true;
+            books.is_blind = is_reachable;
             return false;
         };
         let others_held = books.others_held;
@@ -156,18 +164,18 @@ impl Limiter {
 
     /// Settles the batches that have ended, all of them. Not for the path of a launch.
     pub(crate) fn reap_all(&self, process: &'static Process) {
-        driver::outside_captures(|| self.note_left(process, STREAMS));
+        driver::outside_captures(|| self.note_left(process, STREAMS, Tails::Left));
     }
 
     /// Settles the batches that have ended on some streams: whoever comes next goes on with those after them.
-    pub(crate) fn reap(&self, process: &'static Process) {
-        driver::outside_captures(|| self.note_left(process, AT_A_LOOK));
+    pub(crate) fn reap(&self, process: &'static Process, tails: Tails) {
+        driver::outside_captures(|| self.note_left(process, AT_A_LOOK, tails));
     }
 
     /// Notes what is in flight, which this process's tenant pays for if it dies. What has ended on so many streams is settled first, but
     /// for those that another thread is at.
     #[inline(never)]
-    pub(super) fn note_left(&self, process: &'static Process, settles: usize) {
+    pub(super) fn note_left(&self, process: &'static Process, settles: usize, tails: Tails) {
         let mut left = [InFlight::NONE; DEVICES];
         let busy = || self.streams.seen().filter(|stream| stream.batches() != 0);
         let count = busy().count().max(1);
@@ -178,6 +186,9 @@ impl Limiter {
             if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
                 let is_due = (index + count).wrapping_sub(first) % count < settles;
                 while is_due && self.settle(&on, stream, &mut books) {}
+                if is_due && tails == Tails::Settled && stream.is_per_thread() {
+                    self.settle_by_tail(&on, stream, &mut books, 0);
+                }
                 if is_due && books.is_blind {
                     self.time(&on, stream, &mut books);
                 }

@@ -9,7 +9,9 @@ use cuota_governor::admission::weight;
 use cuota_governor::batch::Batch;
 use cuota_governor::rounds::Watch;
 
+use super::caps::Ground;
 use super::lock::{Held, Lock};
+use super::per_thread::{Launches, Tail};
 use super::timeline::Mark;
 use crate::arch;
 use crate::process::Process;
@@ -46,6 +48,10 @@ pub(super) struct Books {
     pub(super) boundary: Option<Mark>,
     /// A unit in the open batch was never measured.
     pub(super) unknown: bool,
+    /// Of a per-thread stream: when somebody last saw that it was not done, ns.
+    pub(super) seen_busy_ns: u64,
+    /// And what was launched there.
+    pub(super) launches: Launches,
     /// The open batch as its watchers know it.
     pub(super) watch: Watch,
     /// Looks at which launches on *other* streams were held back, when the open batch began.
@@ -101,6 +107,16 @@ impl Books {
     /// Whether anything is in flight besides the open batch.
     pub(super) fn is_busy(&self) -> bool {
         self.count != 0 || self.is_blind
+    }
+
+    /// Takes the open batch and its first boundary out: from now on it is charged its estimate.
+    #[inline(never)]
+    pub(super) fn take_open(&mut self, on: &Ground) -> (Option<Mark>, Batch) {
+        let mut batch = core::mem::take(&mut self.batch);
+        self.lease = cuota_governor::lease::EMPTY;
+        self.unknown = false;
+        on.correct(batch.close(on.gpu.concurrency()));
+        (self.boundary.take(), batch)
     }
 
     /// Adds a closed batch. The caller has seen that there is room.
@@ -187,6 +203,7 @@ pub(crate) struct Stream {
     in_flight_ns: AtomicU64,
     /// Looks at which a launch on this stream was held back.
     pub(super) held: AtomicU64,
+    pub(super) tail: Tail,
     books: Lock<Books>,
 }
 
@@ -214,6 +231,10 @@ impl Stream {
 
     pub(super) fn is_legacy(&self) -> bool {
         self.handle.load(Ordering::Relaxed) == LEGACY
+    }
+
+    pub(super) fn is_per_thread(&self) -> bool {
+        self.handle.load(Ordering::Relaxed) == PER_THREAD
     }
 
     /// Whether the calling thread can name this stream to the driver: the legacy and the per-thread stream depend on who calls.
@@ -253,6 +274,7 @@ impl Stream {
         // A green context's: its device is, with hardly an exception, the one that is launched on.
         let Some(device) = device.or_else(|| process.current_device()) else { return false };
         self.clear();
+        self.tail.clear();
         self.handle.store(handle, Ordering::Relaxed);
         self.thread.store(thread, Ordering::Relaxed);
         self.home.store(device << 8 | u32::from(context), Ordering::Relaxed);
@@ -412,8 +434,10 @@ impl Streams {
 
     /// Forgets the streams of a context that is gone.
     pub(super) fn end_context(&self, context: u8) {
-        for (of, place) in self.keys.iter().take(self.in_use()).zip(&self.places) {
-            if of.load(Ordering::Acquire) > CLAIMED && place.context() == context {
+        let places = self.keys.iter().take(self.in_use()).zip(&self.places);
+        for (of, place) in places.filter(|(_, place)| place.context() == context) {
+            place.tail.forget();
+            if of.load(Ordering::Acquire) > CLAIMED {
                 of.store(CLAIMED, Ordering::Release);
                 place.clear();
                 of.store(0, Ordering::Release);

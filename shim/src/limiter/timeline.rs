@@ -31,6 +31,9 @@ const PATIENCE: u32 = 4096;
 /// How long who ends a context waits for those who are at its events, ns: one that records waits while the stream's queue is full.
 const LONGEST_VISIT_NS: u64 = 100_000_000;
 
+/// `CU_EVENT_DEFAULT`.
+const WITH_TIMING: u32 = 0;
+
 /// An event of the context's pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Mark(NonZeroU16);
@@ -187,14 +190,14 @@ impl Visit<'_> {
     }
 
     fn make(&self, mark: Mark, context: Option<CUcontext>) -> Option<CUevent> {
-        let event = driver::new_event(context)?;
+        let event = driver::new_event(context, WITH_TIMING)?;
         self.event(mark)?.handle.store(event.expose_provenance() as u64, Ordering::Release);
         Some(event)
     }
 
     /// Looks whether the batch between two events has ended; if so, what it occupied of the time between them is added to the union,
     /// as `occupied` says of that time, ns.
-    pub(super) fn look(&self, start: Mark, end: Mark, occupied: impl FnOnce(u64) -> u64) -> End {
+    pub(super) fn look(&self, start: Mark, end: Mark, occupied: impl Fn(u64) -> u64) -> End {
         let (Some(from), Some(to)) = (self.handle(start), self.handle(end)) else { return End::Unknown };
         match driver::query_event(to) {
             CUresult::CUDA_SUCCESS => {}
@@ -202,26 +205,39 @@ impl Visit<'_> {
             _ => return End::Unknown,
         }
         let Some(bracket_ns) = driver::elapsed_ns(from, to) else { return End::Unknown };
-        let Some((base, base_ns)) = self.base(start) else { return End::NotYet };
-        let since_base_ns = self.handle(base).and_then(|base| driver::elapsed_ns(base, to));
-        let measured = since_base_ns.map(|since_base_ns| {
-            let bracket_ns = bracket_ns.max(0).unsigned_abs();
-            let end_ns = base_ns.saturating_add_signed(since_base_ns);
+        let bracket_ns = bracket_ns.max(0).unsigned_abs();
+        let covered_ns = self.add(start, end, &|end_ns| {
             let start_ns = end_ns.saturating_sub(bracket_ns);
-            let interval = Interval { start_ns, end_ns: start_ns.saturating_add(occupied(bracket_ns)) };
-            let moves_base = since_base_ns.unsigned_abs() > BASE_AGE_NS;
-            let covered_ns = self.axis.take().map_or(interval.end_ns - start_ns, |mut axis| {
-                if moves_base && axis.base == Some(base) {
-                    self.hold(end);
-                    (axis.base, axis.base_ns) = (Some(end), end_ns);
-                    self.let_go(base);
-                }
-                axis.union.add(interval)
-            });
-            End::Measured { bracket_ns, covered_ns }
+            Interval { start_ns, end_ns: start_ns.saturating_add(occupied(bracket_ns)) }
+        });
+        covered_ns.map_or(End::Unknown, |covered_ns| End::Measured { bracket_ns, covered_ns })
+    }
+
+    /// Adds to the union what occupied the GPU for so long from an event on, which is reached, ns. What it adds to it, ns.
+    pub(super) fn cover(&self, start: Mark, occupied_ns: u64) -> Option<u64> {
+        self.add(start, start, &|start_ns| Interval {
+            start_ns,
+            end_ns: start_ns.saturating_add(occupied_ns),
+        })
+    }
+
+    /// Adds the interval that is known by the place of the event `at` on the time line, ns; `first` is there no later than that.
+    fn add(&self, first: Mark, at: Mark, interval: &dyn Fn(u64) -> Interval) -> Option<u64> {
+        let event = self.handle(at)?;
+        let (base, base_ns) = self.base(first)?;
+        let since_base_ns = self.handle(base).and_then(|base| driver::elapsed_ns(base, event));
+        let added_ns = since_base_ns.and_then(|since_base_ns| {
+            let at_ns = base_ns.saturating_add_signed(since_base_ns);
+            let mut axis = self.axis.take()?;
+            if since_base_ns.unsigned_abs() > BASE_AGE_NS && axis.base == Some(base) {
+                self.hold(at);
+                (axis.base, axis.base_ns) = (Some(at), at_ns);
+                self.let_go(base);
+            }
+            Some(axis.union.add(interval(at_ns)))
         });
         self.let_go(base);
-        measured.unwrap_or(End::Unknown)
+        added_ns
     }
 
     /// The base, held, and its place on the time line, ns; the first is `start`. `None`: somebody is at it for long.

@@ -162,8 +162,8 @@ pub(crate) fn outside_captures<T>(act: impl FnOnce() -> T) -> T {
     result
 }
 
-/// An event with timing, of `context`, or of the calling thread's current context, which is as it was afterwards.
-pub(crate) fn new_event(context: Option<CUcontext>) -> Option<CUevent> {
+/// An event of `context`, or of the calling thread's current context, which is as it was afterwards.
+pub(crate) fn new_event(context: Option<CUcontext>, flags: u32) -> Option<CUevent> {
     let current = current_context();
     let other = context.filter(|context| current != Some(*context));
     if other.is_some_and(|other| !set_current(other)) {
@@ -171,7 +171,7 @@ pub(crate) fn new_event(context: Option<CUcontext>) -> Option<CUevent> {
     }
     let mut event = null_mut();
     // SAFETY: fills one handle.
-    let made = succeeded(unsafe { real::cuEventCreate.get()(&raw mut event, 0) });
+    let made = succeeded(unsafe { real::cuEventCreate.get()(&raw mut event, flags) });
     if other.is_some() {
         // Without one before, it is off the thread's stack again.
         set_current(current.unwrap_or(null_mut()));

@@ -8,6 +8,7 @@ mod changes;
 mod contexts;
 mod ends;
 mod paths;
+mod per_thread;
 mod processes;
 mod progress;
 mod shares;

@@ -15,28 +15,39 @@ fn is_legacy(stream: CUstream) -> bool {
     stream.addr() <= LEGACY.addr()
 }
 
-/// What a capture on a stream counts for: the number of its context, and [`ONE`] with [`BLOCKING`] or without.
-type Counted = (u8, u32);
-
+/// Whether `stream` takes part in a capture.
 #[inline(never)]
-fn count_of(process: &Process, stream: CUstream) -> Counted {
-    let is_blocking = is_legacy(stream) || driver::outside_captures(|| driver::is_blocking(stream));
+fn capturing(process: &Process, stream: CUstream) -> Capturing {
+    if process.limiter.captures.is_empty() || is_legacy(stream) {
+        return Capturing::No;
+    }
+    driver::outside_captures(|| driver::capturing(stream))
+}
+
+fn captures(process: &Process, stream: CUstream) -> bool {
+    capturing(process, stream) == Capturing::Yes
+}
+
+/// What a capture that is about to begin on a stream counts for: the number of its context, and [`ONE`] with [`BLOCKING`] or without.
+#[inline(never)]
+fn count_of(process: &Process, stream: CUstream) -> (u8, u32) {
+    // `cuStreamGetFlags` of a stream that captures is 900 and ruins the capture (measured on driver 580, in each mode); it cannot begin another.
+    let is_blocking = is_legacy(stream)
+        || capturing(process, stream) != Capturing::No
+        || driver::outside_captures(|| driver::is_blocking(stream));
     (process.contexts.of_stream(stream), if is_blocking { ONE + BLOCKING } else { ONE })
 }
 
-/// What was counted for the capture that `stream` takes part in; `None`: it does not capture.
-#[inline(never)]
-pub(super) fn counted_on(process: &Process, stream: CUstream) -> Option<Counted> {
-    let is_capturing = !process.limiter.captures.is_empty()
-        && !is_legacy(stream)
-        && driver::outside_captures(|| driver::capturing(stream) == Capturing::Yes);
-    is_capturing.then(|| count_of(process, stream))
+/// The context of the capture that `stream` takes part in; `None`: it does not capture.
+pub(super) fn captured_in(process: &Process, stream: CUstream) -> Option<u8> {
+    captures(process, stream).then(|| process.contexts.of_stream(stream))
 }
 
-/// The capture has ended.
-pub(super) fn end_counted(process: &Process, counted: Option<Counted>) {
-    if let Some((context, what)) = counted {
-        process.limiter.captures.remove(context, what);
+/// The capture has ended. Whether its stream was blocking cannot be asked while it captures: while other captures of the context live, the
+/// legacy stream stays barred.
+pub(super) fn end_in(process: &Process, context: Option<u8>) {
+    if let Some(context) = context {
+        process.limiter.captures.remove(context, ONE);
     }
 }
 
@@ -70,11 +81,11 @@ pub(crate) unsafe extern "C" fn begin(call: &Call) -> CUresult {
 /// The functions that end the capture on stream 0.
 pub(crate) unsafe extern "C" fn end(call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
-    let counted = counted_on(process, call.stream(0));
+    let context = captured_in(process, call.stream(0));
     let status = call.make();
     // It can end with an error, and go on with another.
-    if counted.is_some() && counted_on(process, call.stream(0)).is_none() {
-        end_counted(process, counted);
+    if context.is_some() && !captures(process, call.stream(0)) {
+        end_in(process, context);
     }
     status
 }
@@ -83,15 +94,18 @@ pub(crate) unsafe extern "C" fn end(call: &Call) -> CUresult {
 #[cold]
 #[inline(never)]
 pub(super) fn joins(process: &'static Process, stream: CUstream, call: &Call) -> CUresult {
+    if is_legacy(stream) || captures(process, stream) {
+        return call.make();
+    }
     let (context, what) = count_of(process, stream);
     let what = what & BLOCKING;
-    if what == 0 || is_legacy(stream) || counted_on(process, stream).is_some() {
+    if what == 0 {
         return call.make();
     }
     close(process, stream, what);
     process.limiter.captures.add(context, what);
     let status = call.make();
-    if counted_on(process, stream).is_none() {
+    if !captures(process, stream) {
         process.limiter.captures.remove(context, what);
     }
     status

@@ -86,12 +86,12 @@ pub(crate) unsafe extern "C" fn synchronize_event(call: &Call) -> CUresult {
 pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
     // One that captures ends its capture with it.
-    let captured = capture::counted_on(process, call.stream(0));
+    let captured = capture::captured_in(process, call.stream(0));
     // Whether a cap binds or not: when one does again, another stream may have this handle.
     process.limiter.end_stream(process, call.stream(0));
     let status = call.make();
     if status == OK {
-        capture::end_counted(process, captured);
+        capture::end_in(process, captured);
     }
     status
 }

@@ -125,6 +125,15 @@ impl Driver {
         if done { Ok(()) } else { Err(Fault::NotReady) }
     }
 
+    /// The flags that a stream was made with.
+    ///
+    /// # Errors
+    /// `StreamCaptureUnsupported` where it captures, which ruins the capture, whatever the thread's mode (measured: driver 580).
+    pub fn stream_flags(&self, stream: StreamRef) -> Answer<u32> {
+        self.check_not_capturing(stream)?;
+        Ok(stream.flags)
+    }
+
     /// Waits for all work of `context`, 0 for the current one.
     ///
     /// # Errors

@@ -126,7 +126,8 @@ twin_api! {
     }
 
     fn cuStreamGetFlags | cuStreamGetFlags_ptsz(per_thread; hStream: CUstream, flags: *mut c_uint) {
-        put(flags, Driver::get()?.stream(hStream as u64, per_thread)?.flags)
+        let driver = Driver::get()?;
+        put(flags, driver.stream_flags(driver.stream(hStream as u64, per_thread)?)?)
     }
 
     fn cuStreamGetPriority | cuStreamGetPriority_ptsz(per_thread; hStream: CUstream, priority: *mut c_int) {

@@ -165,11 +165,11 @@ pub(crate) struct Inject {
     #[arg(long, short, value_name = "NAME", value_parser = parse_tenant)]
     pub(crate) tenant: Option<TenantName>,
 
-    /// Its memory quota, as for `cuota run`; one that it has stays.
+    /// Its memory quota, as for `cuota run`. Without it the tenant keeps the one it has; a new one has none.
     #[arg(long, short, value_name = "SIZE", value_parser = size::parse_limit, allow_hyphen_values = true, requires = "tenant")]
     pub(crate) memory: Option<MemoryLimit>,
 
-    /// Its share of GPU time, as for `cuota run`; one that it has stays.
+    /// Its share of GPU time, as for `cuota run`. Without it the tenant keeps the one it has; a new one has no limit.
     #[arg(long, short, value_name = "SHARE", value_parser = share::parse_cap, allow_hyphen_values = true, requires = "tenant")]
     pub(crate) compute: Option<Cap>,
 

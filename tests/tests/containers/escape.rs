@@ -1,5 +1,8 @@
 //! What a container that wants to get out of its limits can try without a loader of its own.
 
+use cuota_tests::console::Arg;
+use cuota_tests::driver::OUT_OF_MEMORY;
+
 use crate::RUNTIMES;
 use crate::runtime::Container;
 use crate::site::Site;
@@ -130,5 +133,21 @@ fn other_tenants_files_are_not_there() {
             "cd /dev/shm/cuota && ls tenant && echo x > arena/* && cat arena/* && ! touch arena/other 2>/dev/null",
         );
         assert_eq!(names, format!("{alice}.v1\n{alice}.v1.live\nx\n"));
+    }
+}
+
+/// With `--user` the books are one user's: whoever else is in the container is granted nothing.
+#[test]
+fn books_that_are_one_users_serve_that_user_alone() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB", "--user", "1000"]);
+        let (_container, mut user) = site.console(runtime, &tenant, 1000);
+        user.alloc(1 << 30).expect("the books are its own");
+        let container = Container::new(&site, runtime, &tenant);
+        let mut other = container.start(1001, &["/guest/console"]);
+        let _ = other.call("cuInit", &[Arg::Is(0)]).ok();
+        let retained = other.call("cuDevicePrimaryCtxRetain", &[Arg::Out(8), Arg::Is(0)]);
+        assert_eq!(retained.status, OUT_OF_MEMORY, "{runtime:?}");
     }
 }

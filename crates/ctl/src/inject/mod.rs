@@ -3,7 +3,7 @@
 //! - [`view`]: what a container sees of the directory.
 //! - [`cdi`], [`hook`], [`preload`]: the ways in.
 //! - [`container`]: the hook at work, inside a container that is being made.
-//! - [`in_root`], [`file`]: paths below another root, and files that are written whole.
+//! - [`in_root`], [`mod@file`]: paths below another root, and files that are written whole.
 
 mod cdi;
 mod container;

@@ -84,9 +84,9 @@ struct CUOTA_ALIGNED(64) cuota_policy_limits {
   uint32_t compute_cap_ppm;
   // Never less, parts per million.
   uint32_t guarantee_ppm;
-  // The share of what is left over, by weight.
+  // One more than its weight, by which what nobody is guaranteed is divided; 0: the usual weight, 100.
   uint32_t weight;
-  // Higher goes first.
+  // One more than its priority: 1 low, 2 normal, 3 high; 0: normal.
   uint32_t priority;
   // Bit 0: made for one program, to be removed when nothing of it runs.
   uint32_t flags;

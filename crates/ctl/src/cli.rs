@@ -8,6 +8,7 @@ use cuota_governor::cap::Cap;
 use cuota_region::name::{BadName, GpuId, TenantName};
 use cuota_region::policy::MemoryLimit;
 
+use crate::claim::Claim;
 use crate::{share, size};
 
 /// Run a CUDA program under a memory quota, and show that the quota holds.
@@ -83,7 +84,9 @@ Exit status: 0 if the limits are changed, 1 if they could not be, 2 for wrong us
 Examples:
   cuota set alice --compute 30%
   cuota set alice --compute off --memory 8GiB
-  cuota set alice --compute 50% --gpu GPU-1b2c…       (on this GPU only)")]
+  cuota set alice --compute 50% --gpu GPU-1b2c…       (on this GPU only)
+  cuota set alice --guarantee 20% --weight 300 --priority high
+  cuota set alice --preset strict --compute 30%")]
 pub(crate) struct Set {
     /// The tenant, as `cuota ps` lists it.
     #[arg(value_name = "TENANT", value_parser = parse_tenant)]
@@ -92,6 +95,9 @@ pub(crate) struct Set {
     /// The most GPU time that it may take, such as 30%; off: as much as there is. In force within 20 ms.
     #[arg(long, short, value_name = "SHARE", value_parser = share::parse_cap, allow_hyphen_values = true)]
     pub(crate) compute: Option<Cap>,
+
+    #[command(flatten)]
+    pub(crate) claim: Claim,
 
     /// The memory quota, as for `cuota run`.
     #[arg(long, short, value_name = "SIZE", value_parser = size::parse_limit, allow_hyphen_values = true)]
@@ -231,6 +237,9 @@ pub(crate) struct Run {
     /// limit (a named tenant keeps the one it has).
     #[arg(long, short, value_name = "SHARE", value_parser = share::parse_cap, allow_hyphen_values = true)]
     pub(crate) compute: Option<Cap>,
+
+    #[command(flatten)]
+    pub(crate) claim: Claim,
 
     /// The GPU that the program sees: its index as nvidia-smi counts, or its UUID; several with commas.
     #[arg(long, short, value_name = "INDEX|UUID", value_parser = parse_device)]

@@ -1,5 +1,6 @@
 //! The command: run a program as a tenant of the GPU, and show that its quota holds.
 
+mod claim;
 mod cli;
 mod doctor;
 mod events;

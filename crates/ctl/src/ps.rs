@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use cuota_governor::cap::Cap;
+use cuota_governor::entitlement::Entitlement;
 use cuota_region::ledger::Usage;
 use cuota_region::name::{GpuId, TenantName};
 use cuota_region::policy::{Found, MemoryLimit, Policy};
@@ -45,6 +46,12 @@ struct Row {
     compute: String,
     /// The same in parts per million.
     compute_cap_ppm: u32,
+    /// Never less than this while it has work, parts per million; noted, not enforced by this version, as the next two.
+    guarantee_ppm: u32,
+    /// Its part of what nobody is guaranteed.
+    weight: u32,
+    /// Who goes first: 0 low, 1 normal, 2 high.
+    priority: u32,
     /// GPU time that it has used while a cap was in force, ns.
     compute_used_ns: u64,
     /// How long its launches have waited for the cap, ns, summed over threads.
@@ -146,6 +153,7 @@ fn blank(policy: Option<Policy>, name: &TenantName, gpu: GpuId, total: u64) -> R
     });
     let memory = limits.map_or(MemoryLimit::Unlimited, |limits| limits.memory);
     let compute = limits.map_or(Cap::FULL, |limits| limits.compute);
+    let entitlement = limits.map_or(Entitlement::USUAL, |limits| limits.entitlement);
     let quota_bytes = match (memory, total) {
         (MemoryLimit::Unlimited, _) | (MemoryLimit::Share(_), 0) => None,
         (MemoryLimit::Bytes(bytes), 0) => Some(bytes),
@@ -161,6 +169,9 @@ fn blank(policy: Option<Policy>, name: &TenantName, gpu: GpuId, total: u64) -> R
         refused: 0,
         compute: show_cap(compute),
         compute_cap_ppm: compute.ppm(),
+        guarantee_ppm: entitlement.guarantee_ppm,
+        weight: entitlement.weight,
+        priority: entitlement.priority as u32,
         compute_used_ns: 0,
         compute_throttled_ns: 0,
         processes: Vec::new(),

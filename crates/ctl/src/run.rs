@@ -14,6 +14,7 @@ use cuota_region::name::{GpuId, TenantName};
 use cuota_region::policy::{Limits, MemoryLimit};
 use cuota_region::{ASSIGNED_TENANT, DIR_VARIABLE, TENANT_VARIABLE};
 
+use crate::claim::{self, Claim};
 use crate::cli::Run;
 use crate::home::{Home, Operator, Trouble};
 use crate::{lease, locate, status};
@@ -74,6 +75,7 @@ fn take_place(home: &Home, asked: &Run) -> anyhow::Result<Place> {
             if is_anothers(home, &trouble)
                 && asked.memory.is_none()
                 && asked.compute.is_none()
+                && asked.claim.is_empty()
                 && asked.tenant.is_none() =>
         {
             return Ok(Place { tenant: assigned_tenant()?, lease: None });
@@ -83,19 +85,15 @@ fn take_place(home: &Home, asked: &Run) -> anyhow::Result<Place> {
     lease::sweep(home, &operator);
     match asked.tenant {
         Some(tenant) => {
-            set_named(&operator, &tenant, asked.memory, asked.compute)?;
+            set_named(&operator, &tenant, asked.memory, asked.compute, &asked.claim)?;
             home.make_tenant(&tenant)?;
             Ok(Place { tenant, lease: None })
         }
         None => {
-            let (tenant, lease) = lease::new_tenant(home, &operator)?;
             let memory = asked.memory.unwrap_or(MemoryLimit::Unlimited);
-            set(
-                &operator,
-                &tenant,
-                GpuId::ANY,
-                Limits { memory, compute: asked.compute.unwrap_or(Cap::FULL), ephemeral: true },
-            )?;
+            let limits = asked.claim.apply(asked.compute, Limits::of_memory(memory))?;
+            let (tenant, lease) = lease::new_tenant(home, &operator)?;
+            set(&operator, &tenant, GpuId::ANY, Limits { ephemeral: true, ..limits })?;
             Ok(Place { tenant, lease: Some(lease.hand_on()?) })
         }
     }
@@ -135,23 +133,31 @@ pub(crate) fn set_named(
     tenant: &TenantName,
     memory: Option<MemoryLimit>,
     compute: Option<Cap>,
+    claim: &Claim,
 ) -> anyhow::Result<()> {
     let policy = operator.writer.policy();
     let mut entries: Vec<(GpuId, Limits)> =
         policy.rows().filter(|row| row.tenant == *tenant).map(|row| (row.gpu, row.limits)).collect();
-    if memory.is_none() && compute.is_none() && !entries.is_empty() {
+    if memory.is_none() && compute.is_none() && claim.is_empty() && !entries.is_empty() {
         return Ok(());
     }
     if !entries.iter().any(|(gpu, _)| *gpu == GpuId::ANY) {
         entries.push((GpuId::ANY, Limits::of_memory(MemoryLimit::Unlimited)));
     }
-    entries.into_iter().try_for_each(|(gpu, before)| {
-        let (memory, compute) = (memory.unwrap_or(before.memory), compute.unwrap_or(before.compute));
-        set(operator, tenant, gpu, Limits { memory, compute, ephemeral: false })
-    })
+    let mut changes = Vec::new();
+    for (gpu, before) in entries {
+        let before = Limits { memory: memory.unwrap_or(before.memory), ephemeral: false, ..before };
+        let limits = claim.apply(compute, before)?;
+        claim::check(policy, tenant, gpu, limits)?;
+        changes.push((gpu, limits));
+    }
+    // All of them or none.
+    changes.into_iter().try_for_each(|(gpu, limits)| set(operator, tenant, gpu, limits))
 }
 
 fn set(operator: &Operator, tenant: &TenantName, gpu: GpuId, limits: Limits) -> anyhow::Result<()> {
+    claim::check(operator.writer.policy(), tenant, gpu, limits)?;
+    claim::say_what_is_noted_only(limits);
     operator.writer.set(tenant, gpu, limits).map_err(|_| {
         anyhow::anyhow!(
             "the policy has no room for tenant {tenant}: all {} entries are taken\n  name a directory of its own with \
@@ -244,14 +250,14 @@ mod tests {
     fn a_named_tenant_keeps_its_quota_until_another_is_asked_for() {
         let (_dir, home) = home();
         let (name, gpu) = (TenantName::parse(b"alice").unwrap(), GpuId::from_words([1, 2]));
-        let operator = home.operate().unwrap();
-        set_named(&operator, &name, Some(MemoryLimit::Bytes(5)), None).unwrap();
-        set_named(&operator, &name, None, None).unwrap();
+        let (operator, none) = (home.operate().unwrap(), Claim::default());
+        set_named(&operator, &name, Some(MemoryLimit::Bytes(5)), None, &none).unwrap();
+        set_named(&operator, &name, None, None, &none).unwrap();
         assert_eq!(limits(&home, &name), [(GpuId::ANY, MemoryLimit::Bytes(5))]);
         operator.writer.set(&name, gpu, Limits::of_memory(MemoryLimit::Bytes(9))).unwrap();
         let half = Cap::from_ppm(500_000).unwrap();
-        set_named(&operator, &name, None, Some(half)).unwrap();
-        set_named(&operator, &name, Some(MemoryLimit::Bytes(7)), None).unwrap();
+        set_named(&operator, &name, None, Some(half), &none).unwrap();
+        set_named(&operator, &name, Some(MemoryLimit::Bytes(7)), None, &none).unwrap();
         let caps: Vec<Cap> = home.policy().unwrap().unwrap().rows().map(|row| row.limits.compute).collect();
         assert_eq!(caps, [half, half]);
         assert_eq!(limits(&home, &name), [(GpuId::ANY, MemoryLimit::Bytes(7)), (gpu, MemoryLimit::Bytes(7))]);

@@ -3,6 +3,7 @@
 use cuota_region::name::GpuId;
 use cuota_region::policy::{Found, Limits, MemoryLimit};
 
+use crate::claim;
 use crate::cli::Set;
 use crate::home::Home;
 use crate::status;
@@ -19,8 +20,10 @@ pub(crate) fn set(home: &Home, asked: &Set) -> u8 {
 }
 
 fn change(home: &Home, asked: &Set) -> anyhow::Result<()> {
-    if asked.compute.is_none() && asked.memory.is_none() {
-        anyhow::bail!("nothing is to be changed\n  name a limit: --compute 30%, --memory 8GiB");
+    if asked.compute.is_none() && asked.memory.is_none() && asked.claim.is_empty() {
+        anyhow::bail!(
+            "nothing is to be changed\n  name a limit: --compute 30%, --memory 8GiB, --guarantee 20%"
+        );
     }
     let operator = home.operate()?;
     let policy = operator.writer.policy();
@@ -38,17 +41,21 @@ fn change(home: &Home, asked: &Set) -> anyhow::Result<()> {
     if asked.gpu.is_none() && !gpus.contains(&GpuId::ANY) {
         gpus.push(GpuId::ANY);
     }
+    let mut changes = Vec::new();
     for gpu in gpus {
         let before = match policy.look_up(&asked.tenant, gpu) {
             Found::Limits(limits) => limits,
             Found::Nothing | Found::Unsettled => Limits::of_memory(MemoryLimit::Unlimited),
         };
         let ephemeral = entries.iter().any(|row| row.limits.ephemeral);
-        let limits = Limits {
-            memory: asked.memory.unwrap_or(before.memory),
-            compute: asked.compute.unwrap_or(before.compute),
-            ephemeral,
-        };
+        let before = Limits { memory: asked.memory.unwrap_or(before.memory), ephemeral, ..before };
+        let limits = asked.claim.apply(asked.compute, before)?;
+        claim::check(policy, &asked.tenant, gpu, limits)?;
+        changes.push((gpu, limits));
+    }
+    // All of them or none.
+    for (gpu, limits) in changes {
+        claim::say_what_is_noted_only(limits);
         operator.writer.set(&asked.tenant, gpu, limits).map_err(|_| {
             anyhow::anyhow!(
                 "the policy has no room: all its entries are taken\n  end tenants that are not needed"
@@ -71,12 +78,19 @@ fn known(names: impl Iterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::claim::Claim;
     use cuota_governor::cap::Cap;
     use cuota_region::name::TenantName;
 
     fn asked(tenant: &str, gpu: Option<GpuId>, compute: Option<u32>) -> Set {
         let compute = compute.map(|ppm| Cap::from_ppm(ppm).unwrap());
-        Set { tenant: TenantName::parse(tenant.as_bytes()).unwrap(), gpu, compute, memory: None }
+        Set {
+            tenant: TenantName::parse(tenant.as_bytes()).unwrap(),
+            gpu,
+            compute,
+            memory: None,
+            claim: Claim::default(),
+        }
     }
 
     #[test]

@@ -80,14 +80,28 @@ pub(crate) fn parse_cap(text: &str) -> Result<Cap, BadShare> {
     }
 }
 
+/// Reads a guarantee, parts per million; `none` is none.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn parse_guarantee(text: &str) -> Result<u32, BadShare> {
+    match text.trim() {
+        none if none.eq_ignore_ascii_case("none") || none.eq_ignore_ascii_case("off") => Ok(0),
+        share => parse_cap(share).map(Cap::ppm),
+    }
+}
+
+/// A share of so many parts per million as people read it.
+pub(crate) fn show_share(ppm: u32) -> String {
+    match (ppm / 10_000, ppm % 10_000) {
+        (percent, 0) => format!("{percent}%"),
+        (percent, rest) => format!("{percent}.{}%", format!("{rest:04}").trim_end_matches('0')),
+    }
+}
+
 /// A cap as people read it.
 pub(crate) fn show_cap(cap: Cap) -> String {
-    let (percent, rest) = (cap.ppm() / 10_000, cap.ppm() % 10_000);
-    match (cap.binds(), rest) {
-        (false, _) => "off".to_owned(),
-        (true, 0) => format!("{percent}%"),
-        (true, rest) => format!("{percent}.{}%", format!("{rest:04}").trim_end_matches('0')),
-    }
+    if cap.binds() { show_share(cap.ppm()) } else { "off".to_owned() }
 }
 
 #[cfg(test)]
@@ -103,6 +117,14 @@ mod tests {
             assert_eq!(parse_cap(text).map(Cap::ppm), Ok(ppm), "{text}");
         }
         assert_eq!(parse_cap("OFF"), Ok(Cap::FULL));
+    }
+
+    #[test]
+    fn no_guarantee_is_written_none() {
+        for (text, ppm) in [("none", 0), ("Off", 0), ("20%", 200_000), ("100%", 1_000_000)] {
+            assert_eq!(parse_guarantee(text), Ok(ppm), "{text}");
+        }
+        assert_eq!(parse_guarantee("0%"), Err(BadShare::Zero));
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub struct Entitlement {
 
 impl Default for Entitlement {
     fn default() -> Self {
-        Self { guarantee_ppm: 0, weight: USUAL_WEIGHT, priority: Priority::Normal }
+        Self::USUAL
     }
 }
 
@@ -67,6 +67,9 @@ const PRIORITY_SHIFT: u32 = 34;
 const IS_ONE: u64 = 1 << 63;
 
 impl Entitlement {
+    /// That of a tenant for which nothing was asked.
+    pub const USUAL: Self = Self { guarantee_ppm: 0, weight: USUAL_WEIGHT, priority: Priority::Normal };
+
     /// As it stands in shared memory: never 0.
     #[must_use]
     pub const fn to_word(self) -> u64 {

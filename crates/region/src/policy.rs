@@ -9,6 +9,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use cuota_governor::cap::Cap;
+use cuota_governor::entitlement::{Entitlement, MOST_WEIGHT, Priority, WHOLE_PPM};
 use cuota_governor::{physical, quota};
 
 use crate::header::{Header, Kind, Unusable, layout_hash};
@@ -50,9 +51,9 @@ struct Copy {
     compute_cap_ppm: AtomicU32,
     /// Never less, parts per million.
     guarantee_ppm: AtomicU32,
-    /// The share of what is left over, by weight.
+    /// One more than its weight, by which what nobody is guaranteed is divided; 0: the usual weight, 100.
     weight: AtomicU32,
-    /// Higher goes first.
+    /// One more than its priority: 1 low, 2 normal, 3 high; 0: normal.
     priority: AtomicU32,
     /// Bit 0: made for one program, to be removed when nothing of it runs.
     flags: AtomicU32,
@@ -134,6 +135,8 @@ pub struct Limits {
     pub memory: MemoryLimit,
     /// The share of the GPU's time; [`Cap::FULL`]: not limited.
     pub compute: Cap,
+    /// What it is entitled to where several want the GPU.
+    pub entitlement: Entitlement,
     /// Removed by the next sweep once no process of the tenant lives: made by `cuota run` for one program.
     pub ephemeral: bool,
 }
@@ -144,7 +147,7 @@ impl Limits {
     /// This memory quota, and nothing else.
     #[must_use]
     pub const fn of_memory(memory: MemoryLimit) -> Self {
-        Limits { memory, compute: Cap::FULL, ephemeral: false }
+        Limits { memory, compute: Cap::FULL, entitlement: Entitlement::USUAL, ephemeral: false }
     }
 }
 
@@ -158,6 +161,10 @@ impl Copy {
         self.memory_bytes.store(bytes, Ordering::Relaxed);
         self.memory_ppm.store(ppm, Ordering::Relaxed);
         self.compute_cap_ppm.store(limits.compute.ppm(), Ordering::Relaxed);
+        let Entitlement { guarantee_ppm, weight, priority } = limits.entitlement;
+        self.guarantee_ppm.store(guarantee_ppm, Ordering::Relaxed);
+        self.weight.store(weight + 1, Ordering::Relaxed);
+        self.priority.store(priority as u32 + 1, Ordering::Relaxed);
         self.flags.store(if limits.ephemeral { EPHEMERAL } else { 0 }, Ordering::Relaxed);
     }
 
@@ -170,7 +177,21 @@ impl Copy {
             };
         // No number that is none was ever written here by us.
         let compute = Cap::from_ppm(self.compute_cap_ppm.load(Ordering::Relaxed)).unwrap_or(Cap::FULL);
-        Limits { memory, compute, ephemeral: self.flags.load(Ordering::Relaxed) & EPHEMERAL != 0 }
+        let entitlement = Entitlement {
+            guarantee_ppm: self.guarantee_ppm.load(Ordering::Relaxed).min(WHOLE_PPM),
+            weight: match self.weight.load(Ordering::Relaxed) {
+                0 => Entitlement::USUAL.weight,
+                more => (more - 1).min(MOST_WEIGHT),
+            },
+            priority: Priority::from_number(self.priority.load(Ordering::Relaxed).wrapping_sub(1))
+                .unwrap_or_default(),
+        };
+        Limits {
+            memory,
+            compute,
+            entitlement,
+            ephemeral: self.flags.load(Ordering::Relaxed) & EPHEMERAL != 0,
+        }
     }
 }
 
@@ -432,6 +453,18 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_of_a_version_that_knew_no_entitlement_has_the_usual_one() {
+        let bench = bench();
+        bench.writer.set(&name("a"), GPU, bytes(5)).unwrap();
+        for copy in bench.writer.policy().0.entries[0].copies.iter() {
+            for word in [&copy.guarantee_ppm, &copy.weight, &copy.priority] {
+                word.store(0, Ordering::Relaxed);
+            }
+        }
+        assert_eq!(bench.writer.policy().look_up(&name("a"), GPU), Found::Limits(bytes(5)));
+    }
+
+    #[test]
     fn every_change_changes_the_epoch() {
         let bench = bench();
         let before = bench.writer.policy().epoch();
@@ -485,11 +518,14 @@ mod tests {
         #[test]
         fn what_is_set_is_read(
             size in 0..quota::UNLIMITED, ppm in 1_u32..=1_000_000, cap in 1_u32..=1_000_000, ephemeral: bool,
+            guarantee_ppm in 0..=WHOLE_PPM, weight in 0..=MOST_WEIGHT, priority in 0..3_u32,
         ) {
+            let priority = Priority::from_number(priority).unwrap();
+            let entitlement = Entitlement { guarantee_ppm, weight, priority };
             let compute = Cap::from_ppm(cap).unwrap();
             let bench = bench();
             for memory in [MemoryLimit::Bytes(size), MemoryLimit::Share(ppm), MemoryLimit::Unlimited] {
-                let limits = Limits { memory, compute, ephemeral };
+                let limits = Limits { memory, compute, entitlement, ephemeral };
                 bench.writer.set(&name("x"), GPU, limits).unwrap();
                 prop_assert_eq!(Policy::open(&bench.path).unwrap().look_up(&name("x"), GPU), Found::Limits(limits));
             }

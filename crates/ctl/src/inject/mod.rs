@@ -21,6 +21,7 @@ use cuota_region::name::TenantName;
 
 pub(crate) use container::container_hook;
 
+use crate::claim::Claim;
 use crate::cli::Inject;
 use crate::home::Home;
 use crate::{lease, locate, output, run, status};
@@ -101,7 +102,7 @@ fn install(home: &Home, asked: &Inject) -> anyhow::Result<String> {
     let mounts = View::of(home, tenant).mounts(&library)?;
     let spec = asked.cdi.then(|| cdi::spec(&tenant, mounts)).transpose()?;
     let operator = home.operate()?;
-    run::set_named(&operator, &tenant, asked.memory, asked.compute)?;
+    run::set_named(&operator, &tenant, asked.memory, asked.compute, &Claim::default())?;
     home.make_tenant(&tenant)?;
     View::of(home, tenant).make(asked.user)?;
     drop(operator);

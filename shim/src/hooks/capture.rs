@@ -43,8 +43,8 @@ pub(super) fn captured_in(process: &Process, stream: CUstream) -> Option<u8> {
     captures(process, stream).then(|| process.contexts.of_stream(stream))
 }
 
-/// The capture has ended. Whether its stream was blocking cannot be asked while it captures: while other captures of the context live, the
-/// legacy stream stays barred.
+/// The capture has ended with its stream. Whether that was blocking cannot be asked while it captures: while other captures of the context
+/// live, the legacy stream stays barred.
 pub(super) fn end_in(process: &Process, context: Option<u8>) {
     if let Some(context) = context {
         process.limiter.captures.remove(context, ONE);
@@ -56,6 +56,7 @@ pub(super) fn end_in(process: &Process, context: Option<u8>) {
 fn close(process: &'static Process, stream: CUstream, what: u32) {
     if !process.limiter.is_free(process) {
         process.limiter.close_stream(process, stream, Close::Wait);
+        process.limiter.ask_no_more(process, stream);
         if what >= BLOCKING {
             process.limiter.close_stream(process, LEGACY, Close::Wait);
         }
@@ -83,9 +84,10 @@ pub(crate) unsafe extern "C" fn end(call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
     let context = captured_in(process, call.stream(0));
     let status = call.make();
-    // It can end with an error, and go on with another.
+    // It can end with an error, and go on with another. Now that it has ended the stream can be asked for its flags.
     if context.is_some() && !captures(process, call.stream(0)) {
-        end_in(process, context);
+        let (context, what) = count_of(process, call.stream(0));
+        process.limiter.captures.remove(context, what);
     }
     status
 }

@@ -71,6 +71,7 @@ impl Limiter {
         let Some(mut books) = stream.books() else {
             // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
             let _ = Ground::of(process, stream.device())?.book(cost_ns);
+            stream.is_passed();
             return None;
         };
         let place = books.batch.place(unit, estimate, TARGET_NS);
@@ -174,8 +175,11 @@ impl Limiter {
         booked_ns: u64,
         pass: Pass,
     ) -> Entered {
-        // Without the books what was booked stays so: it is about what the unit costs.
-        let mut books = stream.books()?;
+        let Some(mut books) = stream.books() else {
+            // What was booked stays so.
+            stream.is_passed();
+            return None;
+        };
         let estimate = on.gpu.costs().estimate(unit.key);
         let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
         if books.batch.is_empty() {

@@ -9,8 +9,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use cuota_region::sys;
 
-/// How often a holder is given the processor before one goes on without the lock: it holds it for some microseconds.
-const PATIENCE: u32 = 4096;
+/// How often a holder, which needs some microseconds, is given the processor before one goes on without the lock. A yield gives it to
+/// whoever is next; where many wait for it, only sleep lets the holder come to its turn.
+const YIELDS: u32 = 64;
+const SLEEPS: u32 = 100;
+const SLEEP_NS: u64 = 100_000;
 
 /// A value, and who may use it now. All-zero is a free lock around an all-zero value.
 pub(super) struct Lock<T> {
@@ -39,8 +42,12 @@ impl<T> Lock<T> {
 
     #[cold]
     fn take_later(&self) -> Option<Held<'_, T>> {
-        (0..PATIENCE).find_map(|_| {
-            sys::yield_now();
+        (0..YIELDS + SLEEPS).find_map(|turn| {
+            if turn < YIELDS {
+                sys::yield_now()
+            } else {
+                sys::sleep_ns(SLEEP_NS)
+            }
             self.try_take()
         })
     }

@@ -111,6 +111,18 @@ impl Limiter {
         }
     }
 
+    /// Before a stream captures: a question would ruin that. What no event measures there is charged until now.
+    pub(crate) fn ask_no_more(&self, process: &'static Process, handle: CUstream) {
+        let Some(stream) = self.streams.known(process, handle).filter(|stream| stream.batches() != 0) else {
+            return;
+        };
+        if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.books())
+            && core::mem::take(&mut books.is_blind)
+        {
+            on.charge_since(books.since_ns, 0);
+        }
+    }
+
     /// Before a stream is destroyed.
     pub(crate) fn end_stream(&self, process: &'static Process, handle: CUstream) {
         self.close_stream(process, handle, Close::End);
@@ -217,9 +229,7 @@ impl Limiter {
     fn time(&self, on: &Ground, stream: &Stream, books: &mut Books) {
         let may_ask = stream.is_reachable(on.process) && self.may_record(stream);
         books.is_blind = may_ask && !driver::has_ended(stream.handle());
-        let ns = on.time_since(books.since_ns);
-        on.note_used(ns);
-        on.correct(Correction::Owed(ns));
+        on.charge_since(books.since_ns, 0);
     }
 
     /// The stream with this handle, as the calling thread means it. `None`: its device cannot be told.

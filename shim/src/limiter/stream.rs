@@ -8,6 +8,7 @@ use cuota_abi::cuda::CUstream;
 use cuota_governor::admission::weight;
 use cuota_governor::batch::Batch;
 use cuota_governor::rounds::Watch;
+use cuota_region::sys;
 
 use super::caps::Ground;
 use super::lock::{Held, Lock};
@@ -201,6 +202,8 @@ pub(crate) struct Stream {
     home: AtomicU32,
     batches: AtomicU32,
     in_flight_ns: AtomicU64,
+    /// When something was put on it that is not in the books, ns; 0: nothing was.
+    passed_ns: AtomicU64,
     /// Looks at which a launch on this stream was held back.
     pub(super) held: AtomicU64,
     pub(super) tail: Tail,
@@ -252,7 +255,13 @@ impl Stream {
 
     /// Batches that were launched, open or closed, and have not ended.
     pub(super) fn batches(&self) -> u32 {
-        self.batches.load(Ordering::Relaxed)
+        self.batches.load(Ordering::Relaxed) + u32::from(self.passed_ns.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Something is put on it while somebody is at the books for long, so that it cannot be entered: our own clock measures it.
+    #[cold]
+    pub(super) fn is_passed(&self) {
+        self.passed_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
     }
 
     /// Their estimated cost, ns.
@@ -290,9 +299,18 @@ impl Stream {
         self.books.take().map(|books| self.held(books))
     }
 
-    /// The books, unless somebody holds them.
+    /// The books, unless somebody holds them; with what has passed meanwhile.
     pub(super) fn try_books(&self) -> Option<HeldBooks<'_>> {
-        self.books.try_take().map(|books| self.held(books))
+        let mut books = self.books.try_take().map(|books| self.held(books))?;
+        let passed_ns = self.passed_ns.load(Ordering::Relaxed);
+        if passed_ns != 0 {
+            self.passed_ns.store(0, Ordering::Relaxed);
+            if !books.is_busy() {
+                books.since_ns = passed_ns;
+            }
+            books.is_blind = true;
+        }
+        Some(books)
     }
 }
 

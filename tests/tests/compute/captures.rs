@@ -89,8 +89,14 @@ fn legacy_stream_is_measured_while_a_stream_that_does_not_block_it_captures() {
     let machine = Machine::new();
     let mut worker = Worker::start(&machine, "t", "90%", 10 * MS);
     leave_a_capture_open(&mut worker);
+    // One that did block it is over.
+    let blocking = worker.console.call("cuStreamCreate", &[Out(8), Is(0)]).ok().number(0);
+    let _ = worker.console.call("cuStreamBeginCapture_v2", &[Is(blocking), Is(2)]).ok();
+    let _ = worker.console.call("cuStreamEndCapture", &[Is(blocking), Out(8)]).ok();
     launch_on_legacy(&mut worker, COUNT);
     eventually("the books have its work", || meter(&machine, "t").0 >= COUNT * 9 * MS);
+    let used_ns = meter(&machine, "t").0;
+    assert!(used_ns <= COUNT * 25 * MS, "{used_ns} ns for {COUNT} kernels of 10 ms");
     worker.console.finish();
 }
 

@@ -5,6 +5,8 @@
 //! can never both be granted what only one can have, because each adds before it looks (sequentially consistent, so
 //! that at least one of two sees the other). There is no total to repair, so a death at any point costs nothing.
 
+use core::num::NonZeroU64;
+
 use cuota_governor::quota::{self, Sum, Verdict};
 
 use crate::member::Member;
@@ -39,26 +41,39 @@ pub enum Refusal {
 }
 
 /// Bytes that are booked, and may still be given back in part. Whoever drops it leaves it booked and pending.
+///
+/// One word, so that whoever has one keeps it in a register: the bytes, at most [`LARGEST_BYTES`], above them the lowest bits of the life
+/// that it was made in, and a 1.
 #[must_use = "commit it or cancel it"]
 #[derive(Debug, PartialEq, Eq)]
-pub struct Reservation {
-    bytes: u64,
-    tenant_booked: u64,
-    /// The life that it was made in.
-    life: u64,
+pub struct Reservation(NonZeroU64);
+
+const BYTES_BITS: u32 = LARGEST_BYTES.ilog2() + 1;
+const TOP: NonZeroU64 = NonZeroU64::new(1 << 63).unwrap();
+
+/// As much of a life as a reservation holds, where it holds it.
+#[inline(always)]
+fn life_part(life: u64) -> u64 {
+    life << BYTES_BITS & !TOP.get()
 }
 
 impl Reservation {
-    /// The bytes reserved.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    #[inline(always)]
+    fn new(bytes: u64, life: u64) -> Self {
+        Reservation(TOP | life_part(life) | bytes)
     }
 
-    /// What the tenant had booked when it was granted, these bytes included.
+    /// The bytes reserved.
+    #[inline(always)]
     #[must_use]
-    pub fn tenant_booked(&self) -> u64 {
-        self.tenant_booked
+    pub fn bytes(&self) -> u64 {
+        self.0.get() % (1 << BYTES_BITS)
+    }
+
+    /// Whether it was made in this life.
+    #[inline(always)]
+    fn is_of(&self, life: u64) -> bool {
+        self.0.get() ^ TOP.get() ^ life_part(life) == self.bytes()
     }
 }
 
@@ -160,7 +175,7 @@ impl Books {
         }
         // As in `reserve`: a line that was closed meanwhile was not in the sum.
         if booked.saturating_add(margin) <= quota && self.is_mine() {
-            return Some(Reservation { bytes, tenant_booked: booked, life });
+            return Some(Reservation::new(bytes, life));
         }
         word::subtract(own, life, wish, wish);
         None
@@ -169,12 +184,12 @@ impl Books {
     /// [`Books::commit`] of all that was reserved, or of nothing of it.
     #[inline(always)]
     pub fn settle_at_once(&self, reservation: Reservation, is_taken: bool) {
-        if reservation.life != self.member.life || !self.is_mine() {
-            let taken = if is_taken { reservation.bytes } else { 0 };
+        if !reservation.is_of(self.member.life) || !self.is_mine() {
+            let taken = if is_taken { reservation.bytes() } else { 0 };
             return self.commit(reservation, taken);
         }
-        let reserved = units(reservation.bytes);
-        word::subtract(self.own(), reservation.life, if is_taken { 0 } else { reserved }, reserved);
+        let reserved = units(reservation.bytes());
+        word::subtract(self.own(), self.member.life, if is_taken { 0 } else { reserved }, reserved);
     }
 
     /// Reserves `bytes` of an object that other processes of the tenant may hold too: where one does, it is booked in vain. What is
@@ -211,7 +226,7 @@ impl Books {
             }
             // A line that was closed meanwhile was not in the sum: the next turn finds out.
             if verdict == Verdict::Granted && self.is_mine() {
-                return Ok(Reservation { bytes, tenant_booked: sum.booked, life: self.member.life });
+                return Ok(Reservation::new(bytes, self.member.life));
             }
             if let Some(key) = key {
                 self.unshare(key);
@@ -249,13 +264,13 @@ impl Books {
     /// the books say what is, not what should be.
     #[inline]
     pub fn commit(&self, reservation: Reservation, taken: u64) {
-        if reservation.life != self.member.life {
+        if !reservation.is_of(self.member.life) {
             return self.book(taken); // It went with the line that it was made on.
         }
         if !self.is_mine() {
             return; // The one who rejoins brings the total.
         }
-        let (reserved, taken) = (units(reservation.bytes), units(taken));
+        let (reserved, taken) = (units(reservation.bytes()), units(taken));
         if taken > reserved {
             word::add(self.own(), self.member.life, taken - reserved, 0);
         }
@@ -446,7 +461,7 @@ mod tests {
             assert_eq!(Books::of(lost, gpu).reserve(U, 15 * U), Err(Refusal::Evicted));
         }
         let reservation = Books::of(next, gpu).reserve(U, 15 * U).unwrap();
-        assert_eq!(reservation.tenant_booked(), U);
+        assert_eq!((reservation.bytes(), Books::of(next, gpu).tenant_usage().booked), (U, U));
     }
 
     #[test]

@@ -37,7 +37,9 @@ impl Path {
     /// The path for a system call.
     #[must_use]
     pub fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
+        let bytes = self.bytes.get(..=self.len).unwrap_or(b"\0");
+        // SAFETY: `Path::of` puts no NUL into the first `len`, and leaves the one after them.
+        unsafe { CStr::from_bytes_with_nul_unchecked(bytes) }
     }
 
     /// The path's bytes.
@@ -45,6 +47,17 @@ impl Path {
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or(&[])
     }
+}
+
+/// A number's decimal digits, with zeros in front.
+#[inline(never)]
+pub(crate) fn decimal(number: u64) -> [u8; 20] {
+    let (mut digits, mut rest) = ([b'0'; 20], number);
+    for digit in digits.iter_mut().rev() {
+        *digit += (rest % 10).to_le_bytes()[0];
+        rest /= 10;
+    }
+    digits
 }
 
 /// The directory that holds the files.
@@ -110,12 +123,7 @@ impl Directory {
     /// # Errors
     /// [`Unusable::PathTooLong`].
     pub fn tenant_draft(&self, name: &TenantName, tag: u64) -> Result<Path, Unusable> {
-        let (mut digits, mut rest) = ([b'0'; 20], tag);
-        for digit in digits.iter_mut().rev() {
-            *digit += (rest % 10).to_le_bytes()[0];
-            rest /= 10;
-        }
-        self.file(&[b"/tenant/.", name.as_bytes(), b".", &digits])
+        self.file(&[b"/tenant/.", name.as_bytes(), b".", &decimal(tag)])
     }
 }
 

@@ -137,7 +137,7 @@ impl World {
         match books.reserve(units * UNIT_BYTES, QUOTA * UNIT_BYTES) {
             Ok(reservation) => {
                 assert!(before + units <= QUOTA, "{units} granted beside {before}");
-                assert_eq!(reservation.tenant_booked(), (before + units) * UNIT_BYTES);
+                assert_eq!(books.tenant_usage().booked, (before + units) * UNIT_BYTES);
                 life.pending.push(reservation);
             }
             Err(refusal) => {

@@ -10,7 +10,7 @@
 //! books do. So there is nothing to repair here either.
 
 use crate::sync::Ordering;
-use crate::tenant::{GpuIndex, PROCESSES, Share, Tenant};
+use crate::tenant::{GpuIndex, Share, Tenant};
 
 /// How many notes a reader looks at: a tenant that fills its file with rubbish waits for it, and no longer than a few milliseconds.
 const READ_AT_MOST: usize = 2048;
@@ -132,37 +132,49 @@ impl Tenant {
         (sum(), 0)
     }
 
-    /// The notes on `gpu` that count: key and size in units.
-    fn notes(self, gpu: usize) -> impl Iterator<Item = (u64, u64)> {
-        let places = self.0.places.iter().take(self.places_in_use().min(PROCESSES)).enumerate();
-        let lines = self.0.books.get(gpu);
-        let counted = move |number: usize| {
-            lines
-                .and_then(|book| book.get(number))
-                .is_some_and(|line| line.life.load(Ordering::SeqCst) & 1 != 0)
-        };
-        places
-            .filter(move |(number, place)| place.shares.load(Ordering::SeqCst) != 0 && counted(*number))
-            .flat_map(move |(number, place)| {
-                let used = place.shares.load(Ordering::SeqCst) as usize;
-                self.0.shares.get(number).into_iter().flatten().take(used)
-            })
-            .filter_map(move |share| {
+    /// Calls `each` with the notes on `gpu` that count, key and size in units, until it returns `true`.
+    #[inline(never)]
+    fn each_note(self, gpu: usize, each: &mut dyn FnMut(u64, u64) -> bool) {
+        let Some(book) = self.0.books.get(gpu) else { return };
+        let mut read = 0;
+        let notes = self.0.places.iter().zip(book).zip(&self.0.shares).take(self.places_in_use());
+        for ((place, line), shares) in notes {
+            let used = place.shares.load(Ordering::SeqCst) as usize;
+            if used == 0 || line.life.load(Ordering::SeqCst) & 1 == 0 {
+                continue;
+            }
+            for share in shares.iter().take(used) {
                 let key = share.key.load(Ordering::SeqCst);
                 let what = share.what.load(Ordering::SeqCst);
-                (key != 0 && what >> 32 == gpu as u64).then_some((key, what & u64::from(u32::MAX)))
-            })
-            .take(READ_AT_MOST)
+                if key == 0 || what >> 32 != gpu as u64 {
+                    continue;
+                }
+                if read == READ_AT_MOST || each(key, what & u64::from(u32::MAX)) {
+                    return;
+                }
+                read += 1;
+            }
+        }
     }
 
     /// Units on `gpu` that the books count too often.
     fn credit(self, gpu: usize) -> u64 {
-        let later = |(index, (key, units)): (usize, (u64, u64))| {
-            let first = self.notes(gpu).take(index).find(|(other, _)| *other == key);
-            // Two that differ in size have another opinion of it: the smaller is safe.
-            first.map_or(0, |(_, other)| other.min(units))
-        };
-        self.notes(gpu).enumerate().map(later).sum()
+        let (mut credit, mut index) = (0_u64, 0);
+        self.each_note(gpu, &mut |key, units| {
+            let mut earlier = 0..index;
+            self.each_note(gpu, &mut |other, other_units| {
+                let is_same = other == key;
+                if earlier.next().is_some() && is_same {
+                    // Two that differ in size have another opinion of it: the smaller is safe.
+                    credit = credit.saturating_add(other_units.min(units));
+                    return true;
+                }
+                earlier.is_empty()
+            });
+            index += 1;
+            false
+        });
+        credit
     }
 }
 

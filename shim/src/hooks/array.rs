@@ -100,10 +100,7 @@ fn create(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, levels: c_uint, call: &Call) -> 
     let asked = driver::outside_captures(|| ask_driver(descriptor, levels, device));
     let Some(bytes) = asked.or_else(|| estimate(descriptor, levels)) else { return REFUSED };
     let Some(worst) = physical::worst_case(bytes) else { return REFUSED };
-    let reservation = match account.reserve(worst) {
-        Ok(reservation) => reservation,
-        Err(error) => return error,
-    };
+    let Some(reservation) = account.reserve(worst) else { return REFUSED };
     let status = call.make();
     if status != OK {
         account.cancel(reservation);

@@ -25,10 +25,7 @@ fn create(device: CUdevice, primary: bool, call: &Call) -> CUresult {
         Booking::No => return call.make(),
         Booking::Refuse => return REFUSED,
     };
-    let reservation = match account.reserve_context() {
-        Ok(reservation) => reservation,
-        Err(error) => return error,
-    };
+    let Some(reservation) = account.reserve_context() else { return REFUSED };
     let status = call.make();
     // SAFETY: the driver has written the context, where it made one.
     if status == OK && account.process().contexts.add(unsafe { *call.pointer(0) }, device, primary) {
@@ -83,10 +80,11 @@ fn ended(gone: Option<Gone>) {
 
 /// Makes the call, which may end the context that `number` finds; `gone` takes it off the list, if it has. Meanwhile nobody of ours
 /// touches the context's events.
+#[inline(never)]
 fn ending(
     call: &Call,
-    number: impl Fn(&Process) -> Option<u8>,
-    gone: impl Fn(&Process) -> Option<Gone>,
+    number: &dyn Fn(&Process) -> Option<u8>,
+    gone: &dyn Fn(&Process) -> Option<Gone>,
 ) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
     // What has ended is settled by its events as long as there are any.
@@ -113,7 +111,7 @@ pub(crate) unsafe extern "C" fn create_plain(call: &Call) -> CUresult {
 /// `cuCtxDestroy` and `cuCtxDestroy_v2`: the driver frees the context's memory with it.
 pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
     let context: CUcontext = call.pointer(0);
-    ending(call, |process| process.contexts.number_of(context), |process| process.contexts.remove(context))
+    ending(call, &|process| process.contexts.number_of(context), &|process| process.contexts.remove(context))
 }
 
 /// `cuDevicePrimaryCtxRetain`: the first one makes the context.
@@ -134,13 +132,9 @@ pub(crate) unsafe extern "C" fn release_primary(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let device: CUdevice = unsafe { call.argument(0) };
     let _turn = Turn::take(device);
-    ending(
-        call,
-        |process| process.contexts.primary_of(device),
-        |process| {
-            (!driver::primary_is_active(device)).then(|| process.contexts.remove_primary(device)).flatten()
-        },
-    )
+    ending(call, &|process| process.contexts.primary_of(device), &|process| {
+        (!driver::primary_is_active(device)).then(|| process.contexts.remove_primary(device)).flatten()
+    })
 }
 
 /// `cuCtxAttach`: one more end that the context needs.
@@ -160,11 +154,9 @@ pub(crate) unsafe extern "C" fn attach(call: &Call) -> CUresult {
 /// `cuCtxDetach`: the last one ends the context.
 pub(crate) unsafe extern "C" fn detach(call: &Call) -> CUresult {
     let context: CUcontext = call.pointer(0);
-    ending(
-        call,
-        |process| process.contexts.number_of(context),
-        |process| process.contexts.detach(context).then(|| process.contexts.remove(context)).flatten(),
-    )
+    ending(call, &|process| process.contexts.number_of(context), &|process| {
+        process.contexts.detach(context).then(|| process.contexts.remove(context)).flatten()
+    })
 }
 
 /// What a green context takes (measured: 4 MiB).
@@ -184,8 +176,8 @@ pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
     let primary = match driver::primary_is_active(device) {
         true => None,
         false => match account.reserve_context() {
-            Ok(reservation) => Some(reservation),
-            Err(error) => return error,
+            None => return REFUSED,
+            reservation => reservation,
         },
     };
     let status = booked_green(account, call);
@@ -202,10 +194,7 @@ pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
 
 /// Makes a green context and books it.
 fn booked_green(account: Account, call: &Call) -> CUresult {
-    let reservation = match account.reserve(GREEN_BYTES) {
-        Ok(reservation) => reservation,
-        Err(error) => return error,
-    };
+    let Some(reservation) = account.reserve(GREEN_BYTES) else { return REFUSED };
     let status = call.make();
     if status == OK {
         account.commit_overhead(reservation);
@@ -243,10 +232,7 @@ pub(crate) unsafe extern "C" fn set_limit(call: &Call) -> CUresult {
         let provided = now.max(account.process().contexts.frame(account.process().contexts.current()));
         for_every_thread(account.ordinal().cast_signed(), (value as u64).saturating_sub(provided))
     };
-    let reservation = match growth.ok_or(REFUSED).and_then(|growth| account.reserve(growth)) {
-        Ok(reservation) => reservation,
-        Err(error) => return error,
-    };
+    let Some(reservation) = growth.and_then(|growth| account.reserve(growth)) else { return REFUSED };
     let status = call.make();
     if status != OK {
         account.cancel(reservation);

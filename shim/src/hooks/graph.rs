@@ -234,12 +234,9 @@ fn reserved(account: Account, bytes: u64, call: &Call) -> CUresult {
     let Some(worst) = physical::pool_worst_case(bytes) else { return REFUSED };
     let has_room =
         || driver::graph_bytes(device).is_some_and(|(reserved, used)| reserved.saturating_sub(used) >= bytes);
-    let reserve =
-        account.reserve_as_it_is(worst).or_else(|_| account.reserve(if has_room() { 0 } else { worst }));
-    let reservation = match reserve {
-        Ok(reservation) => reservation,
-        Err(error) => return error,
-    };
+    let reserved =
+        account.reserve_as_it_is(worst).or_else(|| account.reserve(if has_room() { 0 } else { worst }));
+    let Some(reservation) = reserved else { return REFUSED };
     let status = call.make();
     match account.device.graphs.update(|| driver::graph_bytes(device).map(|(reserved, _)| reserved)) {
         // A launch cannot be taken back: what it took beyond the reservation is booked, and reported.

@@ -63,7 +63,7 @@ fn held_back(function: CUfunction, stream: CUstream, unit: &Unit, call: &Call) -
 
 #[inline]
 fn is_known(process: &'static Process, function: CUfunction) -> bool {
-    process.functions.knows(function, process.contexts.current())
+    process.functions.knows(function, process.contexts.current_hot())
 }
 
 /// The local memory of each thread of a kernel, bytes; loads the library that it is of. `None`: the driver does not say, so it will
@@ -153,7 +153,7 @@ pub(super) fn raise(account: Account, frame: u64) -> Result<Option<Raise>, CUres
     }
     contexts.wait_for_launch(context);
     let reserved = growth(account, provided.max(contexts.frame(context)), frame)
-        .and_then(|bytes| account.reserve(bytes))
+        .and_then(|bytes| account.reserve(bytes).ok_or(super::REFUSED))
         .inspect_err(|_| end_waiting(account, context))?;
     Ok(Some(Raise { frame, context, takes, reservation: reserved }))
 }

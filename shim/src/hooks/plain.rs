@@ -73,10 +73,7 @@ unsafe fn allocate(call: &Call, asked: u64, form: Form) -> CUresult {
         Booking::On(_) | Booking::No => return call.make(),
     };
     let Some(worst) = physical::worst_case(asked) else { return REFUSED };
-    let reservation = match account.reserve(worst) {
-        Ok(reservation) => reservation,
-        Err(error) => return error,
-    };
+    let Some(reservation) = account.reserve(worst) else { return REFUSED };
     let status = call.make();
     if status != OK {
         account.cancel(reservation);
@@ -129,7 +126,7 @@ unsafe fn allocate_at_once(call: &Call, asked: u64) -> Option<CUresult> {
     }
     // SAFETY: the driver has written it.
     let address = unsafe { *call.pointer::<CUdeviceptr>(0) };
-    let is_first = process.blocks.add_at_once(address, asked, process.contexts.current());
+    let is_first = process.blocks.add_at_once(address, asked, process.contexts.current_hot());
     match is_first {
         Some(is_first) => account.settle_at_once(reservation, is_first),
         None => return Some(book(account, reservation, address, asked, false)),

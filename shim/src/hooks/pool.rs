@@ -54,9 +54,9 @@ fn default_pool(device: CUdevice) -> Option<CUmemoryPool> {
 
 /// Reserves what `pool` may grow by to serve `bytes`: by its unit of growth, or not at all where it has the room. Room in
 /// pieces is no room: then the pool grows all the same, and the allocation is taken back below.
-fn reserve(account: Account, pool: &Pool, bytes: u64) -> Result<Reservation, CUresult> {
-    let worst = physical::pool_worst_case(bytes).ok_or(REFUSED)?;
-    account.reserve_as_it_is(worst).or_else(|_| {
+fn reserve(account: Account, pool: &Pool, bytes: u64) -> Option<Reservation> {
+    let worst = physical::pool_worst_case(bytes)?;
+    account.reserve_as_it_is(worst).or_else(|| {
         let has_room =
             pool.reserved_and_used().is_some_and(|(reserved, used)| reserved.saturating_sub(used) >= bytes);
         account.reserve(if has_room { 0 } else { worst })
@@ -77,10 +77,7 @@ unsafe fn allocate(account: Account, pool: CUmemoryPool, stream: CUstream, call:
     if entry.is_destroyed() {
         return CUresult::CUDA_ERROR_INVALID_VALUE;
     }
-    let reservation = match reserve(account, entry, bytes) {
-        Ok(reservation) => reservation,
-        Err(error) => return error,
-    };
+    let Some(reservation) = reserve(account, entry, bytes) else { return REFUSED };
     account.note_pools(reservation.bytes());
     let status = call.make();
     let fits = match entry.update() {

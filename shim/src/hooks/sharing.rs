@@ -105,12 +105,9 @@ fn imported(
         Some(key) => account.reserve_shared(key, bytes),
         None => account.reserve(bytes),
     };
-    let reservation = match reserved {
-        Ok(reservation) => reservation,
-        Err(error) => {
-            undo();
-            return error;
-        }
+    let Some(reservation) = reserved else {
+        undo();
+        return REFUSED;
     };
     if !handles.add(id, bytes, Owner { device: account.ordinal(), context, kind: Kind::Import }) {
         // What cannot be followed would stay charged for ever: not granted.
@@ -396,10 +393,7 @@ pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
         return call.make();
     }
     let Some(bytes) = physical::worst_case(bytes) else { return REFUSED };
-    let reservation = match account.reserve(bytes) {
-        Ok(reservation) => reservation,
-        Err(error) => return error,
-    };
+    let Some(reservation) = account.reserve(bytes) else { return REFUSED };
     let status = call.make();
     if status != OK {
         account.cancel(reservation);

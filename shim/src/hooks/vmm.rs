@@ -42,10 +42,7 @@ pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
         Booking::Refuse => return REFUSED,
     };
     let Some(taken) = physical::worst_case(bytes as u64) else { return REFUSED };
-    let reservation = match account.reserve(taken) {
-        Ok(reservation) => reservation,
-        Err(error) => return error,
-    };
+    let Some(reservation) = account.reserve(taken) else { return REFUSED };
     let status = call.make();
     if status != OK {
         account.cancel(reservation);

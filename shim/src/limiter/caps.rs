@@ -13,6 +13,7 @@ use cuota_region::tenant::{GpuIndex, Meter};
 
 use super::Limiter;
 use super::stream::InFlight;
+use crate::process::nvml::Room;
 use crate::process::settings::Settings;
 use crate::process::{Process, driver};
 
@@ -225,7 +226,8 @@ impl Ground {
     fn ask_whether_alone(&self) -> bool {
         let Some(device) = self.process.devices.get(self.ordinal as usize) else { return false };
         let me = sys::process_id();
-        let alone = device.nvml.with_processes(device.gpu(), |shown| shown.iter().all(|info| info.pid == me));
-        alone.unwrap_or(false)
+        let mut room = Room::new();
+        let shown = device.nvml.processes(device.gpu(), &mut room);
+        shown.is_ok_and(|shown| shown.iter().all(|info| info.pid == me))
     }
 }

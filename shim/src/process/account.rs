@@ -6,7 +6,6 @@
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::CUresult;
-use cuota_abi::nvml::nvmlProcessInfo_t;
 use cuota_governor::quota::{UNLIMITED, free_to_show};
 use cuota_region::death::{HOLD_NS, SWEEP_INTERVAL_NS};
 use cuota_region::event::{Event, Why};
@@ -18,6 +17,7 @@ use cuota_region::tenant::GpuIndex;
 
 use super::device::Device;
 use super::lingering::Exported;
+use super::nvml::Room;
 use super::pools::{Change, Pool};
 use super::{Process, Standing, driver, managed, standing};
 use crate::hooks_table::{cuDeviceGraphMemTrim, cuMemPoolDestroy, cuMemPoolTrimTo};
@@ -173,48 +173,30 @@ impl Account {
         self.books_hot().settle_at_once(reservation, is_taken);
     }
 
-    /// Reserves `bytes`.
-    ///
-    /// # Errors
-    /// `CUDA_ERROR_OUT_OF_MEMORY` where they do not fit the quota, also after pools were trimmed and dead processes'
-    /// books closed.
+    /// Reserves `bytes`. `None`: they do not fit the quota, also after pools were trimmed and dead processes' books closed.
     #[inline(never)]
-    pub(crate) fn reserve(self, bytes: u64) -> Result<Reservation, CUresult> {
-        let quota = self.device.quota(self.process());
-        match self.books().reserve(bytes, quota) {
-            Ok(reservation) if !self.is_near(&reservation, quota) => Ok(reservation),
-            Ok(reservation) => {
-                self.reserve_near(bytes, quota, reservation).or_else(|why| self.make_room(bytes, why))
-            }
-            Err(refusal) => self.make_room(bytes, refusal),
-        }
+    pub(crate) fn reserve(self, bytes: u64) -> Option<Reservation> {
+        self.reserve_near(bytes).or_else(|why| self.make_room(bytes, why)).ok()
     }
 
     /// Reserves `bytes` if they fit as things are: nothing is trimmed, nothing is written to the log.
-    pub(crate) fn reserve_as_it_is(self, bytes: u64) -> Result<Reservation, Refusal> {
-        let quota = self.quota();
-        let reservation = self.books().reserve(bytes, quota)?;
-        if self.is_near(&reservation, quota) {
-            self.reserve_near(bytes, quota, reservation)
-        } else {
-            Ok(reservation)
-        }
+    pub(crate) fn reserve_as_it_is(self, bytes: u64) -> Option<Reservation> {
+        self.reserve_near(bytes).ok()
     }
 
-    /// What contexts and code take matters near the quota: books it, if it is time to ask, before `reservation` is granted.
-    #[cold]
-    fn reserve_near(self, bytes: u64, quota: u64, reservation: Reservation) -> Result<Reservation, Refusal> {
-        if !self.may_ask() {
+    /// Reserves `bytes`. What contexts and code take matters near the quota: it is booked first, if it is time to ask.
+    #[inline(never)]
+    fn reserve_near(self, bytes: u64) -> Result<Reservation, Refusal> {
+        let quota = self.quota();
+        let reservation = self.books().reserve(bytes, quota)?;
+        let is_near = quota != UNLIMITED
+            && self.books().tenant_usage().booked.saturating_add(EXACT_WITHIN_BYTES) > quota;
+        if !is_near || !self.may_ask() {
             return Ok(reservation);
         }
         self.books().cancel(reservation);
         self.ask_overhead();
         self.books().reserve(bytes, quota)
-    }
-
-    #[inline(always)]
-    fn is_near(self, reservation: &Reservation, quota: u64) -> bool {
-        quota != UNLIMITED && reservation.tenant_booked().saturating_add(EXACT_WITHIN_BYTES) > quota
     }
 
     /// Whether it is time to ask NVML again.
@@ -224,44 +206,40 @@ impl Account {
     }
 
     #[cold]
-    fn make_room(self, bytes: u64, refusal: Refusal) -> Result<Reservation, CUresult> {
+    fn make_room(self, bytes: u64, refusal: Refusal) -> Result<Reservation, Refusal> {
         if refusal == Refusal::Evicted {
             // Bounded: a process can rejoin only so often.
-            return if self.process().rejoin() {
-                self.reserve(bytes)
-            } else {
-                Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
-            };
+            return if self.process().rejoin() { self.reserve(bytes).ok_or(refusal) } else { Err(refusal) };
         }
         // Cheapest first. What cannot fit an empty quota needs no trimming to be refused.
         let quota = self.quota();
-        let mut refusal = refusal;
         if bytes <= quota {
-            let steps = [
-                Self::update_pools,
-                Self::collect_lingering,
-                Self::ask_again,
-                Self::ask_later,
-                Self::sweep,
-                Self::close_books_of_gone,
-                Self::trim_pools,
-            ];
             let until = sys::monotonic_ns().saturating_add(2 * HOLD_NS);
-            let wait = |_| self.wait_for_the_dead(bytes, quota, until);
-            for made_room in steps.iter().map(|step| step(self)).chain((0..).map_while(wait)) {
+            for step in 0_u32.. {
+                let made_room = match step {
+                    0 => self.update_pools(),
+                    1 => self.collect_lingering(),
+                    2 => self.ask_again(),
+                    3 => self.ask_later(),
+                    4 => self.sweep(),
+                    5 => self.close_books_of_gone(),
+                    6 => self.trim_pools(),
+                    _ => match self.wait_for_the_dead(bytes, quota, until) {
+                        Some(made_room) => made_room,
+                        None => break,
+                    },
+                };
                 if made_room {
                     match self.books().reserve(bytes, quota) {
-                        Ok(reservation) => return Ok(reservation),
                         Err(Refusal::Evicted) => return self.make_room(bytes, Refusal::Evicted),
-                        Err(still) => refusal = still,
+                        Err(Refusal::OverQuota { .. }) => {}
+                        granted => return granted,
                     }
                 }
             }
         }
-        if refusal != Refusal::Evicted {
-            self.refuse(bytes);
-        }
-        Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
+        self.refuse(bytes);
+        Err(refusal)
     }
 
     /// Counts a refusal of `asked` bytes for want of room, and logs it unless one was just logged.
@@ -323,15 +301,16 @@ impl Account {
 
     /// Closes the books of dead processes that NVML no longer shows. `true`: there were some.
     fn close_books_of_gone(self) -> bool {
-        let close = |shown: &[nvmlProcessInfo_t]| {
-            // Who has a context and is not shown sees ids of another namespace, or nobody's.
-            let is_shown = |pid| shown.iter().any(|info| info.pid == pid);
-            let has_context = self.device.contexts.load(Ordering::Relaxed) != 0;
-            let knows = !has_context || is_shown(sys::process_id());
-            self.process().member().close_books_of_gone(self.index(), |pid| knows && !is_shown(pid))
-        };
-        self.held_for_the_dead() != 0
-            && self.device.nvml.with_processes(self.device.gpu(), close).is_ok_and(|closed| closed != 0)
+        let mut room = Room::new();
+        if self.held_for_the_dead() == 0 {
+            return false;
+        }
+        let Ok(shown) = self.device.nvml.processes(self.device.gpu(), &mut room) else { return false };
+        // Who has a context and is not shown sees ids of another namespace, or nobody's.
+        let is_shown = |pid| shown.iter().any(|info| info.pid == pid);
+        let has_context = self.device.contexts.load(Ordering::Relaxed) != 0;
+        let knows = !has_context || is_shown(sys::process_id());
+        self.process().member().close_books_of_gone(self.index(), |pid| knows && !is_shown(pid)) != 0
     }
 
     /// Waits a millisecond, where `bytes` would fit without what dead processes had: a program that is started again at once must
@@ -407,16 +386,14 @@ impl Account {
     }
 
     /// Reserves `bytes` of an object that others of the tenant may hold too.
-    ///
-    /// # Errors
-    /// As [`Account::reserve`].
-    pub(crate) fn reserve_shared(self, key: ShareKey, bytes: u64) -> Result<Reservation, CUresult> {
+    /// `None`: as [`Account::reserve`].
+    pub(crate) fn reserve_shared(self, key: ShareKey, bytes: u64) -> Option<Reservation> {
         let quota = self.quota();
-        self.books().reserve_shared(key, bytes, quota).or_else(|_| {
+        self.books().reserve_shared(key, bytes, quota).ok().or_else(|| {
             // As for any other; the room that is made there is kept by the second try, unless somebody is faster.
             let room = self.reserve(bytes)?;
             self.books().share(key, bytes);
-            Ok(room)
+            Some(room)
         })
     }
 
@@ -560,18 +537,16 @@ impl Account {
 
     /// Reserves what a new context will take, as far as is known: for the process's first one, the most that any process's
     /// context and code were seen to take here, and where that does not fit, what a context takes at least.
-    ///
-    /// # Errors
-    /// As [`Account::reserve`].
-    pub(crate) fn reserve_context(self) -> Result<Reservation, CUresult> {
+    /// `None`: as [`Account::reserve`].
+    pub(crate) fn reserve_context(self) -> Option<Reservation> {
         let learned = match self.device.contexts.load(Ordering::Relaxed) {
             0 => self.process().member().tenant().learned_overhead(self.index()),
             _ => 0,
         };
         if learned > CONTEXT_BYTES
-            && let Ok(reservation) = self.reserve_as_it_is(learned)
+            && let Some(reservation) = self.reserve_as_it_is(learned)
         {
-            return Ok(reservation);
+            return Some(reservation);
         }
         self.reserve(if learned == 0 { CONTEXT_BYTES } else { learned.min(CONTEXT_BYTES) })
     }

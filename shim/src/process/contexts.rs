@@ -121,8 +121,14 @@ impl Contexts {
     }
 
     /// The number of the calling thread's current context. With one context in the process: no look-up.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn current(&self) -> u8 {
+        self.current_hot()
+    }
+
+    /// [`Contexts::current`], inlined.
+    #[inline(always)]
+    pub(crate) fn current_hot(&self) -> u8 {
         if self.live.load(Ordering::Acquire) == 1 {
             return self.sole.load(Ordering::Relaxed).to_le_bytes()[0];
         }

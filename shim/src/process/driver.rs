@@ -280,11 +280,11 @@ pub(crate) fn nvml_init() -> Result<(), u32> {
 }
 
 /// NVML's handle of the device with this NUL-terminated UUID.
-pub(crate) fn nvml_device(uuid: &core::ffi::CStr) -> Result<nvmlDevice_t, u32> {
+pub(crate) fn nvml_device(uuid: &[u8; 96]) -> Result<nvmlDevice_t, u32> {
     let mut device = null_mut();
     let call = real::nvmlDeviceGetHandleByUUID.find();
     // SAFETY: a C string, and one handle to fill.
-    answered(call.map(|call| unsafe { call(uuid.as_ptr(), &raw mut device) }))?;
+    answered(call.map(|call| unsafe { call(uuid.as_ptr().cast(), &raw mut device) }))?;
     Ok(device)
 }
 

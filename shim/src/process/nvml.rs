@@ -5,7 +5,6 @@
 //! (NVML's initialisation; measured, driver 580), a later one 20–40 µs, so it is asked only when an allocation comes
 //! near the quota.
 
-use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
@@ -29,13 +28,28 @@ pub(crate) type Answer<T> = Result<T, u32>;
 /// The name that NVML has for a device, NUL-terminated: `kind` is `GPU` or `MIG`. (`core::fmt` would be 3 KiB of code.)
 fn name_of(gpu: GpuId, kind: &[u8]) -> [u8; UUID_CHARS] {
     let mut name = [0; UUID_CHARS];
-    let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
-    let hex = gpu.uuid().into_iter().enumerate().flat_map(|(index, byte)| {
-        let dash = matches!(index, 0 | 4 | 6 | 8 | 10).then_some(b'-');
-        dash.into_iter().chain([digit(byte >> 4), digit(byte)])
-    });
-    name.iter_mut().zip(kind.iter().copied().chain(hex)).for_each(|(to, from)| *to = from);
+    let mut places = name.iter_mut();
+    let mut put = |byte: u8| places.by_ref().take(1).for_each(|place| *place = byte);
+    kind.iter().for_each(|byte| put(*byte));
+    for (index, byte) in gpu.uuid().into_iter().enumerate() {
+        if matches!(index, 0 | 4 | 6 | 8 | 10) {
+            put(b'-');
+        }
+        for nibble in [byte >> 4, byte & 15] {
+            put(b"0123456789abcdef"[usize::from(nibble % 16)]);
+        }
+    }
     name
+}
+
+/// Room for the processes on a GPU.
+pub(crate) struct Room([MaybeUninit<nvmlProcessInfo_t>; PROCESSES]);
+
+impl Room {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Room([const { MaybeUninit::uninit() }; PROCESSES])
+    }
 }
 
 /// NVML as one device's state knows it: opened once, the handle kept.
@@ -47,25 +61,19 @@ pub(crate) struct Nvml {
 impl Nvml {
     /// Bytes that this process takes from `gpu`. `Ok(None)`: NVML does not list the process, so it has no context there.
     pub(crate) fn own_bytes(&self, gpu: GpuId) -> Answer<Option<u64>> {
-        let me = sys::process_id();
-        self.with_processes(gpu, |shown| {
-            let mine = shown.iter().find(|info| info.pid == me).map(|info| info.usedGpuMemory);
-            // All ones is NVML's "not available" (WDDM, some vGPUs).
-            mine.filter(|bytes| *bytes != u64::MAX)
-        })
+        let (me, mut room) = (sys::process_id(), Room::new());
+        let shown = self.processes(gpu, &mut room)?;
+        let mine = shown.iter().find(|info| info.pid == me).map(|info| info.usedGpuMemory);
+        // All ones is NVML's "not available" (WDDM, some vGPUs).
+        Ok(mine.filter(|bytes| *bytes != u64::MAX))
     }
 
-    /// Runs `act` with the processes that NVML shows on `gpu`: those of this process's PID namespace.
-    pub(crate) fn with_processes<T>(
-        &self,
-        gpu: GpuId,
-        act: impl FnOnce(&[nvmlProcessInfo_t]) -> T,
-    ) -> Answer<T> {
-        let device = self.device(gpu)?;
-        let mut infos = [const { MaybeUninit::<nvmlProcessInfo_t>::uninit() }; PROCESSES];
-        let count = driver::nvml_processes(device, &mut infos)?.min(PROCESSES);
+    /// The processes that NVML shows on `gpu`: those of this process's PID namespace.
+    #[inline(never)]
+    pub(crate) fn processes<'a>(&self, gpu: GpuId, room: &'a mut Room) -> Answer<&'a [nvmlProcessInfo_t]> {
+        let count = driver::nvml_processes(self.device(gpu)?, &mut room.0)?.min(PROCESSES);
         // SAFETY: NVML has written the first `count` of them.
-        Ok(act(unsafe { core::slice::from_raw_parts(infos.as_ptr().cast(), count) }))
+        Ok(unsafe { core::slice::from_raw_parts(room.0.as_ptr().cast(), count) })
     }
 
     fn device(&self, gpu: GpuId) -> Answer<nvmlDevice_t> {
@@ -77,10 +85,7 @@ impl Nvml {
             open_library();
             driver::nvml_init().inspect_err(|_| self.opened.store(0, Ordering::Relaxed))?;
         }
-        let named = |kind| {
-            let name = name_of(gpu, kind);
-            driver::nvml_device(CStr::from_bytes_until_nul(&name).map_err(|_| driver::NO_LIBRARY)?)
-        };
+        let named = |kind| driver::nvml_device(&name_of(gpu, kind));
         // To CUDA a MIG instance is a device; NVML wants to know which of the two it is.
         let device = named(b"GPU").or_else(|_| named(b"MIG"))?;
         self.device.store(device, Ordering::Release);

@@ -69,6 +69,8 @@ struct Setup {
     options: Vec<String>,
     /// The part of `config.json` with the tenant's hook.
     hooks: Option<String>,
+    /// Whose the root is on this machine.
+    owner: u32,
     /// A root file system; without it a folder with this machine's `/usr`.
     root: Option<PathBuf>,
 }
@@ -137,6 +139,14 @@ impl<'a> Container<'a> {
     /// With further options of `podman run`.
     pub(crate) fn with_options<'o>(mut self, options: impl Iterator<Item = &'o str>) -> Self {
         self.setup.options.extend(options.map(str::to_owned));
+        self
+    }
+
+    /// With a user namespace, whose root is this user of the machine's.
+    pub(crate) fn mapped_to(mut self, first: u32) -> Self {
+        self.setup.owner = first;
+        let maps = ["uid", "gid"].map(|kind| format!("--{kind}map=0:{first}:65536"));
+        self.setup.options.extend(maps);
         self
     }
 
@@ -306,5 +316,12 @@ fn lay_root(root: &Path, setup: &Setup) {
     }
     if setup.root.is_none() {
         let _ = fs::copy("/etc/ld.so.cache", root.join("etc/ld.so.cache"));
+    }
+    if setup.owner != 0 {
+        // As images are: the runtime makes mount points in it as root of the container.
+        let owner = format!("{0}:{0}", setup.owner);
+        let owned =
+            Command::new("chown").args(["--recursive", "--no-dereference", &owner]).arg(root).status();
+        assert!(owned.expect("coreutils").success(), "cannot give {} away", root.display());
     }
 }

@@ -11,7 +11,7 @@ use cuota_tests::console::Console;
 use cuota_tests::machine::{GIB, MIB};
 
 use crate::RUNTIMES;
-use crate::runtime::Runtime;
+use crate::runtime::{Container, Runtime};
 use crate::site::Site;
 
 /// The pieces that a tenant fills its quota with.
@@ -179,7 +179,7 @@ fn runtime_that_cannot_mount_the_view_makes_no_container() {
     }
     let site = Site::new();
     let tenant = site.tenant(Runtime::Runc, "alice", &["--memory", "2GiB"]);
-    let container = crate::runtime::Container::new(&site, Runtime::Runc, &tenant);
+    let container = Container::new(&site, Runtime::Runc, &tenant);
     site.cuota_ok(&[
         "inject",
         "--hook",
@@ -192,4 +192,18 @@ fn runtime_that_cannot_mount_the_view_makes_no_container() {
     let output = container.run(0, &["true"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("is not set up for containers"), "{said}");
+}
+
+/// Root of the container is nobody on the machine.
+#[test]
+fn container_with_a_user_namespace_is_held_too() {
+    if !Runtime::Podman.is_there() {
+        return;
+    }
+    let site = Site::new();
+    let tenant = site.tenant(Runtime::Podman, "alice", &["--memory", "2GiB"]);
+    let container = Container::new(&site, Runtime::Podman, &tenant).mapped_to(100_000);
+    let mut console = container.start(0, &["/guest/console"]);
+    console.use_primary_context();
+    assert_is_the_rest_of(2 * GIB, fill(&mut console), &site, &tenant);
 }

@@ -57,7 +57,8 @@ pub(crate) fn doctor(home: &Home, asked: &Doctor) -> u8 {
             checks.extend(gpu_checks);
             checks.extend(mps::look());
             if let Ok(library) = &library {
-                let proof = Proof { home, asked, library, sim: sim.as_deref(), gpus: &gpus };
+                let is_preloaded = system.preloaded.is_some();
+                let proof = Proof { home, asked, library, sim: sim.as_deref(), gpus: &gpus, is_preloaded };
                 let (told, proof_checks) = proof.make(&mut protection);
                 facts = told;
                 checks.extend(proof_checks);
@@ -150,6 +151,8 @@ struct Proof<'a> {
     library: &'a Path,
     sim: Option<&'a Path>,
     gpus: &'a [Gpu],
+    /// Whether the library is in every program, and so in this one.
+    is_preloaded: bool,
 }
 
 impl Proof<'_> {
@@ -179,7 +182,10 @@ impl Proof<'_> {
             }
         }
         let free_bytes = gpu.and_then(|gpu| gpu.free_bytes);
-        let mut checks = verdict::judge(&facts, &Circumstances { quota_bytes, free_bytes });
+        let mut checks = verdict::judge(
+            &facts,
+            &Circumstances { quota_bytes, free_bytes, sees_the_quota_only: self.is_preloaded },
+        );
         checks.extend(trouble.map(|text| {
             Check::not_ok(Mark::Problem, "proof", "probe", text, "see whether `cuota run -- true` works")
         }));

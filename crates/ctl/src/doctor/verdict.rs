@@ -24,6 +24,8 @@ pub(crate) struct Circumstances {
     pub(crate) quota_bytes: u64,
     /// What the device had free, bytes; where it is too little, a refusal proves nothing.
     pub(crate) free_bytes: Option<u64>,
+    /// Whether the library is in this command, too, which then sees a GPU of the size of the quota.
+    pub(crate) sees_the_quota_only: bool,
 }
 
 fn problem(id: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Check {
@@ -224,19 +226,25 @@ fn refusal(granted: u64, refused: Option<u32>, at: &Circumstances) -> Check {
                 show_bytes(at.free_bytes.unwrap_or(0).saturating_sub(granted))
             ),
         ),
-        Some(false) => no_room("the GPU itself is nearly full, so a refusal proves nothing"),
-        None => no_room("more is refused; NVML does not say whether the GPU had room"),
+        _ if at.sees_the_quota_only => no_room(
+            "more is refused; this command is under the library, too, and cannot see whether the GPU had room",
+            at,
+        ),
+        Some(false) => no_room("the GPU itself is nearly full, so a refusal proves nothing", at),
+        None => no_room("more is refused; NVML does not say whether the GPU had room", at),
     }
 }
 
-fn no_room(found: &str) -> Check {
-    Check::not_ok(
-        Mark::Unknown,
-        SECTION,
-        "refused",
-        found,
-        "run `cuota doctor` again when the GPU has more free memory",
-    )
+fn no_room(found: &str, at: &Circumstances) -> Check {
+    Check::not_ok(Mark::Unknown, SECTION, "refused", found, when_there_is_room(at))
+}
+
+/// What to do to see that it was the quota that refused.
+fn when_there_is_room(at: &Circumstances) -> &'static str {
+    match at.sees_the_quota_only {
+        true => "run `cuota doctor` outside of the container, or compare with what `nvidia-smi` shows there",
+        false => "the GPU may have refused it itself: run `cuota doctor` again when it has more free memory",
+    }
 }
 
 fn given_back(again: u32) -> Check {
@@ -290,13 +298,7 @@ fn ways_to_ask(rows: &[Ask], at: &Circumstances) -> Check {
         );
     }
     if has_room(at) != Some(true) {
-        return Check::not_ok(
-            Mark::Unknown,
-            SECTION,
-            "every_way",
-            text,
-            "the GPU may have refused it itself; run again when more is free",
-        );
+        return Check::not_ok(Mark::Unknown, SECTION, "every_way", text, when_there_is_room(at));
     }
     Check::ok(SECTION, "every_way", text)
 }
@@ -343,7 +345,8 @@ mod tests {
     use super::*;
 
     const GIB: u64 = 1 << 30;
-    const AT: Circumstances = Circumstances { quota_bytes: GIB, free_bytes: Some(80 * GIB) };
+    const AT: Circumstances =
+        Circumstances { quota_bytes: GIB, free_bytes: Some(80 * GIB), sees_the_quota_only: false };
 
     fn ask(status: u32) -> Ask {
         Ask { call: "cuMemAlloc".into(), asked_bytes: GIB, status }
@@ -387,6 +390,12 @@ mod tests {
         assert_eq!(refusal(GIB / 2, Some(2), &AT).mark, Mark::Ok);
         let full = Circumstances { free_bytes: Some(GIB), ..AT };
         assert_eq!(refusal(GIB / 2, Some(2), &full).mark, Mark::Unknown);
+        let inside = refusal(GIB / 2, Some(2), &Circumstances { sees_the_quota_only: true, ..full });
+        assert!(
+            inside.mark == Mark::Unknown && inside.found.contains("under the library"),
+            "{}",
+            inside.found
+        );
         assert_eq!(refusal(2 * GIB, Some(2), &AT).mark, Mark::Problem);
         assert_eq!(refusal(GIB / 2, None, &AT).mark, Mark::Problem);
     }

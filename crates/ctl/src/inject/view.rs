@@ -5,6 +5,7 @@
 //! further names of the real ones; the two are mounted once more, writable. Everything lies below `/dev`, which is a mount of
 //! the container's own: root in the container cannot rename a mount point, nor a folder above it.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -51,8 +52,13 @@ impl<'a> View<'a> {
     }
 
     /// The tenant's files, below the directory and below the view alike.
-    fn tenant_files(&self) -> [PathBuf; 2] {
-        ["", ".live"].map(|end| Path::new("tenant").join(format!("{}.v1{end}", self.tenant)))
+    fn tenant_files(&self) -> Vec<PathBuf> {
+        let files = [self.home.files().tenant(&self.tenant), self.home.files().live(&self.tenant)];
+        let below = |path: &cuota_region::path::Path| {
+            let path = Path::new(OsStr::from_bytes(path.as_bytes()));
+            path.strip_prefix(self.home.path()).ok().map(Path::to_owned)
+        };
+        files.iter().flatten().filter_map(below).collect()
     }
 
     /// The files by which the tenants of a GPU take turns, one a GPU: all that there are. A container can make none, so that
@@ -60,8 +66,8 @@ impl<'a> View<'a> {
     fn arena_files(&self) -> Vec<PathBuf> {
         let files = fs::read_dir(self.home.path().join("arena")).into_iter().flatten().flatten();
         let is_arena = |name: &str| {
-            name.strip_suffix(".v1")
-                .is_some_and(|gpu| gpu.len() == 32 && gpu.bytes().all(|b| b.is_ascii_hexdigit()))
+            name.split_once(".v")
+                .is_some_and(|(gpu, _)| gpu.len() == 32 && gpu.bytes().all(|b| b.is_ascii_hexdigit()))
         };
         let names =
             files.filter_map(|file| file.file_name().into_string().ok()).filter(|name| is_arena(name));
@@ -121,13 +127,13 @@ impl<'a> View<'a> {
             let made = made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(mode)));
             made.with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        let policy = PathBuf::from("policy.v1");
-        for file in std::iter::once(policy).chain(self.writable_files()) {
+        let policy = self.home.policy_path().file_name().map(PathBuf::from);
+        for file in policy.into_iter().chain(self.writable_files()) {
             let (real, name) = (self.home.path().join(&file), view.join(&file));
             second_name(&real, &name)
                 .with_context(|| format!("cannot link {} to {}", name.display(), real.display()))?;
         }
-        let assigned = Path::new(std::ffi::OsStr::from_bytes(ASSIGNED_TENANT.to_bytes())).file_name();
+        let assigned = Path::new(OsStr::from_bytes(ASSIGNED_TENANT.to_bytes())).file_name();
         file::write(&view.join(assigned.unwrap_or_default()), self.tenant.as_bytes(), 0o444)?;
         let line = format!("{}\n", library_in_container().display());
         file::write(&view.join("ld.so.preload"), line.as_bytes(), 0o644)?;

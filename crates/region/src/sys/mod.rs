@@ -16,6 +16,8 @@ use core::ffi::CStr;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
 
+use crate::path::{self, Path};
+
 /// An error number of the kernel (`ENOENT`, `EACCES`, …).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Errno(pub i32);
@@ -352,18 +354,11 @@ pub fn process_id() -> u32 {
 /// and only its parent has not noticed.
 #[must_use]
 pub fn start_of(pid: u32) -> Option<u64> {
-    let mut path = [0_u8; 24];
-    path[..6].copy_from_slice(b"/proc/");
-    let digits = pid.checked_ilog10()? as usize + 1;
-    let mut rest = pid;
-    for place in path[6..6 + digits].iter_mut().rev() {
-        *place = b'0' + (rest % 10).to_le_bytes()[0];
-        rest /= 10;
-    }
-    path[6 + digits..11 + digits].copy_from_slice(b"/stat");
+    let digits = path::decimal(u64::from(pid));
+    let first = digits.iter().position(|digit| *digit != b'0')?;
+    let path = Path::of(&[b"/proc/", digits.get(first..)?, b"/stat"]).ok()?;
     let mut stat = [0; 512];
-    let length =
-        read(&open(CStr::from_bytes_until_nul(&path).ok()?, libc::O_RDONLY, 0).ok()?, &mut stat).ok()?;
+    let length = read(&open(path.as_c_str(), libc::O_RDONLY, 0).ok()?, &mut stat).ok()?;
     // The name, in brackets, can hold anything. After it: the state, then the 20th field (proc(5)).
     let stat = stat.get(..length)?;
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;

@@ -536,6 +536,7 @@ calls! {
     Nvml {
         nvmlInit_v2: PFN_nvmlInit_v2;
         nvmlDeviceGetHandleByUUID: PFN_nvmlDeviceGetHandleByUUID;
+        nvmlDeviceGetHandleByIndex_v2: PFN_nvmlDeviceGetHandleByIndex_v2;
         nvmlDeviceGetUUID: PFN_nvmlDeviceGetUUID;
     }
 }

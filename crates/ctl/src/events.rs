@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use cuota_region::event::{Entry, Event, Why};
+use cuota_region::event::{Entry, Event, Problem, Why};
+use cuota_region::hami::variables;
 use cuota_region::name::TenantName;
 use cuota_region::sys;
 use cuota_region::tenant::Tenant;
@@ -45,7 +46,72 @@ enum What {
     Rejoined { booked_bytes: u64 },
     NoProcessMemory { nvml_error: u32 },
     NotGranted { why: Reason },
+    Setting { variable: String, problem: Trouble, error: u32 },
     Unknown { number_of_kind: u32 },
+}
+
+/// Why a variable of another system's is not followed.
+#[derive(Serialize, Debug, PartialEq, Eq, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+enum Trouble {
+    Unreadable,
+    NotSupported,
+    BadFile,
+    Overruled,
+}
+
+impl From<Problem> for Trouble {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::Unreadable => Trouble::Unreadable,
+            Problem::NotSupported => Trouble::NotSupported,
+            Problem::BadFile => Trouble::BadFile,
+            Problem::Overruled => Trouble::Overruled,
+        }
+    }
+}
+
+impl Trouble {
+    /// What is so, and what to do.
+    fn text(self, variable: &str, error: u32) -> String {
+        match self {
+            Trouble::Unreadable if variable.contains("MEMORY_LIMIT") => format!(
+                "{variable} cannot be read, so no memory is granted where it counts: write a number of bytes, or with k, m, g or t \
+                 (8192m, 8g), or a share (50%)"
+            ),
+            Trouble::Unreadable if variable.contains("SM_LIMIT") => {
+                format!("{variable} cannot be read and limits nothing: write per cent from 0 to 100")
+            }
+            Trouble::Unreadable => {
+                format!(
+                    "{variable} cannot be read: what counts without it counts. docs/hami.md says what it can be"
+                )
+            }
+            Trouble::NotSupported => {
+                format!(
+                    "{variable} is not followed: what it asks for is not done here, or must not be. docs/hami.md says why"
+                )
+            }
+            Trouble::BadFile => {
+                let why = match error {
+                    0 => "it is not HAMi's, or too short, or its directory cannot be written".to_owned(),
+                    number if number < 4096 => format!("system error {number}"),
+                    version => format!(
+                        "it has layout version {}.{}, this build knows 1.2",
+                        version >> 16,
+                        version & 0xffff
+                    ),
+                };
+                format!(
+                    "the file that {variable} names cannot be used ({why}): the limits of the variables count, HAMi's monitor does not \
+                     see this process. Remove the file, and start the container again"
+                )
+            }
+            Trouble::Overruled => {
+                format!("{variable} does not count: there is a policy of cuota's, and it does")
+            }
+        }
+    }
 }
 
 /// Why something was refused that may have fitted the quota.
@@ -104,6 +170,10 @@ impl From<Event> for What {
             Event::Rejoined { booked } => What::Rejoined { booked_bytes: booked },
             Event::NoProcessMemory { error } => What::NoProcessMemory { nvml_error: error },
             Event::NotGranted { why } => What::NotGranted { why: why.into() },
+            Event::Setting { variable, problem, error } => {
+                let name = variables::name(variable as usize).unwrap_or("a variable");
+                What::Setting { variable: name.to_owned(), problem: problem.into(), error }
+            }
             Event::Unknown { what } => What::Unknown { number_of_kind: what },
         }
     }
@@ -131,6 +201,7 @@ impl What {
                 "NVML does not say what the process takes (error {nvml_error}): contexts and code are an estimate"
             ),
             What::NotGranted { why } => why.text().to_owned(),
+            What::Setting { variable, problem, error } => problem.text(variable, *error),
             What::Unknown { number_of_kind } => {
                 format!("an event of another version of cuota (number {number_of_kind})")
             }

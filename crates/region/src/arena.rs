@@ -121,10 +121,6 @@ impl Arena {
         let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT, mode)?;
         let need = KIND.bytes as u64;
         if sys::file_info(&fd)?.bytes < need {
-            // Beyond the process's limit on file sizes the kernel would not only refuse, but send SIGXFSZ.
-            if sys::most_file_bytes() < need {
-                return Err(Unusable::System(sys::Errno(libc::EFBIG)));
-            }
             sys::set_length(&fd, KIND.bytes)?;
         }
         let info = sys::file_info(&fd)?;

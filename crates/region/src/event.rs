@@ -24,7 +24,9 @@ pub(crate) struct Record {
     time_ns: AtomicU64,
     /// 1 refused (a asked, b booked, c quota), 2 grew inside a call (a), 3 a dead process's books closed (a pid,
     /// b booked), 4 rejoined (a booked), 5 NVML could not be asked (a its error), 6 not granted for another reason than its size
-    /// (a: 1 another tenant's pool, 2 a full table, 3 a library that was ended, 4 of unknown size). Amounts in bytes.
+    /// (a: 1 another tenant's pool, 2 a full table, 3 a library that was ended, 4 of unknown size), 7 a variable of HAMi's or
+    /// FCSP's is not followed (a: which, b: 1 unreadable, 2 not supported, 3 its file cannot be used, 4 overruled by a policy,
+    /// c: of 3 the error). Amounts in bytes.
     what: AtomicU32,
     /// The process that it happened to, in its own PID namespace.
     pid: AtomicU32,
@@ -73,6 +75,27 @@ impl Why {
     }
 }
 
+/// Why a variable of another system's is not followed. The numbers are part of the layout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Problem {
+    /// Its value cannot be read.
+    Unreadable = 1,
+    /// There is nothing here that it could mean.
+    NotSupported = 2,
+    /// The file that it names cannot be used.
+    BadFile = 3,
+    /// The operator's policy counts.
+    Overruled = 4,
+}
+
+impl Problem {
+    fn from_number(number: u64) -> Option<Self> {
+        [Problem::Unreadable, Problem::NotSupported, Problem::BadFile, Problem::Overruled]
+            .into_iter()
+            .find(|problem| *problem as u64 == number)
+    }
+}
+
 /// What happened. The numbers are part of the layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -112,6 +135,15 @@ pub enum Event {
         /// That reason.
         why: Why,
     },
+    /// A variable of another system's is not followed.
+    Setting {
+        /// Its number, by `hami::variables::name`.
+        variable: u32,
+        /// Why.
+        problem: Problem,
+        /// The number of the error, where it has one: the kernel's, or a version.
+        error: u32,
+    },
     /// An event of another version.
     Unknown {
         /// Its number.
@@ -128,6 +160,9 @@ impl Event {
             Event::Rejoined { booked } => (4, [booked, 0, 0]),
             Event::NoProcessMemory { error } => (5, [u64::from(error), 0, 0]),
             Event::NotGranted { why } => (6, [why as u64, 0, 0]),
+            Event::Setting { variable, problem, error } => {
+                (7, [u64::from(variable), problem as u64, u64::from(error)])
+            }
             Event::Unknown { what } => (what, [0; 3]),
         }
     }
@@ -141,6 +176,11 @@ impl Event {
             4 => Event::Rejoined { booked: a },
             5 => Event::NoProcessMemory { error: small(a) },
             6 => Why::from_number(a).map_or(Event::Unknown { what }, |why| Event::NotGranted { why }),
+            7 => Problem::from_number(b).map_or(Event::Unknown { what }, |problem| Event::Setting {
+                variable: small(a),
+                problem,
+                error: small(c),
+            }),
             what => Event::Unknown { what },
         }
     }
@@ -223,6 +263,12 @@ mod tests {
             let (what, words) = Event::NotGranted { why }.to_words();
             assert_eq!(Event::from_words(what, words), Event::NotGranted { why });
         }
+        for problem in [Problem::Unreadable, Problem::NotSupported, Problem::BadFile, Problem::Overruled] {
+            let event = Event::Setting { variable: 3, problem, error: 28 };
+            let (what, words) = event.to_words();
+            assert_eq!(Event::from_words(what, words), event);
+        }
+        assert_eq!(Event::from_words(7, [0, 99, 0]), Event::Unknown { what: 7 });
         assert_eq!(Event::from_words(6, [99, 0, 0]), Event::Unknown { what: 6 });
     }
 

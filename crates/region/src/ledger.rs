@@ -318,6 +318,12 @@ impl Books {
         read(self.own()).1
     }
 
+    /// What this process has booked, bytes, and what of it is overhead.
+    #[must_use]
+    pub fn own_booked(&self) -> (u64, u64) {
+        (read(self.own()).0, self.own().overhead.load(Ordering::Relaxed))
+    }
+
     /// Whether what the tenant holds for certain is within a quota in bytes.
     #[must_use]
     pub fn is_within(&self, quota: u64) -> bool {

@@ -6,6 +6,7 @@
 //! | `tenant/NAME.v1` ([`tenant`]) | the tenant's processes | what each process has booked ([`ledger`]) and shares ([`share`]), and events |
 //! | `tenant/NAME.v1.live` ([`member`]) | nobody | one record lock a process: the kernel drops it at death |
 //! | `arena/GPU.v1` ([`arena`], [`seat`]) | all tenants of the GPU | whose turn it is |
+//! | a file of another system's ([`hami`]) | a container's processes and its monitor | limits, and what HAMi's monitor shows |
 //!
 //! Every field is an atomic in a 64-byte slot. There is no mutex, semaphore or seqlock: a process that is killed
 //! between any two instructions leaves nothing that the next one must repair. Every reader treats the files as hostile
@@ -20,6 +21,8 @@ pub mod abi;
 pub mod arena;
 pub mod death;
 pub mod event;
+#[cfg(not(loom))]
+pub mod hami;
 pub mod header;
 pub mod ledger;
 #[cfg_attr(loom, path = "model/live.rs")]

@@ -116,6 +116,12 @@ impl Member {
         self.tenant
     }
 
+    /// The number of the place.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        self.place
+    }
+
     /// What each process of the tenant has booked on `gpu`: those of this process's PID namespace, whose ids mean something here.
     pub fn neighbours(&'static self, gpu: GpuIndex) -> impl Iterator<Item = ProcessUsage> {
         let place = self.tenant.0.places.get(self.place);

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 
 use crate::header::Unusable;
 use crate::name::{GpuId, TenantName};
+use crate::sys::{self, Fd};
 
 const PATH_BYTES: usize = 512;
 
@@ -62,7 +63,10 @@ pub(crate) fn decimal(number: u64) -> [u8; 20] {
 
 /// The directory that holds the files.
 #[derive(Clone, Copy)]
-pub struct Directory(Path);
+pub struct Directory {
+    path: Path,
+    mode: u32,
+}
 
 impl Directory {
     /// The directory at `path`.
@@ -70,12 +74,35 @@ impl Directory {
     /// # Errors
     /// [`Unusable::PathTooLong`].
     pub fn at(path: &[u8]) -> Result<Self, Unusable> {
-        Path::of(&[path]).map(Directory)
+        Path::of(&[path]).map(|path| Directory { path, mode: 0o600 })
+    }
+
+    /// The directory at `path`, with files that every user may write: in a container, whose users are one tenant.
+    #[must_use]
+    pub fn of_everybody(path: Path) -> Self {
+        Directory { path, mode: 0o666 }
+    }
+
+    /// Makes the directory, and that of the tenants' files in it, with all rights for everybody; what is there stays as it is.
+    ///
+    /// # Errors
+    /// [`Unusable::PathTooLong`], and why one cannot be made.
+    pub fn make(&self) -> Result<(), Unusable> {
+        sys::make_directory(self.path.as_c_str(), 0o777)?;
+        Ok(sys::make_directory(self.file(&[b"/tenant"])?.as_c_str(), 0o777)?)
+    }
+
+    /// Gives a file that was made here the mode that files have here, whatever the process's umask.
+    ///
+    /// # Errors
+    /// What `fchmod(2)` returns.
+    pub(crate) fn admit(&self, file: &Fd) -> sys::Result<()> {
+        if self.mode == 0o600 { Ok(()) } else { sys::set_mode(file, self.mode) }
     }
 
     fn file(&self, parts: &[&[u8]]) -> Result<Path, Unusable> {
         let mut all: [&[u8]; 6] = [b""; 6];
-        all[0] = self.0.as_bytes();
+        all[0] = self.path.as_bytes();
         all.iter_mut().skip(1).zip(parts).for_each(|(to, from)| *to = from);
         Path::of(&all)
     }

@@ -217,32 +217,38 @@ pub enum Found {
     Unsettled,
 }
 
+/// A tenant's name and a GPU's UUID.
+type Whose = ([u64; 4], [u64; 2]);
+
 impl Entry {
     fn is_present(&self) -> bool {
         self.key.select.load(Ordering::Acquire) & PRESENT != 0
     }
 
-    fn is_for(&self, tenant: &TenantName, gpu: GpuId) -> bool {
-        self.is_present() && load(&self.key.tenant) == tenant.words() && load(&self.key.gpu) == gpu.words()
+    /// Whose limits the entry holds, as words.
+    fn whose(&self) -> Whose {
+        (load(&self.key.tenant), load(&self.key.gpu))
+    }
+
+    fn is_for(&self, whose: &Whose) -> bool {
+        self.is_present() && self.whose() == *whose
     }
 
     /// The entry's key and limits of one moment. `Ok(None)`: no entry here.
-    fn read(&self) -> Result<Option<Row>, ()> {
+    fn read(&self) -> Result<Option<(Whose, Limits)>, ()> {
         for _ in 0..READ_TRIES {
             let before = self.key.select.load(Ordering::Acquire);
             if before & PRESENT == 0 {
                 return Ok(None);
             }
-            let (tenant, gpu) = (load(&self.key.tenant), load(&self.key.gpu));
+            let whose = self.whose();
             let copy = if before & 1 == 0 { &self.copies[0] } else { &self.copies[1] };
             let limits = copy.read();
             // The loads above are done before the word is read again: Boehm, "Can seqlocks get along with
             // programming language memory models?", MSPC 2012.
             fence(Ordering::Acquire);
             if self.key.select.load(Ordering::Relaxed) == before {
-                // A name that does not parse is rubbish in a file that only the operator writes: no entry.
-                let row = |tenant| Row { tenant, gpu: GpuId::from_words(gpu), limits };
-                return Ok(TenantName::from_words(tenant).map(row));
+                return Ok(Some((whose, limits)));
             }
         }
         Err(())
@@ -306,11 +312,10 @@ impl Policy {
             (&TenantName::DEFAULT, gpu),
             (&TenantName::DEFAULT, GpuId::ANY),
         ] {
-            for entry in self.0.entries.iter().filter(|entry| entry.is_for(tenant, gpu)) {
+            let whose = (tenant.words(), gpu.words());
+            for entry in self.0.entries.iter().filter(|entry| entry.is_for(&whose)) {
                 match entry.read() {
-                    Ok(Some(row)) if row.tenant == *tenant && row.gpu == gpu => {
-                        return Found::Limits(row.limits);
-                    }
+                    Ok(Some((read, limits))) if read == whose => return Found::Limits(limits),
                     Ok(_) => {} // Reused for another tenant meanwhile.
                     Err(()) => return Found::Unsettled,
                 }
@@ -321,7 +326,11 @@ impl Policy {
 
     /// All entries, each as of one moment; one that never settles is left out.
     pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
-        self.0.entries.iter().filter_map(|entry| entry.read().ok().flatten())
+        self.0.entries.iter().filter_map(|entry| {
+            let ((tenant, gpu), limits) = entry.read().ok().flatten()?;
+            // A name that does not parse is rubbish in a file that only the operator writes: no entry.
+            Some(Row { tenant: TenantName::from_words(tenant)?, gpu: GpuId::from_words(gpu), limits })
+        })
     }
 }
 
@@ -356,7 +365,18 @@ impl PolicyWriter {
         self.0
     }
 
-    fn changed(&self) {
+    /// A policy without entries, in memory of this process's own: for limits that stand elsewhere and whose changes it tells.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn of_own() -> Result<Self, Unusable> {
+        let file: NonNull<File> = sys::map(Mapping::Private, KIND.bytes)?.cast();
+        // SAFETY: as in `Policy::map`.
+        Ok(PolicyWriter(Policy(unsafe { file.as_ref() })))
+    }
+
+    /// Tells those who read the policy, or wait on it, that something has changed.
+    pub fn changed(&self) {
         let epoch = &self.0.0.header.epoch;
         epoch.fetch_add(1, Ordering::Release);
         sys::wake_all(epoch);
@@ -368,11 +388,12 @@ impl PolicyWriter {
     /// [`NoRoom`], and nothing is changed.
     pub fn set(&self, tenant: &TenantName, gpu: GpuId, limits: Limits) -> Result<(), NoRoom> {
         let entries = &self.0.0.entries;
-        let own = entries.iter().find(|entry| entry.is_for(tenant, gpu));
+        let whose = (tenant.words(), gpu.words());
+        let own = entries.iter().find(|entry| entry.is_for(&whose));
         let entry = own.or_else(|| entries.iter().find(|entry| !entry.is_present())).ok_or(NoRoom)?;
         if own.is_none() {
-            store(&entry.key.tenant, tenant.words());
-            store(&entry.key.gpu, gpu.words());
+            store(&entry.key.tenant, whose.0);
+            store(&entry.key.gpu, whose.1);
         }
         entry.write(limits);
         self.changed();
@@ -381,7 +402,8 @@ impl PolicyWriter {
 
     /// Removes the entry of `tenant` on `gpu`; `false` where there was none.
     pub fn remove(&self, tenant: &TenantName, gpu: GpuId) -> bool {
-        let Some(entry) = self.0.0.entries.iter().find(|entry| entry.is_for(tenant, gpu)) else {
+        let whose = (tenant.words(), gpu.words());
+        let Some(entry) = self.0.0.entries.iter().find(|entry| entry.is_for(&whose)) else {
             return false;
         };
         let select = entry.key.select.load(Ordering::Relaxed);

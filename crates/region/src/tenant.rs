@@ -335,7 +335,7 @@ impl Tenant {
         let draft = directory.tenant_draft(name, tag)?;
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         let fd = sys::open(draft.as_c_str(), flags, 0o600)?;
-        let made = Tenant::lay_out(&fd, name);
+        let made = directory.admit(&fd).map_err(Unusable::from).and_then(|()| Tenant::lay_out(&fd, name));
         let linked = made.and_then(|()| sys::link(draft.as_c_str(), path.as_c_str()).map_err(Unusable::from));
         let _ = sys::unlink(draft.as_c_str());
         match linked {
@@ -345,10 +345,6 @@ impl Tenant {
     }
 
     fn lay_out(fd: &Fd, name: &TenantName) -> Result<(), Unusable> {
-        // Beyond the process's limit on file sizes the kernel would not only refuse, but send SIGXFSZ.
-        if sys::most_file_bytes() < KIND.bytes as u64 {
-            return Err(Unusable::System(Errno(libc::EFBIG)));
-        }
         sys::set_length(fd, KIND.bytes)?;
         let memory = sys::map(Mapping::Shared(fd), KIND.bytes)?;
         {

@@ -11,7 +11,6 @@ use cuota_region::tenant::GpuIndex;
 
 use crate::interpose::call::Call;
 use crate::process::account::{self, Booking};
-use crate::process::settings::Settings;
 use crate::process::{self, Standing, nvml};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
@@ -109,7 +108,7 @@ pub(crate) unsafe extern "C" fn total_mem_v1(call: &Call) -> CUresult {
 fn limit_on(device: nvmlDevice_t) -> Option<(&'static Member, GpuIndex, MemoryLimit)> {
     let Standing::Managed(process) = process::standing() else { return None };
     let gpu = nvml::gpu_of(device)?;
-    let Found::Limits(limits) = process.policy().look_up(&Settings::get().tenant(), gpu) else { return None };
+    let Found::Limits(limits) = process.limits(gpu) else { return None };
     let member = process.member();
     (limits.memory != MemoryLimit::Unlimited).then_some((
         member,

@@ -14,7 +14,6 @@ use cuota_region::tenant::{GpuIndex, Meter};
 use super::Limiter;
 use super::stream::InFlight;
 use crate::process::nvml::Room;
-use crate::process::settings::Settings;
 use crate::process::{Process, driver};
 
 /// Entries of a GPU's cost table.
@@ -38,6 +37,8 @@ pub(super) struct Gpu {
     /// Whether work in flight is noted in the tenant's file.
     pub(super) in_flight: AtomicU32,
     concurrency: AtomicU64,
+    /// GPU time that this process has used, as far as it was counted, ns.
+    used_ns: AtomicU64,
     costs: [AtomicU64; COSTS],
 }
 
@@ -74,8 +75,14 @@ pub(super) struct Ground {
 }
 
 impl Limiter {
+    /// GPU time that this process has used on a device, as far as it was counted, ns.
+    pub(crate) fn used_ns(&self, ordinal: usize) -> u64 {
+        self.gpus.get(ordinal).map_or(0, |gpu| gpu.used_ns.load(Ordering::Relaxed))
+    }
+
     /// Reads the caps of all devices, where the policy has changed since.
     pub(super) fn follow_policy(&self, process: &'static Process) {
+        process.obey_monitor();
         let epoch = u64::from(process.policy().epoch()) + 1;
         if self.caps_epoch.load(Ordering::Acquire) != epoch {
             self.read_caps(process, epoch);
@@ -85,7 +92,7 @@ impl Limiter {
     #[cold]
     #[inline(never)]
     fn read_caps(&self, process: &'static Process, epoch: u64) {
-        let (tenant, member) = (Settings::get().tenant(), process.member());
+        let member = process.member();
         let (mut may_bind, mut epoch_read) = (false, epoch);
         // Before `cuInit` there is nothing to launch, and nothing to tell: whoever comes next reads them.
         let Some(devices) = driver::device_count() else { return };
@@ -95,8 +102,7 @@ impl Limiter {
             else {
                 continue;
             };
-            let found =
-                device.index(member, ordinal).map(|_| process.policy().look_up(&tenant, device.gpu()));
+            let found = device.index(member, ordinal).map(|_| process.limits(device.gpu()));
             match found {
                 Some(Found::Limits(limits)) => gpu.cap_ppm.store(limits.compute.ppm(), Ordering::Relaxed),
                 Some(Found::Nothing) => gpu.cap_ppm.store(Cap::FULL.ppm(), Ordering::Relaxed),
@@ -112,7 +118,9 @@ impl Limiter {
             self.close_all(process, Close::End);
         }
         self.caps_epoch.store(epoch_read, Ordering::Release);
-        self.free_epoch.store(if may_bind { 0 } else { epoch_read }, Ordering::Release);
+        // HAMi's monitor is told of every launch, and may ask for a pause.
+        let looks = may_bind || process.hami.is_on();
+        self.free_epoch.store(if looks { 0 } else { epoch_read }, Ordering::Release);
     }
 
     /// The GPU with this ordinal, if a cap binds there. One that had no place in the books when the caps were read is asked for again.
@@ -196,6 +204,7 @@ impl Ground {
 
     /// Adds to the tenant's GPU time.
     pub(super) fn note_used(&self, ns: u64) {
+        self.gpu.used_ns.fetch_add(ns, Ordering::Relaxed);
         self.meter.note_used(ns);
     }
 

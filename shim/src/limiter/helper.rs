@@ -224,6 +224,7 @@ impl Limiter {
                 }
             }
         }
+        process.tell_monitor(found != Found::Idle);
         found
     }
 

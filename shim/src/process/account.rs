@@ -160,7 +160,7 @@ impl Account {
     /// Reserves `bytes` where the quota is far. `None`: nothing is booked, and [`Account::reserve`] knows more.
     #[inline(always)]
     pub(crate) fn reserve_at_once(self, bytes: u64) -> Option<Reservation> {
-        let quota = self.device.quota(self.process());
+        let quota = self.device.known_quota(self.process())?;
         self.books_hot().reserve_at_once(bytes, quota, EXACT_WITHIN_BYTES)
     }
 
@@ -334,6 +334,7 @@ impl Account {
             self.device.held.fetch_add(taken, Ordering::Relaxed);
         }
         self.books().commit(reservation, taken);
+        self.show();
         taken <= reserved || self.fits_after_growth(taken - reserved)
     }
 
@@ -355,6 +356,9 @@ impl Account {
         if bytes != 0 {
             self.device.held.fetch_sub(bytes, Ordering::Relaxed);
             self.books().release(bytes);
+            if self.process().hami.is_on() {
+                self.show();
+            }
         }
     }
 
@@ -425,6 +429,14 @@ impl Account {
             self.ask_overhead();
             self.ask_overhead();
             self.device.overhead.load(Ordering::Relaxed) < before
+        }
+    }
+
+    /// Shows HAMi's monitor what is booked now.
+    #[inline(never)]
+    fn show(self) {
+        if self.process().hami.is_on() {
+            self.process().show_monitor(self.device, &self.books());
         }
     }
 
@@ -506,6 +518,7 @@ impl Account {
             Change::Grew(bytes) => {
                 self.device.held.fetch_add(bytes, Ordering::Relaxed);
                 self.books().book(bytes);
+                self.show();
                 false
             }
             Change::Shrank(bytes) => {
@@ -563,6 +576,7 @@ impl Account {
         let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.books().commit(reservation, bytes);
         self.books().note_overhead(overhead);
+        self.show();
         // The estimate is to be checked at the next opportunity, not only 100 ms after the last.
         self.device.asked_ns.store(0, Ordering::Relaxed);
     }
@@ -588,6 +602,7 @@ impl Account {
         let _ = self.device.overhead.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).map(|old| {
             self.books().release(old.min(bytes));
             self.note_lower_overhead(old.min(bytes));
+            self.show();
         });
     }
 
@@ -597,6 +612,7 @@ impl Account {
         let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.books().book(bytes);
         self.books().note_overhead(overhead);
+        self.show();
     }
 
     fn note_lower_overhead(self, bytes: u64) {
@@ -619,6 +635,7 @@ impl Account {
             self.books().release(old - new);
             self.note_lower_overhead(old - new);
         }
+        self.show();
     }
 
     /// Whether this process still fits after a call that no reservation covers and that took about `bytes`: NVML is asked, unless

@@ -139,27 +139,34 @@ impl Device {
     /// changed.
     #[inline(always)]
     pub(crate) fn quota(&self, process: &Process) -> u64 {
+        self.known_quota(process).unwrap_or_else(|| self.read_quota(process))
+    }
+
+    /// The same, unless it must be read again: after a change of the policy, and always where HAMi's monitor can change it.
+    #[inline(always)]
+    pub(super) fn known_quota(&self, process: &Process) -> Option<u64> {
         let epoch = u64::from(process.policy().epoch()) + 1;
-        if self.quota_epoch.load(Ordering::Acquire) == epoch {
-            return self.quota_bytes.load(Ordering::Relaxed);
-        }
-        self.read_quota(process, epoch)
+        (self.quota_epoch.load(Ordering::Acquire) == epoch).then(|| self.quota_bytes.load(Ordering::Relaxed))
     }
 
     #[cold]
-    fn read_quota(&self, process: &Process, epoch: u64) -> u64 {
-        let quota = match process.policy().look_up(&super::settings::Settings::get().tenant(), self.gpu()) {
+    fn read_quota(&self, process: &Process) -> u64 {
+        let epoch = u64::from(process.policy().epoch()) + 1;
+        let quota = match process.limits(self.gpu()) {
             Found::Limits(limits) => limits.memory.in_bytes(self.total_bytes()),
             Found::Nothing => UNLIMITED,
             // The last good one; before there is one, nothing is granted.
             Found::Unsettled if self.quota_epoch.load(Ordering::Acquire) == 0 => return 0,
             Found::Unsettled => return self.quota_bytes.load(Ordering::Relaxed),
         };
-        if self.quota_bytes.swap(quota, Ordering::Relaxed) == UNLIMITED {
+        if self.quota_bytes.swap(quota, Ordering::Relaxed) == UNLIMITED && quota != UNLIMITED {
             // What they took was not looked at.
             process.functions.forget();
         }
-        self.quota_epoch.store(epoch, Ordering::Release);
+        // What HAMi's monitor writes counts at once.
+        if !process.hami.is_on() {
+            self.quota_epoch.store(epoch, Ordering::Release);
+        }
         quota
     }
 

@@ -288,6 +288,15 @@ pub(crate) fn nvml_device(uuid: &[u8; 96]) -> Result<nvmlDevice_t, u32> {
     Ok(device)
 }
 
+/// NVML's handle of the device with this number.
+pub(crate) fn nvml_device_at(number: u32) -> Result<nvmlDevice_t, u32> {
+    let mut device = null_mut();
+    let call = real::nvmlDeviceGetHandleByIndex_v2.find();
+    // SAFETY: one handle to fill.
+    answered(call.map(|call| unsafe { call(number, &raw mut device) }))?;
+    Ok(device)
+}
+
 /// Writes the UUID of an NVML device, NUL-terminated, into `text`.
 pub(crate) fn nvml_uuid(device: nvmlDevice_t, text: &mut [u8; 96]) -> Result<(), u32> {
     let call = real::nvmlDeviceGetUUID.find();

@@ -7,6 +7,7 @@
 //! - [`device`], [`account`]: a GPU, and booking memory on it.
 //! - [`blocks`], [`contexts`], [`pools`], [`handles`], [`pins`], [`lingering`]: what is held, kind by kind.
 //! - [`functions`]: which kernels were launched before.
+//! - [`hami`]: limits that HAMi's variables and its monitor's file set.
 //! - [`driver`], [`nvml`]: what we ask the driver for ourselves.
 
 pub(crate) mod account;
@@ -15,6 +16,7 @@ pub(crate) mod contexts;
 pub(crate) mod device;
 pub(crate) mod driver;
 pub(crate) mod functions;
+pub(crate) mod hami;
 pub(crate) mod handles;
 pub(crate) mod lingering;
 pub(crate) mod nvml;
@@ -37,6 +39,7 @@ use self::blocks::Blocks;
 use self::contexts::Contexts;
 use self::device::{DEVICES, Device};
 use self::functions::Functions;
+use self::hami::Hami;
 use self::handles::Handles;
 use self::lingering::Lingering;
 use self::pins::Pins;
@@ -68,6 +71,7 @@ pub(crate) struct Process {
     pub(crate) pins: Pins,
     pub(crate) functions: Functions,
     pub(crate) limiter: Limiter,
+    pub(crate) hami: Hami,
     /// 1 once an executable graph allocates: a launch looks at this one word.
     pub(crate) allocating_graphs: AtomicU32,
 }
@@ -148,7 +152,9 @@ fn find_standing(process: Option<&'static Process>) -> Standing {
 /// Whether this process may be held to anything. Cheaper than [`standing`]: joins nothing.
 pub(crate) fn is_managed() -> bool {
     Settings::get().directory().is_none_or(|(directory, named)| {
-        named || directory.policy().is_ok_and(|path| sys::open(path.as_c_str(), libc::O_RDONLY, 0).is_ok())
+        named
+            || Settings::get().variables().is_some()
+            || directory.policy().is_ok_and(|path| sys::open(path.as_c_str(), libc::O_RDONLY, 0).is_ok())
     })
 }
 
@@ -190,11 +196,21 @@ impl Process {
         let policy = directory.policy().and_then(|path| Policy::open(&path));
         let policy = match policy {
             Ok(policy) => policy,
-            Err(Unusable::System(Errno(libc::ENOENT))) if !named => return UNMANAGED,
+            Err(Unusable::System(Errno(libc::ENOENT))) if !named => {
+                return settings.variables().map_or(UNMANAGED, |variables| self.join_hami(variables));
+            }
             Err(_) => return CLOSED,
         };
         let Ok(member) = Member::join(&directory, &settings.tenant()) else { return CLOSED };
-        // SAFETY: this thread holds JOINING, so nobody reads or writes the cell.
+        if let Some(variables) = settings.variables() {
+            hami::say_overruled(&member, variables);
+        }
+        self.begin(policy, member)
+    }
+
+    /// Begins life as a member under a policy. The caller holds JOINING.
+    fn begin(&self, policy: Policy, member: Member) -> u32 {
+        // SAFETY: the caller holds JOINING, so nobody reads or writes the cell.
         unsafe { (*self.policy.get()).write(policy) };
         if self.admit(member) { MANAGED } else { CLOSED }
     }
@@ -247,13 +263,15 @@ impl Process {
 
     fn take_new_place(&'static self) -> bool {
         let settings = Settings::get();
-        let Some((directory, _)) = settings.directory() else { return false };
+        let named = || settings.directory().map(|(directory, _)| directory);
+        let Some(directory) = self.hami.directory().or_else(named) else { return false };
         let lost = self.member();
         let Ok(member) = Member::join(&directory, &settings.tenant()) else { return false };
         if !self.admit(member) {
             return false;
         }
         let member = self.member();
+        self.hami.moved(lost, member);
         let brought = (0_u32..).zip(&self.devices).map(|(ordinal, device)| {
             let books = device.bring(member);
             let Some((books, bytes)) = books else { return 0 };

@@ -26,7 +26,7 @@ const PROCESSES: usize = 256;
 pub(crate) type Answer<T> = Result<T, u32>;
 
 /// The name that NVML has for a device, NUL-terminated: `kind` is `GPU` or `MIG`. (`core::fmt` would be 3 KiB of code.)
-fn name_of(gpu: GpuId, kind: &[u8]) -> [u8; UUID_CHARS] {
+pub(crate) fn name_of(gpu: GpuId, kind: &[u8]) -> [u8; UUID_CHARS] {
     let mut name = [0; UUID_CHARS];
     let mut places = name.iter_mut();
     let mut put = |byte: u8| places.by_ref().take(1).for_each(|place| *place = byte);
@@ -82,8 +82,7 @@ impl Nvml {
             return Ok(known);
         }
         if self.opened.swap(1, Ordering::Relaxed) == 0 {
-            open_library();
-            driver::nvml_init().inspect_err(|_| self.opened.store(0, Ordering::Relaxed))?;
+            open().inspect_err(|_| self.opened.store(0, Ordering::Relaxed))?;
         }
         let named = |kind| driver::nvml_device(&name_of(gpu, kind));
         // To CUDA a MIG instance is a device; NVML wants to know which of the two it is.
@@ -91,6 +90,17 @@ impl Nvml {
         self.device.store(device, Ordering::Release);
         Ok(device)
     }
+}
+
+/// Begins to use NVML.
+pub(crate) fn open() -> Answer<()> {
+    open_library();
+    driver::nvml_init()
+}
+
+/// Writes the name of the device with this number in NVML's order, which no variable changes, to `text`, NUL-terminated.
+pub(crate) fn name_at(number: u32, text: &mut [u8; UUID_CHARS]) -> Answer<()> {
+    driver::nvml_uuid(driver::nvml_device_at(number)?, text)
 }
 
 /// Loads NVML where the program has not: it comes with the driver.
@@ -114,7 +124,7 @@ pub(crate) fn gpu_of(device: nvmlDevice_t) -> Option<GpuId> {
 }
 
 /// Reads `GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`, or the same with `MIG`.
-fn parse_uuid(text: &[u8]) -> Option<GpuId> {
+pub(crate) fn parse_uuid(text: &[u8]) -> Option<GpuId> {
     let hex = text
         .strip_prefix(b"GPU-")
         .or_else(|| text.strip_prefix(b"MIG-"))?

@@ -7,6 +7,7 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use cuota_region::hami::variables::Variables;
 use cuota_region::header::Unusable;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
@@ -24,10 +25,9 @@ impl<const N: usize> Value<N> {
         Value { bytes: [0; N], len: 0 }
     }
 
-    /// Copies `value`; one that is too long fills the space, and its reader refuses it.
-    fn set(&mut self, value: &[u8]) {
-        self.len = value.len().min(N);
-        self.bytes.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
+    /// Copies the value of an entry `NAME=value`, unless an earlier one was copied; `false`: the entry has another name.
+    fn take(&mut self, entry: &[u8], name: &str) -> bool {
+        take(&mut self.bytes, &mut self.len, entry, name)
     }
 
     fn get(&self) -> Option<&[u8]> {
@@ -39,6 +39,8 @@ struct Values {
     directory: Value<512>,
     tenant: Value<64>,
     helper: Value<8>,
+    /// What HAMi and FCSP say to a container.
+    variables: Variables,
 }
 
 struct Cell {
@@ -59,6 +61,7 @@ static CELL: Cell = Cell {
         directory: Value::none(),
         tenant: Value::none(),
         helper: Value::none(),
+        variables: Variables::none(),
     }),
 };
 
@@ -104,6 +107,11 @@ impl Settings {
         Some((named, true))
     }
 
+    /// What HAMi and FCSP say to a container, where this is one of theirs.
+    pub(crate) fn variables(self) -> Option<&'static Variables> {
+        self.0.map(|values| &values.variables).filter(|variables| variables.are_there())
+    }
+
     /// Whether the limiter may have a thread. Tests show that nothing rests on it.
     pub(crate) fn has_helper(self) -> bool {
         self.0.and_then(|values| values.helper.get()) != Some(b"off")
@@ -142,27 +150,28 @@ unsafe fn copy_environment(mut entry: *const *const c_char, values: &mut Values)
         let text = unsafe { CStr::from_ptr(*text) }.to_bytes();
         // Nearly every entry differs in its first bytes: this is all that a process without CUDA pays.
         if text.starts_with(b"CUOTA_") {
-            if let Some(value) = value_of(text, DIR_VARIABLE)
-                && values.directory.get().is_none()
-            {
-                values.directory.set(value);
-            } else if let Some(value) = value_of(text, TENANT_VARIABLE)
-                && values.tenant.get().is_none()
-            {
-                values.tenant.set(value);
-            } else if let Some(value) = value_of(text, HELPER_VARIABLE)
-                && values.helper.get().is_none()
-            {
-                values.helper.set(value);
-            }
+            let _ = values.directory.take(text, DIR_VARIABLE)
+                || values.tenant.take(text, TENANT_VARIABLE)
+                || values.helper.take(text, HELPER_VARIABLE);
+        } else {
+            values.variables.note(text);
         }
         // SAFETY: not yet at the null that ends the array.
         entry = unsafe { entry.add(1) };
     }
 }
 
-fn value_of<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    text.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+/// [`Value::take`], for values of every length. One that is too long fills the space, and its reader refuses it.
+#[inline(never)]
+fn take(to: &mut [u8], len: &mut usize, entry: &[u8], name: &str) -> bool {
+    let Some(value) = entry.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) else {
+        return false;
+    };
+    if *len == 0 {
+        *len = value.len().min(to.len());
+        to.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
+    }
+    true
 }
 
 #[cfg(test)]
@@ -172,7 +181,12 @@ mod tests {
     fn read(entries: &[&CStr]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let mut array: Vec<*const c_char> = entries.iter().map(|e| e.as_ptr()).collect();
         array.push(core::ptr::null());
-        let mut values = Values { directory: Value::none(), tenant: Value::none(), helper: Value::none() };
+        let mut values = Values {
+            directory: Value::none(),
+            tenant: Value::none(),
+            helper: Value::none(),
+            variables: Variables::none(),
+        };
         // SAFETY: a live array of C strings that ends with null.
         unsafe { copy_environment(array.as_ptr(), &mut values) };
         (values.directory.get().map(<[u8]>::to_vec), values.tenant.get().map(<[u8]>::to_vec))

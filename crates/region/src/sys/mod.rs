@@ -145,9 +145,13 @@ pub fn file_info(fd: &Fd) -> Result<FileInfo> {
 /// first written to is a SIGBUS in the tenant's process.
 ///
 /// # Errors
-/// What `fallocate(2)` returns, `ENOSPC` above all. Where the file system knows no `fallocate` (NFS before 4.2, some FUSE),
-/// what `ftruncate(2)` returns.
+/// `EFBIG` beyond the process's limit on the size of files, and what `fallocate(2)` returns, `ENOSPC` above all. Where the file
+/// system knows no `fallocate` (NFS before 4.2, some FUSE), what `ftruncate(2)` returns.
 pub fn set_length(fd: &Fd, bytes: usize) -> Result<()> {
+    // There the kernel would not only refuse, but send SIGXFSZ.
+    if most_file_bytes() < bytes as u64 {
+        return Err(Errno(libc::EFBIG));
+    }
     // SAFETY: takes numbers only.
     let taken = unsafe { call(libc::SYS_fallocate, [int(fd.0), 0, 0, bytes, 0, 0]) };
     if taken != Err(Errno(libc::EOPNOTSUPP)) {
@@ -209,6 +213,32 @@ pub fn link(existing: &CStr, new: &CStr) -> Result<()> {
 pub fn unlink(path: &CStr) -> Result<()> {
     // SAFETY: the path is NUL-terminated and outlives the call.
     unsafe { call(libc::SYS_unlinkat, [int(libc::AT_FDCWD), path.as_ptr() as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Sets the permission bits of a file, whatever the process's umask.
+///
+/// # Errors
+/// What `fchmod(2)` returns.
+pub fn set_mode(fd: &Fd, mode: u32) -> Result<()> {
+    // SAFETY: takes numbers only.
+    unsafe { call(libc::SYS_fchmod, [int(fd.0), mode as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Makes a directory with these permission bits, whatever the process's umask; one that is there stays as it is.
+///
+/// # Errors
+/// What `mkdirat(2)`, `openat(2)` and `fchmod(2)` return.
+pub fn make_directory(path: &CStr, mode: u32) -> Result<()> {
+    // SAFETY: the path is NUL-terminated and outlives the call.
+    let made = unsafe {
+        call(libc::SYS_mkdirat, [int(libc::AT_FDCWD), path.as_ptr() as usize, mode as usize, 0, 0, 0])
+    };
+    match made {
+        Err(Errno(libc::EEXIST)) => Ok(()),
+        made => made.and_then(|_| {
+            set_mode(&open(path, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)?, mode)
+        }),
+    }
 }
 
 /// How a mapping may be used and who sees its changes.
@@ -333,8 +363,7 @@ pub fn byte_is_locked_elsewhere(fd: &Fd, byte: u64) -> Result<bool> {
 }
 
 /// The process's limit on the size of files (RLIMIT_FSIZE), bytes.
-#[must_use]
-pub fn most_file_bytes() -> u64 {
+fn most_file_bytes() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let what = register(i64::from(libc::RLIMIT_FSIZE));
     // SAFETY: fills the one `rlimit` that the pointer leads to (`rlimit64`, which is the same here).
@@ -504,6 +533,12 @@ fn ahead_ns(text: &[u8]) -> Option<i64> {
 #[must_use]
 pub fn coarse_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC_COARSE)
+}
+
+/// CLOCK_REALTIME in seconds, as of the last timer tick.
+#[must_use]
+pub fn wall_seconds() -> i64 {
+    i64::try_from(clock_ns(libc::CLOCK_REALTIME_COARSE) / 1_000_000_000).unwrap_or(0)
 }
 
 #[cfg(test)]

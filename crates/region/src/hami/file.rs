@@ -1,0 +1,440 @@
+//! The monitor's file as a process of the container uses it.
+//!
+//! A process's slot is the one with the number of its place in the tenant's file, so that who has the place's lock has the slot, too.
+//! Every process of the container, and the monitor, can write all of the file: nothing is trusted in it but the limits, which are there
+//! to be changed.
+
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+
+use cuota_governor::cap::Cap;
+
+use super::layout::{BYTES, File, MAGIC, SLOTS, Slot, UUID_BYTES, VERSION};
+use super::variables::{Variables, When};
+use super::{DEVICES, DIRECTORY_SUFFIX};
+use crate::header::Unusable;
+use crate::member::Member;
+use crate::path::{Directory, Path};
+use crate::policy::MemoryLimit;
+use crate::sys::{self, Errno, Fd, InChild, Mapping};
+
+/// What `recent_kernel` is set to while work runs: the monitor counts it down every five seconds, and calls who has more than 0 active.
+const ACTIVE: i32 = 2;
+
+/// Stands in the file for a quota of nothing, where 0 is none: no memory is granted by the byte.
+const NOTHING: u64 = 1;
+
+/// Whoever runs in the container, under whatever user, shares its files.
+const EVERYBODY: u32 = 0o666;
+
+/// The monitor's file, mapped for the rest of the process's life.
+#[derive(Clone, Copy)]
+pub struct Monitored(&'static File);
+
+/// Makes the directory with our own files beside the monitor's file: `FILE.cuota`.
+///
+/// # Errors
+/// Why it cannot be made or used.
+pub fn directory(file: &[u8]) -> Result<Directory, Unusable> {
+    let directory = Directory::of_everybody(Path::of(&[file, DIRECTORY_SUFFIX])?);
+    directory.make()?;
+    Ok(directory)
+}
+
+fn open_or_make(path: &Path) -> sys::Result<Fd> {
+    // A link that another user has put there leads nowhere.
+    let open = |flags| sys::open(path.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW | flags, EVERYBODY);
+    match open(libc::O_CREAT | libc::O_EXCL) {
+        Err(Errno(libc::EEXIST)) => open(0),
+        made => {
+            sys::set_mode(made.as_ref().map_err(|error| *error)?, EVERYBODY)?;
+            made
+        }
+    }
+}
+
+impl Monitored {
+    /// Maps the file at `path`, which is made, and filled from `variables`, where it does not exist or is empty.
+    ///
+    /// # Errors
+    /// Why it cannot be used. One of another version stays as it is.
+    pub fn open(path: &[u8], variables: &Variables) -> Result<Self, Unusable> {
+        let fd = open_or_make(&Path::of(&[path])?)?;
+        let bytes = sys::file_info(&fd)?.bytes;
+        if bytes == 0 {
+            sys::set_length(&fd, BYTES)?;
+        } else if bytes < BYTES as u64 {
+            return Err(Unusable::Short { bytes, need: BYTES as u64 });
+        }
+        let memory = sys::map(Mapping::Shared(&fd), BYTES)?;
+        // SAFETY: fresh from `map`; who holds a `Monitored` keeps it in memory that a child sees zeroed.
+        unsafe { sys::set_fate_in_child(memory, BYTES, InChild::Absent) }?;
+        let file: NonNull<File> = memory.cast();
+        // SAFETY: page-aligned, as long as `File`, never unmapped while the reference is used, and atomics throughout.
+        let file = Monitored(unsafe { file.as_ref() });
+        match file.0.magic.load(Ordering::Acquire) {
+            0 => file.lay_out(variables),
+            MAGIC => {}
+            _ => return Err(Unusable::NotOurs),
+        }
+        let version = (file.0.major.load(Ordering::Relaxed), file.0.minor.load(Ordering::Relaxed));
+        if version == VERSION {
+            Ok(file)
+        } else {
+            Err(Unusable::OtherVersion(version.0.cast_unsigned() << 16 | version.1.cast_unsigned() & 0xffff))
+        }
+    }
+
+    /// Fills a file without content. Processes that do it at once write the same; and one that comes late changes no limit that was set.
+    fn lay_out(self, variables: &Variables) {
+        let file = self.0;
+        for device in 0..DEVICES {
+            let memory = match variables.memory(device) {
+                MemoryLimit::Bytes(bytes) => bytes.max(NOTHING),
+                // Of a device that nobody has seen yet: it is asked for by `memory`.
+                MemoryLimit::Unlimited | MemoryLimit::Share(_) => 0,
+            };
+            let percent = variables.compute(device).ppm().div_ceil(10_000);
+            for (limits, limit) in [(&file.limit, memory), (&file.sm_limit, u64::from(percent))] {
+                if let Some(place) = limits.get(device) {
+                    let _ = place.compare_exchange(0, limit, Ordering::Relaxed, Ordering::Relaxed);
+                }
+            }
+        }
+        for semaphore in [&file.semaphore, &file.other_semaphore] {
+            semaphore.value.store(1, Ordering::Relaxed);
+            semaphore.shared.store(128, Ordering::Relaxed);
+        }
+        file.utilization_switch.store(1, Ordering::Relaxed);
+        file.recent_kernel.store(ACTIVE, Ordering::Relaxed);
+        file.priority.store(variables.priority(), Ordering::Relaxed);
+        file.major.store(VERSION.0, Ordering::Relaxed);
+        file.minor.store(VERSION.1, Ordering::Relaxed);
+        file.magic.store(MAGIC, Ordering::Release);
+    }
+
+    /// The memory quota of a device now; a share that `variables` ask for is not in the file.
+    #[must_use]
+    pub fn memory(self, device: usize, variables: &Variables) -> MemoryLimit {
+        match self.0.limit.get(device).map(|limit| limit.load(Ordering::Relaxed)) {
+            None => variables.memory(device),
+            Some(0) => match variables.memory(device) {
+                share @ MemoryLimit::Share(_) => share,
+                _ => MemoryLimit::Unlimited,
+            },
+            Some(bytes) => MemoryLimit::Bytes(bytes),
+        }
+    }
+
+    /// The share of a device's time now.
+    #[must_use]
+    pub fn compute(self, device: usize, variables: &Variables) -> Cap {
+        let counts = match variables.when() {
+            When::Always => true,
+            When::Never => false,
+            When::Switched => self.0.utilization_switch.load(Ordering::Relaxed) != 0,
+        };
+        let percent = self.0.sm_limit.get(device).map_or(0, |limit| limit.load(Ordering::Relaxed));
+        let cap =
+            u32::try_from(percent).ok().and_then(|percent| Cap::from_ppm(percent.checked_mul(10_000)?).ok());
+        cap.filter(|_| counts).unwrap_or(Cap::FULL)
+    }
+
+    /// A number that changes when a share does, or whether they count.
+    #[must_use]
+    pub fn shares(self) -> u64 {
+        let switch = u64::from(self.0.utilization_switch.load(Ordering::Relaxed) != 0);
+        self.0.sm_limit.iter().fold(switch, |sum, limit| {
+            sum.wrapping_mul(0x0100_0000_01b3).wrapping_add(limit.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Whether the monitor wants the container to give nothing to its devices: something more urgent runs.
+    #[inline]
+    #[must_use]
+    pub fn is_paused(self) -> bool {
+        self.0.recent_kernel.load(Ordering::Relaxed) < 0
+    }
+
+    /// Notes that work runs.
+    pub fn note_work(self) {
+        self.0.last_kernel_time.store(sys::wall_seconds(), Ordering::Relaxed);
+        let recent = self.0.recent_kernel.load(Ordering::Relaxed);
+        if recent >= 0 {
+            // Unless the monitor has just written it: then in a second again.
+            let _ =
+                self.0.recent_kernel.compare_exchange(recent, ACTIVE, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads the name of a device, as NVML gives it, into `text`; all NUL: there is none.
+    pub fn read_uuid(self, device: usize, text: &mut [u8; UUID_BYTES]) {
+        if let Some(uuid) = self.0.uuids.get(device) {
+            text.iter_mut().zip(uuid).for_each(|(to, from)| *to = from.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Notes the name of a device.
+    pub fn set_uuid(self, device: usize, text: &[u8; UUID_BYTES]) {
+        if let Some(uuid) = self.0.uuids.get(device) {
+            uuid.iter().zip(text).for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
+            self.0.devices.fetch_max(device as u64 + 1, Ordering::Relaxed);
+        }
+    }
+
+    fn slot(self, member: &Member) -> Option<&'static Slot> {
+        self.0.slots.get(member.place())
+    }
+
+    /// Moves into this process's slot, which may have been a dead one's.
+    pub fn enter(self, member: &Member) {
+        if let Some(slot) = self.slot(member) {
+            clear(slot);
+            self.stay(member);
+        }
+    }
+
+    /// Says once more that this process is there: somebody may have taken it for the one whose place it has.
+    pub fn stay(self, member: &Member) {
+        if let Some(slot) = self.slot(member) {
+            slot.pid.store(sys::process_id().cast_signed(), Ordering::Relaxed);
+            slot.status.store(1, Ordering::Release);
+            let end = i32::try_from(member.place() + 1).unwrap_or(0);
+            self.0.processes.fetch_max(end, Ordering::Release);
+        }
+    }
+
+    /// Shows what this process has booked on a device, bytes, and what of it is overhead.
+    pub fn show(self, member: &Member, device: usize, booked: u64, overhead: u64) {
+        if let Some(used) = self.slot(member).and_then(|slot| slot.used.get(device)) {
+            used.context.store(overhead, Ordering::Relaxed);
+            used.data.store(booked.saturating_sub(overhead), Ordering::Relaxed);
+            used.total.store(booked, Ordering::Relaxed);
+        }
+    }
+
+    /// Shows how much of a device's time this process takes, per cent.
+    pub fn show_busy(self, member: &Member, device: usize, percent: u64) {
+        if let Some(busy) = self.slot(member).and_then(|slot| slot.utilization.get(device)) {
+            busy.sm.store(percent, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes this process out of the file.
+    pub fn leave(self, member: &Member) {
+        if let Some(slot) = self.slot(member) {
+            clear(slot);
+        }
+    }
+
+    /// Takes dead processes out of the file.
+    pub fn sweep(self, member: &Member) {
+        if !member.sees_the_living() {
+            return;
+        }
+        let end = self.0.processes.load(Ordering::Acquire);
+        let in_use = usize::try_from(end).unwrap_or(0).min(SLOTS);
+        let mut left = 0;
+        for (place, slot) in self.0.slots.iter().take(in_use).enumerate() {
+            if slot.status.load(Ordering::Acquire) == 0 {
+                continue;
+            }
+            let pid = slot.pid.load(Ordering::Relaxed);
+            let is_dead = place != member.place() && member.is_locked_elsewhere(place) == Ok(false);
+            // Not one that has taken the place meanwhile.
+            if is_dead && slot.pid.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                clear(slot);
+            } else {
+                left = place + 1;
+            }
+        }
+        let left = i32::try_from(left).unwrap_or(0);
+        let _ = self.0.processes.compare_exchange(end, left, Ordering::AcqRel, Ordering::Relaxed);
+    }
+}
+
+fn clear(slot: &Slot) {
+    slot.status.store(0, Ordering::Release);
+    slot.pid.store(0, Ordering::Relaxed);
+    // All that any of us ever writes.
+    for (used, busy) in slot.used.iter().zip(&slot.utilization) {
+        for field in [&used.context, &used.data, &used.total, &busy.sm] {
+            field.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bench;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    fn variables(entries: &[&str]) -> Variables {
+        let mut variables = Variables::none();
+        entries.iter().for_each(|entry| variables.note(entry.as_bytes()));
+        variables
+    }
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            Folder(tempfile::tempdir().unwrap())
+        }
+
+        fn file(&self) -> std::path::PathBuf {
+            self.0.path().join("x.cache")
+        }
+
+        fn open(&self, entries: &[&str]) -> Result<Monitored, Unusable> {
+            Monitored::open(self.file().as_os_str().as_bytes(), &variables(entries))
+        }
+    }
+
+    #[test]
+    fn a_new_file_says_what_the_variables_say() {
+        let folder = Folder::new();
+        let asked = [
+            "CUDA_DEVICE_MEMORY_LIMIT_0=1g",
+            "CUDA_DEVICE_MEMORY_LIMIT_1=rubbish",
+            "CUDA_DEVICE_SM_LIMIT=30",
+            "CUDA_TASK_PRIORITY=0",
+        ];
+        let file = folder.open(&asked).unwrap();
+        let none = Variables::none();
+        assert_eq!(
+            [0, 1, 2].map(|device| file.memory(device, &none)),
+            [MemoryLimit::Bytes(1 << 30), MemoryLimit::Bytes(NOTHING), MemoryLimit::Unlimited]
+        );
+        assert_eq!(file.compute(9, &none).ppm(), 300_000);
+        assert_eq!(file.0.priority.load(Ordering::Relaxed), 0);
+        let found = folder.file().metadata().unwrap();
+        assert_eq!((found.size(), found.permissions().mode() & 0o777), (BYTES as u64, 0o666));
+    }
+
+    #[test]
+    fn what_was_changed_in_the_file_counts_for_who_comes_later() {
+        let folder = Folder::new();
+        let first = folder.open(&["CUDA_DEVICE_MEMORY_LIMIT=1g"]).unwrap();
+        first.0.limit[0].store(5 << 20, Ordering::Relaxed);
+        let asked = ["CUDA_DEVICE_MEMORY_LIMIT=64g"];
+        let later = folder.open(&asked).unwrap();
+        assert_eq!(later.memory(0, &variables(&asked)), MemoryLimit::Bytes(5 << 20));
+    }
+
+    #[test]
+    fn shares_count_by_the_policy_and_the_switch() {
+        let file = Folder::new().open(&["CUDA_DEVICE_SM_LIMIT=30"]).unwrap();
+        let compute = |policy: &str| file.compute(0, &variables(&[policy])).ppm();
+        let policies = ["", "GPU_CORE_UTILIZATION_POLICY=force", "GPU_CORE_UTILIZATION_POLICY=disable"];
+        assert_eq!(policies.map(compute), [300_000, 300_000, 1_000_000]);
+        let before = file.shares();
+        file.0.utilization_switch.store(0, Ordering::Relaxed);
+        assert_ne!(file.shares(), before);
+        assert_eq!(policies.map(compute), [1_000_000, 300_000, 1_000_000]);
+        for (percent, ppm) in
+            [(0, 1_000_000), (100, 1_000_000), (101, 1_000_000), (u64::MAX, 1_000_000), (1, 10_000)]
+        {
+            file.0.sm_limit[0].store(percent, Ordering::Relaxed);
+            assert_eq!(compute(policies[1]), ppm, "{percent}");
+        }
+    }
+
+    #[test]
+    fn work_is_noted_but_never_over_a_pause() {
+        let file = Folder::new().open(&["CUDA_DEVICE_SM_LIMIT=30"]).unwrap();
+        file.0.recent_kernel.store(0, Ordering::Relaxed);
+        file.note_work();
+        assert_eq!(file.0.recent_kernel.load(Ordering::Relaxed), 2);
+        assert!(file.0.last_kernel_time.load(Ordering::Relaxed) > 1_700_000_000);
+        assert!(!file.is_paused());
+        file.0.recent_kernel.store(-1, Ordering::Relaxed);
+        file.note_work();
+        assert_eq!(file.0.recent_kernel.load(Ordering::Relaxed), -1);
+        assert!(file.is_paused());
+    }
+
+    #[test]
+    fn a_file_of_another_layout_stays_as_it_is() {
+        let folder = Folder::new();
+        let file = folder.open(&["CUDA_DEVICE_SM_LIMIT=30"]).unwrap();
+        file.0.minor.store(3, Ordering::Relaxed);
+        let before = std::fs::read(folder.file()).unwrap();
+        assert_eq!(
+            folder.open(&["CUDA_DEVICE_SM_LIMIT=50"]).err(),
+            Some(Unusable::OtherVersion(1 << 16 | 3))
+        );
+        file.0.magic.store(7, Ordering::Relaxed);
+        assert_eq!(folder.open(&["CUDA_DEVICE_SM_LIMIT=50"]).err(), Some(Unusable::NotOurs));
+        file.0.magic.store(MAGIC, Ordering::Relaxed);
+        assert_eq!(std::fs::read(folder.file()).unwrap(), before);
+        std::fs::write(folder.file(), b"short").unwrap();
+        let short = Unusable::Short { bytes: 5, need: BYTES as u64 };
+        assert_eq!(folder.open(&["CUDA_DEVICE_SM_LIMIT=50"]).err(), Some(short));
+        assert_eq!(std::fs::read(folder.file()).unwrap(), b"short");
+    }
+
+    #[test]
+    fn a_link_in_the_file_s_place_leads_nowhere() {
+        let folder = Folder::new();
+        let other = folder.0.path().join("other");
+        std::fs::write(&other, b"").unwrap();
+        std::os::unix::fs::symlink(&other, folder.file()).unwrap();
+        assert_eq!(
+            folder.open(&["CUDA_DEVICE_SM_LIMIT=50"]).err(),
+            Some(Unusable::System(Errno(libc::ELOOP)))
+        );
+        assert_eq!(other.metadata().unwrap().size(), 0);
+    }
+
+    #[test]
+    fn a_maker_that_died_half_way_is_finished_by_the_next() {
+        let folder = Folder::new();
+        std::fs::write(folder.file(), b"").unwrap();
+        assert!(folder.open(&["CUDA_DEVICE_MEMORY_LIMIT=1g"]).is_ok());
+        let file = folder.open(&[]).unwrap();
+        file.0.magic.store(0, Ordering::Relaxed);
+        file.0.limit[0].store(0, Ordering::Relaxed);
+        let next = folder.open(&["CUDA_DEVICE_MEMORY_LIMIT=2g"]).unwrap();
+        assert_eq!(next.memory(0, &Variables::none()), MemoryLimit::Bytes(2 << 30));
+    }
+
+    #[test]
+    fn our_own_directory_is_everybodys_and_has_no_name_that_the_monitor_takes() {
+        let folder = Folder::new();
+        let path = folder.file();
+        let home = directory(path.as_os_str().as_bytes()).unwrap();
+        assert!(directory(path.as_os_str().as_bytes()).is_ok());
+        let name = crate::name::TenantName::DEFAULT;
+        let _ = crate::tenant::Tenant::open_or_create(&home, &name).unwrap();
+        let names: Vec<_> = folder.0.path().read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names.len(), 1);
+        assert!(!names[0].to_string_lossy().ends_with(".cache"));
+        let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode(&names[0]), mode(&names[0].join("tenant"))], [0o777; 2]);
+        assert_eq!(mode(&names[0].join("tenant/default.v1")), 0o666);
+    }
+
+    #[test]
+    fn a_process_s_slot_is_that_of_its_place() {
+        let (folder, bench) = (Folder::new(), Bench::new());
+        let file = folder.open(&[]).unwrap();
+        let member = bench.member_at(bench.tenant(), 3);
+        file.0.slots[3].used[1].total.store(77, Ordering::Relaxed);
+        file.enter(member);
+        file.show(member, 0, 10, 4);
+        file.show(member, 99, 10, 4);
+        file.show_busy(member, 0, 50);
+        let slot = &file.0.slots[3];
+        let used = [&slot.used[0].context, &slot.used[0].data, &slot.used[0].total, &slot.used[1].total]
+            .map(|field| field.load(Ordering::Relaxed));
+        assert_eq!(used, [4, 6, 10, 0]);
+        assert_eq!(slot.pid.load(Ordering::Relaxed), std::process::id().cast_signed());
+        assert_eq!((slot.status.load(Ordering::Relaxed), file.0.processes.load(Ordering::Relaxed)), (1, 4));
+        file.leave(member);
+        assert_eq!(slot.status.load(Ordering::Relaxed), 0);
+        assert_eq!(slot.used[0].total.load(Ordering::Relaxed), 0);
+    }
+}

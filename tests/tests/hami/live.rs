@@ -1,0 +1,108 @@
+//! What the monitor, or anybody, writes to the file while programs run counts.
+
+use cuota_tests::console::Arg::Is;
+use cuota_tests::driver::OUT_OF_MEMORY;
+use cuota_tests::machine::MIB;
+
+use crate::{Container, QUOTA, QUOTA_BYTES, begin, eventually, kernel, launch};
+
+const MS: u64 = 1_000_000;
+
+#[test]
+fn memory_limit_that_is_lowered_or_raised_counts_for_the_next_call() {
+    let container = Container::new();
+    let mut console = container.start(&[QUOTA]);
+    let piece = console.alloc(512 * MIB).expect("it fits");
+    container.monitor().set_limit(0, QUOTA_BYTES / 4);
+    assert_eq!(console.memory(), (0, QUOTA_BYTES / 4));
+    assert_eq!(console.alloc(2 * MIB), Err(OUT_OF_MEMORY));
+    container.monitor().set_limit(0, 2 * QUOTA_BYTES);
+    assert_eq!(console.total(), 2 * QUOTA_BYTES);
+    let _ = console.alloc(QUOTA_BYTES).expect("it fits now");
+    assert_eq!(console.free(piece), 0);
+    console.finish();
+}
+
+#[test]
+fn limit_of_the_file_counts_for_who_comes_later_whatever_its_variables_say() {
+    let container = Container::new();
+    container.start(&[QUOTA]).finish();
+    container.monitor().set_limit(0, QUOTA_BYTES / 2);
+    let mut later = container.start(&[("CUDA_DEVICE_MEMORY_LIMIT_0", "64g")]);
+    assert_eq!(later.total(), QUOTA_BYTES / 2);
+    later.finish();
+}
+
+#[test]
+fn share_of_time_that_is_set_while_a_program_runs_counts() {
+    let container = Container::new();
+    let mut console = container.start(&[QUOTA]);
+    let kernel = kernel(&mut console, MS);
+    launch(&mut console, kernel, 20);
+    assert_eq!(container.throttled_ns(), 0);
+    container.monitor().set_sm_limit(0, 10);
+    // Each is a look at the file, and the file is compared every 10 ms.
+    eventually("a launch has waited", || {
+        launch(&mut console, kernel, 10);
+        container.throttled_ns() > 0
+    });
+    container.monitor().set_sm_limit(0, 1);
+    // At 1 % they would take 40 s; the limit is taken off while a launch waits.
+    begin(&mut console, kernel, 400);
+    container.monitor().set_sm_limit(0, 0);
+    assert_eq!(console.hear().status, 0);
+    console.finish();
+}
+
+#[test]
+fn switch_of_the_monitor_turns_the_share_off_and_on_again() {
+    let container = Container::new();
+    let mut console = container.start(&[("CUDA_DEVICE_SM_LIMIT", "10")]);
+    let kernel = kernel(&mut console, MS);
+    launch(&mut console, kernel, 40);
+    assert!(container.throttled_ns() > 0);
+    container.monitor().set_switch(0);
+    // What was booked before is waited for still; then nothing is.
+    let mut throttled_ns = 0;
+    eventually("nothing waits any more", || {
+        launch(&mut console, kernel, 20);
+        std::mem::replace(&mut throttled_ns, container.throttled_ns()) == throttled_ns
+    });
+    // While it is off the monitor still sees that the container works.
+    container.monitor().set_recent_kernel(0);
+    eventually("work is noted", || {
+        launch(&mut console, kernel, 1);
+        container.monitor().look().recent_kernel == 2
+    });
+    container.monitor().set_switch(1);
+    eventually("a launch has waited again", || {
+        launch(&mut console, kernel, 10);
+        container.throttled_ns() > throttled_ns
+    });
+    console.finish();
+}
+
+#[test]
+fn container_that_is_to_pause_gives_nothing_to_the_device_until_it_may() {
+    for variable in [QUOTA, ("CUDA_DEVICE_SM_LIMIT", "50"), ("GPU_CORE_UTILIZATION_POLICY", "disable")] {
+        let container = Container::new();
+        let mut console = container.start(&[QUOTA, variable]);
+        let kernel = kernel(&mut console, MS);
+        container.monitor().set_recent_kernel(-1);
+        container.monitor().set_last_kernel_time(0);
+        begin(&mut console, kernel, 1);
+        std::thread::sleep(std::time::Duration::from_millis(1_500));
+        let view = container.monitor().look();
+        assert_eq!((view.recent_kernel, view.last_kernel_time), (-1, 0), "it would be noted before it goes");
+        // As the monitor does when nothing more urgent runs.
+        container.monitor().set_recent_kernel(0);
+        assert_eq!(console.hear().status, 0);
+        eventually("work is noted", || {
+            launch(&mut console, kernel, 1);
+            let view = container.monitor().look();
+            view.recent_kernel == 2 && view.last_kernel_time != 0
+        });
+        let _ = console.call("cuStreamSynchronize", &[Is(kernel[1])]).ok();
+        console.finish();
+    }
+}

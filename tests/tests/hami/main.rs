@@ -1,0 +1,151 @@
+//! Containers of HAMi's and FCSP's, end to end: programs that find nothing but their variables and a folder, and what the monitor's file
+//! says of them. On the software GPU, or with `CUOTA_TEST_GPU=1` on the machine's own: see `cuota_tests::machine`.
+
+mod devices;
+mod limits;
+mod live;
+mod monitor;
+mod settings;
+mod slots;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use cuota_region::DEFAULT_DIR;
+use cuota_region::event::Event;
+use cuota_region::ledger::Usage;
+use cuota_region::name::TenantName;
+use cuota_region::path::Directory;
+use cuota_region::tenant::Tenant;
+use cuota_tests::console::Arg::{At, Is, Out, Text};
+use cuota_tests::console::Console;
+use cuota_tests::machine::{Machine, Program};
+use tempfile::TempDir;
+
+use crate::monitor::Monitor;
+
+/// The quota of a container where nothing else is said.
+const QUOTA_BYTES: u64 = 2 << 30;
+const QUOTA: (&str, &str) = ("CUDA_DEVICE_MEMORY_LIMIT_0", "2048m");
+
+/// How often something that becomes true by itself is looked at, a millisecond apart.
+const LOOKS: usize = 20_000;
+
+/// A container: a folder that HAMi's plugin mounts, and a machine.
+struct Container {
+    machine: Machine,
+    folder: TempDir,
+}
+
+impl Container {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
+        // As the plugin makes it: whoever the container's programs run as.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("the folder is ours");
+        Self { machine: Machine::new(), folder }
+    }
+
+    /// The monitor's file.
+    fn cache(&self) -> PathBuf {
+        self.folder.path().join("5f0c6ab4.cache")
+    }
+
+    /// What the monitor sees.
+    fn monitor(&self) -> Monitor {
+        Monitor::of(&self.cache())
+    }
+
+    /// A program with these variables and a named file.
+    fn program(&self, variables: &[(&str, &str)]) -> Program {
+        self.program_of(self.machine.preloaded(), variables)
+    }
+
+    fn program_of(&self, program: Program, variables: &[(&str, &str)]) -> Program {
+        let program = program.with("CUDA_DEVICE_MEMORY_SHARED_CACHE", self.cache());
+        let program = variables.iter().fold(program, |program, (name, value)| program.with(name, value));
+        if Path::new(DEFAULT_DIR).exists() {
+            // A policy of this machine's would count.
+            program
+                .without_default_directory()
+                .expect("this machine's own policy can be kept away from the program")
+        } else {
+            program
+        }
+    }
+
+    /// A program with these variables that has a context.
+    #[track_caller]
+    fn start(&self, variables: &[(&str, &str)]) -> Console {
+        self.program(variables).start_with_context()
+    }
+
+    fn tenant(&self) -> Tenant {
+        let path = [self.cache().as_os_str(), OsStr::new(".cuota")].map(OsStr::as_bytes).concat();
+        let directory = Directory::at(&path).expect("a short path");
+        Tenant::open(&directory.tenant(&TenantName::DEFAULT).expect("a short path"))
+            .expect("the tenant has a file")
+    }
+
+    /// What the container has booked on its first GPU.
+    fn books(&self) -> Usage {
+        let tenant = self.tenant();
+        tenant.gpus().next().map_or(Usage::default(), |(index, _)| tenant.usage(index))
+    }
+
+    /// How long launches have waited, ns.
+    fn throttled_ns(&self) -> u64 {
+        let tenant = self.tenant();
+        let meter = tenant.gpus().next().and_then(|(index, _)| tenant.meter(index));
+        meter.expect("it has used a GPU").throttled_ns()
+    }
+
+    /// What the events say of variables.
+    fn complaints(&self) -> Vec<Event> {
+        let events = self.tenant().events().entries().map(|entry| entry.event);
+        events.filter(|event| matches!(event, Event::Setting { .. })).collect()
+    }
+}
+
+/// Looks until `is_so`, a bounded number of times.
+#[track_caller]
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..LOOKS {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    panic!("never: {what}");
+}
+
+/// A kernel of the program that takes so many nanoseconds and all of the GPU, and a stream: both handles.
+#[track_caller]
+fn kernel(console: &mut Console, ns: u64) -> [u64; 2] {
+    let code = format!(
+        ".version 7.0\n.target sm_70\n.address_size 64\n// cuota-sim: cost_ns={ns} sms=132\n\
+         .visible .entry spin()\n{{\n .reg .b64 %rd<4>;\n .reg .pred %p<2>;\n mov.u64 %rd1, %globaltimer;\n\
+         add.u64 %rd2, %rd1, {ns};\nLOOP:\n mov.u64 %rd3, %globaltimer;\n setp.lt.u64 %p1, %rd3, %rd2;\n @%p1 bra LOOP;\n\
+         ret;\n}}\n\0"
+    );
+    let module = console.call("cuModuleLoadData", &[Out(8), At(code.as_bytes())]).ok().number(0);
+    let function = console.call("cuModuleGetFunction", &[Out(8), Is(module), Text("spin")]).ok().number(0);
+    [function, console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0)]
+}
+
+/// Launches it `count` times, without waiting for the answer.
+fn begin(console: &mut Console, [function, stream]: [u64; 2], count: u64) {
+    let (one, none) = (Is(1), Is(0));
+    let arguments = [Is(function), one, one, one, one, one, one, none, Is(stream), none, none];
+    console.start_repeating(count, "cuLaunchKernel", &arguments);
+}
+
+/// Launches it `count` times, and waits for the last to be given to the driver.
+#[track_caller]
+fn launch(console: &mut Console, kernel: [u64; 2], count: u64) {
+    begin(console, kernel, count);
+    let answer = console.hear();
+    assert_eq!((answer.status, answer.number(0)), (0, count));
+}

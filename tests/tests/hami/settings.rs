@@ -1,0 +1,177 @@
+//! What is found beside the limits: files that cannot be used, our own policy, and what must not be a way out.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use cuota_region::event::{Event, Problem};
+use cuota_region::hami::variables;
+use cuota_region::sys;
+use cuota_tests::build;
+use cuota_tests::driver::OUT_OF_MEMORY;
+use cuota_tests::machine::{MIB, skip};
+
+use crate::{Container, QUOTA, QUOTA_BYTES};
+
+/// What the events say of variables, by name.
+fn complaints(container: &Container) -> Vec<(&'static str, Problem)> {
+    let complaint = |event| match event {
+        Event::Setting { variable, problem, .. } => {
+            Some((variables::name(variable as usize).expect("it has a name"), problem))
+        }
+        _ => None,
+    };
+    container.complaints().into_iter().filter_map(complaint).collect()
+}
+
+#[test]
+fn control_is_not_disabled_from_within() {
+    for value in ["true", "1", "yes"] {
+        let container = Container::new();
+        let mut console = container.start(&[QUOTA, ("CUDA_DISABLE_CONTROL", value)]);
+        assert_eq!(console.total(), QUOTA_BYTES);
+        assert_eq!(complaints(&container), [("CUDA_DISABLE_CONTROL", Problem::NotSupported)]);
+        console.finish();
+    }
+}
+
+#[test]
+fn more_memory_than_the_device_has_is_not_promised_and_an_event_says_so() {
+    let container = Container::new();
+    let mut console = container.start(&[QUOTA, ("CUDA_OVERSUBSCRIBE", "true")]);
+    assert_eq!(console.alloc(QUOTA_BYTES), Err(OUT_OF_MEMORY));
+    assert_eq!(complaints(&container), [("CUDA_OVERSUBSCRIBE", Problem::NotSupported)]);
+    console.finish();
+}
+
+#[test]
+fn what_fcsp_asks_for_and_is_not_done_is_named() {
+    let container = Container::new();
+    let asked = [
+        ("BUD_MEMORY_LIMIT", "2G"),
+        ("BUD_MEMORY_LIMIT_MODE", "soft"),
+        ("BUD_ISOLATION_MODE", "balanced"),
+        ("BUD_TENANT_FLOOR_PCT", "20"),
+        ("BUD_BURST_MAX_PCT", "40"),
+    ];
+    let mut console = container.start(&asked);
+    assert_eq!(console.alloc(QUOTA_BYTES), Err(OUT_OF_MEMORY));
+    let mut named: Vec<_> = complaints(&container).into_iter().map(|(name, _)| name).collect();
+    named.sort_unstable();
+    assert_eq!(
+        named,
+        ["BUD_BURST_MAX_PCT", "BUD_ISOLATION_MODE", "BUD_MEMORY_LIMIT_MODE", "BUD_TENANT_FLOOR_PCT"]
+    );
+    console.finish();
+}
+
+#[test]
+fn our_own_policy_goes_before_the_variables() {
+    let container = Container::new();
+    let machine = &container.machine;
+    let program = machine.tenant("t", Some("1GiB"));
+    let mut console = container.program_of(program, &[QUOTA]).start_with_context();
+    assert_eq!(console.total(), QUOTA_BYTES / 2);
+    assert!(!container.cache().exists());
+    assert!(machine.books("t").booked > 0);
+    console.finish();
+}
+
+#[test]
+fn file_of_another_version_stays_as_it_is_and_the_variables_count() {
+    let container = Container::new();
+    container.start(&[QUOTA]).finish();
+    container.monitor().set_minor_version(9);
+    let before = fs::read(container.cache()).expect("it is there");
+    let mut console = container.start(&[("CUDA_DEVICE_MEMORY_LIMIT_0", "1024m")]);
+    assert_eq!(console.total(), QUOTA_BYTES / 2);
+    assert_eq!(console.alloc(QUOTA_BYTES / 2), Err(OUT_OF_MEMORY));
+    let _ = console.alloc(64 * MIB).expect("it fits");
+    let bad = Event::Setting { variable: 4, problem: Problem::BadFile, error: 1 << 16 | 9 };
+    assert_eq!(container.complaints(), [bad]);
+    console.finish();
+    assert_eq!(fs::read(container.cache()).expect("it is there"), before);
+}
+
+#[test]
+fn file_that_is_none_does_not_lift_the_limit() {
+    for content in [&b"x"[..], &[7; 2_008_953], &[]] {
+        let container = Container::new();
+        fs::write(container.cache(), content).expect("the folder is ours");
+        let mut console = container.start(&[QUOTA]);
+        assert_eq!(console.total(), QUOTA_BYTES);
+        console.finish();
+    }
+}
+
+#[test]
+fn limits_hold_where_the_folder_of_the_file_is_missing() {
+    let [file, own] = ["/tmp/cudevshr.cache", "/tmp/cudevshr.cache.cuota"].map(Path::new);
+    if file.exists() || own.exists() {
+        return skip("this machine has a container's file in the default place");
+    }
+    let container = Container::new();
+    let program =
+        container.program(&[QUOTA]).with("CUDA_DEVICE_MEMORY_SHARED_CACHE", "/no/such/folder/x.cache");
+    let mut console = program.start_with_context();
+    let total = console.total();
+    console.finish();
+    // Whatever it was: the place is everybody's.
+    let _ = (fs::remove_file(file), fs::remove_dir_all(own));
+    assert_eq!(total, QUOTA_BYTES);
+}
+
+#[test]
+fn environment_that_is_changed_after_the_start_moves_no_limit() {
+    for change in ["setenv CUDA_DEVICE_MEMORY_LIMIT_0 64g", "unsetenv CUDA_DEVICE_MEMORY_LIMIT_0", "clearenv"]
+    {
+        let container = Container::new();
+        let mut console = container.program(&[QUOTA]).start();
+        assert_eq!(console.ask(change).status, 0);
+        console.use_primary_context();
+        assert_eq!(console.total(), QUOTA_BYTES, "{change}");
+        console.finish();
+    }
+}
+
+#[test]
+fn library_under_hamis_name_does_the_same() {
+    let container = Container::new();
+    let library = container.folder.path().join("libvgpu.so");
+    fs::copy(build::libcuota(), &library).expect("the folder is ours");
+    let program = container.machine.native().with("LD_PRELOAD", &library);
+    let mut console = container.program_of(program, &[QUOTA]).start_with_context();
+    assert_eq!(console.total(), QUOTA_BYTES);
+    let _ = console.alloc(64 * MIB).expect("it fits");
+    console.finish();
+    let names = container.folder.path().read_dir().expect("it is there");
+    let taken = names.filter(|name| {
+        let name = name.as_ref().expect("it is there").file_name().into_string().expect("a plain name");
+        // What the monitor counts: it takes no folder with more than two.
+        name.contains("libvgpu.so") || name.ends_with(".cache")
+    });
+    assert_eq!(taken.count(), 2);
+}
+
+#[test]
+fn programs_of_two_users_are_one_tenant() {
+    if sys::user_id() != 0 {
+        return skip("only root can start a program as another user");
+    }
+    let container = Container::new();
+    let start = |user: u32| {
+        let program = container.machine.native_of(Path::new("/bin/sh")).with("LD_PRELOAD", build::libcuota());
+        let mut program = container.program_of(program, &[QUOTA]);
+        // So that the software GPU's own files are everybody's, too.
+        let command = program.command().args(["-c", "umask 0; exec \"$0\""]).arg(build::program("console"));
+        command.uid(user).gid(user);
+        program.start_with_context()
+    };
+    let (mut first, mut second) = (start(1000), start(1001));
+    let _ = first.alloc(512 * MIB).expect("it fits");
+    assert_eq!(second.total(), QUOTA_BYTES);
+    assert_eq!(second.alloc(1024 * MIB), Err(OUT_OF_MEMORY));
+    assert_eq!(container.monitor().look().slots.len(), 2);
+    second.finish();
+    first.finish();
+}

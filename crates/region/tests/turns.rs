@@ -49,6 +49,7 @@ impl Bench {
         // SAFETY: the child calls nothing but this crate, which takes no lock and allocates nothing, and `_exit`.
         match unsafe { libc::fork() } {
             0 => {
+                die_with_parent();
                 live(
                     &self.directory,
                     tenant,
@@ -70,6 +71,7 @@ impl Bench {
         // SAFETY: as in `start`.
         match unsafe { libc::fork() } {
             0 => {
+                die_with_parent();
                 if !enter_a_time_namespace() {
                     // SAFETY: ends the child at once.
                     unsafe { libc::_exit(NOT_ALLOWED) }
@@ -136,6 +138,12 @@ impl Drop for Bench {
     }
 }
 
+/// A test that ends badly leaves no process.
+fn die_with_parent() {
+    // SAFETY: takes a signal's number.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
 const NOT_ALLOWED: i32 = 42;
 
 /// Goes on as a child in a time namespace of its own, whose CLOCK_MONOTONIC is ten days ahead; the parent stays, and takes the child with it when
@@ -153,8 +161,7 @@ fn enter_a_time_namespace() -> bool {
     // SAFETY: as in `Bench::start`.
     match unsafe { libc::fork() } {
         0 => {
-            // SAFETY: takes a signal's number.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            die_with_parent();
             true
         }
         _ => loop {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
@@ -37,6 +37,9 @@ impl Runtime {
     }
 
     fn try_out(self) -> Result<(), String> {
+        if fs::metadata("/proc/self").is_ok_and(|about| about.uid() != 0) {
+            return Err("the test sets containers up as root, and this is another user".to_owned());
+        }
         let place = Place::new();
         let output = self
             .command(&place, &Setup::default(), 0, &["true"])
@@ -69,6 +72,8 @@ struct Setup {
     options: Vec<String>,
     /// The part of `config.json` with the tenant's hook.
     hooks: Option<String>,
+    /// Where Podman is to look for hooks.
+    hooks_folder: Option<PathBuf>,
     /// Whose the root is on this machine.
     owner: u32,
     /// A root file system; without it a folder with this machine's `/usr`.
@@ -134,6 +139,12 @@ impl<'a> Container<'a> {
             }
         }
         container
+    }
+
+    /// With the hooks that lie in this folder.
+    pub(crate) fn with_hooks(mut self, folder: &Path) -> Self {
+        self.setup.hooks_folder = Some(folder.to_owned());
+        self
     }
 
     /// With further options of `podman run`.
@@ -214,7 +225,11 @@ fn podman(arguments: &[&str]) -> Command {
 }
 
 fn podman_run(place: &Place, setup: &Setup, uid: u32, program: &[&str]) -> Command {
-    let mut command = podman(&["run", "--rm", "--interactive", "--runtime", "runc", "--network", "none"]);
+    let mut command = podman(&[]);
+    if let Some(folder) = &setup.hooks_folder {
+        command.arg("--hooks-dir").arg(folder);
+    }
+    command.args(["run", "--rm", "--interactive", "--runtime", "runc", "--network", "none"]);
     // Podman asks for more than a machine without limits of its own may give.
     command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
     command.args(["--name", &place.name, "--user", &format!("{uid}:{uid}")]);

@@ -70,38 +70,32 @@ fn tenant_whose_container_runs_is_not_removed() {
 }
 
 #[test]
-fn hook_of_podman_serves_containers_with_the_annotation() {
-    if !Runtime::Runc.is_there() {
+fn hook_of_podman_serves_containers_with_the_annotation_and_no_others() {
+    if !Runtime::Podman.is_there() {
         return;
     }
     let site = Site::new();
     let hooks = site.path("hooks");
     let folder = hooks.display().to_string();
-    site.cuota_ok(&[
-        "inject",
-        "--hook",
-        "--folder",
-        &folder,
-        "--tenant",
-        "alice",
-        "--memory",
-        "2GiB",
-        "--install",
-    ]);
-    let file = fs::read_to_string(hooks.join("cuota.json")).expect("it is written");
-    for part in ["createContainer", r"^cuota\\.tenant$", "container-hook"] {
-        assert!(file.contains(part), "{part}: {file}");
-    }
-    site.cuota_ok(&["inject", "--hook", "--folder", &folder, "--tenant", "alice", "--remove"]);
-    site.cuota_ok(&["inject", "--hook", "--folder", &folder, "--remove"]);
+    let inject = |more: &[&str]| site.cuota_ok(&[&["inject", "--hook", "--folder", &folder], more].concat());
+    inject(&["--tenant", "alice", "--memory", "2GiB", "--install"]);
+    let run = |annotation: &str, script: &str| {
+        let container = Container::plain(&site, Runtime::Podman).with_hooks(&hooks);
+        container.with_options([annotation].into_iter()).run(1000, &["bash", "-c", script])
+    };
+    let with = run("--annotation=cuota.tenant=alice", "cat /dev/shm/cuota/assigned");
+    assert_eq!(String::from_utf8_lossy(&with.stdout), "alice", "{}", String::from_utf8_lossy(&with.stderr));
+    let without = run("--annotation=other=alice", "! test -e /dev/shm/cuota");
+    assert!(without.status.success());
+    let unknown = run("--annotation=cuota.tenant=bob", "true");
+    assert!(!unknown.status.success(), "nobody has set bob up, so no container is made for it");
+    inject(&["--tenant", "alice", "--remove"]);
+    inject(&["--remove"]);
     assert!(!hooks.exists());
 }
 
 #[test]
-fn line_of_the_preload_list_loads_the_library_in_another_root() {
-    if !Runtime::Runc.is_there() {
-        return;
-    }
+fn line_of_the_preload_list_is_put_into_another_root_and_taken_out() {
     let site = Site::new();
     let root = site.path("root");
     for folder in ["etc", "usr/lib"] {

@@ -11,9 +11,9 @@ use super::{REFUSED, let_go};
 use crate::hooks_table::real;
 use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
-use crate::process::contexts::Gone;
+use crate::process::contexts::{Contexts, Gone};
 use crate::process::handles::{Kind, Owner};
-use crate::process::{self, Process, Standing, driver};
+use crate::process::{self, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 
@@ -83,16 +83,16 @@ fn ended(gone: Option<Gone>) {
 #[inline(never)]
 fn ending(
     call: &Call,
-    number: &dyn Fn(&Process) -> Option<u8>,
-    gone: &dyn Fn(&Process) -> Option<Gone>,
+    number: fn(&Contexts, &Call) -> Option<u8>,
+    gone: fn(&Contexts, &Call) -> Option<Gone>,
 ) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
     // What has ended is settled by its events as long as there are any.
     process.limiter.reap_all(process);
     let found = Cell::new(None);
-    let status = process.limiter.while_ending(process, number(process), &|| {
+    let status = process.limiter.while_ending(process, number(&process.contexts, call), &|| {
         let status = call.make();
-        found.set(if status == OK { gone(process) } else { None });
+        found.set(if status == OK { gone(&process.contexts, call) } else { None });
         (status, found.get().is_some())
     });
     ended(found.get());
@@ -108,10 +108,14 @@ pub(crate) unsafe extern "C" fn create_plain(call: &Call) -> CUresult {
     create(unsafe { call.argument(call.note()) }, false, call)
 }
 
+/// The number of the context in argument 0.
+fn first(contexts: &Contexts, call: &Call) -> Option<u8> {
+    contexts.number_of(call.pointer(0))
+}
+
 /// `cuCtxDestroy` and `cuCtxDestroy_v2`: the driver frees the context's memory with it.
 pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
-    let context: CUcontext = call.pointer(0);
-    ending(call, &|process| process.contexts.number_of(context), &|process| process.contexts.remove(context))
+    ending(call, first, |contexts, call| contexts.remove(call.pointer(0)))
 }
 
 /// `cuDevicePrimaryCtxRetain`: the first one makes the context.
@@ -129,12 +133,15 @@ pub(crate) unsafe extern "C" fn retain_primary(call: &Call) -> CUresult {
 /// `cuDevicePrimaryCtxRelease` and `cuDevicePrimaryCtxReset`, in both versions: the last release, or a reset, ends the
 /// context and frees its memory.
 pub(crate) unsafe extern "C" fn release_primary(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let device: CUdevice = unsafe { call.argument(0) };
-    let _turn = Turn::take(device);
-    ending(call, &|process| process.contexts.primary_of(device), &|process| {
-        (!driver::primary_is_active(device)).then(|| process.contexts.remove_primary(device)).flatten()
-    })
+    let _turn = Turn::take(call.int(0).cast_signed());
+    ending(
+        call,
+        |contexts, call| contexts.primary_of(call.int(0).cast_signed()),
+        |contexts, call| {
+            let device = call.int(0).cast_signed();
+            (!driver::primary_is_active(device)).then(|| contexts.remove_primary(device)).flatten()
+        },
+    )
 }
 
 /// `cuCtxAttach`: one more end that the context needs.
@@ -153,9 +160,9 @@ pub(crate) unsafe extern "C" fn attach(call: &Call) -> CUresult {
 
 /// `cuCtxDetach`: the last one ends the context.
 pub(crate) unsafe extern "C" fn detach(call: &Call) -> CUresult {
-    let context: CUcontext = call.pointer(0);
-    ending(call, &|process| process.contexts.number_of(context), &|process| {
-        process.contexts.detach(context).then(|| process.contexts.remove(context)).flatten()
+    ending(call, first, |contexts, call| {
+        let context: CUcontext = call.pointer(0);
+        contexts.detach(context).then(|| contexts.remove(context)).flatten()
     })
 }
 

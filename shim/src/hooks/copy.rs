@@ -50,7 +50,7 @@ fn charged(process: &'static Process, call: &Call, bytes: u64) -> CUresult {
     let coarse = 61_u32.saturating_sub(bytes.leading_zeros());
     let key = Key { function: call.function(), shape: bytes >> coarse << coarse };
     let unit = Unit { key, continues_chain: false };
-    process.limiter.around(process, stream(call), &unit, &|| call.make())
+    process.limiter.around(process, stream(call), &unit, call, |call, _, _| call.make())
 }
 
 /// Makes the call, which copies so many bytes, from or to the host if `touches_host`.

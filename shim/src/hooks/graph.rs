@@ -209,8 +209,8 @@ fn instantiate(call: &Call, uploads: bool) -> CUresult {
     status
 }
 
-/// Runs `call`, which may take the memory of `executable`.
-fn taking(executable: CUgraphExec, call: &Call) -> CUresult {
+/// Makes the call, which may take the memory of the executable graph in argument 0.
+fn taking(call: &Call) -> CUresult {
     let process = match process::standing() {
         Standing::Managed(process) => process,
         Standing::Unmanaged => return call.make(),
@@ -219,7 +219,7 @@ fn taking(executable: CUgraphExec, call: &Call) -> CUresult {
     if process.allocating_graphs.load(Ordering::Relaxed) == 0 {
         return call.make();
     }
-    let place = process.handles.find(executable.addr() as u64);
+    let place = process.handles.find(call.word(0));
     let owner = place.map(|place| (place, process.handles.owner(place).device.cast_signed()));
     match owner.map(|(place, device)| (place, account::on_device(device))) {
         Some((place, Booking::On(account))) => reserved(account, process.handles.bytes(place), call),
@@ -282,19 +282,21 @@ fn launched(executable: CUgraphExec) {
     }
 }
 
+/// Makes the call, which launches the executable graph in argument 0, or uploads it.
+fn take(call: &Call) -> CUresult {
+    let status = taking(call);
+    if status == OK && call.note() == LAUNCH {
+        launched(call.pointer(0));
+    }
+    status
+}
+
 /// `cuGraphLaunch` and `cuGraphUpload`.
 pub(crate) unsafe extern "C" fn launch(call: &Call) -> CUresult {
-    let take = || {
-        let status = taking(call.pointer(0), call);
-        if status == OK && call.note() == LAUNCH {
-            launched(call.pointer(0));
-        }
-        status
-    };
-    let Some(process) = capped().filter(|_| call.note() == LAUNCH) else { return take() };
+    let Some(process) = capped().filter(|_| call.note() == LAUNCH) else { return take(call) };
     // Of a graph that was changed, as of one whose kernels were: its cost follows what its launches take.
     let unit = Unit { key: Key { function: call.word(0), shape: 0 }, continues_chain: false };
-    process.limiter.around(process, call.stream(1), &unit, &take)
+    process.limiter.around(process, call.stream(1), &unit, call, |call, _, _| take(call))
 }
 
 /// `cuGraphExecDestroy`: its memory stays in the driver's reserve.

@@ -49,16 +49,21 @@ fn unit_of(function: CUfunction, shape: [c_uint; 7], continues_chain: bool) -> U
     let mixed = shape.iter().fold(0_u64, |sum, number| {
         (sum ^ u64::from(*number)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
     });
-    Unit { key: Key { function: function.addr() as u64, shape: mixed }, continues_chain }
+    Unit { key: Key { function: function.expose_provenance() as u64, shape: mixed }, continues_chain }
 }
 
-/// Runs `call`, which launches `function` on `stream`, when it is time, and with what its first launch takes booked.
+/// Makes the call, which launches the unit on `stream`, when it is time, and with what its first launch takes booked.
 #[inline(never)]
-fn held_back(function: CUfunction, stream: CUstream, unit: &Unit, call: &Call) -> CUresult {
+fn held_back(stream: CUstream, unit: &Unit, call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
-    let launch =
-        || if is_known(process, function) { call.make() } else { first(function, fate_on(stream), call) };
-    process.limiter.around(process, stream, unit, &launch)
+    process.limiter.around(process, stream, unit, call, known_or_first)
+}
+
+/// Makes the call, with what the first launch of the unit's function takes booked.
+fn known_or_first(call: &Call, unit: &Unit, stream: CUstream) -> CUresult {
+    let Standing::Managed(process) = process::standing() else { return call.make() };
+    let function = core::ptr::with_exposed_provenance_mut(usize::try_from(unit.key.function).unwrap_or(0));
+    if is_known(process, function) { call.make() } else { first(function, fate_on(stream), call) }
 }
 
 #[inline]
@@ -313,7 +318,7 @@ fn launch(call: &Call, function: CUfunction, stream: CUstream, shape: [c_uint; 7
     if goes_at_once(function) {
         return call.make();
     }
-    held_back(function, stream, &unit_of(function, shape, false), call)
+    held_back(stream, &unit_of(function, shape, false), call)
 }
 
 /// `cuLaunchKernel` and `cuLaunchCooperativeKernel`.
@@ -326,7 +331,7 @@ pub(crate) unsafe extern "C" fn kernel(call: &Call) -> CUresult {
         return call.make();
     }
     let shape = core::array::from_fn(|index| call.int(index + 1));
-    held_back(function, call.stream(8), &unit_of(function, shape, false), call)
+    held_back(call.stream(8), &unit_of(function, shape, false), call)
 }
 
 /// `cuLaunchKernelEx`.
@@ -345,7 +350,7 @@ pub(crate) unsafe extern "C" fn kernel_ex(call: &Call) -> CUresult {
                 config.sharedMemBytes,
             ];
             let unit = unit_of(function, shape, continues_chain(config));
-            held_back(function, call.as_meant(config.hStream), &unit, call)
+            held_back(call.as_meant(config.hStream), &unit, call)
         }
         _ => call.make(),
     }

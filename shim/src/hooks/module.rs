@@ -15,6 +15,7 @@ use super::REFUSED;
 use crate::hooks_table::{cuKernelGetFunction, cuLibraryUnload, cuMemGetInfo_v2, cuModuleUnload, real};
 use crate::interpose::call::Call;
 use crate::process::account::{self, Booking};
+use crate::process::functions::Functions;
 use crate::process::handles::{Kind, Owner};
 use crate::process::{self, Process, Standing, driver};
 
@@ -139,7 +140,7 @@ fn is_ended(handle: u64) -> bool {
 }
 
 /// Calls `each` with the kernels of a library, of which there may be `most`. `false`: there are more, or the driver does not say.
-fn each_kernel(library: CUlibrary, most: usize, each: &dyn Fn(u64)) -> bool {
+fn each_kernel(library: CUlibrary, most: usize, functions: &Functions, each: fn(&Functions, u64)) -> bool {
     let mut count = 0;
     // SAFETY: fills one number.
     let known = unsafe { real::cuLibraryGetKernelCount.get()(&raw mut count, library) };
@@ -152,7 +153,7 @@ fn each_kernel(library: CUlibrary, most: usize, each: &dyn Fn(u64)) -> bool {
         status =
             unsafe { real::cuLibraryEnumerateKernels.get()(kernels.as_mut_ptr().cast(), count, library) };
         if status == OK {
-            kernels.iter().for_each(|kernel| each(kernel.addr() as u64));
+            kernels.iter().for_each(|kernel| each(functions, kernel.addr() as u64));
         }
     });
     has_room && status == OK
@@ -162,7 +163,7 @@ fn each_kernel(library: CUlibrary, most: usize, each: &dyn Fn(u64)) -> bool {
 /// are hooked. `false`: it stays.
 fn end_library(process: &'static Process, library: CUlibrary) -> bool {
     let functions = &process.functions;
-    let ends = each_kernel(library, functions.room_for_ended(), &|kernel| functions.end(kernel));
+    let ends = each_kernel(library, functions.room_for_ended(), functions, Functions::end);
     if ends {
         functions.end(library.addr() as u64);
         functions.forget();
@@ -179,9 +180,10 @@ fn revive(library: CUlibrary) {
         && process.functions.any_ended()
     {
         process.functions.revive(library.addr() as u64);
-        let _ = each_kernel(library, usize::MAX, &|kernel| {
-            process.functions.revive(kernel);
-        });
+        let revive = |functions: &Functions, kernel| {
+            functions.revive(kernel);
+        };
+        each_kernel(library, usize::MAX, &process.functions, revive);
     }
 }
 
@@ -195,7 +197,7 @@ pub(super) fn load_kernel(kernel: CUkernel) -> Result<CUfunction, CUresult> {
     }
     let mut function: CUfunction = core::ptr::null_mut();
     let get = cuKernelGetFunction::REAL.get();
-    let call = Call::new(get as *const c_void, [(&raw mut function).addr() as u64, kernel.addr() as u64]);
+    let call = Call::new(get as *const c_void, [(&raw mut function).addr() as u64, kernel.addr() as u64, 0]);
     // SAFETY: fills one handle; a handle that is no kernel's is an error.
     match unsafe { kernel_function(&call) } {
         OK => Ok(function),

@@ -138,7 +138,7 @@ unsafe fn allocate_at_once(call: &Call, asked: u64) -> Option<CUresult> {
 #[cold]
 fn undo(account: Account, address: u64, taken: Option<u64>) {
     // The driver has just returned this address, and nobody else has seen it.
-    let free = Call::new(cuMemFree_v2::REAL.get() as *const c_void, [address]);
+    let free = Call::new(cuMemFree_v2::REAL.get() as *const c_void, [address, 0, 0]);
     freeing(&free, address, Account::release);
     account.release(taken.unwrap_or(0));
 }
@@ -160,7 +160,10 @@ fn freeing(call: &Call, address: u64, give: fn(Account, u64)) -> CUresult {
         return status;
     }
     match mark {
-        None => extent.into_iter().for_each(|extent| give_back(process, extent, give)),
+        None => {
+            let blocks = extent.map_or(0, |extent| process.blocks.remove(extent));
+            give_back(process, extent.map_or(0, |extent| extent.context), blocks, give);
+        }
         Some(mark) => give_back_marked(process, extent, mark, give),
     }
     status
@@ -187,46 +190,45 @@ fn free_at_once(call: &Call, address: u64) -> Option<CUresult> {
 /// Gives one block back.
 #[inline(never)]
 fn give_block_back(process: &'static Process, context: u8) {
-    let booking = match process.contexts.device_of(context) {
-        Some(device) => account::on_device(device),
-        None => account::on_current_device(),
-    };
-    if let Booking::On(account) = booking {
-        account.release(BLOCK_BYTES);
-    }
+    give_back(process, context, 1, Account::release);
 }
 
 #[cold]
+#[inline(never)]
 fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: Last, give: fn(Account, u64)) {
     let is_managed = mark.owner.kind == Kind::Managed;
     if !is_managed {
         let_go(mark);
     }
-    match (extent, mark.exported) {
-        (Some(extent), _) if is_managed => give_back(process, extent, |account, bytes| {
+    let Some(extent) = extent else { return };
+    let (context, blocks) = (extent.context, process.blocks.remove(extent));
+    let booking = if blocks == 0 { Booking::No } else { made_in(process, context) };
+    let Booking::On(account) = booking else { return };
+    let bytes = blocks * BLOCK_BYTES;
+    match mark.exported {
+        _ if is_managed => {
             account.device.unseen.fetch_sub(bytes, Ordering::Relaxed);
             give(account, bytes);
-        }),
-        (Some(extent), Some(exported)) => {
-            give_back(process, extent, |account, bytes| account.release_unless_open(bytes, Some(exported)));
         }
-        (Some(extent), None) => give_back(process, extent, give),
-        (None, _) => {}
+        Some(exported) => account.release_unless_open(bytes, Some(exported)),
+        None => give(account, bytes),
     }
 }
 
-/// Gives the blocks back that nothing is left in, to the device that they lie on, whichever is current now.
-#[inline]
-fn give_back(process: &'static Process, extent: Extent, give: impl Fn(Account, u64)) {
-    let blocks = process.blocks.remove(extent);
-    if blocks == 0 {
-        return;
-    }
-    let booking = match process.contexts.device_of(extent.context) {
+/// The account of the device that memory lies on that was made in `context`, whichever is current now.
+#[inline(never)]
+fn made_in(process: &'static Process, context: u8) -> Booking {
+    match process.contexts.device_of(context) {
         Some(device) => account::on_device(device),
         None => account::on_current_device(),
-    };
-    if let Booking::On(account) = booking {
+    }
+}
+
+/// Gives the blocks back that nothing is left in.
+fn give_back(process: &'static Process, context: u8, blocks: u64, give: fn(Account, u64)) {
+    if blocks != 0
+        && let Booking::On(account) = made_in(process, context)
+    {
         give(account, blocks * BLOCK_BYTES);
     }
 }

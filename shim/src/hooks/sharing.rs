@@ -85,7 +85,16 @@ fn exported(address: u64, key: ShareKey) {
     }
 }
 
-/// Charges this process for memory that it has just been given access to under `id`; `undo` gives it up again.
+/// A function of the driver's that gives up what a process was given access to, by its address or handle.
+type Close = unsafe extern "C" fn(u64) -> CUresult;
+
+/// Gives up what the driver has just given access to under `id`, and nobody else has seen.
+fn undo(id: u64, close: Close) {
+    // SAFETY: an address or a handle of the kind that the function takes.
+    driver::outside_captures(|| unsafe { close(id) });
+}
+
+/// Charges this process for memory that it has just been given access to under `id`; `close` gives it up again.
 #[inline(never)]
 fn imported(
     account: Account,
@@ -93,7 +102,7 @@ fn imported(
     bytes: u64,
     key: Option<ShareKey>,
     context: u8,
-    undo: &dyn Fn(),
+    close: Close,
 ) -> CUresult {
     let handles = &account.process().handles;
     if let Some(place) = handles.find(id) {
@@ -106,14 +115,14 @@ fn imported(
         None => account.reserve(bytes),
     };
     let Some(reservation) = reserved else {
-        undo();
+        undo(id, close);
         return REFUSED;
     };
     if !handles.add(id, bytes, Owner { device: account.ordinal(), context, kind: Kind::Import }) {
         // What cannot be followed would stay charged for ever: not granted.
         key.into_iter().for_each(|key| account.unshare(key));
         account.cancel(reservation);
-        undo();
+        undo(id, close);
         return account.decline(Why::TableFull);
     }
     account.device.unseen.fetch_add(bytes, Ordering::Relaxed);
@@ -144,7 +153,7 @@ pub(crate) unsafe extern "C" fn ipc_get(call: &Call) -> CUresult {
 /// Makes `call`, which gives this process access to an allocation of another and writes where argument 0 says where it is, and charges it;
 /// `close` gives it up again.
 #[inline(never)]
-fn opening(key: ShareKey, call: &Call, close: &dyn Fn(u64)) -> CUresult {
+fn opening(key: ShareKey, call: &Call, close: Close) -> CUresult {
     let booking = account::on_current_device();
     if matches!(booking, Booking::Refuse) {
         return REFUSED;
@@ -155,13 +164,12 @@ fn opening(key: ShareKey, call: &Call, close: &dyn Fn(u64)) -> CUresult {
     }
     // SAFETY: the driver has written the address.
     let opened = unsafe { *call.pointer::<CUdeviceptr>(0) };
-    let undo = || driver::outside_captures(|| close(opened));
     match (on_device_at(opened), allocation_at(opened)) {
         (Booking::On(account), Some((_, bytes))) => {
-            imported(account, opened, bytes, Some(key), account.process().contexts.current(), &undo)
+            imported(account, opened, bytes, Some(key), account.process().contexts.current(), close)
         }
         _ => {
-            undo();
+            undo(opened, close);
             REFUSED
         }
     }
@@ -169,14 +177,9 @@ fn opening(key: ShareKey, call: &Call, close: &dyn Fn(u64)) -> CUresult {
 
 /// `cuIpcOpenMemHandle` and `cuIpcOpenMemHandle_v2`.
 pub(crate) unsafe extern "C" fn ipc_open(call: &Call) -> CUresult {
-    let close = |opened| {
-        let close = cuIpcCloseMemHandle::REAL.get();
-        // SAFETY: just opened, and nobody else has seen it.
-        unsafe { close(opened) };
-    };
     // SAFETY: a handle has 64 bytes.
     let key = unsafe { key_of(call.by_value()) };
-    opening(key, call, &close)
+    opening(key, call, cuIpcCloseMemHandle::REAL.get())
 }
 
 /// `cuMemExportToShareableHandle`.
@@ -271,17 +274,13 @@ pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
     }
     // SAFETY: the driver has written the handle.
     let made = unsafe { *handle };
-    let release = move || {
-        let release = cuMemRelease::REAL.get();
-        // SAFETY: just imported, and nobody else has seen it.
-        unsafe { release(made) };
-    };
+    let release = cuMemRelease::REAL.get();
     // It lies where it was made: on another device than the current one, or in the host's memory, which is not counted.
     let lies_on = driver::memory_device(made);
     let account = match lies_on.map(account::on_device) {
         Some(Booking::On(account)) => account,
         Some(Booking::Refuse) => {
-            release();
+            undo(made, release);
             return REFUSED;
         }
         Some(Booking::No) => return OK,
@@ -295,7 +294,7 @@ pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
             // A multicast object is on no device, and takes no memory by itself.
             None if lies_on.is_none() => 0,
             None => {
-                release();
+                undo(made, release);
                 return account.decline(Why::UnknownSize);
             }
         },
@@ -303,7 +302,7 @@ pub(crate) unsafe extern "C" fn import(call: &Call) -> CUresult {
     let is_fabric = kind == CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC;
     // SAFETY: the program's `CUmemFabricHandle`, which the driver has just read.
     let key = is_fabric.then(|| unsafe { key_of(shareable) });
-    let status = imported(account, made, bytes, key, 0, &release);
+    let status = imported(account, made, bytes, key, 0, release);
     if status == OK
         && kind == CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
         && let Some(place) = handles.find(made)
@@ -535,13 +534,8 @@ pub(crate) unsafe extern "C" fn import_pointer(call: &Call) -> CUresult {
     if data.is_null() || call.word(0) == 0 {
         return call.make();
     }
-    let free = |opened| {
-        let free = cuMemFree_v2::REAL.get();
-        // SAFETY: just imported, and nobody else has seen it.
-        unsafe { free(opened) };
-    };
     // SAFETY: the program's data, not null.
-    opening(unsafe { key_of(data.cast()) }, call, &free)
+    opening(unsafe { key_of(data.cast()) }, call, cuMemFree_v2::REAL.get())
 }
 
 /// Notes that `holder` keeps the memory in `place`, as long as it is bound there.

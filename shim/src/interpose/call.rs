@@ -60,10 +60,10 @@ pub(crate) struct Call {
 const _: () = assert!(size_of::<Call>() == 136 && core::mem::offset_of!(Call, note) == 120);
 
 impl Call {
-    /// A call of our own of `real`, which takes so many words.
-    pub(crate) fn new<const N: usize>(real: *const c_void, arguments: [u64; N]) -> Self {
-        let mut words = [0; 6 + ON_STACK];
-        words.iter_mut().zip(arguments).for_each(|(to, from)| *to = from);
+    /// A call of our own of `real`, which takes so many words, or fewer.
+    #[inline(never)]
+    pub(crate) fn new(real: *const c_void, [first, second, third]: [u64; 3]) -> Self {
+        let words = [first, second, third, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         Call { real: real.cast_mut(), words, note: 0, kind: 2 }
     }
 
@@ -80,7 +80,7 @@ impl Call {
     }
 
     /// Makes a call of the same function with these arguments.
-    pub(crate) fn make_with<const N: usize>(&self, arguments: [u64; N]) -> CUresult {
+    pub(crate) fn make_with(&self, arguments: [u64; 3]) -> CUresult {
         Call::new(self.real, arguments).make()
     }
 

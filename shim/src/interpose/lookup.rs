@@ -7,6 +7,7 @@ use super::driver::Library;
 use super::glibc::Glibc;
 use super::table::{self, Row};
 use crate::arch;
+use crate::elf::hash::Name;
 
 /// The objects behind us in the order of look-up: where a question is put that must not find our own exports. glibc takes
 /// the caller of `dlsym`, so us, as the place to search from; no further handle, hence no allocation, is needed.
@@ -129,23 +130,32 @@ fn hook_for(name: &CStr, found: *mut c_void) -> Option<*mut c_void> {
         .map(Row::hook)
 }
 
+/// The trampoline of this name.
 fn trampoline_named(name: &CStr) -> Option<*mut c_void> {
-    Some(match name.to_bytes() {
-        b"dlsym" => arch::dlsym as *mut c_void,
-        b"dlvsym" => arch::dlvsym as *mut c_void,
-        b"dlopen" => arch::dlopen as *mut c_void,
-        b"dlmopen" => arch::dlmopen as *mut c_void,
-        _ => return None,
-    })
+    let name = Name::of(name.to_bytes());
+    let names = [Name::of(b"dlsym"), Name::of(b"dlvsym"), Name::of(b"dlopen"), Name::of(b"dlmopen")];
+    trampoline(names.iter().position(|own| *own == name)?)
 }
 
+/// The trampoline that stands in for what glibc found.
 fn trampoline_replacing(glibc: Glibc, found: *mut c_void) -> Option<*mut c_void> {
-    [
-        (glibc.dlsym as *mut c_void, arch::dlsym as *mut c_void),
-        (glibc.dlvsym as *mut c_void, arch::dlvsym as *mut c_void),
-        (glibc.dlopen as *mut c_void, arch::dlopen as *mut c_void),
-        (glibc.dlmopen as *mut c_void, arch::dlmopen as *mut c_void),
-    ]
-    .into_iter()
-    .find_map(|(real, trampoline)| (found == real).then_some(trampoline))
+    let own = [
+        glibc.dlsym as *mut c_void,
+        glibc.dlvsym as *mut c_void,
+        glibc.dlopen as *mut c_void,
+        glibc.dlmopen as *mut c_void,
+    ];
+    trampoline(own.iter().position(|own| *own == found)?)
+}
+
+/// By its place in both lists.
+#[inline(never)]
+fn trampoline(place: usize) -> Option<*mut c_void> {
+    Some(match place {
+        0 => arch::dlsym as *mut c_void,
+        1 => arch::dlvsym as *mut c_void,
+        2 => arch::dlopen as *mut c_void,
+        3 => arch::dlmopen as *mut c_void,
+        _ => return None,
+    })
 }

@@ -16,6 +16,7 @@ use super::Limiter;
 use super::caps::Ground;
 use super::sensor::Tails;
 use super::stream::{Books, Stream};
+use crate::interpose::call::Call;
 use crate::process::Process;
 use crate::process::driver::Capturing;
 
@@ -35,20 +36,22 @@ fn tail_behind(stream: &'static Stream, books: &mut Books, unit: &Unit) -> Enter
 }
 
 impl Limiter {
-    /// Runs `call`, which gives `unit` to the driver, when it is time.
+    /// Makes the call by `make`, which gives `unit` to the driver, when it is time. (A function and its arguments: a closure's table of
+    /// functions is 130 bytes of the library.)
     #[inline(never)]
     pub(crate) fn around(
         &'static self,
         process: &'static Process,
         stream: CUstream,
         unit: &Unit,
-        call: &dyn Fn() -> CUresult,
+        call: &Call,
+        make: fn(&Call, &Unit, CUstream) -> CUresult,
     ) -> CUresult {
         if self.is_free(process) {
-            return call();
+            return make(call, unit, stream);
         }
         let entered = self.enter(process, stream, unit);
-        let status = call();
+        let status = make(call, unit, stream);
         match entered {
             Some(After::End(on, stream)) => self.end_here(&on, stream),
             Some(After::Tail(stream, launch)) => self.leave_tail(process, stream, launch),

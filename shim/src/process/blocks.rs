@@ -157,7 +157,7 @@ impl Blocks {
         leaf.0.get(usize::try_from(block).ok()? % LEAF_BLOCKS)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn word_or_new(&self, block: u64) -> Result<&AtomicU64, NoPlace> {
         if let Some(word) = self.word(block) {
             return Ok(word);
@@ -200,10 +200,12 @@ impl Blocks {
         let span = (address.checked_add(bytes - 1).ok_or(NoPlace)? >> BLOCK_SHIFT) - first;
         if span != 0 {
             // All the leaves first, so that nothing can fail half-way.
-            (first..=first + span)
-                .step_by(LEAF_BLOCKS)
-                .chain([first + span])
-                .try_for_each(|block| self.word_or_new(block).map(drop))?;
+            let mut block = first;
+            while block < first + span {
+                self.word_or_new(block)?;
+                block += LEAF_BLOCKS as u64;
+            }
+            self.word_or_new(first + span)?;
         }
         let mut fresh = 0;
         let mut block = first;

@@ -1,5 +1,6 @@
 //! The capture table: under a cap, a program that captures gets the driver's own answers, call by call.
 
+use cuota_tests::build;
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::machine::Machine;
@@ -139,4 +140,22 @@ fn capture_that_a_blocking_stream_has_joined_is_not_ruined() {
         assert_eq!(ended.status, 0);
     }
     worker.console.finish();
+}
+
+#[test]
+fn captures_of_several_threads_are_not_ruined_and_what_runs_beside_them_is_charged() {
+    let machine = Machine::new();
+    let guest = build::program("capturers");
+    for mode in MODES {
+        let name = format!("t{mode}");
+        let programs = [machine.native_of(&guest), machine.run(&guest, &name, &["--compute", "60%"])];
+        for mut program in programs {
+            let output = program.command().arg(mode.to_string()).output().expect("it runs");
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(said, "failures: 0, the last with 0\n", "mode {mode}: {output:?}");
+        }
+        // 900 launches of 50 µs beside captures, and 180 between them.
+        let used_ns = meter(&machine, &name).0;
+        assert!(used_ns >= 1_080 * MS / 20 * 8 / 10, "mode {mode}: {used_ns} ns");
+    }
 }

@@ -6,6 +6,7 @@
 mod captures;
 mod changes;
 mod contexts;
+mod devices;
 mod ends;
 mod paths;
 mod per_thread;
@@ -16,7 +17,7 @@ mod streams;
 
 use std::os::unix::ffi::OsStrExt;
 
-use cuota_region::name::TenantName;
+use cuota_region::name::{GpuId, TenantName};
 use cuota_region::path::Directory;
 use cuota_region::tenant::Tenant;
 use cuota_tests::console::Arg::{At, Is, Out, Parameter, Text};
@@ -120,12 +121,22 @@ impl Worker {
 
 /// GPU time that a tenant has used, and that its launches have waited, ns.
 fn meter(machine: &Machine, tenant: &str) -> (u64, u64) {
+    let file = file(machine, tenant);
+    let (_, gpu) = file.gpus().next().expect("it has used a GPU");
+    meter_on(machine, tenant, gpu)
+}
+
+/// The same on this GPU.
+fn meter_on(machine: &Machine, tenant: &str, gpu: GpuId) -> (u64, u64) {
+    let file = file(machine, tenant);
+    let meter = file.gpu_index(gpu).and_then(|index| file.meter(index)).expect("the GPU has an index");
+    (meter.used_ns(), meter.throttled_ns())
+}
+
+fn file(machine: &Machine, tenant: &str) -> Tenant {
     let directory = Directory::at(machine.region().as_os_str().as_bytes()).expect("a short path");
     let name = TenantName::parse(tenant.as_bytes()).expect("a tenant's name");
-    let file = Tenant::open(&directory.tenant(&name).expect("a short path")).expect("the tenant has a file");
-    let (index, _) = file.gpus().next().expect("it has used a GPU");
-    let meter = file.meter(index).expect("the GPU has an index");
-    (meter.used_ns(), meter.throttled_ns())
+    Tenant::open(&directory.tenant(&name).expect("a short path")).expect("the tenant has a file")
 }
 
 /// Looks until `is_so`, a bounded number of times.

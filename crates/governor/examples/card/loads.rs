@@ -66,7 +66,7 @@ pub(crate) struct Load {
 }
 
 /// The names, for errors and for the scripts.
-pub(crate) const NAMES: [&str; 17] = [
+pub(crate) const NAMES: [&str; 18] = [
     "5us",
     "100us",
     "1ms",
@@ -74,6 +74,7 @@ pub(crate) const NAMES: [&str; 17] = [
     "graph",
     "sync",
     "slow_cpu",
+    "bursts",
     "matmul",
     "training",
     "decode",
@@ -229,6 +230,13 @@ fn cycle(name: &str, kit: &Kit, streams: &[Stream]) -> (Vec<Op>, u64) {
             // A program that launches too slowly to keep the GPU busy: 5 of some 14 µs.
             let ops = (0..32).flat_map(|_| [launch(0, kit.full(5 * US)), Op::Host(9 * US)]).collect();
             (with_mark(ops, 0, 32), 450 * US)
+        }
+        "bursts" => {
+            // 25 requests of 0.13 ms, each launched and waited for, then 3 ms of nothing.
+            let step = streams[0].capture(|| (0..24).for_each(|_| kit.full(4 * US).launch(streams[0])));
+            let mut ops: Vec<Op> = (0..25).flat_map(|_| [graph(0, step), Op::Sync { stream: 0 }]).collect();
+            ops.push(Op::Host(3 * MS));
+            (with_mark(ops, 0, 25), 6 * MS)
         }
         "matmul" => (with_mark(times(1, &launch(0, kit.gemm([4_096; 3]))), 0, 1), 350 * US),
         "training" => (training(kit), 6 * MS),

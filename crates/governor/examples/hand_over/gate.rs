@@ -1,4 +1,5 @@
-//! A tenant's turns: it launches while it has one, and hands it over by one of five ways.
+//! A tenant's turns: it launches while it has one, and hands it over by one of five ways, or by the rules and the file that the library has
+//! (`by_arena`).
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -8,12 +9,14 @@ use crate::clock;
 use crate::cuda::{Device, Event, Stream};
 use crate::memory_word::OnDevice;
 use crate::page::{Page, Turn};
+use cuota_governor::habit::Habit;
+use cuota_region::seat::Seat;
 
 const US: u64 = 1_000;
 /// Between two looks at the clock, estimated ns of work, as the limiter has it.
 const BATCH_NS: u64 = 300 * US;
 /// In flight inside a turn, ns, and two batches whatever they take.
-const BOUND_NS: u64 = 600 * US;
+pub(crate) const BOUND_NS: u64 = 600 * US;
 /// Without a launch, and with nothing on the device, for so long: the turn is given up.
 const QUIET_NS: u64 = 100 * US;
 const LOOK: Duration = Duration::from_micros(20);
@@ -31,6 +34,8 @@ pub(crate) enum How {
     Write,
     /// The device writes, and the next one's stream waits for the word with its first batch behind it.
     Wait,
+    /// As `cuota_region::seat` has it; the work in flight when a turn is handed over, ns.
+    Arena { lead_ns: u64 },
 }
 
 /// What a cell asks for.
@@ -44,11 +49,13 @@ pub(crate) struct Law {
     pub(crate) to_ns: u64,
     /// What a launch takes, ns.
     pub(crate) launch_ns: u64,
+    /// Its priority is high: it never launches beside the turns of others.
+    pub(crate) is_high: bool,
 }
 
 impl Law {
     pub(crate) const FREE: Self =
-        Self { how: How::Free, turn_ns: 0, managed: 1, to_ns: 0, launch_ns: 10 * US };
+        Self { how: How::Free, turn_ns: 0, managed: 1, to_ns: 0, launch_ns: 10 * US, is_high: false };
 }
 
 /// A turn that has passed.
@@ -62,37 +69,42 @@ pub(crate) struct Passed {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
+pub(crate) enum Phase {
     Out,
     In,
     Draining,
 }
 
-struct State {
-    law: Law,
-    phase: Phase,
+pub(crate) struct State {
+    pub(crate) law: Law,
+    pub(crate) phase: Phase,
     turn: Turn,
     /// The stream waits for this turn, which may not have begun.
     awaited: Option<u32>,
     next_number: u32,
-    granted_ns: u64,
-    deadline_ns: u64,
+    pub(crate) granted_ns: u64,
+    pub(crate) deadline_ns: u64,
     first: Event,
     /// The batch that is open: what it has taken, ns, and whether it may take more.
     spent_ns: u64,
     is_open: bool,
-    in_flight: VecDeque<(Event, u64)>,
-    progress_ns: u64,
+    pub(crate) in_flight: VecDeque<(Event, u64)>,
+    pub(crate) progress_ns: u64,
     launches: u64,
     launches_seen: u64,
     quiet_since_ns: u64,
     marks: Vec<Event>,
     times: Vec<Event>,
     passed: Vec<Passed>,
+    /// What was launched in this turn, or since it shares, ns.
+    pub(crate) turn_spent_ns: u64,
+    pub(crate) habit: Habit,
+    /// It launches beside the turns of others.
+    pub(crate) shares: bool,
 }
 
 impl State {
-    fn end_batch(&mut self, stream: Stream) {
+    pub(crate) fn end_batch(&mut self, stream: Stream) {
         self.is_open = false;
         if self.spent_ns == 0 {
             return;
@@ -100,18 +112,19 @@ impl State {
         let mark = self.marks.pop().unwrap_or_else(Event::mark);
         mark.record(stream);
         self.in_flight.push_back((mark, self.spent_ns));
+        self.turn_spent_ns += self.spent_ns;
         self.spent_ns = 0;
     }
 
     /// Notes what has ended.
-    fn reap(&mut self, now_ns: u64) {
+    pub(crate) fn reap(&mut self, now_ns: u64) {
         while let Some((mark, _)) = self.in_flight.pop_front_if(|(mark, _)| mark.is_reached()) {
             self.marks.push(mark);
             self.progress_ns = now_ns;
         }
     }
 
-    fn in_flight_ns(&self) -> u64 {
+    pub(crate) fn in_flight_ns(&self) -> u64 {
         self.in_flight.iter().map(|(_, ns)| ns).sum()
     }
 
@@ -121,9 +134,9 @@ impl State {
         event
     }
 
-    fn begin(&mut self, stream: Stream, now_ns: u64, deadline_ns: u64) {
+    pub(crate) fn begin(&mut self, stream: Stream, now_ns: u64, deadline_ns: u64) {
         (self.phase, self.granted_ns, self.deadline_ns) = (Phase::In, now_ns, deadline_ns);
-        (self.quiet_since_ns, self.progress_ns) = (now_ns, now_ns);
+        (self.quiet_since_ns, self.progress_ns, self.turn_spent_ns) = (now_ns, now_ns, 0);
         self.first = self.time(stream);
     }
 }
@@ -132,13 +145,14 @@ impl State {
 pub(crate) struct Gate {
     page: &'static Page,
     slot: usize,
-    stream: Stream,
+    pub(crate) stream: Stream,
     on_device: OnDevice,
     state: Mutex<State>,
+    pub(crate) seat: Option<Seat>,
 }
 
 impl Gate {
-    pub(crate) fn new(page: &'static Page, slot: usize, stream: Stream) -> Self {
+    pub(crate) fn new(page: &'static Page, slot: usize, stream: Stream, seat: Option<Seat>) -> Self {
         let times: Vec<Event> = (0..1_000).map(|_| Event::timing()).collect();
         let state = State {
             law: Law::FREE,
@@ -159,11 +173,14 @@ impl Gate {
             marks: (0..64).map(|_| Event::mark()).collect(),
             times,
             passed: Vec::new(),
+            turn_spent_ns: 0,
+            habit: Habit::default(),
+            shares: false,
         };
-        Self { page, slot, stream, on_device: OnDevice::new(page), state: Mutex::new(state) }
+        Self { page, slot, stream, on_device: OnDevice::new(page), state: Mutex::new(state), seat }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("lives")
     }
 
@@ -174,6 +191,7 @@ impl Gate {
         state.next_number = u32::try_from(self.slot).unwrap_or(0);
         state.turn = Turn { number: 0, holder: None };
         state.launches = 0;
+        (state.habit, state.shares) = (Habit::default(), false);
     }
 
     /// Lets all streams go that wait for a turn: the cell is over. Returns when this tenant's has drained.
@@ -195,6 +213,7 @@ impl Gate {
         state.reap(clock::now_ns());
         state.law = Law::FREE;
         self.page.want(self.slot, false);
+        self.leave_arena();
         (state.launches, std::mem::take(&mut state.passed))
     }
 
@@ -236,8 +255,8 @@ impl Gate {
             match state.phase {
                 Phase::In => self.open(state, now_ns),
                 Phase::Draining => {
-                    self.look_after(state, now_ns);
-                    std::thread::sleep(LOOK);
+                    let nap = self.look_after(state, now_ns);
+                    std::thread::sleep(nap);
                 }
                 Phase::Out => {
                     drop(state);
@@ -261,8 +280,12 @@ impl Gate {
                 return;
             }
         }
+        if matches!(state.law.how, How::Arena { .. }) && !self.still_has_it(&mut state, now_ns) {
+            return;
+        }
         let is_first = state.granted_ns == state.progress_ns && state.in_flight.is_empty();
-        if now_ns + in_flight_ns + state.law.launch_ns > state.deadline_ns && !is_first {
+        let is_last = now_ns + in_flight_ns + state.law.launch_ns > state.deadline_ns && !is_first;
+        if is_last && !state.shares {
             self.close_or_renew(&mut state, now_ns);
         } else if in_flight_ns + state.law.launch_ns > BOUND_NS && state.in_flight.len() >= 2 {
             let oldest = state.in_flight[0].0;
@@ -279,6 +302,14 @@ impl Gate {
             state.deadline_ns = now_ns + state.law.turn_ns;
             return;
         }
+        if self.goes_on_in_arena(state, now_ns) {
+            return;
+        }
+        self.close(state, now_ns);
+    }
+
+    /// Ends the turn: nothing more is launched.
+    pub(crate) fn close(&self, state: &mut State, now_ns: u64) {
         state.end_batch(self.stream);
         let last = state.time(self.stream);
         let (granted_ns, deadline_ns, first) = (state.granted_ns, state.deadline_ns, state.first);
@@ -286,7 +317,7 @@ impl Gate {
         state.phase = Phase::Out;
         match state.law.how {
             How::Free | How::Deadline => {}
-            How::Futex { .. } => state.phase = Phase::Draining,
+            How::Futex { .. } | How::Arena { .. } => state.phase = Phase::Draining,
             How::Write => {
                 let next = self.page.next_after(self.slot);
                 let turn = Turn { number: state.turn.number + 1, holder: next };
@@ -296,17 +327,22 @@ impl Gate {
         }
     }
 
-    /// Hands a turn over that has drained, or nearly.
-    fn look_after(&self, mut state: MutexGuard<'_, State>, now_ns: u64) {
+    /// Hands a turn over that has drained, or nearly. When to look again.
+    fn look_after(&self, mut state: MutexGuard<'_, State>, now_ns: u64) -> Duration {
         state.reap(now_ns);
-        let How::Futex { lead_ns } = state.law.how else { return };
         let drains_ns = state.progress_ns + state.in_flight_ns();
+        let lead_ns = match state.law.how {
+            How::Futex { lead_ns } => lead_ns,
+            How::Arena { lead_ns } => return self.hand_over_in_arena(state, now_ns, drains_ns, lead_ns),
+            _ => return LOOK,
+        };
         let is_near = lead_ns != 0 && now_ns + lead_ns >= drains_ns;
         if state.in_flight.is_empty() || is_near {
             let next = Turn { number: state.turn.number + 1, holder: self.page.next_after(self.slot) };
             self.page.change(state.turn, next);
             state.phase = Phase::Out;
         }
+        LOOK
     }
 
     /// Waits for a turn, or for the end of the cell.
@@ -314,6 +350,7 @@ impl Gate {
         match law.how {
             How::Free => {}
             How::Deadline => self.take_by_clock(law),
+            How::Arena { .. } => self.take_in_arena(law),
             How::Futex { .. } | How::Write => {
                 self.page.want(self.slot, true);
                 self.take_by_word(law);
@@ -386,7 +423,10 @@ impl Gate {
         while !is_over() {
             std::thread::sleep(Duration::from_micros(50));
             let mut state = self.state();
-            if !matches!(state.law.how, How::Futex { .. } | How::Write) {
+            if state.phase == Phase::Out
+                || state.shares
+                || !matches!(state.law.how, How::Futex { .. } | How::Write | How::Arena { .. })
+            {
                 drop(state);
                 std::thread::sleep(Duration::from_millis(1));
                 continue;
@@ -394,7 +434,7 @@ impl Gate {
             let now_ns = clock::now_ns();
             match state.phase {
                 Phase::Out => {}
-                Phase::Draining => self.look_after(state, now_ns),
+                Phase::Draining => _ = self.look_after(state, now_ns),
                 Phase::In => {
                     if state.launches != state.launches_seen {
                         (state.launches_seen, state.quiet_since_ns) = (state.launches, now_ns);
@@ -408,7 +448,13 @@ impl Gate {
                         && state.in_flight.is_empty()
                         && now_ns - state.progress_ns.max(state.quiet_since_ns) >= QUIET_NS;
                     let is_due = is_idle || now_ns >= state.deadline_ns;
-                    if is_due && self.page.next_after(self.slot).is_some() {
+                    if matches!(state.law.how, How::Arena { .. }) {
+                        match is_idle {
+                            true => self.give_up_in_arena(&mut state, now_ns),
+                            false if is_due => self.close_or_renew(&mut state, now_ns),
+                            false => {}
+                        }
+                    } else if is_due && self.page.next_after(self.slot).is_some() {
                         self.close_or_renew(&mut state, now_ns);
                     }
                 }

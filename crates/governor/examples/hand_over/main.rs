@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! hand_over --page FILE --slot N --tenants N [--managed N] --workload NAME --kernels bench/kernels --own KERNELS.PTX
-//!           [--seconds 1] CELL...
+//!           [--seconds 1] [--weight 100] [--guarantee PERCENT] [--priority high|normal|low] CELL...
 //! ```
 //!
 //! A cell is `solo:SLOT` (that tenant alone, the others wait), `free` (the driver slices), `deadline:TURN_MS`,
-//! `futex:TURN_MS:LEAD_US`, `write:TURN_MS` or `wait:TURN_MS` ([`gate::How`]). All tenants go through the same cells together. Tenants with
+//! `futex:TURN_MS:LEAD_US`, `write:TURN_MS`, `wait:TURN_MS` or `arena:LEAD_US` ([`gate::How`]). All tenants go through the same cells together. Tenants with
 //! slots of `--managed` and above take no turns in any cell. Each cell gives one line of JSON.
 
+mod by_arena;
 #[path = "../card/clock.rs"]
 mod clock;
 #[path = "../card/cuda.rs"]
@@ -26,8 +27,15 @@ mod progress;
 mod ruler;
 
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use cuota_governor::entitlement::{Entitlement, Priority};
+use cuota_region::arena::Arena;
+use cuota_region::name::GpuId;
+use cuota_region::path::Directory;
+use cuota_region::seat::Seat;
 
 use gate::{Gate, How, Law};
 use loads::{Load, Op, Work};
@@ -47,6 +55,7 @@ struct Asked {
     kernels: PathBuf,
     own: PathBuf,
     seconds: f64,
+    entitlement: Entitlement,
     cells: Vec<String>,
 }
 
@@ -61,6 +70,7 @@ impl Asked {
             kernels: "bench/kernels".into(),
             own: "crates/governor/examples/card/kernels.ptx".into(),
             seconds: 1.0,
+            entitlement: Entitlement::USUAL,
             cells: Vec::new(),
         };
         let mut words = std::env::args().skip(1);
@@ -75,6 +85,18 @@ impl Asked {
                 "--kernels" => asked.kernels = value().into(),
                 "--own" => asked.own = value().into(),
                 "--seconds" => asked.seconds = value().parse().expect("a number of seconds"),
+                "--weight" => asked.entitlement.weight = value().parse().expect("a weight"),
+                "--guarantee" => {
+                    asked.entitlement.guarantee_ppm =
+                        10_000 * value().parse::<u32>().expect("a number of per cent");
+                }
+                "--priority" => {
+                    asked.entitlement.priority = match value().as_str() {
+                        "high" => Priority::High,
+                        "low" => Priority::Low,
+                        _ => Priority::Normal,
+                    };
+                }
                 _ => asked.cells.push(word),
             }
         }
@@ -97,10 +119,14 @@ fn law_of(cell: &str, asked: &Asked) -> Option<Law> {
         ("futex", [turn_ms, lead_us]) => (How::Futex { lead_ns: lead_us * 1_000 }, *turn_ms),
         ("write", [turn_ms]) => (How::Write, *turn_ms),
         ("wait", [turn_ms]) => (How::Wait, *turn_ms),
-        _ => panic!("{cell} is no cell: solo:SLOT, free, deadline:MS, futex:MS:US, write:MS, wait:MS"),
+        ("arena", [lead_us]) => (How::Arena { lead_ns: lead_us * 1_000 }, 20),
+        _ => panic!(
+            "{cell} is no cell: solo:SLOT, free, deadline:MS, futex:MS:US, write:MS, wait:MS, arena:US"
+        ),
     };
     let how = if asked.slot < asked.managed as usize { how } else { How::Free };
-    Some(Law { how, turn_ns: turn_ms * MS, managed: asked.managed, ..Law::FREE })
+    let is_high = asked.entitlement.priority == Priority::High;
+    Some(Law { how, turn_ns: turn_ms * MS, managed: asked.managed, is_high, ..Law::FREE })
 }
 
 struct Tenant<'a> {
@@ -181,7 +207,7 @@ impl Tenant<'_> {
         self.page.part(index, self.asked.tenants);
         let ruler = Ruler { from, to: anchor(self.asked.slot as u64) };
         let (cpu_ns, (launches, passed)) = line?;
-        if cell.starts_with("solo") && self.asked.workload != "slow_cpu" {
+        if cell.starts_with("solo") && !matches!(self.asked.workload.as_str(), "slow_cpu" | "training") {
             self.launch_ns = ((to_ns - begins_ns) / launches.max(1)).max(1_000);
         }
         let turns: Vec<String> = passed
@@ -214,6 +240,19 @@ impl Tenant<'_> {
     }
 }
 
+/// The tenant's seat in an arena beside the page, where any cell wants one.
+fn seat_of(asked: &Asked) -> Option<Seat> {
+    if asked.slot >= asked.managed as usize || !asked.cells.iter().any(|cell| cell.starts_with("arena")) {
+        return None;
+    }
+    let folder = asked.page.parent().expect("the page has a folder");
+    _ = std::fs::create_dir(folder.join("arena"));
+    let directory = Directory::at(folder.as_os_str().as_bytes()).expect("a short path");
+    let arena = Arena::open_or_create(&directory, GpuId::from_words([1, 1]), 0o600);
+    let arena = arena.unwrap_or_else(|why| panic!("the arena in {}: {why}", folder.display()));
+    arena.seat(asked.slot as u64 + 1, asked.entitlement, clock::now_ns())
+}
+
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).expect("somebody reads the results");
@@ -225,7 +264,7 @@ fn main() {
     let page = Page::map(&asked.page);
     let device = cuda::Device::open();
     let load = Load::new(&asked.workload, &device, &asked.kernels, &asked.own);
-    let gate = Gate::new(page, asked.slot, load.streams[0]);
+    let gate = Gate::new(page, asked.slot, load.streams[0], seat_of(&asked));
     let (marks, is_over) = (Marks::default(), AtomicBool::new(false));
     clock::wake_exactly();
     say(&format!(
@@ -235,7 +274,8 @@ fn main() {
     std::thread::scope(|threads| {
         threads.spawn(|| gate.help(&device, || is_over.load(Ordering::Relaxed)));
         threads.spawn(|| marks.watch(&device));
-        let launch_ns = Law::FREE.launch_ns / 2;
+        // Of those whose launches the GPU does not wait for: a kernel of 5 us, or a fifteenth of a step's 0.75 ms.
+        let launch_ns = if asked.workload == "training" { 50_000 } else { 5_000 };
         let mut tenant =
             Tenant { asked: &asked, load, gate: &gate, marks: &marks, page, launch_ns, steps_ns: Vec::new() };
         for (index, cell) in asked.cells.iter().enumerate() {

@@ -3,6 +3,7 @@
 use cuota_region::event::{Event, Problem};
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::driver::OUT_OF_MEMORY;
+use cuota_tests::machine::MIB;
 
 use crate::{Container, QUOTA, QUOTA_BYTES, begin, kernel};
 
@@ -47,6 +48,23 @@ fn memory_is_not_limited_by_0_nor_by_another_devices_limit() {
     ] {
         has_a_gpu_of(&[variable], all);
     }
+}
+
+#[test]
+fn program_that_asks_nvml_alone_sees_the_quota_and_what_is_taken() {
+    let container = Container::new();
+    let mut worker = container.start(&[QUOTA]);
+    let _ = worker.alloc(512 * MIB).expect("it fits");
+    // As nvidia-smi does; in a container whose file is there, and in one where it comes first.
+    for (container, used) in [(&container, container.books().booked), (&Container::new(), 0)] {
+        let mut console = container.program(&[QUOTA]).start();
+        let _ = console.call("nvmlInit_v2", &[]).ok();
+        let device = console.call("nvmlDeviceGetHandleByIndex_v2", &[Is(0), Out(8)]).ok().number(0);
+        let memory = console.nvml_memory_of(device);
+        assert_eq!((memory.total, memory.used), (QUOTA_BYTES, used));
+        console.finish();
+    }
+    worker.finish();
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::member::Member;
 use crate::path::{Directory, Path};
 use crate::policy::MemoryLimit;
 use crate::sys::{self, Errno, Fd, InChild, Mapping};
+use crate::tenant::PROCESSES;
 
 /// What `recent_kernel` is set to while work runs: the monitor counts it down every five seconds, and calls who has more than 0 active.
 const ACTIVE: i32 = 2;
@@ -26,6 +27,9 @@ const NOTHING: u64 = 1;
 
 /// Whoever runs in the container, under whatever user, shares its files.
 const EVERYBODY: u32 = 0o666;
+
+// A slot has the number of its process's place.
+const _: () = assert!(SLOTS == PROCESSES);
 
 /// The monitor's file, mapped for the rest of the process's life.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 //!
 //! - [`variables`]: what the environment asks for.
 //! - [`layout`]: the monitor's file, offset by offset.
-//! - [`file`]: the file as a process of the container uses it.
+//! - [`mod@file`]: the file as a process of the container uses it.
 //!
 //! The file is the container's and the monitor's: limits can be changed in it while programs run. Nothing of ours rests on it but the
 //! limits: what is booked stands in the tenant's own file, as everywhere.

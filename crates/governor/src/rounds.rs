@@ -5,6 +5,7 @@
 //! time would count as occupied, and seldom while launches keep coming: those look themselves, once in a batch.
 
 use crate::batch::QUIET_NS;
+use crate::occupancy::SHORT_GAP_NS;
 
 /// The longest round, ns: 200 a second, 0.3 % of a core. A program that pauses for the first time after it has launched
 /// without pause pays for idle time of twice this at most, once; then rounds are short again.
@@ -44,12 +45,25 @@ impl Watch {
         Self { opened_ns: now_ns, front_ns, units: 0, seen_ns: now_ns, fewer_ns: now_ns }
     }
 
-    /// Whether the stream may have been idle inside the batch, which holds `cost_ns` of estimated work. Who closes it
-    /// before a launch asks this too, and tells the helper ([`Found::Sparse`]).
+    /// Whether the stream may have been idle inside the batch, which holds so many units, of `cost_ns` of estimated work: for
+    /// longer than the short gaps between them can be. Who closes it before a launch asks this too, and tells the helper
+    /// ([`Found::Sparse`]); then the next units are measured one by one, as long as they come [`Watch::apart`].
     #[must_use]
-    pub const fn may_be_dry(&self, cost_ns: u64, now_ns: u64) -> bool {
-        let work_ns = self.front_ns.saturating_add(cost_ns).saturating_add(QUIET_NS);
-        now_ns.saturating_sub(self.opened_ns) > work_ns
+    pub const fn may_be_dry(&self, units: u32, cost_ns: u64, now_ns: u64) -> bool {
+        let gaps_ns = SHORT_GAP_NS.saturating_mul(units.saturating_sub(1) as u64);
+        self.is_past(cost_ns.saturating_add(gaps_ns).saturating_add(QUIET_NS), now_ns)
+    }
+
+    /// Whether a unit that is launched now, on a stream that has run dry, comes behind a gap that counts, where the batch before took
+    /// `cost_ns`. On a stream whose units come so, one by one, each has a boundary behind it at once: what it takes is known, and the
+    /// gap after it is in no bracket, whether a helper looks in time or not.
+    #[must_use]
+    pub const fn apart(&self, cost_ns: u64, now_ns: u64) -> bool {
+        self.is_past(cost_ns.saturating_add(SHORT_GAP_NS), now_ns)
+    }
+
+    const fn is_past(&self, ns: u64, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.opened_ns) > self.front_ns.saturating_add(ns)
     }
 
     /// The helper's look: the batch holds so many units, of `cost_ns` of estimated work.
@@ -61,7 +75,7 @@ impl Watch {
         } else if now_ns.saturating_sub(self.seen_ns) >= QUIET_NS {
             return Flow::Quiet { late_ns: now_ns.saturating_sub(self.fewer_ns) };
         }
-        if self.may_be_dry(cost_ns, now_ns) { Flow::MayBeDry } else { Flow::Flowing }
+        if self.may_be_dry(units, cost_ns, now_ns) { Flow::MayBeDry } else { Flow::Flowing }
     }
 }
 
@@ -180,8 +194,15 @@ mod tests {
     #[test]
     fn a_batch_behind_long_work_is_not_taken_for_dry() {
         let watch = Watch::new(0, 20_000 * US);
-        assert!(!watch.may_be_dry(300 * US, 20_300 * US));
-        assert!(watch.may_be_dry(300 * US, 20_401 * US));
+        assert!(!watch.may_be_dry(1, 300 * US, 20_300 * US));
+        assert!(watch.may_be_dry(1, 300 * US, 20_401 * US));
+    }
+
+    #[test]
+    fn a_batch_of_many_units_with_short_gaps_is_not_taken_for_dry() {
+        let watch = Watch::new(0, 0);
+        assert!(!watch.may_be_dry(60, 300 * US, 60 * 25 * US));
+        assert!(watch.may_be_dry(60, 300 * US, 60 * 100 * US));
     }
 
     proptest! {

@@ -18,12 +18,14 @@ use super::sensor::Tails;
 use super::stream::{Books, Stream};
 use crate::interpose::call::Call;
 use crate::process::Process;
-use crate::process::driver::Capturing;
+use crate::process::driver::{self, Capturing};
 
 /// What is to be done once the unit has been given to the driver.
 enum After {
     /// Its batch ends: it was never measured.
     End(Ground, &'static Stream),
+    /// It is in no books. Said when it is on the stream: before, who looks would find that it has ended.
+    Passed(&'static Stream),
     /// It is on a per-thread stream: what others look at is to be left behind this launch.
     Tail(&'static Stream, u32),
 }
@@ -31,7 +33,7 @@ enum After {
 type Entered = Option<After>;
 
 fn tail_behind(stream: &'static Stream, books: &mut Books, unit: &Unit) -> Entered {
-    let launch = if stream.is_per_thread() { books.launches.add(unit) } else { None };
+    let launch = books.launches.add(unit).filter(|_| stream.is_per_thread());
     launch.map(|launch| After::Tail(stream, launch))
 }
 
@@ -54,6 +56,7 @@ impl Limiter {
         let status = make(call, unit, stream);
         match entered {
             Some(After::End(on, stream)) => self.end_here(&on, stream),
+            Some(After::Passed(stream)) => stream.is_passed(),
             Some(After::Tail(stream, launch)) => self.leave_tail(process, stream, launch),
             None => {}
         }
@@ -74,8 +77,7 @@ impl Limiter {
         let Some(mut books) = stream.books() else {
             // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
             let _ = Ground::of(process, stream.device())?.book(cost_ns);
-            stream.is_passed();
-            return None;
+            return Some(After::Passed(stream));
         };
         let place = books.batch.place(unit, estimate, TARGET_NS);
         if let (false, Place::Same, Spend::Within { word }) =
@@ -88,10 +90,15 @@ impl Limiter {
         let on = Ground::of(process, stream.device())?;
         if !unit.continues_chain {
             let is_open = !books.batch.is_empty();
-            if is_open && books.watch.may_be_dry(books.batch.cost_ns(), sys::monotonic_ns()) {
+            let (units, cost_ns) = (books.batch.units(), books.batch.cost_ns());
+            if is_open && books.watch.may_be_dry(units, cost_ns, sys::monotonic_ns()) {
                 self.helper.is_sparse();
+                books.was_dry = self.may_record(stream) && driver::has_ended(stream.handle());
             }
-            self.close(&on, stream, &mut books, Close::Full);
+            if self.close(&on, stream, &mut books, Close::Full) && books.was_dry {
+                // It is charged as it is; its gaps are not what its units cost.
+                books.was_late(1);
+            }
         }
         drop(books);
         self.look(&on, stream, unit)
@@ -180,14 +187,18 @@ impl Limiter {
     ) -> Entered {
         let Some(mut books) = stream.books() else {
             // What was booked stays so.
-            stream.is_passed();
-            return None;
+            return Some(After::Passed(stream));
         };
         let estimate = on.gpu.costs().estimate(unit.key);
         let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
+        let mut is_apart = false;
         if books.batch.is_empty() {
             let now_ns = sys::monotonic_ns();
-            books.watch = Watch::new(now_ns, books.in_flight_ns());
+            // What was closed on a dry stream has ended.
+            let was_dry = core::mem::take(&mut books.was_dry) || !books.is_busy();
+            let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
+            is_apart = was_dry && books.watch.apart(estimate.cost_ns(), now_ns);
+            books.watch = Watch::new(now_ns, front_ns);
             if !books.is_busy() {
                 books.since_ns = now_ns;
             }
@@ -207,7 +218,11 @@ impl Limiter {
             on.correct(books.batch.close(on.gpu.concurrency()));
         }
         let tail = tail_behind(stream, &mut books, unit);
-        if books.batch.ends_here(unit) { Some(After::End(*on, stream)) } else { tail }
+        if is_apart && !books.launches.has_chains() || books.batch.ends_here(unit) {
+            Some(After::End(*on, stream))
+        } else {
+            tail
+        }
     }
 
     fn end_here(&self, on: &Ground, stream: &Stream) {

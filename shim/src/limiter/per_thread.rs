@@ -28,10 +28,9 @@ pub(super) struct Tail {
     behind: AtomicU32,
 }
 
-/// Launches on a per-thread stream. All-zero is none.
+/// Launches on a stream. All-zero is none.
 pub(super) struct Launches {
     count: u32,
-    /// An event would split a chain of dependent launches; where there was one, more will come.
     has_chains: bool,
 }
 
@@ -45,6 +44,11 @@ impl Launches {
         self.count = self.count.wrapping_add(1);
         self.has_chains |= unit.continues_chain;
         (!self.has_chains).then_some(self.count)
+    }
+
+    /// Whether there was a chain of dependent launches, so that more will come: an event behind the first of one would split it.
+    pub(super) fn has_chains(&self) -> bool {
+        self.has_chains
     }
 }
 

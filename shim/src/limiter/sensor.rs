@@ -43,7 +43,7 @@ impl Limiter {
     }
 
     /// Nothing is recorded on a legacy stream where that would ruin a capture, nor on a stream that takes part in one.
-    fn may_record(&self, stream: &Stream) -> bool {
+    pub(super) fn may_record(&self, stream: &Stream) -> bool {
         if stream.is_legacy() {
             !self.captures.bar_legacy(stream.context())
         } else {
@@ -147,7 +147,9 @@ impl Limiter {
     fn end_context(&self, process: &'static Process, context: u8) {
         let busy = self.streams.seen().filter(|stream| stream.batches() != 0 && stream.context() == context);
         for stream in busy {
-            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.books()) {
+            if let (Some(on), Some(mut books)) =
+                (Ground::of(process, stream.device()), stream.books_at_last())
+            {
                 self.write_off(&on, stream, &mut books);
             }
         }

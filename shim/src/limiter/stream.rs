@@ -51,8 +51,10 @@ pub(super) struct Books {
     pub(super) unknown: bool,
     /// Of a per-thread stream: when somebody last saw that it was not done, ns.
     pub(super) seen_busy_ns: u64,
-    /// And what was launched there.
+    /// What was launched.
     pub(super) launches: Launches,
+    /// The batch before was closed when the stream had run dry.
+    pub(super) was_dry: bool,
     /// The open batch as its watchers know it.
     pub(super) watch: Watch,
     /// Looks at which launches on *other* streams were held back, when the open batch began.
@@ -299,6 +301,17 @@ impl Stream {
         self.books.take().map(|books| self.held(books))
     }
 
+    /// The books, where they are needed for the last time: who holds them may have been taken off its processor for some time.
+    pub(super) fn books_at_last(&self) -> Option<HeldBooks<'_>> {
+        (0..SLEEPS_AT_LAST).find_map(|_| {
+            let books = self.try_books();
+            if books.is_none() {
+                sys::sleep_ns(SLEEP_AT_LAST_NS);
+            }
+            books
+        })
+    }
+
     /// The books, unless somebody holds them; with what has passed meanwhile.
     pub(super) fn try_books(&self) -> Option<HeldBooks<'_>> {
         let mut books = self.books.try_take().map(|books| self.held(books))?;
@@ -336,6 +349,10 @@ impl Drop for HeldBooks<'_> {
         self.stream.in_flight_ns.store(self.in_flight_ns(), Ordering::Relaxed);
     }
 }
+
+/// How long they are waited for then: some tenths of a second.
+const SLEEPS_AT_LAST: u32 = 1000;
+const SLEEP_AT_LAST_NS: u64 = 200_000;
 
 /// A place that is being filled.
 const CLAIMED: u64 = 3;

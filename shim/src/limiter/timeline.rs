@@ -31,6 +31,9 @@ const PATIENCE: u32 = 4096;
 /// How long who ends a context waits for those who are at its events, ns: one that records waits while the stream's queue is full.
 const LONGEST_VISIT_NS: u64 = 100_000_000;
 
+/// How long it sleeps between two looks at them, ns: most are there for a microsecond.
+const NAP_NS: u64 = 20_000;
+
 /// `CU_EVENT_DEFAULT`.
 const WITH_TIMING: u32 = 0;
 
@@ -129,7 +132,7 @@ impl Timeline {
         self.endings.fetch_add(1, Ordering::SeqCst);
         let until_ns = sys::monotonic_ns().saturating_add(LONGEST_VISIT_NS);
         while self.visits.load(Ordering::SeqCst) != 0 && sys::monotonic_ns() < until_ns {
-            sys::yield_now();
+            sys::sleep_ns(NAP_NS);
         }
         let (result, has_ended) = call();
         if has_ended {

@@ -13,6 +13,7 @@ mod per_thread;
 mod processes;
 mod progress;
 mod shares;
+mod sparse;
 mod streams;
 
 use std::os::unix::ffi::OsStrExt;

@@ -425,7 +425,8 @@ impl Inner {
         self.reap();
         if !unit.continues_chain {
             let (books, now_ns) = (&self.books[stream], clock::now_ns());
-            self.sparse |= !books.batch.is_empty() && books.watch.may_be_dry(books.batch.cost_ns(), now_ns);
+            self.sparse |= !books.batch.is_empty()
+                && books.watch.may_be_dry(books.batch.units(), books.batch.cost_ns(), now_ns);
             self.close(stream, Close::Full);
         }
         let look = self.law.look();

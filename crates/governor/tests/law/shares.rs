@@ -140,3 +140,32 @@ fn without_the_helper_nobody_gets_more_than_its_cap() {
         }
     }
 }
+
+/// What a program is charged of the clock, per cent, that launches a kernel of `cost_ns` and then computes for about `host_ns`: how
+/// long differs by a third, so that its launches meet the helper's rounds at any time.
+fn charged_of_sparse(cost_ns: u64, host_ns: u64, helper: bool) -> (f64, f64) {
+    let script: Script = Box::new(move |step| match step % 2 {
+        0 => launch(0, 1, cost_ns),
+        n => Op::Host(host_ns * 5 / 6 + (step + n).wrapping_mul(0x9e37_79b9_7f4a_7c15) % (host_ns / 3)),
+    });
+    let got = run(script, 990_000, helper, 200 * MS, 1_000 * MS);
+    (100.0 * got.charged, 100.0 * got.occupied)
+}
+
+#[test]
+fn sparse_launches_are_charged_what_they_take_with_and_without_a_helper() {
+    let (mut table, mut worst) = (String::new(), 0.0_f64);
+    for helper in [true, false] {
+        for cost_ns in [1_000, 5_000, 20_000, 50_000] {
+            for host_ns in [150_000, 300_000, 700_000, 1_500_000, 4_000_000] {
+                let (charged, occupied) = charged_of_sparse(cost_ns, host_ns, helper);
+                table += &format!(
+                    "{cost_ns:6} ns each {host_ns:8}, helper {helper}: occupied {occupied:5.2}, charged {charged:5.2} %\n"
+                );
+                worst = worst.max((charged - occupied).abs());
+            }
+        }
+    }
+    println!("{table}");
+    assert!(worst <= 1.0, "{worst:.1} points\n{table}");
+}

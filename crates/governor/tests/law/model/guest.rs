@@ -55,6 +55,9 @@ struct Books {
     unknown: bool,
     closed: VecDeque<Closed>,
     watch: Watch,
+    /// The batch before was closed on a stream that had run dry; so this unit comes alone, or the batch began so.
+    was_dry: bool,
+    apart: bool,
     /// Looks at which a launch on this stream was held back.
     held: u64,
     /// Those at launches on the others, when the open batch began.
@@ -181,9 +184,16 @@ impl Guest {
         if !unit.continues_chain {
             let books = self.books(stream);
             let is_open = !books.batch.is_empty();
-            let dry = is_open && books.watch.may_be_dry(books.batch.cost_ns(), on.now_ns);
+            let dry =
+                is_open && books.watch.may_be_dry(books.batch.units(), books.batch.cost_ns(), on.now_ns);
+            let dry = dry && on.gpu.queued(stream) == 0;
+            books.was_dry = dry;
             self.sparse |= dry;
             self.close(on, stream, Close::Full);
+            if let Some(closed) = self.books(stream).closed.back_mut().filter(|_| dry) {
+                // It is charged as it is; its gaps are not what its units cost.
+                closed.late_ns = 1;
+            }
         }
         let look = on.look();
         let unit_ns = self.concurrency.scale(self.estimate(unit).cost_ns());
@@ -277,7 +287,11 @@ impl Guest {
         let held = self.held;
         let books = self.books(stream);
         if books.batch.is_empty() {
-            books.watch = Watch::new(on.now_ns, books.in_flight_ns());
+            // What was closed on a dry stream has ended.
+            let was_dry = std::mem::take(&mut books.was_dry) || books.closed.is_empty();
+            let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
+            books.apart = was_dry && books.watch.apart(estimate.cost_ns(), on.now_ns);
+            books.watch = Watch::new(on.now_ns, front_ns);
             books.others_held = held - books.held;
         }
         books.batch.book(waiting.booked_ns);
@@ -294,7 +308,9 @@ impl Guest {
 
     /// After the kernel was launched.
     pub(crate) fn launched(&mut self, on: &mut Ground<'_>, stream: usize, unit: &Unit) {
-        if self.managed && on.tenant.cap.binds() && self.books(stream).batch.ends_here(unit) {
+        let books = self.books(stream);
+        let ends = books.batch.ends_here(unit) || books.apart && books.batch.units() == 1;
+        if self.managed && on.tenant.cap.binds() && ends {
             self.close(on, stream, Close::Unknown);
         }
     }

@@ -1,6 +1,6 @@
 //! A turn as one word, so that one instruction hands it over: whose it is, since when, and for how long.
 //!
-//! A turn is *offered* by whoever ends the one before, and *held* once its tenant has accepted it, so that one that has died costs three milliseconds and
+//! A turn is *offered* by whoever ends the one before, and *held* once its tenant has accepted it, so that one that has died costs five milliseconds and
 //! not a turn. A held one ends when its holder hands it over, or two milliseconds after its time, by whoever waits. A holder whose work runs on beyond that
 //! says that it *drains*: then the others wait 25 ms for it, which they would lose to it anyway.
 
@@ -8,8 +8,14 @@ use crate::arbiter::TENANTS;
 
 const MS: u64 = 1_000_000;
 
-/// How long a tenant has to accept its turn, ns.
-pub const ACCEPT_NS: u64 = 3 * MS;
+/// How long after its beginning a tenant may accept its turn, ns: [`NEAR_NS`] of it may have passed when it is offered.
+pub const ACCEPT_NS: u64 = 5 * MS;
+
+/// A tenant that has launched nothing for so long, ns, and has nothing on the GPU, gives its turn up.
+pub const QUIET_NS: u64 = MS / 10;
+
+/// One of high priority keeps it a little longer, ns, so that the pause between two requests of a burst is none.
+pub const LINGER_NS: u64 = MS / 5;
 
 /// How long a turn may overrun before others end it, ns: what is in flight, and one late thread.
 pub const GRACE_NS: u64 = 2 * MS;

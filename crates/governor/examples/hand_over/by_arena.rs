@@ -4,6 +4,7 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use cuota_governor::arbiter::cycle_ns;
+use cuota_governor::turn::LINGER_NS;
 use cuota_region::seat::{Admission, Seat};
 
 use crate::clock;
@@ -12,8 +13,6 @@ use crate::gate::{Gate, How, Law, Phase, State};
 const US: u64 = 1_000;
 /// How long one launches beside the turns of others before it looks again, ns.
 const SHARES_NS: u64 = 20_000 * US;
-/// A high priority keeps its turn for so long after its last work, ns.
-const LINGER_NS: u64 = 500 * US;
 
 impl Gate {
     fn seat(&self) -> &Seat {

@@ -4,6 +4,7 @@ mod claim;
 mod cli;
 mod doctor;
 mod events;
+mod hami;
 mod home;
 mod inject;
 mod lease;

@@ -7,11 +7,12 @@ use cuota_governor::cap::Cap;
 use cuota_governor::entitlement::Entitlement;
 use cuota_region::ledger::Usage;
 use cuota_region::name::{GpuId, TenantName};
-use cuota_region::policy::{Found, MemoryLimit, Policy};
+use cuota_region::policy::{Found, Limits, MemoryLimit, Policy};
 use cuota_region::sys;
 use cuota_region::tenant::{Meter, Tenant};
 use serde::Serialize;
 
+use crate::hami::Container;
 use crate::home::Home;
 use crate::share::show_cap;
 use crate::size::{show_bytes, show_limit};
@@ -123,6 +124,8 @@ fn with_files(folder: &Path) -> Vec<TenantName> {
 fn rows_of(home: &Home, policy: Option<Policy>, name: &TenantName, lives: Lives<'_>) -> Vec<Row> {
     let tenant = home.files().tenant(name).and_then(|path| Tenant::open(&path)).ok();
     let used = tenant.iter().flat_map(|tenant| tenant.gpus().map(|(index, gpu)| (*tenant, index, gpu)));
+    let container = Container::of(home);
+    let limits = |gpu| limits(policy, container, name, gpu);
     let rows: Vec<Row> = used
         .map(|(tenant, index, gpu)| {
             let living: Vec<_> =
@@ -138,19 +141,29 @@ fn rows_of(home: &Home, policy: Option<Policy>, name: &TenantName, lives: Lives<
                 compute_used_ns: tenant.meter(index).map_or(0, Meter::used_ns),
                 compute_throttled_ns: tenant.meter(index).map_or(0, Meter::throttled_ns),
                 processes: living.iter().map(|process| process.pid).collect(),
-                ..blank(policy, name, gpu, tenant.total(index))
+                ..blank(name, limits(gpu), tenant.total(index))
             }
         })
         .collect();
-    if rows.is_empty() { vec![blank(policy, name, GpuId::ANY, 0)] } else { rows }
+    if rows.is_empty() { vec![blank(name, limits(GpuId::ANY), 0)] } else { rows }
 }
 
-/// A row with what the policy says alone. `total`: the GPU's memory in bytes, 0 where it is not known.
-fn blank(policy: Option<Policy>, name: &TenantName, gpu: GpuId, total: u64) -> Row {
-    let limits = policy.and_then(|policy| match policy.look_up(name, gpu) {
-        Found::Limits(limits) => Some(limits),
-        Found::Nothing | Found::Unsettled => None,
-    });
+/// What a tenant may have on a GPU: by the policy, or in a container of HAMi's by its file.
+fn limits(
+    policy: Option<Policy>,
+    container: Option<Container>,
+    name: &TenantName,
+    gpu: GpuId,
+) -> Option<Limits> {
+    match policy.map(|policy| policy.look_up(name, gpu)) {
+        Some(Found::Limits(limits)) => Some(limits),
+        Some(Found::Nothing | Found::Unsettled) => None,
+        None => container.and_then(|container| container.limits(gpu)),
+    }
+}
+
+/// A row with its limits alone. `total`: the GPU's memory in bytes, 0 where it is not known.
+fn blank(name: &TenantName, limits: Option<Limits>, total: u64) -> Row {
     let memory = limits.map_or(MemoryLimit::Unlimited, |limits| limits.memory);
     let compute = limits.map_or(Cap::FULL, |limits| limits.compute);
     let entitlement = limits.map_or(Entitlement::USUAL, |limits| limits.entitlement);
@@ -257,7 +270,6 @@ mod tests {
     use super::*;
     use cuota_region::ledger::Books;
     use cuota_region::member::Member;
-    use cuota_region::policy::Limits;
 
     const GPU: GpuId = GpuId::from_words([7, 9]);
 

@@ -5,6 +5,7 @@ use cuota_region::policy::{Found, Limits, MemoryLimit};
 
 use crate::claim;
 use crate::cli::Set;
+use crate::hami::Container;
 use crate::home::Home;
 use crate::status;
 
@@ -24,6 +25,9 @@ fn change(home: &Home, asked: &Set) -> anyhow::Result<()> {
         anyhow::bail!(
             "nothing is to be changed\n  name a limit: --compute 30%, --memory 8GiB, --guarantee 20%"
         );
+    }
+    if let Some(container) = Container::of(home) {
+        return container.set(asked);
     }
     let operator = home.operate()?;
     let policy = operator.writer.policy();

@@ -1,5 +1,8 @@
 //! What the monitor, or anybody, writes to the file while programs run counts.
 
+use std::process::{Command, Output};
+
+use cuota_tests::build;
 use cuota_tests::console::Arg::Is;
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::MIB;
@@ -105,4 +108,45 @@ fn container_that_is_to_pause_gives_nothing_to_the_device_until_it_may() {
         let _ = console.call("cuStreamSynchronize", &[Is(kernel[1])]).ok();
         console.finish();
     }
+}
+
+/// The command in the container's own directory.
+fn cuota(container: &Container, arguments: &[&str]) -> Output {
+    let mut command = Command::new(build::command());
+    let mut directory = container.cache().into_os_string();
+    directory.push(".cuota");
+    command.env("CUOTA_DIR", directory).args(arguments).output().expect("the command runs")
+}
+
+#[test]
+fn our_own_command_shows_and_changes_the_limits_of_the_file() {
+    let container = Container::new();
+    let mut console = container.start(&[QUOTA, ("CUDA_DEVICE_SM_LIMIT", "30")]);
+    let listed = String::from_utf8(cuota(&container, &["ps"]).stdout).expect("text");
+    assert!(listed.contains("2 GiB") && listed.contains("30%"), "{listed}");
+    let changed = cuota(&container, &["set", "default", "--memory", "1GiB", "--compute", "50%"]);
+    assert!(changed.status.success(), "{changed:?}");
+    assert_eq!(console.total(), QUOTA_BYTES / 2);
+    let view = container.monitor().look();
+    assert_eq!((view.limit[0], view.sm_limit[0]), (QUOTA_BYTES / 2, 50));
+    console.finish();
+}
+
+#[test]
+fn our_own_command_refuses_what_the_file_cannot_hold_and_changes_nothing() {
+    let container = Container::new();
+    container.start(&[QUOTA]).finish();
+    let before = container.monitor().look();
+    for arguments in [
+        &["set", "default", "--memory", "50%"][..],
+        &["set", "default", "--memory", "1GiB", "--compute", "0.5%"],
+        &["set", "default", "--memory", "1GiB", "--weight", "300"],
+        &["set", "other", "--memory", "1GiB"],
+        &["set", "default", "--memory", "1GiB", "--gpu", "GPU-00000000-0000-0000-0000-000000000001"],
+    ] {
+        let refused = cuota(&container, arguments);
+        assert_eq!(refused.status.code(), Some(1), "{arguments:?}: {refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).lines().count() >= 2, "{refused:?}");
+    }
+    assert_eq!(container.monitor().look(), before);
 }

@@ -70,22 +70,44 @@ impl Monitored {
         } else if bytes < BYTES as u64 {
             return Err(Unusable::Short { bytes, need: BYTES as u64 });
         }
-        let memory = sys::map(Mapping::Shared(&fd), BYTES)?;
+        let file = Self::map(&fd)?;
+        if file.0.magic.load(Ordering::Acquire) == 0 {
+            file.lay_out(variables);
+        }
+        file.checked()
+    }
+
+    /// Maps the file at `path`, which must be there and have its content.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn look(path: &[u8]) -> Result<Self, Unusable> {
+        let fd = sys::open(Path::of(&[path])?.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW, 0)?;
+        let bytes = sys::file_info(&fd)?.bytes;
+        if bytes < BYTES as u64 {
+            return Err(Unusable::Short { bytes, need: BYTES as u64 });
+        }
+        Self::map(&fd)?.checked()
+    }
+
+    fn map(fd: &Fd) -> Result<Self, Unusable> {
+        let memory = sys::map(Mapping::Shared(fd), BYTES)?;
         // SAFETY: fresh from `map`; who holds a `Monitored` keeps it in memory that a child sees zeroed.
         unsafe { sys::set_fate_in_child(memory, BYTES, InChild::Absent) }?;
         let file: NonNull<File> = memory.cast();
         // SAFETY: page-aligned, as long as `File`, never unmapped while the reference is used, and atomics throughout.
-        let file = Monitored(unsafe { file.as_ref() });
-        match file.0.magic.load(Ordering::Acquire) {
-            0 => file.lay_out(variables),
-            MAGIC => {}
-            _ => return Err(Unusable::NotOurs),
-        }
-        let version = (file.0.major.load(Ordering::Relaxed), file.0.minor.load(Ordering::Relaxed));
-        if version == VERSION {
-            Ok(file)
-        } else {
-            Err(Unusable::OtherVersion(version.0.cast_unsigned() << 16 | version.1.cast_unsigned() & 0xffff))
+        Ok(Monitored(unsafe { file.as_ref() }))
+    }
+
+    fn checked(self) -> Result<Self, Unusable> {
+        let file = self.0;
+        let version = (file.major.load(Ordering::Relaxed), file.minor.load(Ordering::Relaxed));
+        match file.magic.load(Ordering::Acquire) {
+            MAGIC if version == VERSION => Ok(self),
+            MAGIC => Err(Unusable::OtherVersion(
+                version.0.cast_unsigned() << 16 | version.1.cast_unsigned() & 0xffff,
+            )),
+            _ => Err(Unusable::NotOurs),
         }
     }
 
@@ -142,6 +164,20 @@ impl Monitored {
         let cap =
             u32::try_from(percent).ok().and_then(|percent| Cap::from_ppm(percent.checked_mul(10_000)?).ok());
         cap.filter(|_| counts).unwrap_or(Cap::FULL)
+    }
+
+    /// Sets the memory quota of a device, bytes; `None`: no quota.
+    pub fn set_memory(self, device: usize, bytes: Option<u64>) {
+        if let Some(limit) = self.0.limit.get(device) {
+            limit.store(bytes.map_or(0, |bytes| bytes.max(NOTHING)), Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the share of a device's time, per cent.
+    pub fn set_compute(self, device: usize, percent: u32) {
+        if let Some(limit) = self.0.sm_limit.get(device) {
+            limit.store(u64::from(percent), Ordering::Relaxed);
+        }
     }
 
     /// A number that changes when a share does, or whether they count.

@@ -37,7 +37,7 @@
 
 // "cuotaARE" as it stands in the file.
 #define CUOTA_ARENA_MAGIC UINT64_C(0x45524161746f7563)
-#define CUOTA_ARENA_LAYOUT_HASH UINT64_C(0xe0ecc26c3588db2d)
+#define CUOTA_ARENA_LAYOUT_HASH UINT64_C(0xae0a007c8871faed)
 
 // The layout's major version. It is part of the file's name too, so two versions can live side by side.
 #define CUOTA_LAYOUT_MAJOR 1
@@ -260,7 +260,9 @@ struct CUOTA_ALIGNED(64) cuota_arena_desk {
   uint64_t ended;
   // What made no sense.
   uint64_t rubbish;
-  uint64_t reserved[4];
+  // How often a tenant took a seat, or came back to one that it had not used for long: who was alone may not be so any more.
+  uint64_t comings;
+  uint64_t reserved[3];
 };
 
 // A tenant's place in the circle.

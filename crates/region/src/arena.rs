@@ -37,7 +37,9 @@ pub(crate) struct Desk {
     pub(crate) ended: AtomicU64,
     /// What made no sense.
     pub(crate) rubbish: AtomicU64,
-    reserved: [AtomicU64; 4],
+    /// How often a tenant took a seat, or came back to one that it had not used for long: who was alone may not be so any more.
+    pub(crate) comings: AtomicU64,
+    reserved: [AtomicU64; 3],
 }
 
 /// A tenant's place in the circle.
@@ -75,7 +77,7 @@ pub(crate) struct File {
 /// See [`crate::abi`].
 #[doc(hidden)]
 pub const LAYOUTS: &[crate::abi::Layout] = &[
-    crate::abi::layout!(Desk as "cuota_arena_desk": turn, passed, ended, rubbish, reserved),
+    crate::abi::layout!(Desk as "cuota_arena_desk": turn, passed, ended, rubbish, comings, reserved),
     crate::abi::layout!(Place as "cuota_arena_place":
         tenant, entitlement, asks, horizon, held_ns, seen_ns, bell, ended, reserved),
     crate::abi::layout!(File as "cuota_arena_file": header, desk, places),
@@ -90,6 +92,7 @@ pub const KIND: Kind = Kind {
         offset_of!(File, desk),
         offset_of!(File, places),
         offset_of!(Desk, rubbish),
+        offset_of!(Desk, comings),
         offset_of!(Place, horizon),
         offset_of!(Place, seen_ns),
         offset_of!(Place, bell),
@@ -201,5 +204,7 @@ mod tests {
         assert_eq!((size_of::<Desk>(), size_of::<Place>()), (64, 64));
         assert_eq!((offset_of!(File, desk), offset_of!(File, places)), (64, 128));
         assert_eq!(KIND.bytes, 128 + 64 * 64);
+        assert_eq!(KIND.layout_hash, GOLDEN_LAYOUT_HASH, "the layout changed: raise header::MAJOR");
     }
+    const GOLDEN_LAYOUT_HASH: u64 = 12_540_836_647_231_683_309;
 }

@@ -20,6 +20,9 @@ use crate::sync::{self, Ordering};
 /// What has not been seen for so long, ns, and asks for nothing, gives its seat to a newcomer.
 const STALE_NS: u64 = 10_000_000_000;
 
+/// A tenant that was not here for so long, ns, is no company; when it comes, it says so.
+const AWAY_NS: u64 = STALE_NS / 2;
+
 /// How long a launch waits for a turn at most, ns. By the arbiter's rules nobody who wants one waits for more than some two seconds: so somebody
 /// does not keep to them.
 pub const LONGEST_WAIT_NS: u64 = 3_000_000_000;
@@ -84,6 +87,7 @@ impl Arena {
                 let _ = place.horizon.compare_exchange(debt, now_ns, Ordering::SeqCst, Ordering::SeqCst);
             }
             place.seen_ns.store(now_ns, Ordering::SeqCst);
+            self.file.desk.comings.fetch_add(1, Ordering::SeqCst);
             // Another process of the tenant may have taken another seat meanwhile. Each looks after it has taken its own, so one of them at
             // least sees both: the first seat counts.
             let first = self.first_of(tenant).unwrap_or(index);
@@ -137,11 +141,31 @@ impl Seat {
         (turn.is_of(self.index) && now_ns < turn.until_ns()).then_some(turn.until_ns())
     }
 
-    /// Says that a process of the tenant is at work: between two batches of a turn.
+    /// Says that a process of the tenant is at work: between two batches of a turn, and now and then while it is alone.
     pub fn touch(&self, now_ns: u64) {
-        if let Some(place) = self.place() {
-            place.seen_ns.store(now_ns, Ordering::Relaxed);
+        let Some(place) = self.place() else { return };
+        let seen_ns = place.seen_ns.load(Ordering::Relaxed);
+        place.seen_ns.store(now_ns, Ordering::SeqCst);
+        if now_ns.abs_diff(seen_ns) > AWAY_NS {
+            self.arena.file.desk.comings.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// A number that changes when another tenant comes: one load. Read it before [`Seat::has_company`].
+    #[inline]
+    #[must_use]
+    pub fn comings(&self) -> u64 {
+        self.arena.file.desk.comings.load(Ordering::Acquire)
+    }
+
+    /// Whether another tenant was here within the last seconds. `false`: turns are nothing to this one until [`Seat::comings`] changes.
+    #[must_use]
+    pub fn has_company(&self, now_ns: u64) -> bool {
+        self.arena.file.places.iter().enumerate().any(|(index, place)| {
+            index != self.index
+                && place.tenant.load(Ordering::SeqCst) != 0
+                && now_ns.abs_diff(place.seen_ns.load(Ordering::SeqCst)) <= AWAY_NS
+        })
     }
 
     /// For how long no process of the tenant has been at work, ns.
@@ -274,7 +298,7 @@ impl Seat {
             place.horizon.fetch_max(entry_ns, Ordering::SeqCst);
         }
         place.asks.store(now_ns.max(1), Ordering::SeqCst);
-        place.seen_ns.store(now_ns, Ordering::SeqCst);
+        self.touch(now_ns);
     }
 
     /// The turn, and the word that says so. What makes no sense is nobody's turn.
@@ -482,6 +506,27 @@ mod tests {
         let newcomer = arena.seat(99, USUAL, later_ns).unwrap();
         assert_eq!(newcomer.index, 0);
         assert!(!seats[0].is_mine() && newcomer.is_mine());
+    }
+
+    #[test]
+    fn one_that_is_alone_learns_from_one_word_that_another_has_come() {
+        let arena = arena();
+        let a = arena.seat(1, USUAL, NOW).unwrap();
+        let before = a.comings();
+        assert!(!a.has_company(NOW));
+        let b = arena.seat(2, USUAL, NOW).unwrap();
+        assert_ne!(a.comings(), before);
+        assert!(a.has_company(NOW) && b.has_company(NOW));
+        // Gone for long, and back.
+        let later_ns = NOW + 2 * AWAY_NS;
+        a.touch(later_ns);
+        let before = a.comings();
+        assert!(!a.has_company(later_ns));
+        b.touch(later_ns);
+        assert_ne!(a.comings(), before);
+        b.touch(later_ns + MS);
+        assert_eq!(a.comings(), before + 1);
+        assert!(a.has_company(later_ns + MS));
     }
 
     #[test]

@@ -44,7 +44,7 @@ use self::handles::Handles;
 use self::lingering::Lingering;
 use self::pins::Pins;
 use self::pools::Pools;
-use self::settings::Settings;
+use self::settings::{Settings, is_protected};
 use crate::limiter::Limiter;
 
 /// How often a process that lost its place in the tenant's file can come back: more is a program that closes
@@ -193,16 +193,18 @@ impl Process {
     fn find_tenant(&'static self) -> u32 {
         let settings = Settings::get();
         let Some((directory, named)) = settings.directory() else { return CLOSED };
+        let variables = settings.variables();
+        if let Some(variables) = variables.filter(|_| !named && !is_protected(&directory)) {
+            return self.join_hami(variables);
+        }
         let policy = directory.policy().and_then(|path| Policy::open(&path));
         let policy = match policy {
             Ok(policy) => policy,
-            Err(Unusable::System(Errno(libc::ENOENT))) if !named => {
-                return settings.variables().map_or(UNMANAGED, |variables| self.join_hami(variables));
-            }
+            Err(Unusable::System(Errno(libc::ENOENT))) if !named => return UNMANAGED,
             Err(_) => return CLOSED,
         };
         let Ok(member) = Member::join(&directory, &settings.tenant()) else { return CLOSED };
-        if let Some(variables) = settings.variables() {
+        if let Some(variables) = variables {
             hami::say_overruled(&member, variables);
         }
         self.begin(policy, member)

@@ -133,7 +133,7 @@ fn take_assigned(values: &mut Values) {
 }
 
 /// Whether `directory` holds a policy that this process can read and not write.
-fn is_protected(directory: &Directory) -> bool {
+pub(super) fn is_protected(directory: &Directory) -> bool {
     let open = |flags| directory.policy().and_then(|path| Ok(sys::open(path.as_c_str(), flags, 0)?));
     let refused = [libc::EACCES, libc::EPERM, libc::EROFS].map(|errno| Some(Unusable::System(Errno(errno))));
     open(libc::O_RDONLY).is_ok() && refused.contains(&open(libc::O_RDWR).err())

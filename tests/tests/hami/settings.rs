@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use cuota_region::event::{Event, Problem};
 use cuota_region::hami::variables;
@@ -75,6 +76,39 @@ fn our_own_policy_goes_before_the_variables() {
     assert!(!container.cache().exists());
     assert!(machine.books("t").booked > 0);
     console.finish();
+}
+
+/// What a program sees in a container whose `/dev/shm` holds a policy with half the quota. `None`: such a container cannot be made here.
+fn size_beside_a_policy_in_the_default_place(after: &str) -> Option<u64> {
+    let script = format!(
+        "mount -t tmpfs tmpfs /dev/shm && \"$1\" --dir /dev/shm/cuota run --tenant default --memory 1GiB --lib \"$2\" -- true \
+         {after} && LD_PRELOAD=\"$2\" exec \"$3\""
+    );
+    let own_mounts = ["--mount", "--", "sh", "-c"];
+    let tried = Command::new("unshare").args(own_mounts).arg("mount -t tmpfs tmpfs /dev/shm").output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        return None;
+    }
+    let container = Container::new();
+    let program = container.machine.native_of(Path::new("unshare")).with(QUOTA.0, QUOTA.1);
+    let mut program = program.with("CUDA_DEVICE_MEMORY_SHARED_CACHE", container.cache());
+    let command = program.command().args(own_mounts).args([&script, "sh"]);
+    command.args([build::command(), build::libcuota(), &build::program("console")]);
+    let mut console = program.start_with_context();
+    let total = console.total();
+    console.finish();
+    Some(total)
+}
+
+#[test]
+fn policy_in_the_default_place_goes_before_the_variables_only_if_the_program_cannot_change_it() {
+    let read_only = "&& mount --bind /dev/shm/cuota/policy.v1 /dev/shm/cuota/policy.v1 \
+                     && mount -o remount,bind,ro /dev/shm/cuota/policy.v1";
+    let Some(total) = size_beside_a_policy_in_the_default_place("") else {
+        return skip("nothing can be mounted here");
+    };
+    assert_eq!(total, QUOTA_BYTES, "it can change the policy");
+    assert_eq!(size_beside_a_policy_in_the_default_place(read_only), Some(QUOTA_BYTES / 2));
 }
 
 #[test]

@@ -154,9 +154,9 @@ fn say(member: &Member, numbers: u32, problem: Problem, error: u32) {
     }
 }
 
-/// Says that the operator's policy counts, and not the variables.
-pub(super) fn say_overruled(member: &Member, variables: &Variables) {
-    say(member, variables.found(), Problem::Overruled, 0);
+/// Says that a policy counts, and not the variables with these numbers.
+pub(super) fn say_overruled(member: &Member, found: u32) {
+    say(member, found, Problem::Overruled, 0);
 }
 
 /// An error as one number.

@@ -204,9 +204,7 @@ impl Process {
             Err(_) => return CLOSED,
         };
         let Ok(member) = Member::join(&directory, &settings.tenant()) else { return CLOSED };
-        if let Some(variables) = variables {
-            hami::say_overruled(&member, variables);
-        }
+        hami::say_overruled(&member, settings.found());
         self.begin(policy, member)
     }
 

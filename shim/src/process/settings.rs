@@ -112,6 +112,11 @@ impl Settings {
         self.0.map(|values| &values.variables).filter(|variables| variables.are_there())
     }
 
+    /// The numbers of HAMi's and FCSP's variables that were found, wherever this is.
+    pub(crate) fn found(self) -> u32 {
+        self.0.map_or(0, |values| values.variables.found())
+    }
+
     /// Whether the limiter may have a thread. Tests show that nothing rests on it.
     pub(crate) fn has_helper(self) -> bool {
         self.0.and_then(|values| values.helper.get()) != Some(b"off")

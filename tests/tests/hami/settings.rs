@@ -1,28 +1,36 @@
 //! What is found beside the limits: files that cannot be used, our own policy, and what must not be a way out.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use cuota_region::event::{Event, Problem};
 use cuota_region::hami::variables;
+use cuota_region::name::TenantName;
+use cuota_region::path::Directory;
 use cuota_region::sys;
+use cuota_region::tenant::Tenant;
 use cuota_tests::build;
 use cuota_tests::driver::OUT_OF_MEMORY;
-use cuota_tests::machine::{MIB, skip};
+use cuota_tests::machine::{MIB, Machine, skip};
 
 use crate::{Container, QUOTA, QUOTA_BYTES};
 
-/// What the events say of variables, by name.
+/// What the container's events say of variables, by name.
 fn complaints(container: &Container) -> Vec<(&'static str, Problem)> {
+    complaints_of(&container.tenant())
+}
+
+fn complaints_of(tenant: &Tenant) -> Vec<(&'static str, Problem)> {
     let complaint = |event| match event {
         Event::Setting { variable, problem, .. } => {
             Some((variables::name(variable as usize).expect("it has a name"), problem))
         }
         _ => None,
     };
-    container.complaints().into_iter().filter_map(complaint).collect()
+    tenant.events().entries().filter_map(|entry| complaint(entry.event)).collect()
 }
 
 #[test]
@@ -76,6 +84,21 @@ fn our_own_policy_goes_before_the_variables() {
     assert!(!container.cache().exists());
     assert!(machine.books("t").booked > 0);
     console.finish();
+    let overruled = ["CUDA_DEVICE_MEMORY_LIMIT", "CUDA_DEVICE_MEMORY_SHARED_CACHE"];
+    assert_eq!(complaints_of(&tenant(machine, "t")), overruled.map(|name| (name, Problem::Overruled)));
+    // Nor is it a way out of a policy of ours.
+    let program = machine.tenant("u", Some("1GiB")).with("CUDA_DISABLE_CONTROL", "true");
+    let mut console = program.start_with_context();
+    assert_eq!(console.total(), QUOTA_BYTES / 2);
+    assert_eq!(complaints_of(&tenant(machine, "u")), [("CUDA_DISABLE_CONTROL", Problem::Overruled)]);
+    console.finish();
+}
+
+/// The file of a tenant of a policy of ours.
+fn tenant(machine: &Machine, name: &str) -> Tenant {
+    let directory = Directory::at(machine.region().as_os_str().as_bytes()).expect("a short path");
+    let name = TenantName::parse(name.as_bytes()).expect("a tenant's name");
+    Tenant::open(&directory.tenant(&name).expect("a short path")).expect("the tenant has a file")
 }
 
 /// What a program sees in a container whose `/dev/shm` holds a policy with half the quota. `None`: such a container cannot be made here.

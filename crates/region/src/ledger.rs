@@ -249,6 +249,7 @@ impl Books {
 
     /// Notes that this process holds an object of `bytes` that it has booked, and that others may come to hold. `false`: it holds too
     /// many others, so whoever comes to hold it is charged for it again.
+    #[inline(never)]
     pub fn share(&self, key: ShareKey, bytes: u64) -> bool {
         self.member.tenant.share(self.member.place, key, self.gpu, units(bytes))
     }
@@ -262,7 +263,7 @@ impl Books {
 
     /// Turns a reservation into `taken` bytes; the rest is given back. More than was reserved is booked all the same:
     /// the books say what is, not what should be.
-    #[inline]
+    #[inline(never)]
     pub fn commit(&self, reservation: Reservation, taken: u64) {
         if !reservation.is_of(self.member.life) {
             return self.book(taken); // It went with the line that it was made on.
@@ -283,6 +284,7 @@ impl Books {
     }
 
     /// Books `bytes` whatever the quota says: memory that is taken already.
+    #[inline(never)]
     pub fn book(&self, bytes: u64) {
         if self.is_mine() {
             word::add(self.own(), self.member.life, units(bytes), 0);
@@ -290,7 +292,7 @@ impl Books {
     }
 
     /// Gives back `bytes` that were booked.
-    #[inline]
+    #[inline(never)]
     pub fn release(&self, bytes: u64) {
         if self.is_mine() {
             word::subtract(self.own(), self.member.life, units(bytes), 0);
@@ -298,22 +300,26 @@ impl Books {
     }
 
     /// Notes how much of what is booked is overhead (contexts, modules, local memory), bytes.
+    #[inline(never)]
     pub fn note_overhead(&self, bytes: u64) {
         self.own().overhead.store(bytes, Ordering::Relaxed);
     }
 
     /// Notes how much of what is booked is of memory pools that others can open, bytes.
+    #[inline(never)]
     pub fn note_pools(&self, bytes: u64) {
         self.own().pools.store(bytes, Ordering::Relaxed);
     }
 
     /// Counts a refused allocation.
+    #[inline(never)]
     pub fn note_refusal(&self) {
         self.own().refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Bytes that this process has booked and may still take back.
     #[must_use]
+    #[inline(never)]
     pub fn own_pending(&self) -> u64 {
         read(self.own()).1
     }

@@ -36,6 +36,7 @@ impl Path {
     }
 
     /// The path for a system call.
+    #[inline(never)]
     #[must_use]
     pub fn as_c_str(&self) -> &CStr {
         let bytes = self.bytes.get(..=self.len).unwrap_or(b"\0");

@@ -284,6 +284,7 @@ impl Policy {
     ///
     /// # Errors
     /// Why it cannot be used.
+    #[inline(never)]
     pub fn open(path: &Path) -> Result<Self, Unusable> {
         let fd = sys::open(path.as_c_str(), libc::O_RDONLY, 0)?;
         let policy = Policy::map(&fd, Mapping::SharedReadOnly(&fd))?;

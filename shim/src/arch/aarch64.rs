@@ -214,6 +214,18 @@ macro_rules! stub {
 }
 pub(crate) use stub;
 
+/// The hook's number, if this is a hook's stub.
+///
+/// # Safety
+/// A stub or a trampoline begins here.
+pub(crate) unsafe fn number_in_stub(code: *const c_void) -> Option<usize> {
+    /// `mov w9, #...`, with what it moves in its bits 5 to 20.
+    const MOV_W9: u32 = 0x5280_0009;
+    // SAFETY: both are longer; after `bti c`, a stub moves.
+    let second = unsafe { code.cast::<u32>().add(1).read() };
+    (second & !(0xffff << 5) == MOV_W9).then_some((second >> 5) as usize % 1024)
+}
+
 /// What tells the calling thread from all others that live.
 pub(crate) fn thread_pointer() -> u64 {
     let pointer;

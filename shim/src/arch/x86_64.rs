@@ -372,6 +372,18 @@ macro_rules! stub {
 }
 pub(crate) use stub;
 
+/// The hook's number, if this is a hook's stub.
+///
+/// # Safety
+/// A stub or a trampoline begins here.
+pub(crate) unsafe fn number_in_stub(code: *const c_void) -> Option<usize> {
+    const MOV_EAX: u8 = 0xb8;
+    // SAFETY: both are longer; a stub begins with one byte and what it moves.
+    let (first, moved) =
+        unsafe { (code.cast::<u8>().read(), code.cast::<u8>().add(1).cast::<u32>().read_unaligned()) };
+    (first == MOV_EAX).then_some(moved as usize % 1024)
+}
+
 /// What tells the calling thread from all others that live.
 #[inline(always)]
 pub(crate) fn thread_pointer() -> u64 {

@@ -11,7 +11,7 @@ const fn gnu(name: &[u8]) -> u32 {
     hash
 }
 
-/// A symbol's name as hashes, in one word: some 250 names as strings, with a relocation each, were a tenth of the library.
+/// A symbol's name as hashes, in one word: names as strings, with a relocation each, were a tenth of the library.
 ///
 /// Two names are the same where the hash of DT_GNU_HASH and 32 bits of FNV-1a are: of all symbols that programs look up, a million
 /// say, the chance that any is taken for one of ours is 10^-11, if the two hashes have nothing to do with each other.

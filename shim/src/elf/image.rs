@@ -93,6 +93,30 @@ impl Image {
         })
     }
 
+    /// This library's own.
+    pub(crate) fn own() -> Option<Self> {
+        unsafe extern "C" {
+            /// The linker's names for where we are loaded, and for our dynamic section.
+            static __ehdr_start: u8;
+            static _DYNAMIC: Dyn;
+        }
+        // SAFETY: our own, which stay as long as this code does.
+        unsafe { Image::new((&raw const __ehdr_start).addr(), &raw const _DYNAMIC) }
+    }
+
+    /// The name and the address of the function that stands `nth` among those that the object defines, counted from 0. Only of an object
+    /// with a GNU hash table, and that defines so many.
+    pub(crate) fn nth_function(&self, nth: usize) -> Option<(&CStr, *const c_void)> {
+        if self.gnu_hash.is_null() {
+            return None;
+        }
+        // SAFETY: DT_GNU_HASH says with which symbol those begin that are defined; the caller says that there are so many.
+        let symbol = unsafe { &*self.symbols.add(*self.gnu_hash.add(1) as usize + nth) };
+        // SAFETY: the offset is the linker's, and a string table ends with a NUL.
+        let name = unsafe { CStr::from_ptr(self.strings.add(symbol.name as usize)) };
+        Some((name, self.base.wrapping_add(symbol.value) as *const c_void))
+    }
+
     /// The object's DT_SONAME; a program has none.
     pub(crate) fn soname(&self) -> Option<&CStr> {
         // SAFETY: the offset is checked, and a string table ends with a NUL.

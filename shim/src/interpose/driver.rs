@@ -51,8 +51,8 @@ impl Library {
     }
 
     /// Whether an object of this soname, or the file of this name, is this library.
-    pub(crate) fn is_named(self, name: &CStr) -> bool {
-        name.to_bytes().starts_with(self.soname_prefix())
+    pub(crate) fn is_named(self, name: &[u8]) -> bool {
+        name.starts_with(self.soname_prefix())
     }
 
     /// Whether the library is loaded; when it is first seen, the real functions of all its hooks are found.
@@ -65,8 +65,10 @@ impl Library {
         let Some(glibc) = Glibc::get() else { return false };
         let mut soname = [0; SONAME_BYTES];
         let loaded = link_map::any_object(glibc.dl_iterate_phdr, |image, _| {
-            let named =
-                image.soname().filter(|name| self.is_named(name)).is_some_and(|name| copy(name, &mut soname));
+            let named = image
+                .soname()
+                .filter(|name| self.is_named(name.to_bytes()))
+                .is_some_and(|name| copy(name, &mut soname));
             if named {
                 table::resolve(self, image);
             }
@@ -82,7 +84,7 @@ impl Library {
     pub(crate) fn contains(self, address: *const c_void) -> bool {
         Glibc::get().is_some_and(|glibc| {
             link_map::any_object(glibc.dl_iterate_phdr, |image: &Image, extent| {
-                extent.contains(address) && image.soname().is_some_and(|name| self.is_named(name))
+                extent.contains(address) && image.soname().is_some_and(|name| self.is_named(name.to_bytes()))
             })
         })
     }

@@ -23,12 +23,10 @@ pub(super) unsafe fn namespace_for(namespace: isize, path: *const c_char) -> isi
 
 /// Whether the last component of the path is a name of the driver.
 fn is_driver(path: &CStr) -> bool {
-    let bytes = path.to_bytes_with_nul();
+    let bytes = path.to_bytes();
     let start = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-    bytes
-        .get(start..)
-        .and_then(|name| CStr::from_bytes_with_nul(name).ok())
-        .is_some_and(|name| Library::Cuda.is_named(name) || Library::Nvml.is_named(name))
+    let name = bytes.get(start..).unwrap_or(b"");
+    Library::Cuda.is_named(name) || Library::Nvml.is_named(name)
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ impl Query {
         if let Some(trampoline) = trampoline_replacing(glibc, found) {
             return trampoline;
         }
-        match table::wrapper(found) {
+        match table::named(name).filter(|row| row.hook() == found) {
             // Our own export, seen through the program's handle.
             Some(row) if row.library().attach() && row.is_resolved() => found,
             // SAFETY: the strings are the caller's.

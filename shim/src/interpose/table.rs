@@ -9,7 +9,7 @@ use super::driver::Library;
 use crate::arch;
 use crate::elf::Image;
 use crate::elf::hash::Name;
-use crate::hooks_table::{CALLED, CALLS, FIRST_CALL_OF_NVML, FIRST_OF_NVML, HOOKED, TABLE, wrapper_offsets};
+use crate::hooks_table::{CALLED, CALLS, FIRST_CALL_OF_NVML, FIRST_OF_NVML, HOOKED};
 
 /// The place of one real function of the driver, of type `F`: a `PFN_*` type of `cuota-abi`.
 ///
@@ -49,67 +49,84 @@ impl<F: Copy> Slot<F> {
     }
 }
 
-/// A hook, by its number in [`TABLE`].
+/// A hook.
 #[derive(Clone, Copy)]
-pub(crate) struct Row(usize);
+pub(crate) struct Row {
+    number: usize,
+    wrapper: *const c_void,
+}
+
+/// By their hooks' numbers: the exported wrappers, once the library is attached.
+static WRAPPERS: [AtomicPtr<c_void>; HOOKED.len()] = [const { AtomicPtr::new(null_mut()) }; HOOKED.len()];
 
 impl Row {
-    /// Whose function it hooks.
-    pub(crate) fn library(self) -> Library {
-        if self.0 < FIRST_OF_NVML { Library::Cuda } else { Library::Nvml }
+    /// The hook whose wrapper this is, if it is one.
+    ///
+    /// # Safety
+    /// A function that we export.
+    unsafe fn of_export(export: *const c_void) -> Option<Self> {
+        // SAFETY: the caller's contract.
+        Some(Row { number: unsafe { arch::number_in_stub(export) }?, wrapper: export })
     }
 
-    /// The driver's own function; null where the driver that is loaded does not have it.
-    fn real(self) -> *mut c_void {
-        HOOKED.get(self.0).map_or(null_mut(), |place| place.load(Ordering::Acquire))
+    /// Whose function it hooks.
+    pub(crate) fn library(self) -> Library {
+        if self.number < FIRST_OF_NVML { Library::Cuda } else { Library::Nvml }
     }
 
     /// The exported wrapper, which is what is handed out.
     pub(crate) fn hook(self) -> *mut c_void {
-        // SAFETY: the assembly beside the table lays out one offset for each hook, and nobody writes to them.
-        let offset = unsafe { wrapper_offsets.get(self.0) };
-        offset.map_or(null_mut(), |offset| {
-            core::ptr::from_ref(offset).cast_mut().cast::<c_void>().wrapping_offset(*offset as isize)
-        })
+        self.wrapper.cast_mut()
     }
 
     /// Whether the driver that is loaded has this function.
     pub(crate) fn is_resolved(self) -> bool {
-        !self.real().is_null()
+        HOOKED.get(self.number).is_some_and(|place| !place.load(Ordering::Acquire).is_null())
     }
 }
 
-/// The hook of this name.
+/// The hook of this name: our own symbol table has the names.
 pub(crate) fn named(name: &CStr) -> Option<Row> {
-    let name = Name::of(name.to_bytes());
-    TABLE.iter().position(|of_hook| *of_hook == name).map(Row)
+    let export = Image::own()?.function(Name::of(name.to_bytes()));
+    // SAFETY: not null, so it is an export of ours.
+    if export.is_null() { None } else { unsafe { Row::of_export(export) } }
 }
 
 /// The hook whose real function lies at this address. Two names of one address (`cuMemAlloc_v2` and an alias) have the same
 /// parameters, so either hook is right.
 pub(crate) fn replacing(address: *const c_void) -> Option<Row> {
-    (0..TABLE.len()).map(Row).find(|row| !address.is_null() && row.real().cast_const() == address)
+    let is_it = |place: &AtomicPtr<c_void>| place.load(Ordering::Acquire).cast_const() == address;
+    let number = if address.is_null() { None } else { HOOKED.iter().position(is_it) }?;
+    Some(Row { number, wrapper: WRAPPERS.get(number)?.load(Ordering::Relaxed) })
 }
 
-/// The hook whose wrapper lies at this address.
-pub(crate) fn wrapper(address: *const c_void) -> Option<Row> {
-    (0..TABLE.len()).map(Row).find(|row| row.hook().cast_const() == address)
-}
+/// How many functions we export that are no hooks: `dlsym`, `dlvsym`, `dlopen` and `dlmopen`.
+const TRAMPOLINES: usize = 4;
 
 /// Finds the real functions of a library in the object that is this library: those that are hooked, and those that we
 /// call ourselves.
 pub(super) fn resolve(library: Library, image: &Image) {
-    for (names, places, first_of_nvml) in
-        [(&TABLE[..], &HOOKED[..], FIRST_OF_NVML), (&CALLS, &CALLED, FIRST_CALL_OF_NVML)]
-    {
-        for (number, (name, place)) in names.iter().zip(places).enumerate() {
-            if (number < first_of_nvml) != (library == Library::Cuda) {
-                continue;
-            }
-            let address = image.function(*name);
-            if !address.is_null() {
-                place.store(address, Ordering::Release);
-            }
+    let find = |name: Name, place: Option<&AtomicPtr<c_void>>| {
+        let address = image.function(name);
+        if let Some(place) = place.filter(|_| !address.is_null()) {
+            place.store(address, Ordering::Release);
+        }
+    };
+    let Some(own) = Image::own() else { return };
+    for nth in 0..HOOKED.len() + TRAMPOLINES {
+        if let Some((name, export)) = own.nth_function(nth)
+            // SAFETY: we have so many exports.
+            && let Some(row) = unsafe { Row::of_export(export) }
+            && row.library() == library
+            && let Some(wrapper) = WRAPPERS.get(row.number)
+        {
+            wrapper.store(row.hook(), Ordering::Relaxed);
+            find(Name::of(name.to_bytes()), HOOKED.get(row.number));
+        }
+    }
+    for (number, name) in CALLS.iter().enumerate() {
+        if (number < FIRST_CALL_OF_NVML) == (library == Library::Cuda) {
+            find(*name, CALLED.get(number));
         }
     }
 }
@@ -161,27 +178,12 @@ macro_rules! hooks {
         pub(crate) static HOOKED: [core::sync::atomic::AtomicPtr<core::ffi::c_void>; Hook::Count as usize] =
             [const { core::sync::atomic::AtomicPtr::new(core::ptr::null_mut()) }; Hook::Count as usize];
 
-        /// Every hook's name.
-        pub(crate) static TABLE: [$crate::elf::hash::Name; Hook::Count as usize] =
-            [ $($($( $crate::elf::hash::Name::of(stringify!($name).as_bytes()), )+)*)* ];
-
         /// The number of the first hook of NVML: those of libcuda stand first.
         pub(crate) const FIRST_OF_NVML: usize = $crate::interpose::table::first_of_nvml(
             &[ $($($( { let _ = Hook::$name; $crate::interpose::driver::Library::$library }, )+)*)* ]
         );
 
-        // Where each wrapper and each handler lies, as its distance from here: an address would have to be relocated in each process.
-        core::arch::global_asm!(
-            ".pushsection .rodata.wrapper_offsets, \"a\"",
-            ".p2align 1",
-            ".globl wrapper_offsets",
-            ".hidden wrapper_offsets",
-            "wrapper_offsets:",
-            // All stubs lie together, and near: the linker says so if they do not.
-            $($($( concat!(".short {", stringify!($name), "} - ."), )+)*)*
-            ".popsection",
-            $($($( $name = sym $name, )+)*)*
-        );
+        // Where each handler lies, as its distance from here: an address would have to be relocated in each process.
         core::arch::global_asm!(
             ".pushsection .rodata.handler_offsets, \"a\"",
             ".p2align 2",
@@ -194,9 +196,6 @@ macro_rules! hooks {
         );
 
         unsafe extern "C" {
-            /// By the hooks' numbers: the distance of the wrapper from this very place, bytes.
-            pub(crate) static wrapper_offsets: [i16; Hook::Count as usize];
-
             /// By the hooks' numbers: the distance of the handler from this very place, bytes. Read by [`crate::arch::gate`].
             pub(crate) static handler_offsets: [i32; Hook::Count as usize];
         }

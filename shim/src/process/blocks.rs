@@ -125,7 +125,7 @@ impl Blocks {
         if bytes > BLOCK_MASK + 1 - (address & BLOCK_MASK) {
             return None;
         }
-        let word = self.word(address >> BLOCK_SHIFT)?;
+        let word = self.word_hot(address >> BLOCK_SHIFT)?;
         let mut old = word.load(Ordering::Relaxed);
         loop {
             let count = old & mask(COUNT_BITS);
@@ -143,14 +143,20 @@ impl Blocks {
     /// The block of the allocation at `address`, where that lies in one block. `None`: it may be larger, or not ours.
     #[inline(always)]
     pub(crate) fn sole(&self, address: u64) -> Option<Sole<'_>> {
-        let word = self.word(address >> BLOCK_SHIFT)?;
+        let word = self.word_hot(address >> BLOCK_SHIFT)?;
         let old = word.load(Ordering::Relaxed);
         let starts_here = old >> COUNT_BITS & mask(START_BITS) == start_of(address);
         (old & MAPPING == 0 && old & mask(COUNT_BITS) != 0 && !starts_here).then_some(Sole(word))
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn word(&self, block: u64) -> Option<&AtomicU64> {
+        self.word_hot(block)
+    }
+
+    /// [`Blocks::word`], inlined.
+    #[inline(always)]
+    fn word_hot(&self, block: u64) -> Option<&AtomicU64> {
         let leaf = self.0.get(usize::try_from(block).ok()? / LEAF_BLOCKS)?;
         // SAFETY: a leaf, once set, is a mapping that is never taken away, and all-zero is a `Leaf`.
         let leaf = unsafe { leaf.load(Ordering::Acquire).as_ref() }?;

@@ -86,7 +86,7 @@ impl Contexts {
     }
 
     /// The device of the context with this number; `None` for a foreign one.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn device_of(&self, number: u8) -> Option<CUdevice> {
         let entry = self.entries.get(usize::from(number).checked_sub(1)?)?;
         let known = entry.handle.load(Ordering::Acquire) != 0;
@@ -230,19 +230,17 @@ impl Contexts {
 
     /// Forgets `context`.
     pub(crate) fn remove(&self, context: CUcontext) -> Option<Gone> {
-        self.remove_where(|entry| entry.handle.load(Ordering::Acquire) == key(context))
+        self.remove_number(self.number_of(context)?)
     }
 
     /// Forgets the primary context of `device`.
     pub(crate) fn remove_primary(&self, device: CUdevice) -> Option<Gone> {
-        let wanted = device.cast_unsigned() | PRIMARY;
-        self.remove_where(|entry| {
-            entry.handle.load(Ordering::Acquire) != 0 && entry.device.load(Ordering::Acquire) == wanted
-        })
+        self.remove_number(self.primary_of(device)?)
     }
 
-    fn remove_where(&self, wanted: impl Fn(&Entry) -> bool) -> Option<Gone> {
-        let (index, entry) = self.entries.iter().enumerate().find(|(_, entry)| wanted(entry))?;
+    #[inline(never)]
+    fn remove_number(&self, gone: u8) -> Option<Gone> {
+        let entry = self.entries.get(usize::from(gone).checked_sub(1)?)?;
         let handle = entry.handle.load(Ordering::Acquire);
         let device = (entry.device.load(Ordering::Acquire) & !PRIMARY).cast_signed();
         entry.handle.compare_exchange(handle, 0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
@@ -250,11 +248,11 @@ impl Contexts {
         let left = self.entries.iter().position(|entry| entry.handle.load(Ordering::Acquire) != 0);
         self.sole.store(left.map_or(0, |index| u32::from(number(index))), Ordering::Relaxed);
         self.live.fetch_sub(1, Ordering::Release);
-        self.frames[usize::from(number(index))].store(0, Ordering::Relaxed);
-        self.given[usize::from(number(index))].store(0, Ordering::Relaxed);
-        self.stacks[usize::from(number(index))].store(0, Ordering::Relaxed);
-        self.attached[usize::from(number(index))].store(0, Ordering::Relaxed);
-        Some(Gone { number: number(index), device })
+        self.frames[usize::from(gone)].store(0, Ordering::Relaxed);
+        self.given[usize::from(gone)].store(0, Ordering::Relaxed);
+        self.stacks[usize::from(gone)].store(0, Ordering::Relaxed);
+        self.attached[usize::from(gone)].store(0, Ordering::Relaxed);
+        Some(Gone { number: gone, device })
     }
 }
 

@@ -216,6 +216,7 @@ impl Process {
     }
 
     /// Makes `member` the one in force. The caller holds JOINING.
+    #[inline(never)]
     fn admit(&self, member: Member) -> bool {
         let lives = self.lives.load(Ordering::Relaxed);
         let Some(cell) = self.members.get(lives) else { return false };

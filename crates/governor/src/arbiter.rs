@@ -131,6 +131,12 @@ impl Shares {
         length_ns.clamp(TURN_NS[0], TURN_NS[1])
     }
 
+    /// How often one under this share has a turn, ns.
+    #[must_use]
+    pub fn period_ns(&self, share_ppm: u64) -> u64 {
+        worth_ns(self.turn_ns(share_ppm), share_ppm)
+    }
+
     /// When the turn of a bid would end by its own measure, ns.
     fn finish_ns(&self, bid: &Bid) -> u64 {
         let share_ppm = self.share_ppm(bid.entitlement);

@@ -1,5 +1,5 @@
-//! When turns are left alone: what stands in the arena has made no sense eight times within a second, so somebody writes rubbish there, and everybody is better off with
-//! the driver's slicing for a while.
+//! When turns are left alone: what stands in the arena has made no sense eight times within a second, or a launch was kept out for longer than the rules
+//! allow. So somebody does not keep to them, and everybody is better off with the driver's slicing for a while.
 
 const MS: u64 = 1_000_000;
 /// So often.
@@ -34,9 +34,15 @@ impl Doubt {
             return Self(now_ns & !0xff | 1);
         }
         match times + 1 {
-            TIMES.. => Self(now_ns.saturating_add(ALOOF_NS) & !0xff | TIMES),
+            TIMES.. => Self::certain(now_ns),
             times => Self(since_ns | times),
         }
+    }
+
+    /// After something that cannot be but by one who does not keep to the rules.
+    #[must_use]
+    pub const fn certain(now_ns: u64) -> Self {
+        Self(now_ns.saturating_add(ALOOF_NS) & !0xff | TIMES)
     }
 
     /// Whether turns are to be left alone.
@@ -62,6 +68,11 @@ mod tests {
         assert!(!after(TIMES - 1, MS).is_aloof(now_ns));
         assert!(after(TIMES, MS).is_aloof(now_ns));
         assert!(!after(TIMES, MS).is_aloof(now_ns + ALOOF_NS));
+    }
+
+    #[test]
+    fn one_thing_that_cannot_be_is_enough() {
+        assert!(Doubt::certain(NOW).is_aloof(NOW + ALOOF_NS / 2));
     }
 
     #[test]

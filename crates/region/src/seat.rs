@@ -23,8 +23,8 @@ const STALE_NS: u64 = 10_000_000_000;
 /// A tenant that was not here for so long, ns, is no company; when it comes, it says so.
 const AWAY_NS: u64 = STALE_NS / 2;
 
-/// How long a launch waits for a turn at most, ns. By the arbiter's rules nobody who wants one waits for more than some two seconds: so somebody
-/// does not keep to them.
+/// How long a launch waits for a turn at most, ns. Then it goes; and a tenant that by its share has a turn at least every half of that time
+/// ([`cuota_governor::arbiter::LEAST_PPM`]: one a second, below a higher priority) knows that somebody does not keep to the rules.
 pub const LONGEST_WAIT_NS: u64 = 3_000_000_000;
 
 /// How often a change is tried that others come before.
@@ -197,7 +197,7 @@ impl Seat {
                     self.change(word, change);
                 }
                 Move::Wait { .. } if now_ns.saturating_sub(since_ns) >= LONGEST_WAIT_NS => {
-                    self.note_rubbish(now_ns);
+                    self.note_kept_out(&bids, now_ns);
                     return Admission::Aloof;
                 }
                 Move::Wait { until_ns } => {
@@ -324,6 +324,15 @@ impl Seat {
         self.arena.file.desk.rubbish.fetch_add(1, Ordering::Relaxed);
         let doubt = Doubt::from_word(self.doubt.load(Ordering::Relaxed)).after_rubbish(now_ns);
         self.doubt.store(doubt.to_word(), Ordering::Relaxed);
+    }
+
+    /// A launch has waited for as long as any does.
+    fn note_kept_out(&self, bids: &[Bid], now_ns: u64) {
+        let (shares, Some(bid)) = (Shares::of(bids), bids.get(self.index)) else { return };
+        if shares.period_ns(shares.share_ppm(bid.entitlement)) <= LONGEST_WAIT_NS / 2 {
+            self.arena.file.desk.rubbish.fetch_add(1, Ordering::Relaxed);
+            self.doubt.store(Doubt::certain(now_ns).to_word(), Ordering::Relaxed);
+        }
     }
 
     fn bids(&self, now_ns: u64) -> [Bid; SEATS] {
@@ -558,6 +567,24 @@ mod tests {
             assert!(matches!(b.admit(now_ns, NOW), Admission::Wait { .. }));
         }
         assert_eq!(b.admit(NOW + LONGEST_WAIT_NS, NOW), Admission::Aloof);
+        // And the launches after it, for a while.
+        let later_ns = NOW + LONGEST_WAIT_NS + 9_000 * MS;
+        assert_eq!(b.admit(later_ns, later_ns), Admission::Aloof);
+    }
+
+    #[test]
+    fn one_whose_share_is_a_turn_in_a_minute_goes_every_three_seconds_and_blames_nobody() {
+        let arena = arena();
+        let a = arena.seat(1, Entitlement { weight: 10_000, ..USUAL }, NOW).unwrap();
+        let b = arena.seat(2, Entitlement { weight: 1, ..USUAL }, NOW).unwrap();
+        let mut until_ns = go(&a, NOW).unwrap();
+        assert!(matches!(b.admit(NOW, NOW), Admission::Wait { .. }));
+        while until_ns < NOW + LONGEST_WAIT_NS {
+            until_ns = a.release(until_ns, true).expect("it is nobody else's for long");
+        }
+        assert_eq!(b.admit(until_ns, NOW), Admission::Aloof);
+        assert!(matches!(b.admit(until_ns, until_ns), Admission::Wait { .. }));
+        assert_eq!(arena.tally()[2], 0);
     }
 
     #[test]

@@ -129,6 +129,10 @@ impl Limiter {
                 on.note_throttled(look.now_ns.saturating_sub(since_ns));
             }
             match verdict {
+                Verdict::Go(Pass::Stalled) if !self.any_has_begun() => {
+                    // What waits for a value or an event leaves the GPU to others: the clock helps it as soon as anybody.
+                    self.progress_ns.store(look.now_ns, Ordering::Relaxed);
+                }
                 Verdict::Go(pass) => break pass,
                 Verdict::Wait { look_ns, cause, .. } => {
                     if arrival.is_held(look, cause) {

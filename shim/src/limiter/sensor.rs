@@ -279,6 +279,18 @@ impl Limiter {
         books.clear();
     }
 
+    /// Whether any work of the process is on the GPU, rather than behind something that it waits for; where that cannot be told, it is.
+    #[cold]
+    pub(super) fn any_has_begun(&self) -> bool {
+        let has_begun = |stream: &Stream| {
+            let Some(mut books) = stream.try_books() else { return true };
+            let boundary = books.boundary;
+            let Some(start) = books.front().map(|closed| closed.start).or(boundary) else { return true };
+            self.line(stream.context()).visit().is_none_or(|line| line.is_reached(start))
+        };
+        driver::outside_captures(|| self.streams.seen().filter(|stream| stream.batches() != 0).any(has_begun))
+    }
+
     /// Settles the oldest batch of a stream, if it has ended.
     fn settle(&self, on: &Ground, stream: &Stream, books: &mut Books) -> bool {
         let Some(&mut closed) = books.front() else {

@@ -198,6 +198,12 @@ impl Visit<'_> {
         Some(event)
     }
 
+    /// Whether an event has been reached; where that cannot be told, it has.
+    pub(super) fn is_reached(&self, mark: Mark) -> bool {
+        let asked = self.handle(mark).map(driver::query_event);
+        asked != Some(CUresult::CUDA_ERROR_NOT_READY)
+    }
+
     /// Looks whether the batch between two events has ended; if so, what it occupied of the time between them is added to the union,
     /// as `occupied` says of that time, ns.
     pub(super) fn look(&self, start: Mark, end: Mark, occupied: impl Fn(u64) -> u64) -> End {

@@ -29,7 +29,7 @@ fn each_gpu_is_held_to_its_own_cap() {
     let (uuid, cap) = (uuid_text("GPU", uuids[1]), format!("{}%", CAPS[1]));
     let output = set(&machine, &["t", "--compute", &cap, "--gpu", &uuid]);
     assert!(output.status.success(), "{output:?}");
-    for (ordinal, percent) in (0..).zip(CAPS) {
+    for (ordinal, (uuid, percent)) in (0..).zip(uuids.into_iter().zip(CAPS)) {
         console.use_device(ordinal);
         let mut worker = Worker::on(console, MS);
         worker.launch(percent);
@@ -40,7 +40,7 @@ fn each_gpu_is_held_to_its_own_cap() {
         let share = 100.0 * count as f64 * MS as f64 / begin.elapsed().as_nanos() as f64;
         let most = percent as f64 * 1.02 + 0.5;
         assert!((percent as f64 - 10.0..=most).contains(&share), "{share} under a cap of {percent} %");
-        let used = || meter_on(&machine, "t", GpuId::from_uuid(uuids[ordinal as usize])).0;
+        let used = || meter_on(&machine, "t", GpuId::from_uuid(uuid)).0;
         eventually("the GPU's books have its work", || used() >= count * MS * 9 / 10);
         assert!(used() <= count * MS * 3 / 2, "{} ns on GPU {ordinal}", used());
         console = worker.console;

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::machine::Machine;
 
@@ -72,4 +74,28 @@ fn destroyed_streams_and_contexts_leave_nothing_that_waits() {
     worker.launch(20);
     worker.synchronize();
     worker.console.finish();
+}
+
+#[test]
+fn kernel_that_waits_for_ever_lets_no_others_exceed_the_cap() {
+    const COUNT: u64 = 16;
+    let machine = Machine::new();
+    let mut worker = Worker::start(&machine, "t", "20%", 30 * MS);
+    worker.launch(2);
+    worker.synchronize();
+    let waiting = another_stream(&mut worker);
+    let word = worker.console.alloc(4096).expect("a page");
+    let _ = worker.console.call("cuStreamWaitValue32_v2", &[Is(waiting), Is(word), Is(1), Is(0)]).ok();
+    worker.begin(1, waiting);
+    assert_eq!(worker.console.hear().status, 0);
+    let begin = Instant::now();
+    for _ in 0..COUNT {
+        worker.launch(1);
+        worker.synchronize();
+    }
+    let share = 100.0 * (COUNT * 30 * MS) as f64 / begin.elapsed().as_nanos() as f64;
+    let _ = worker.console.call("cuStreamWriteValue32_v2", &[Is(worker.stream), Is(word), Is(1), Is(0)]).ok();
+    worker.console.synchronize();
+    worker.console.finish();
+    assert!(share <= 25.0, "{share} under a cap of 20 %");
 }

@@ -264,3 +264,55 @@ impl Visit<'_> {
         Some((base, axis.base_ns))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    fn timeline() -> Box<Timeline> {
+        // SAFETY: all-zero is a time line on which nothing has happened.
+        unsafe { Box::new(core::mem::zeroed()) }
+    }
+
+    #[test]
+    fn an_event_is_held_whoever_is_at_the_union() {
+        let line = timeline();
+        let mark = Mark(NonZeroU16::MIN);
+        let references = || line.events[0].references.load(Ordering::Relaxed);
+        let _held = line.axis.take();
+        (0..2).for_each(|_| line.hold(mark));
+        line.let_go(mark);
+        assert_eq!(references(), 1);
+        (0..2).for_each(|_| line.let_go(mark));
+        assert_eq!(references(), 0);
+    }
+
+    #[test]
+    fn nobody_is_at_the_events_of_a_context_that_ends() {
+        let line = timeline();
+        let (gone, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        if let Some(_visit) = line.visit() {
+                            assert!(!gone.load(Ordering::SeqCst), "the context is gone");
+                        }
+                    }
+                });
+            }
+            for _ in 0..200 {
+                let end = || {
+                    gone.store(true, Ordering::SeqCst);
+                    thread::yield_now();
+                    ((), true)
+                };
+                line.while_ending(end, || gone.store(false, Ordering::SeqCst));
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(line.visits.load(Ordering::Relaxed), 0);
+    }
+}

@@ -47,17 +47,31 @@ pub struct Change {
     pub ended: Option<Ended>,
 }
 
-/// What a tenant does that wants to launch.
+/// What a tenant wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Intent {
+    /// To launch; its bid asks.
+    Launch,
+    /// To say that it has launched its last in this turn, and that this has not ended.
+    Drain,
+    /// To end its turn.
+    Release {
+        /// It goes on asking for turns; else it does not want more for now.
+        asks_on: bool,
+    },
+}
+
+/// What it does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Move {
-    /// It has the turn, until then, ns.
+    /// Launch, until then, ns.
     Go {
         /// See the variant.
         until_ns: u64,
     },
-    /// Change the word, and look again.
+    /// Change the word; who wants to launch looks again after it.
     Change(Change),
-    /// Sleep until then, ns, or until it is woken.
+    /// Nothing; who wants to launch sleeps until then, ns, or until it is woken.
     Wait {
         /// See the variant.
         until_ns: u64,
@@ -71,59 +85,40 @@ pub fn late_worth_ns(late_ns: u64, share_ppm: u64) -> u64 {
 }
 
 impl Scene<'_> {
-    /// Who looks wants to launch, and its bid asks.
+    /// What a tenant does with what it sees.
     #[must_use]
-    pub fn admit(mut self) -> Move {
+    pub fn step(mut self, intent: Intent) -> Move {
         let (turn, me, now_ns) = (self.turn, self.me, self.now_ns);
-        let Some(holder) = turn.holder else {
-            return self.pass_on(None);
+        let is_mine = turn.holder == Some(me);
+        let wait = Move::Wait { until_ns: turn.free_ns() };
+        let change = |turn| Move::Change(Change { turn, ended: None });
+        let is_out = match (intent, turn.stage) {
+            (Intent::Release { asks_on }, _) if is_mine => !asks_on,
+            (Intent::Drain, Stage::Held) if is_mine => return change(turn.draining()),
+            (Intent::Release { .. } | Intent::Drain, _) => return wait,
+            (Intent::Launch, Stage::Offered) if is_mine => return change(turn.accepted()),
+            (Intent::Launch, Stage::Held) if is_mine && now_ns < turn.until_ns() => {
+                return Move::Go { until_ns: turn.until_ns() };
+            }
+            // Another thread or process of the tenant waits for what is in flight, and hands over.
+            (Intent::Launch, Stage::Drains) if is_mine && now_ns < turn.free_ns() => return wait,
+            (Intent::Launch, _) if is_mine => false,
+            (Intent::Launch, _) if now_ns >= turn.free_ns() => true,
+            (Intent::Launch, _) if self.preempts() => false,
+            (Intent::Launch, _) => return wait,
         };
-        if holder == me {
-            return match turn.stage {
-                Stage::Offered => Move::Change(Change { turn: turn.accepted(), ended: None }),
-                Stage::Held if now_ns < turn.until_ns() => Move::Go { until_ns: turn.until_ns() },
-                // Another thread or process of the tenant waits for what is in flight, and hands over.
-                Stage::Drains if now_ns < turn.free_ns() => Move::Wait { until_ns: turn.free_ns() },
-                Stage::Held | Stage::Drains => self.end_mine(true),
-            };
-        }
-        if now_ns >= turn.free_ns() {
-            let ended = self.end(holder, true);
-            return self.pass_on(Some(ended));
-        }
+        let ended = turn.holder.map(|holder| self.end(holder, is_out));
+        let next = arbiter::pick(self.bids, turn.holder.unwrap_or(me));
+        Move::Change(Change { turn: turn.next(now_ns, next, me), ended })
+    }
+
+    /// Whether a higher priority takes the turn of another, which has not ended.
+    fn preempts(&mut self) -> bool {
+        let Some(holder) = self.turn.holder else { return false };
         if let Some(bid) = self.bids.get_mut(holder) {
-            bid.running_ns = now_ns.saturating_sub(turn.begin_ns);
+            bid.running_ns = self.now_ns.saturating_sub(self.turn.begin_ns);
         }
-        if arbiter::preempts(self.bids, me, holder) {
-            let ended = self.end(holder, false);
-            return self.pass_on(Some(ended));
-        }
-        Move::Wait { until_ns: turn.free_ns() }
-    }
-
-    /// Who looks has the turn, and ends it: it goes on asking, or does not want more for now. `None`: it has no turn.
-    #[must_use]
-    pub fn release(mut self, asks_on: bool) -> Option<Change> {
-        let me = self.me;
-        if self.turn.holder != Some(me) {
-            return None;
-        }
-        match self.end_mine(asks_on) {
-            Move::Change(change) => Some(change),
-            Move::Go { .. } | Move::Wait { .. } => None,
-        }
-    }
-
-    fn end_mine(&mut self, asks_on: bool) -> Move {
-        let ended = self.end(self.me, !asks_on);
-        self.pass_on(Some(ended))
-    }
-
-    /// Who looks has launched its last in this turn, and that has not ended yet. `None`: it has no turn, or others know.
-    #[must_use]
-    pub fn drain(&self) -> Option<Change> {
-        let change = Change { turn: self.turn.draining(), ended: None };
-        self.turn.is_of(self.me).then_some(change)
+        arbiter::preempts(self.bids, self.me, holder)
     }
 
     /// Charges the holder, and takes it out or leaves it in.
@@ -141,11 +136,5 @@ impl Scene<'_> {
             bid.horizon_ns = bid.horizon_ns.saturating_add(ended.worth_ns);
         }
         ended
-    }
-
-    fn pass_on(&self, ended: Option<Ended>) -> Move {
-        let last = self.turn.holder.unwrap_or(self.me);
-        let turn = self.turn.next(self.now_ns, arbiter::pick(self.bids, last), self.me);
-        Move::Change(Change { turn, ended })
     }
 }

@@ -11,7 +11,7 @@ use core::sync::atomic::AtomicU64 as OwnWord;
 use cuota_governor::arbiter::{self, Bid, Shares};
 use cuota_governor::doubt::Doubt;
 use cuota_governor::entitlement::Entitlement;
-use cuota_governor::hand_over::{self, Change, Move, Scene};
+use cuota_governor::hand_over::{Change, Intent, Move, Scene};
 use cuota_governor::turn::Turn;
 
 use crate::arena::{Arena, Place, SEATS};
@@ -183,29 +183,42 @@ impl Seat {
         // Before anything else is looked at: who is offered a turn later than that does not sleep.
         let bell = place.bell.load(Ordering::SeqCst);
         self.ask(place, now_ns);
+        match self.step(now_ns, Intent::Launch) {
+            Move::Go { until_ns } => Admission::Go { until_ns },
+            Move::Change(_) | Move::Wait { .. } if now_ns.saturating_sub(since_ns) >= LONGEST_WAIT_NS => {
+                self.note_kept_out(now_ns);
+                Admission::Aloof
+            }
+            Move::Wait { until_ns } => Admission::Wait { bell, until_ns: until_ns.max(now_ns + NAP_NS) },
+            // Others come before it again and again.
+            Move::Change(_) => Admission::Wait { bell, until_ns: now_ns + NAP_NS },
+        }
+    }
+
+    /// Does what is to be done. [`Move::Change`]: the last change that it made, or did not get to make.
+    fn step(&self, now_ns: u64, intent: Intent) -> Move {
+        let mut last = Move::Wait { until_ns: now_ns };
         for _ in 0..TRIES {
             let (word, turn) = self.turn(now_ns);
             let mut bids = self.bids(now_ns);
-            if let Some(bid) = bids.get_mut(self.index) {
+            if intent == Intent::Launch
+                && let Some(bid) = bids.get_mut(self.index)
+            {
                 // Another process of the tenant may have given up meanwhile.
                 bid.asks = true;
             }
+            if intent == (Intent::Release { asks_on: false }) && turn.holder == Some(self.index) {
+                // Before the turn is anybody's who might offer the next one to this tenant.
+                self.withdraw();
+            }
             let scene = Scene { bids: bids.as_mut_slice(), turn, me: self.index, now_ns };
-            match scene.admit() {
-                Move::Go { until_ns } => return Admission::Go { until_ns },
-                Move::Change(change) => {
-                    self.change(word, change);
-                }
-                Move::Wait { .. } if now_ns.saturating_sub(since_ns) >= LONGEST_WAIT_NS => {
-                    self.note_kept_out(&bids, now_ns);
-                    return Admission::Aloof;
-                }
-                Move::Wait { until_ns } => {
-                    return Admission::Wait { bell, until_ns: until_ns.max(now_ns + NAP_NS) };
-                }
+            last = scene.step(intent);
+            let Move::Change(change) = last else { break };
+            if self.change(word, change) && intent != Intent::Launch {
+                break;
             }
         }
-        Admission::Wait { bell, until_ns: now_ns + NAP_NS }
+        last
     }
 
     /// Sleeps while the bell is as it was, until a time, ns.
@@ -218,31 +231,13 @@ impl Seat {
 
     /// The tenant has launched its last in this turn, and that has not ended.
     pub fn drain(&self, now_ns: u64) {
-        let (word, turn) = self.turn(now_ns);
-        let scene = Scene { bids: &mut [], turn, me: self.index, now_ns };
-        if let Some(change) = scene.drain() {
-            self.change(word, change);
-        }
+        let _ = self.step(now_ns, Intent::Drain);
     }
 
     /// Ends the tenant's turn, if it has one: it wants another, or none for now. Until when it may launch, ns, where the next turn is its own again.
     pub fn release(&self, now_ns: u64, asks_on: bool) -> Option<u64> {
-        for _ in 0..TRIES {
-            let (word, turn) = self.turn(now_ns);
-            if turn.holder != Some(self.index) {
-                return None;
-            }
-            let mut bids = self.bids(now_ns);
-            if !asks_on {
-                // Before the turn is anybody's who might offer the next one to this tenant.
-                self.withdraw();
-            }
-            let scene = Scene { bids: bids.as_mut_slice(), turn, me: self.index, now_ns };
-            if self.change(word, scene.release(asks_on)?) {
-                return self.look(now_ns);
-            }
-        }
-        None
+        let _ = self.step(now_ns, Intent::Release { asks_on });
+        self.look(now_ns)
     }
 
     /// The tenant does not want turns for now.
@@ -252,22 +247,21 @@ impl Seat {
         }
     }
 
-    /// Charges work that ran on for so long, ns, after others had ended the turn.
+    /// Charges work that ran on for so long, ns, after others had ended the turn: twice, since they have paid for that time too.
     pub fn note_late(&self, now_ns: u64, late_ns: u64) {
-        let bids = self.bids(now_ns);
-        let (Some(place), Some(bid)) = (self.place(), bids.get(self.index)) else { return };
-        let share_ppm = Shares::of(&bids).share_ppm(bid.entitlement);
-        place.horizon.fetch_add(hand_over::late_worth_ns(late_ns, share_ppm), Ordering::SeqCst);
+        let _ = self.note_shared(now_ns, late_ns.saturating_mul(2));
     }
 
     /// Charges work that ran without a turn, ns ([`cuota_governor::habit`]); the tenant's horizon after it, and that of the one furthest behind.
     pub fn note_shared(&self, now_ns: u64, used_ns: u64) -> [u64; 2] {
-        let bids = self.bids(now_ns);
+        let mut bids = self.bids(now_ns);
         let entry_ns = arbiter::entry_ns(&bids, now_ns);
-        let (Some(place), Some(bid)) = (self.place(), bids.get(self.index)) else { return [0; 2] };
-        let share_ppm = Shares::of(&bids).share_ppm(bid.entitlement);
+        let (Some(place), Some(bid)) = (self.place(), bids.get_mut(self.index)) else { return [0; 2] };
+        // Its share is what it would be if it asked.
+        bid.asks = true;
+        let entitlement = bid.entitlement;
+        let worth_ns = arbiter::worth_ns(used_ns, Shares::of(&bids).share_ppm(entitlement));
         place.horizon.fetch_max(entry_ns, Ordering::SeqCst);
-        let worth_ns = arbiter::worth_ns(used_ns, share_ppm);
         let before_ns = place.horizon.fetch_add(worth_ns, Ordering::SeqCst);
         [before_ns.saturating_add(worth_ns), entry_ns]
     }
@@ -327,8 +321,10 @@ impl Seat {
     }
 
     /// A launch has waited for as long as any does.
-    fn note_kept_out(&self, bids: &[Bid], now_ns: u64) {
-        let (shares, Some(bid)) = (Shares::of(bids), bids.get(self.index)) else { return };
+    #[cold]
+    fn note_kept_out(&self, now_ns: u64) {
+        let bids = self.bids(now_ns);
+        let (shares, Some(bid)) = (Shares::of(&bids), bids.get(self.index)) else { return };
         if shares.period_ns(shares.share_ppm(bid.entitlement)) <= LONGEST_WAIT_NS / 2 {
             self.arena.file.desk.rubbish.fetch_add(1, Ordering::Relaxed);
             self.doubt.store(Doubt::certain(now_ns).to_word(), Ordering::Relaxed);
@@ -338,10 +334,10 @@ impl Seat {
     fn bids(&self, now_ns: u64) -> [Bid; SEATS] {
         let mut bids = [Bid::default(); SEATS];
         for (bid, place) in bids.iter_mut().zip(&self.arena.file.places) {
-            if place.asks.load(Ordering::SeqCst) == 0 || place.tenant.load(Ordering::SeqCst) == 0 {
+            if place.tenant.load(Ordering::SeqCst) == 0 {
                 continue;
             }
-            bid.asks = true;
+            bid.asks = place.asks.load(Ordering::SeqCst) != 0;
             bid.horizon_ns = arbiter::horizon_ns(place.horizon.load(Ordering::SeqCst), now_ns);
             let word = place.entitlement.load(Ordering::SeqCst);
             bid.entitlement = Entitlement::from_word(word).unwrap_or_default();

@@ -5,7 +5,7 @@
 
 use cuota_governor::arbiter::{self, Bid, TENANTS};
 use cuota_governor::entitlement::{Entitlement, Priority};
-use cuota_governor::hand_over::{self, Change, Move, Scene};
+use cuota_governor::hand_over::{self, Change, Intent, Move, Scene};
 use cuota_governor::turn::{DRAIN_NS, Stage, Turn};
 
 use crate::{MS, SECOND, US};
@@ -172,7 +172,7 @@ impl World {
         for _ in 0..8 {
             let mut bids = self.bids();
             let scene = Scene { bids: &mut bids, turn: self.turn(), me: index, now_ns: self.now_ns };
-            match scene.admit() {
+            match scene.step(Intent::Launch) {
                 Move::Go { .. } => {
                     let now_ns = self.now_ns;
                     let tenant = &mut self.tenants[index];
@@ -193,7 +193,7 @@ impl World {
     fn release(&mut self, index: usize, asks_on: bool) {
         let mut bids = self.bids();
         let scene = Scene { bids: &mut bids, turn: self.turn(), me: index, now_ns: self.now_ns };
-        if let Some(change) = scene.release(asks_on) {
+        if let Move::Change(change) = scene.step(Intent::Release { asks_on }) {
             self.change(change);
         }
     }
@@ -334,7 +334,7 @@ impl World {
             End::Drains => {
                 let mut bids = self.bids();
                 let scene = Scene { bids: &mut bids, turn, me: holder, now_ns: self.now_ns };
-                let change = scene.drain().expect("it has the turn");
+                let Move::Change(change) = scene.step(Intent::Drain) else { panic!("it has the turn") };
                 self.change(change);
             }
             End::Waiter => {

@@ -52,7 +52,7 @@ fn wait_for_turn(seat: &Seat, now_ns: u64) {
 
 #[test]
 fn processes_of_a_tenant_that_join_at_once_have_one_seat_and_leave_the_other_free() {
-    arena(7, |world, arena| {
+    arena(5, |world, arena| {
         let joins = |number| world.process(number, 0).start(None, move |_| seat(arena, 7).index());
         let (a, b) = (joins(1), joins(2));
         let [a, b] = [a, b].map(|joined| joined.join().unwrap().unwrap());
@@ -63,7 +63,7 @@ fn processes_of_a_tenant_that_join_at_once_have_one_seat_and_leave_the_other_fre
 
 #[test]
 fn two_tenants_never_have_the_turn_at_once_and_each_has_it_in_the_end() {
-    arena(7, |world, arena| {
+    arena(5, |world, arena| {
         let inside: &'static AtomicBool = Box::leak(Box::default());
         let takes = |number, tenant| {
             let own = seat(arena, tenant);
@@ -82,7 +82,7 @@ fn two_tenants_never_have_the_turn_at_once_and_each_has_it_in_the_end() {
 
 #[test]
 fn who_sleeps_is_woken_when_the_turn_is_its_own() {
-    arena(7, |world, arena| {
+    arena(5, |world, arena| {
         let (a, b) = (seat(arena, 1), seat(arena, 2));
         assert!(goes(&a, NOW));
         let hands = world.process(1, 0).start(None, move |_| a.release(NOW + 20 * MS, false));
@@ -94,7 +94,7 @@ fn who_sleeps_is_woken_when_the_turn_is_its_own() {
 
 #[test]
 fn a_turn_that_its_holder_and_a_waiter_end_at_once_is_charged_once() {
-    arena(7, |world, arena| {
+    arena(5, |world, arena| {
         let (a, b) = (seat(arena, 1), seat(arena, 2));
         assert!(goes(&a, NOW));
         let Admission::Go { until_ns } = a.admit(NOW, NOW) else { panic!() };
@@ -113,7 +113,7 @@ fn a_process_killed_at_any_step_of_a_turn_keeps_the_turn_from_nobody() {
     for steps in 0..64 {
         let survived: &'static AtomicBool = Box::leak(Box::default());
         survived.store(true, Ordering::SeqCst);
-        arena(7, move |world, arena| {
+        arena(5, move |world, arena| {
             let (a, b) = (seat(arena, 1), seat(arena, 2));
             let dies = world.process(1, 0).start(Some(steps), move |_| {
                 goes(&a, NOW);
@@ -141,7 +141,7 @@ fn a_process_killed_at_any_step_of_a_turn_keeps_the_turn_from_nobody() {
 
 #[test]
 fn a_process_that_asks_while_another_of_its_tenant_gives_up_is_heard() {
-    arena(7, |world, arena| {
+    arena(5, |world, arena| {
         let (a, also_a) = (seat(arena, 1), seat(arena, 1));
         assert!(goes(&a, NOW));
         let gives_up = world.process(1, 0).start(None, move |_| a.release(NOW + MS, false));
@@ -157,7 +157,7 @@ fn a_process_that_asks_while_another_of_its_tenant_gives_up_is_heard() {
 #[test]
 fn rubbish_written_at_any_time_stops_nobody() {
     for word in [u64::MAX, 1 << 63, Turn::NOBODYS.next(NOW, Some((1, 40 * MS)), 1).to_word()] {
-        arena(7, move |world, arena| {
+        arena(5, move |world, arena| {
             let (a, b) = (seat(arena, 1), seat(arena, 2));
             let scribbles = world.process(1, 0).start(None, move |_| {
                 arena.scribble(word);

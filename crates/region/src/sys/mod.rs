@@ -510,23 +510,27 @@ pub fn clock_ahead_ns() -> i64 {
     length.ok().and_then(|length| ahead_ns(text.get(..length)?)).unwrap_or(0)
 }
 
-/// The first line: `monotonic`, seconds, nanoseconds.
+/// The first line: `monotonic`, seconds, nanoseconds. The seconds may be below zero, and then the nanoseconds are above them.
 fn ahead_ns(text: &[u8]) -> Option<i64> {
     let line = text.strip_prefix(b"monotonic")?;
-    let mut words = line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
-    let mut number = || {
-        let word = words.next()?;
-        let (digits, sign) = word.strip_prefix(b"-").map_or((word, 1), |digits| (digits, -1));
-        digits
-            .iter()
-            .try_fold(0_i64, |sum, digit| {
-                sum.checked_mul(10)?
-                    .checked_add(i64::from(digit.wrapping_sub(b'0')))
-                    .filter(|_| digit.is_ascii_digit())
-            })
-            .map(|value| sign * value)
-    };
-    number()?.checked_mul(1_000_000_000)?.checked_add(number()?)
+    let (mut numbers, mut at, mut sign, mut inside) = ([0_i64; 2], 0, 1, false);
+    for byte in line.iter().take_while(|byte| **byte != b'\n') {
+        match byte {
+            b'0'..=b'9' => {
+                let number = numbers.get_mut(at)?;
+                *number = number.wrapping_mul(10).wrapping_add(i64::from(byte - b'0'));
+                inside = true;
+            }
+            b' ' | b'\t' => {
+                at += usize::from(inside);
+                inside = false;
+            }
+            b'-' => sign = -1,
+            _ => return None,
+        }
+    }
+    let [seconds, nanoseconds] = numbers;
+    (seconds * sign).checked_mul(1_000_000_000)?.checked_add(nanoseconds)
 }
 
 /// CLOCK_MONOTONIC as of the last timer tick, 1–10 ms coarse: about 6 ns a call.
@@ -614,7 +618,9 @@ mod tests {
         let text = b"monotonic      172800         5\nboottime       0         0\n";
         assert_eq!(ahead_ns(text), Some(172_800_000_000_005));
         assert_eq!(ahead_ns(b"monotonic -2 300\n"), Some(-1_999_999_700));
+        assert_eq!(ahead_ns(b"monotonic\t0 500\n"), Some(500));
         assert_eq!(ahead_ns(b"monotonic two 0\n"), None);
+        assert_eq!(ahead_ns(b"monotonic 1 2 3\n"), None);
         assert_eq!(ahead_ns(b"boottime 1 1\n"), None);
     }
 

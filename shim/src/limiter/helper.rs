@@ -2,8 +2,9 @@
 //! not come by for a while.
 //!
 //! Nothing rests on it: without it a look or a synchronisation does the same later. It is there only where a cap binds, from the
-//! first launch that is counted on; it sleeps without a deadline while nothing is in flight; all signals are blocked in it; and once the
-//! process's exit handlers have begun it never enters the driver, whose own have begun too.
+//! first launch that is counted on; it sleeps without a deadline while nothing is in flight; all signals are blocked in it; and when the
+//! process's exit handlers begin it settles once more, while ours waits for it: after that the driver's own may run, and it never
+//! enters the driver again.
 
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;

@@ -143,6 +143,8 @@ struct Books {
     unknown: bool,
     closed: VecDeque<Closed>,
     watch: Watch,
+    /// The open batch began behind a gap that counts, on a stream with nothing on it: its first unit is measured by itself.
+    apart: bool,
     /// Looks at which a launch on this stream was held back.
     held: u64,
     /// Those at launches on the others, when the open batch began.
@@ -248,6 +250,7 @@ impl Guest {
             unknown: false,
             closed: VecDeque::new(),
             watch: Watch::default(),
+            apart: false,
             held: 0,
             others_held: 0,
         };
@@ -331,7 +334,9 @@ impl Guest {
             }
         }
         submit();
-        if inner.books[stream].batch.ends_here(unit) {
+        let books = &inner.books[stream];
+        let is_apart = books.apart && books.batch.units() == 1 && !unit.continues_chain;
+        if is_apart || books.batch.ends_here(unit) {
             inner.close(stream, Close::Unknown);
         }
     }
@@ -512,6 +517,7 @@ impl Inner {
         let (held, now_ns) = (self.held, clock::now_ns());
         let books = &mut self.books[stream];
         if books.batch.is_empty() {
+            books.apart = books.closed.is_empty() && books.watch.apart(estimate.cost_ns(), now_ns);
             books.watch = Watch::new(now_ns, books.in_flight_ns());
             books.others_held = held - books.held;
         }

@@ -129,7 +129,7 @@ impl Books {
     }
 
     /// Sums the living lines, this process's included. `pending` leaves out `mine`.
-    #[inline(always)]
+    #[inline(never)]
     fn sum(&self, mine: u64) -> Sum {
         let (mut booked, mut pending) = (0_u64, 0_u64);
         for line in self.lines().iter().take(self.member.tenant.places_in_use()) {
@@ -189,7 +189,7 @@ impl Books {
             return self.commit(reservation, taken);
         }
         let reserved = units(reservation.bytes());
-        word::subtract(self.own(), self.member.life, if is_taken { 0 } else { reserved }, reserved);
+        word::subtract_hot(self.own(), self.member.life, if is_taken { 0 } else { reserved }, reserved);
     }
 
     /// Reserves `bytes` of an object that other processes of the tenant may hold too: where one does, it is booked in vain. What is

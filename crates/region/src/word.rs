@@ -74,8 +74,14 @@ fn is_of(word: u64, life: u64) -> bool {
 
 /// Subtracts units from the word of `life`, if the line is not another's by now. Books that another process scribbled over must not
 /// wrap to "everything": they are set to nothing.
-#[inline]
+#[inline(never)]
 pub(crate) fn subtract(line: &Line, life: u64, booked: u64, pending: u64) {
+    subtract_hot(line, life, booked, pending);
+}
+
+/// [`subtract`], inlined.
+#[inline(always)]
+pub(crate) fn subtract_hot(line: &Line, life: u64, booked: u64, pending: u64) {
     change(line, life, |word| {
         let is_there = word >> FIELD_BITS & FIELD >= booked && word & FIELD >= pending;
         if is_there { word - (booked << FIELD_BITS) - pending } else { mark(life) }

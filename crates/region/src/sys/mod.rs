@@ -60,9 +60,20 @@ impl Drop for Fd {
 ///
 /// # Safety
 /// The caller keeps the contract of the system call that `number` names.
-unsafe fn call(number: libc::c_long, args: [usize; 6]) -> Result<usize> {
+#[inline(always)]
+unsafe fn call(number: libc::c_long, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize> {
     // SAFETY: the caller's contract, passed on.
-    let answer = unsafe { arch::syscall6(register(number), args) };
+    unsafe { enter(register(number), a, b, c, d, e, f) }
+}
+
+/// [`call`], whose arguments come in registers.
+///
+/// # Safety
+/// As [`call`].
+#[inline(never)]
+unsafe fn enter(number: usize, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> Result<usize> {
+    // SAFETY: the caller's contract, passed on.
+    let answer = unsafe { arch::syscall6(number, [a, b, c, d, e, f]) };
     // The kernel reserves the last page of the address space for error numbers (include/linux/err.h).
     match answer {
         -4095..=-1 => Err(Errno(i32::try_from(-answer).unwrap_or(libc::EIO))),

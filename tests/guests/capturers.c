@@ -30,7 +30,8 @@ static void must(int status) {
 }
 
 static void launch_on(void *stream, int count) {
-    for (int i = 0; i < count; i++) must(launch(function, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+    /* Blocks that fill a card, so that kernels of several streams come one after the other there, too. */
+    for (int i = 0; i < count; i++) must(launch(function, 264, 1, 1, 1024, 1, 1, 0, stream, NULL, NULL));
 }
 
 static void *capture(void *stream) {

@@ -32,12 +32,14 @@ fn launch_and_poll(worker: &mut Worker, count: u64) {
 #[track_caller]
 fn launch_in_threads(worker: &mut Worker, threads: u64, count: u64, ns: u64) {
     let (one, none, parameter) = (Is(1), Is(0), ns.to_le_bytes());
+    // Blocks that fill a card, so that kernels of several threads come one after the other there, too.
+    let (blocks, block_threads) = (Is(264), Is(1024));
     let arguments = [
         Is(worker.function),
+        blocks,
         one,
         one,
-        one,
-        one,
+        block_threads,
         one,
         one,
         none,

@@ -1,7 +1,7 @@
 //! Streams that are used from elsewhere than where they were made, that are many, and that come and go.
 
 use cuota_tests::console::Arg::{Is, Out};
-use cuota_tests::machine::Machine;
+use cuota_tests::machine::{Machine, has_real_gpu};
 
 use crate::changes::set;
 use crate::{MS, Worker, eventually, meter};
@@ -35,13 +35,14 @@ fn stream_used_with_another_context_current_is_measured() {
 
 #[test]
 fn launches_go_on_beside_many_streams_that_wait() {
-    const STREAMS: u64 = 160;
+    // Streams share a card's few channels, where one that waits holds up all behind it, with us or without.
+    let streams = if has_real_gpu() { 4 } else { 160 };
     let machine = Machine::new();
     let mut worker = Worker::start(&machine, "t", "50%", MS);
     let word = worker.console.alloc(4096).expect("a page");
     worker.launch(5);
     worker.synchronize();
-    for _ in 0..STREAMS {
+    for _ in 0..streams {
         let stream = worker.console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
         let _ = worker.console.call("cuStreamWaitValue32_v2", &[Is(stream), Is(word), Is(1), Is(0)]).ok();
         worker.begin(1, stream);
@@ -52,7 +53,7 @@ fn launches_go_on_beside_many_streams_that_wait() {
     let arguments = [Is(worker.stream), Is(word), Is(1), Is(0)];
     let _ = worker.console.call("cuStreamWriteValue32_v2", &arguments).ok();
     worker.console.synchronize();
-    eventually("all of it is in the books", || meter(&machine, "t").0 >= (STREAMS + 20) * MS * 9 / 10);
+    eventually("all of it is in the books", || meter(&machine, "t").0 >= (streams + 20) * MS * 9 / 10);
     worker.console.finish();
 }
 

@@ -1,11 +1,14 @@
 //! Who takes turns: a tenant that fills them. One that does not keep the GPU busy for nine tenths of two turns in a row shares the GPU with the turns of others for
-//! a second, as the driver slices it; then it is tried again.
+//! a while, as the driver slices it; then it is tried again. The while is short at first, since a busy tenant may have been kept from its CPU, and a
+//! second where two more turns were not filled again and again.
 //!
 //! Sharing is no way to more: what it takes is charged all the same, and one whose horizon runs ahead of the others' by more than a cycle has to
 //! ask for turns.
 
-/// How long a tenant shares before it is tried again, ns.
-const SHARES_NS: u64 = 1_000_000_000;
+/// How long a tenant shares before it is tried again for the first time, ns; twice as long each time that it does not fill its turns then.
+const SHARES_NS: u64 = 125_000_000;
+/// How often the time is doubled: to a second.
+const DOUBLINGS: u64 = 3;
 
 /// A turn that was kept busy for less than this, in tenths, was not filled.
 const FILLED_TENTHS: u64 = 9;
@@ -14,7 +17,8 @@ const FILLED_TENTHS: u64 = 9;
 /// Without it nobody would fill a turn of 5 ms.
 const LOST_NS: u64 = 600_000;
 
-/// A tenant's habit. 0: nothing is known, and it takes turns.
+/// A tenant's habit. 0: nothing is known, and it takes turns. Bit 0: its last turn was not filled. The next bits: how often it has shared in a row.
+/// From bit 8 on: until when it shares, ns.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Habit(u64);
 
@@ -37,10 +41,14 @@ impl Habit {
     pub const fn after_turn(self, now_ns: u64, busy_ns: u64, held_ns: u64) -> Self {
         let busy_ns = busy_ns.saturating_add(LOST_NS);
         let is_filled = busy_ns.saturating_mul(10) >= held_ns.saturating_mul(FILLED_TENTHS);
-        match (is_filled, self.0) {
+        let (was_filled, times) = (self.0 & 1 == 0, self.0 >> 1 & 0x7f);
+        match (is_filled, was_filled) {
             (true, _) => Self(0),
-            (false, 1) => Self((now_ns + SHARES_NS) | 1),
-            (false, _) => Self(1),
+            (false, true) => Self(times << 1 | 1),
+            (false, false) => {
+                let more = if times < DOUBLINGS { times + 1 } else { DOUBLINGS };
+                Self((now_ns + (SHARES_NS << times)) & !0xff | more << 1)
+            }
         }
     }
 
@@ -59,14 +67,25 @@ mod tests {
     const NOW: u64 = 77_000 * MS;
 
     #[test]
-    fn two_turns_in_a_row_that_were_not_filled_are_a_habit_for_a_second() {
+    fn two_turns_in_a_row_that_were_not_filled_are_a_habit_for_a_while() {
         let once = Habit::default().after_turn(NOW, 17 * MS, 20 * MS);
         assert!(once.takes_turns(NOW, 0, 0, MS));
         assert_eq!(once.after_turn(NOW, 18 * MS, 20 * MS), Habit::default());
         let twice = once.after_turn(NOW, 0, 20 * MS);
-        assert!(!twice.takes_turns(NOW + 999 * MS, 0, 0, MS));
-        assert!(twice.takes_turns(NOW + 1_001 * MS, 0, 0, MS));
+        assert!(!twice.takes_turns(NOW + 124 * MS, 0, 0, MS));
+        assert!(twice.takes_turns(NOW + 126 * MS, 0, 0, MS));
         assert_eq!(Habit::from_word(twice.to_word()), twice);
+    }
+
+    #[test]
+    fn the_while_grows_to_a_second_until_a_turn_is_filled() {
+        let mut habit = Habit::default();
+        for while_ms in [125, 250, 500, 1_000, 1_000, 1_000] {
+            habit = habit.after_turn(NOW, 0, 20 * MS).after_turn(NOW, 0, 20 * MS);
+            assert!(!habit.takes_turns(NOW + (while_ms - 1) * MS, 0, 0, MS), "{while_ms}");
+            assert!(habit.takes_turns(NOW + (while_ms + 1) * MS, 0, 0, MS), "{while_ms}");
+        }
+        assert_eq!(habit.after_turn(NOW, 20 * MS, 20 * MS), Habit::default());
     }
 
     #[test]
@@ -76,7 +95,7 @@ mod tests {
 
     #[test]
     fn one_that_takes_more_than_its_share_beside_the_turns_has_to_ask_for_them() {
-        let sharing = Habit(1).after_turn(NOW, 0, 20 * MS);
+        let sharing = Habit::default().after_turn(NOW, 0, 20 * MS).after_turn(NOW, 0, 20 * MS);
         assert!(!sharing.takes_turns(NOW, NOW + 40 * MS, NOW, 40 * MS));
         assert!(sharing.takes_turns(NOW, NOW + 41 * MS, NOW, 40 * MS));
     }

@@ -266,6 +266,23 @@ impl Seat {
         [before_ns.saturating_add(worth_ns), entry_ns]
     }
 
+    /// Whether one of higher priority has the turn: who shares the GPU with the turns of others stays out of this one too, and asks.
+    #[must_use]
+    pub fn is_below_holder(&self, now_ns: u64) -> bool {
+        let word = self.arena.file.desk.turn.load(Ordering::Acquire);
+        let Ok(Turn { holder: Some(holder), .. }) = Turn::from_word(word, now_ns) else { return false };
+        let priority = |index: usize| {
+            let word = self
+                .arena
+                .file
+                .places
+                .get(index)
+                .map_or(0, |place| place.entitlement.load(Ordering::Relaxed));
+            Entitlement::from_word(word).unwrap_or_default().priority
+        };
+        priority(holder) > priority(self.index)
+    }
+
     /// How many tenants want turns.
     #[must_use]
     pub fn askers(&self) -> usize {
@@ -483,6 +500,7 @@ mod tests {
         assert!(go(&a, NOW).is_some());
         assert!(go(&b, NOW + 3 * MS).is_some());
         assert_eq!(a.look(NOW + 3 * MS), None);
+        assert!(a.is_below_holder(NOW + 3 * MS) && !b.is_below_holder(NOW + 3 * MS));
         assert_eq!(go(&a, NOW + 4 * MS), None);
         b.release(NOW + 6 * MS, false);
         assert!(go(&a, NOW + 6 * MS).is_some());

@@ -22,7 +22,7 @@ impl Gate {
     /// Between two batches: whether the turn is still this tenant's. It may have been taken, or it was over.
     pub(crate) fn still_has_it(&self, state: &mut State, now_ns: u64) -> bool {
         if state.shares {
-            if now_ns >= state.deadline_ns {
+            if now_ns >= state.deadline_ns || self.seat().is_below_holder(now_ns) {
                 state.end_batch(self.stream);
                 self.seat().note_shared(now_ns, state.turn_spent_ns);
                 (state.phase, state.shares) = (Phase::Out, false);
@@ -93,7 +93,8 @@ impl Gate {
         let since_ns = clock::now_ns();
         let habit = self.state().habit;
         let [horizon_ns, entry_ns] = self.seat().note_shared(since_ns, 0);
-        if !law.is_high && !habit.takes_turns(since_ns, horizon_ns, entry_ns, cycle_ns(law.managed)) {
+        let may_share = !law.is_high && !self.seat().is_below_holder(since_ns);
+        if may_share && !habit.takes_turns(since_ns, horizon_ns, entry_ns, cycle_ns(law.managed)) {
             self.seat().withdraw();
             return self.share(since_ns);
         }

@@ -6,7 +6,6 @@
 
 use crate::death::{self, HOLD_NS, SWEEP_INTERVAL_NS};
 use crate::header::Unusable;
-use crate::ledger::ProcessUsage;
 use crate::live::Live;
 use crate::name::TenantName;
 use crate::path::Directory;
@@ -122,12 +121,23 @@ impl Member {
         self.place
     }
 
-    /// What each process of the tenant has booked on `gpu`: those of this process's PID namespace, whose ids mean something here.
-    pub fn neighbours(&'static self, gpu: GpuIndex) -> impl Iterator<Item = ProcessUsage> {
-        let place = self.tenant.0.places.get(self.place);
-        let here = place.map_or(0, |place| place.pid_namespace.load(Ordering::Relaxed));
-        let seen = move |process: &ProcessUsage| here != 0 && process.pid_namespace == here;
-        self.tenant.processes(gpu).filter(seen)
+    /// What the tenant's process with this id has booked on `gpu`, bytes: one of this process's PID namespace, whose ids mean something
+    /// here.
+    #[must_use]
+    pub fn booked_by(&self, gpu: GpuIndex, pid: u32) -> Option<u64> {
+        let own = self.tenant.0.places.get(self.place)?;
+        let here = own.pid_namespace.load(Ordering::Relaxed);
+        let lines = self.tenant.0.places.iter().zip(self.tenant.0.books.get(gpu.0)?);
+        for (place, line) in lines.take(self.tenant.places_in_use()) {
+            if here != 0
+                && place.pid.load(Ordering::Relaxed) == pid
+                && place.pid_namespace.load(Ordering::Relaxed) == here
+                && line.life.load(Ordering::Acquire) & ALIVE != 0
+            {
+                return Some(word::booked_bytes(line));
+            }
+        }
+        None
     }
 
     /// Whether this process still has its place, and the descriptor that shows others that it lives. It loses both where

@@ -73,7 +73,7 @@ fn ended(gone: Option<Gone>) {
         // Another context can have the same addresses for other kernels.
         account.process().functions.forget();
         let blocks = account.process().blocks.remove_context(gone.number);
-        account.process().handles.remove_context(gone.number, let_go);
+        account.process().handles.remove_context(gone.number, |last| let_go(&last));
         account.end_context(blocks * BLOCK_BYTES);
     }
 }

@@ -278,7 +278,7 @@ fn launched(executable: CUgraphExec) {
     if let Standing::Managed(process) = process::standing()
         && let Some(last) = first_launch::take_awaited(process, executable)
     {
-        first_launch::end_awaited(last, true);
+        first_launch::end_awaited(&last, true);
     }
 }
 
@@ -301,26 +301,21 @@ pub(crate) unsafe extern "C" fn launch(call: &Call) -> CUresult {
 
 /// `cuGraphExecDestroy`: its memory stays in the driver's reserve.
 pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let executable: CUgraphExec = unsafe { call.argument(0) };
-    let key = executable.addr() as u64;
-    let known = match process::standing() {
-        Standing::Managed(process) => process.handles.find(key).map(|place| (process, place)),
-        Standing::Unmanaged | Standing::Closed => None,
-    };
+    let Standing::Managed(process) = process::standing() else { return call.make() };
     // Forgotten before the driver forgets it: afterwards the handle can be another graph's.
-    let last = known.and_then(|(process, place)| Some((process, process.handles.release(place)?)));
-    let awaited = match process::standing() {
-        Standing::Managed(process) => {
-            first_launch::take_awaited(process, executable).map(|awaited| (process, awaited))
-        }
-        Standing::Unmanaged | Standing::Closed => None,
-    };
+    let place = process.handles.find(call.word(0));
+    let last = place.and_then(|place| process.handles.release(place));
+    let awaited = first_launch::take_awaited(process, call.pointer(0));
     let status = call.make();
-    if status == OK {
-        awaited.into_iter().for_each(|(_, awaited)| first_launch::end_awaited(awaited, false));
-    } else {
-        last.into_iter().chain(awaited).for_each(|(process, last)| process.handles.put_back(last));
+    if let Some(awaited) = &awaited
+        && status == OK
+    {
+        first_launch::end_awaited(awaited, false);
+    }
+    if status != OK {
+        for kept in [&last, &awaited].into_iter().flatten() {
+            process.handles.put_back(kept);
+        }
     }
     status
 }

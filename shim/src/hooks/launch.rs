@@ -237,7 +237,7 @@ pub(super) fn take_awaited(process: &Process, executable: CUgraphExec) -> Option
 
 /// What was noted so is over: the graph `was_launched`, and its threads were given their frame, or it never will be.
 #[cold]
-pub(super) fn end_awaited(last: Last, was_launched: bool) {
+pub(super) fn end_awaited(last: &Last, was_launched: bool) {
     if let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) {
         if was_launched {
             account.process().contexts.give(last.owner.context, last.bytes);

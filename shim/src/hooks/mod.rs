@@ -27,14 +27,23 @@ use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{CUmemLocation, CUmemLocationType, CUresult};
 
+use crate::process::Process;
 use crate::process::account::{self, Booking};
 use crate::process::handles::{Kind, Last};
 
 /// What a refused allocation returns: the same as a full device.
 pub(crate) const REFUSED: CUresult = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
 
+/// Drops a reference to what is in a place of the handles' table.
+#[inline(never)]
+fn drop_reference(process: &Process, place: u32) {
+    if let Some(last) = process.handles.release(place) {
+        let_go(&last);
+    }
+}
+
 /// Gives back what an entry of the handles' table stood for, once its last reference is gone.
-fn let_go(last: Last) {
+fn let_go(last: &Last) {
     let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) else { return };
     sharing::unpin(account.process(), last.handle, None);
     if let Some(key) = last.key {

@@ -155,8 +155,12 @@ fn freeing(call: &Call, address: u64, give: fn(Account, u64)) -> CUresult {
     }
     let status = call.make();
     if status != OK {
-        extent.into_iter().for_each(|extent| process.blocks.put_back(address, extent));
-        mark.into_iter().for_each(|mark| process.handles.put_back(mark));
+        if let Some(extent) = extent {
+            process.blocks.put_back(address, extent);
+        }
+        if let Some(mark) = mark {
+            process.handles.put_back(&mark);
+        }
         return status;
     }
     match mark {
@@ -164,7 +168,7 @@ fn freeing(call: &Call, address: u64, give: fn(Account, u64)) -> CUresult {
             let blocks = extent.map_or(0, |extent| process.blocks.remove(extent));
             give_back(process, extent.map_or(0, |extent| extent.context), blocks, give);
         }
-        Some(mark) => give_back_marked(process, extent, mark, give),
+        Some(mark) => give_back_marked(process, extent, &mark, give),
     }
     status
 }
@@ -195,7 +199,7 @@ fn give_block_back(process: &'static Process, context: u8) {
 
 #[cold]
 #[inline(never)]
-fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: Last, give: fn(Account, u64)) {
+fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: &Last, give: fn(Account, u64)) {
     let is_managed = mark.owner.kind == Kind::Managed;
     if !is_managed {
         let_go(mark);

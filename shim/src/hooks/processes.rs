@@ -60,9 +60,8 @@ unsafe fn keep_own(
         unsafe {
             let entry = list.add(index * size);
             let head = entry.cast::<Entry>();
-            let own = member.neighbours(gpu).find(|process| process.pid == (*head).pid);
-            if let Some(own) = own {
-                (*head).used_bytes = own.usage.booked;
+            if let Some(booked) = member.booked_by(gpu, (*head).pid) {
+                (*head).used_bytes = booked;
                 core::ptr::copy(entry, list.add(kept * size), size);
                 kept += 1;
             }

@@ -18,7 +18,7 @@ use cuota_governor::quota::UNLIMITED;
 use cuota_region::event::Why;
 use cuota_region::share::ShareKey;
 
-use super::{REFUSED, let_go};
+use super::{REFUSED, drop_reference};
 use crate::hooks_table::{
     cuIpcCloseMemHandle, cuMemFree_v2, cuMemImportFromShareableHandle, cuMemMap, cuMemPoolDestroy,
     cuMemRelease, cuMemUnmap, real,
@@ -419,7 +419,7 @@ fn keeping(memory: u64, call: &Call, note: &dyn Fn(&'static Process, u32) -> u64
         let holder = note(process, place);
         pin_retained(process, holder, 0, 0, place);
     } else {
-        process.handles.release(place).into_iter().for_each(let_go);
+        drop_reference(process, place);
     }
     status
 }
@@ -551,7 +551,7 @@ fn pin(process: &'static Process, holder: u64, device: CUdevice, offset: u64, pl
 /// The same with a reference that is there.
 fn pin_retained(process: &'static Process, holder: u64, device: CUdevice, offset: u64, place: u32) {
     match process.pins.add(holder, device.cast_unsigned(), offset, place) {
-        Pinned::Before => process.handles.release(place).into_iter().for_each(let_go),
+        Pinned::Before => drop_reference(process, place),
         // What cannot be followed stays charged as long as the process lives.
         Pinned::Now | Pinned::Nowhere => {}
     }
@@ -560,7 +560,7 @@ fn pin_retained(process: &'static Process, holder: u64, device: CUdevice, offset
 /// Lets go of what `holder` kept: all of it, or what is bound on a device in a range.
 pub(super) fn unpin(process: &'static Process, holder: u64, range: Option<(u32, u64, u64)>) {
     process.pins.take(holder, range, |place| {
-        process.handles.release(place).into_iter().for_each(let_go);
+        drop_reference(process, place);
     });
 }
 
@@ -605,7 +605,7 @@ pub(crate) unsafe extern "C" fn bind(call: &Call) -> CUresult {
         let device = if is(FOR_DEVICE) { call.int(1).cast_signed() } else { lies_on };
         pin_retained(process, holder, device, offset, place);
     } else {
-        process.handles.release(place).into_iter().for_each(let_go);
+        drop_reference(process, place);
     }
     status
 }

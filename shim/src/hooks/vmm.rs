@@ -4,7 +4,7 @@ use cuota_abi::cuda::{CUdeviceptr, CUmemAllocationProp, CUmemGenericAllocationHa
 use cuota_governor::physical;
 use cuota_region::event::Why;
 
-use super::{REFUSED, device_at, let_go};
+use super::{REFUSED, device_at, drop_reference, let_go};
 use crate::hooks_table::cuMemRelease;
 use crate::interpose::call::Call;
 use crate::process::account::{self, Booking};
@@ -73,12 +73,12 @@ pub(crate) unsafe extern "C" fn release(call: &Call) -> CUresult {
     let last = process.handles.release(place);
     let status = call.make();
     match (status, last) {
-        (OK, Some(last)) => let_go(last),
+        (OK, Some(last)) => let_go(&last),
         // What is mapped of it keeps it; another object may get its handle.
         (OK, None) if call.note() != 0 => process.handles.make_nameless(place),
         (OK, None) => {}
         // The driver kept it: so do we.
-        (_, Some(last)) => process.handles.put_back(last),
+        (_, Some(last)) => process.handles.put_back(&last),
         (_, None) => process.handles.retain(place),
     }
     status
@@ -96,7 +96,7 @@ pub(crate) unsafe extern "C" fn map(call: &Call) -> CUresult {
     process.handles.retain(place);
     let status = call.make();
     if status != OK || process.blocks.add_mapping(address, place).is_err() {
-        process.handles.release(place).into_iter().for_each(let_go);
+        drop_reference(process, place);
     }
     status
 }
@@ -117,11 +117,7 @@ pub(crate) unsafe extern "C" fn unmap(call: &Call) -> CUresult {
 }
 
 fn unmapped(process: &'static Process, address: u64, bytes: u64) {
-    process.blocks.take_mappings(address, bytes, |place| {
-        if let Some(last) = process.handles.release(place) {
-            let_go(last);
-        }
-    });
+    process.blocks.take_mappings(address, bytes, |place| drop_reference(process, place));
 }
 
 /// `cuMemRetainAllocationHandle`: one more handle on the memory that is mapped at `address`.

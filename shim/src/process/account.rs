@@ -58,29 +58,23 @@ pub(crate) enum Booking {
 /// The booking for the calling thread's current device.
 #[inline(never)]
 pub(crate) fn on_current_device() -> Booking {
-    on_current_device_hot()
-}
-
-/// The same for a call that needs no current context: then the first device's.
-#[inline(never)]
-pub(crate) fn on_current_or_first_device() -> Booking {
-    match on_current_device_hot() {
-        Booking::No => on_device(0),
-        booking => booking,
-    }
-}
-
-/// [`on_current_device`], inlined.
-#[inline(always)]
-pub(crate) fn on_current_device_hot() -> Booking {
     match standing() {
         Standing::Managed(process) => match process.current_device() {
-            Some(ordinal) => Account::open_hot(process, ordinal).map_or(Booking::Refuse, Booking::On),
+            Some(ordinal) => Account::open(process, ordinal).map_or(Booking::Refuse, Booking::On),
             // No current context: the driver says so to the program.
             None => Booking::No,
         },
         Standing::Unmanaged => Booking::No,
         Standing::Closed => Booking::Refuse,
+    }
+}
+
+/// The same for a call that needs no current context: then the first device's.
+#[inline(never)]
+pub(crate) fn on_current_or_first_device() -> Booking {
+    match on_current_device() {
+        Booking::No => on_device(0),
+        booking => booking,
     }
 }
 
@@ -103,11 +97,6 @@ pub(crate) fn on_device(ordinal: i32) -> Booking {
 impl Account {
     #[inline(never)]
     pub(crate) fn open(process: &'static Process, ordinal: u32) -> Option<Self> {
-        Account::open_hot(process, ordinal)
-    }
-
-    #[inline(always)]
-    fn open_hot(process: &'static Process, ordinal: u32) -> Option<Self> {
         let device = process.devices.get(ordinal as usize)?;
         device.index(process.member(), ordinal)?;
         Some(Account { device })

@@ -166,7 +166,7 @@ impl Handles {
     }
 
     /// Notes again what was released, because the driver kept it.
-    pub(crate) fn put_back(&self, last: Last) {
+    pub(crate) fn put_back(&self, last: &Last) {
         if self.add(last.handle, last.bytes, last.owner)
             && let Some(place) = self.find(last.handle)
         {
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(table.take_mark(0x5500_0000_1000), None);
         let taken = table.take_mark(0x7f00_0000_0000).unwrap();
         assert_eq!((taken.key, table.has_marks()), (Some(ShareKey::of(b"handle")), false));
-        table.put_back(taken);
+        table.put_back(&taken);
         assert_eq!(table.take_mark(0x7f00_0000_0000), Some(taken));
     }
 

@@ -288,6 +288,8 @@ mod tests {
     use crate::ledger::Books;
     use crate::name::GpuId;
     use crate::testing::Bench;
+    use cuota_governor::budget::{Budget, Look, book_period, book_window};
+    use cuota_governor::cap::Cap;
 
     const GPU: GpuId = GpuId::from_words([1, 2]);
     const MIB: u64 = 1 << 20;
@@ -320,6 +322,37 @@ mod tests {
         assert_eq!(books.member().held_for_the_dead(gpu), 0);
         let logged: Vec<_> = dead.tenant.events().entries().map(|entry| entry.event).collect();
         assert_eq!(logged, [Event::Reaped { pid: sys::process_id(), booked: 77 * MIB }]);
+    }
+
+    #[test]
+    fn work_of_the_dead_is_charged_once_and_under_the_cap_of_the_budgets_own_words() {
+        let bench = Bench::new();
+        let (dead, _, gpu) = two(&bench, 77);
+        let meter = dead.tenant.meter(gpu).unwrap();
+        let cap = Cap::from_ppm(100_000).unwrap();
+        let look = Look { now_ns: sys::monotonic_ns(), cap, clock_went_back: false };
+        let (window, opening) = book_window(0, look, 1000 * MS);
+        meter.window().store(window, Ordering::Relaxed);
+        meter.period().store(book_period(0, look, 1000 * MS, opening).0, Ordering::Relaxed);
+        dead.note_in_flight(gpu, 50 * MS, 40 * MS);
+        for now in [5 * MS, 6 * MS, HOLD_NS + 5 * MS] {
+            bury_at(dead, now);
+            assert_eq!(meter.used_ns(), 50 * MS);
+        }
+        let words = [meter.window(), meter.period()].map(|word| word.load(Ordering::Relaxed));
+        let budget = Budget { window: words[0], period: words[1] };
+        // As that look saw it: a quantum of 2 ms was credit.
+        assert!((1036 * MS..=1042 * MS).contains(&budget.debt_ns(look)), "{}", budget.debt_ns(look));
+    }
+
+    #[test]
+    fn work_of_the_dead_is_owed_by_nobody_where_nothing_was_booked() {
+        let bench = Bench::new();
+        let (dead, _, gpu) = two(&bench, 77);
+        let meter = dead.tenant.meter(gpu).unwrap();
+        dead.note_in_flight(gpu, 50 * MS, u64::MAX);
+        bury_at(dead, 5 * MS);
+        assert_eq!([meter.window(), meter.period()].map(|word| word.load(Ordering::Relaxed)), [0, 0]);
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(crate) unsafe extern "C" fn all_wait(call: &Call) -> CUresult {
 fn settled(call: &Call, closed: Option<&'static Process>, tails: Tails) -> CUresult {
     let status = call.make();
     if let Some(process) = closed {
-        process.limiter.reap(process, tails);
+        process.limiter.reap_synced(process, tails);
     }
     status
 }

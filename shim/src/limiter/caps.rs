@@ -22,6 +22,9 @@ const COSTS: usize = 512 * WAYS;
 /// How long an answer to "is anybody else on the GPU?" is believed, ns: NVML takes some 40 µs for it.
 const ALONE_NS: u64 = 100_000_000;
 
+/// What a process without a helper is believed to have had on the GPU after its last look, if it dies before the next, ns.
+const UNSEEN_NS: u64 = 1_000_000_000;
+
 /// A GPU as the limiter sees it. All-zero is one that was never used.
 pub(super) struct Gpu {
     /// The cap, parts per million; 0: not read yet.
@@ -211,7 +214,10 @@ impl Ground {
     /// Notes what this process has in flight, for whoever finds it dead.
     pub(super) fn note_in_flight(&self, left: InFlight) {
         let timed_ns = self.gpu.timed_ns.load(Ordering::Relaxed);
-        let (taken_ns, booked_ns) = left.taken_between(timed_ns, sys::monotonic_ns());
+        let (mut taken_ns, booked_ns) = left.taken_between(timed_ns, sys::monotonic_ns());
+        if left.is_any() && !self.process.limiter.helper.is_there() {
+            taken_ns = taken_ns.saturating_add(UNSEEN_NS);
+        }
         self.process.member().note_in_flight(self.index, taken_ns, taken_ns.saturating_sub(booked_ns));
     }
 

@@ -222,11 +222,13 @@ impl Limiter {
             on.correct(books.batch.close(on.gpu.concurrency()));
         }
         let tail = tail_behind(stream, &mut books, unit);
-        if is_apart && !books.launches.has_chains() || books.batch.ends_here(unit) {
-            Some(After::End(*on, stream))
-        } else {
-            tail
+        let ends_here = books.batch.ends_here(unit) || is_apart && !books.launches.has_chains();
+        drop(books);
+        if !self.helper.is_there() {
+            // Nobody notes it later, where this is the last look.
+            self.note_left(on.process, 0, Tails::Left, 0);
         }
+        if ends_here { Some(After::End(*on, stream)) } else { tail }
     }
 
     fn end_here(&self, on: &Ground, stream: &Stream) {

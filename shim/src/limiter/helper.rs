@@ -83,6 +83,11 @@ impl Helper {
         self.parked.store(0, Ordering::SeqCst);
     }
 
+    /// Whether it runs.
+    pub(super) fn is_there(&self) -> bool {
+        self.runs.load(Ordering::Relaxed) != 0
+    }
+
     /// A stream may have run dry inside an open batch.
     pub(super) fn is_sparse(&self) {
         self.sparse.store(1, Ordering::Relaxed);
@@ -169,6 +174,8 @@ extern "C" fn exiting(_: *mut c_void) {
         sys::yield_now();
     }
     EXITING.store(OVER, Ordering::SeqCst);
+    // Where it did not come to its turn.
+    process.limiter.note_left(process, 0, Tails::Left, 0);
 }
 
 extern "C" fn run(_: *mut c_void) -> *mut c_void {
@@ -202,7 +209,7 @@ impl Limiter {
     /// Notes how long what is in flight has been on the GPU, without asking the driver, which may be ending.
     fn note_until_the_end(&self, process: &'static Process) -> ! {
         loop {
-            self.note_left(process, 0, Tails::Left);
+            self.note_left(process, 0, Tails::Left, 0);
             sys::sleep_ns(LAST_NOTES_NS);
         }
     }

@@ -8,7 +8,7 @@ use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
-use super::stream::{Books, Closed, InFlight, STREAMS, Stream};
+use super::stream::{Books, Closed, InFlight, SLEEPS_AT_LAST, SLEEPS_SYNCED, STREAMS, Stream};
 use super::timeline::{End, Mark, Timeline};
 use crate::process::Process;
 use crate::process::device::DEVICES;
@@ -148,7 +148,7 @@ impl Limiter {
         let busy = self.streams.seen().filter(|stream| stream.batches() != 0 && stream.context() == context);
         for stream in busy {
             if let (Some(on), Some(mut books)) =
-                (Ground::of(process, stream.device()), stream.books_at_last())
+                (Ground::of(process, stream.device()), stream.books_after(SLEEPS_AT_LAST))
             {
                 self.write_off(&on, stream, &mut books);
             }
@@ -178,18 +178,24 @@ impl Limiter {
 
     /// Settles the batches that have ended, all of them. Not for the path of a launch.
     pub(crate) fn reap_all(&self, process: &'static Process) {
-        driver::outside_captures(|| self.note_left(process, STREAMS, Tails::Left));
+        driver::outside_captures(|| self.note_left(process, STREAMS, Tails::Left, 0));
     }
 
     /// Settles the batches that have ended on some streams: whoever comes next goes on with those after them.
     pub(crate) fn reap(&self, process: &'static Process, tails: Tails) {
-        driver::outside_captures(|| self.note_left(process, AT_A_LOOK, tails));
+        driver::outside_captures(|| self.note_left(process, AT_A_LOOK, tails, 0));
+    }
+
+    /// As [`Self::reap`], after a synchronisation: the program may end at once.
+    pub(crate) fn reap_synced(&self, process: &'static Process, tails: Tails) {
+        driver::outside_captures(|| self.note_left(process, AT_A_LOOK, tails, SLEEPS_SYNCED));
     }
 
     /// Notes what is in flight, which this process's tenant pays for if it dies. What has ended on so many streams is settled first, but
-    /// for those that another thread is at.
+    /// for those that another thread is at; while it is, what is noted stays.
     #[inline(never)]
-    pub(super) fn note_left(&self, process: &'static Process, settles: usize, tails: Tails) {
+    pub(super) fn note_left(&self, process: &'static Process, settles: usize, tails: Tails, sleeps: u32) {
+        let mut is_sure = true;
         let mut left = [InFlight::NONE; DEVICES];
         let busy = || self.streams.seen().filter(|stream| stream.batches() != 0);
         let count = busy().count().max(1);
@@ -197,7 +203,9 @@ impl Limiter {
         let first =
             self.turn.fetch_add(u32::try_from(settles).unwrap_or(0), Ordering::Relaxed) as usize % count;
         for (index, stream) in busy().enumerate() {
-            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
+            let books = stream.books_after(sleeps);
+            is_sure &= books.is_some();
+            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), books) {
                 let is_due = (index + count).wrapping_sub(first) % count < settles;
                 while is_due && self.settle(&on, stream, &mut books) {}
                 if is_due && tails == Tails::Settled && stream.is_per_thread() {
@@ -211,7 +219,7 @@ impl Limiter {
                 }
             }
         }
-        for (ordinal, left) in (0..).zip(&left) {
+        for (ordinal, left) in (0..).zip(&left).filter(|_| is_sure) {
             self.note_in_flight(process, ordinal, *left);
         }
     }

@@ -301,14 +301,13 @@ impl Stream {
         self.books.take().map(|books| self.held(books))
     }
 
-    /// The books, where they are needed for the last time: who holds them may have been taken off its processor for some time.
-    pub(super) fn books_at_last(&self) -> Option<HeldBooks<'_>> {
-        (0..SLEEPS_AT_LAST).find_map(|_| {
-            let books = self.try_books();
-            if books.is_none() {
-                sys::sleep_ns(SLEEP_AT_LAST_NS);
+    /// The books, for which it may sleep so often ([`SLEEP_NS`]): who holds them can have been taken off its processor for some time.
+    pub(super) fn books_after(&self, sleeps: u32) -> Option<HeldBooks<'_>> {
+        (0..=sleeps).find_map(|turn| {
+            if turn != 0 {
+                sys::sleep_ns(SLEEP_NS);
             }
-            books
+            self.try_books()
         })
     }
 
@@ -350,9 +349,12 @@ impl Drop for HeldBooks<'_> {
     }
 }
 
-/// How long they are waited for then: some tenths of a second.
-const SLEEPS_AT_LAST: u32 = 1000;
-const SLEEP_AT_LAST_NS: u64 = 200_000;
+/// How long it sleeps for a stream's books, ns.
+const SLEEP_NS: u64 = 200_000;
+
+/// How often after a synchronisation, 10 ms in all, and before its context's end is forgotten, 200 ms.
+pub(super) const SLEEPS_SYNCED: u32 = 50;
+pub(super) const SLEEPS_AT_LAST: u32 = 1000;
 
 /// A place that is being filled.
 const CLAIMED: u64 = 3;

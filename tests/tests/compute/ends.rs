@@ -6,7 +6,7 @@ use std::time::Duration;
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::machine::Machine;
 
-use crate::{End, MS, Worker, meter, spin};
+use crate::{End, MS, Worker, eventually, meter, spin};
 
 /// The kernel's length, and what of it must be in the books at least.
 const LONG: u64 = 200 * MS;
@@ -21,15 +21,40 @@ fn after_the_next_joins(machine: &Machine) -> (u64, u64) {
     found
 }
 
+/// A program with or without a helper thread, with a kernel of so many nanoseconds.
+#[track_caller]
+fn with_helper(machine: &Machine, helper: &str, ns: u64) -> Worker {
+    let program = machine.tenant_with("t", &["--compute", "20%"]).with("CUOTA_HELPER", helper);
+    Worker::on(program.start_with_context(), ns)
+}
+
 #[test]
 fn work_of_a_process_that_ends_at_once_is_charged() {
-    let machine = Machine::new();
-    let mut first = Worker::start(&machine, "t", "20%", LONG);
-    first.launch(1);
-    first.synchronize();
-    first.console.kill();
-    let (used_ns, _) = after_the_next_joins(&machine);
-    assert!((MOST_OF_IT..2 * LONG).contains(&used_ns), "{used_ns} ns");
+    for helper in ["on", "off"] {
+        let machine = Machine::new();
+        let mut first = with_helper(&machine, helper, LONG);
+        first.launch(1);
+        first.synchronize();
+        first.console.kill();
+        let (used_ns, _) = after_the_next_joins(&machine);
+        assert!((MOST_OF_IT..2 * LONG).contains(&used_ns), "{used_ns} ns, helper {helper}");
+    }
+}
+
+#[test]
+fn work_that_nobody_saw_end_is_charged() {
+    for helper in ["on", "off"] {
+        let machine = Machine::new();
+        let mut first = with_helper(&machine, helper, LONG);
+        first.launch(1);
+        // As a program waits that tells nobody.
+        eventually("the kernel has ended", || {
+            first.console.call("cuStreamQuery", &[Is(first.stream)]).status == 0
+        });
+        first.console.kill();
+        let (used_ns, _) = after_the_next_joins(&machine);
+        assert!(used_ns >= MOST_OF_IT, "{used_ns} ns, helper {helper}");
+    }
 }
 
 #[test]

@@ -4,22 +4,23 @@
 //! occupied time is therefore its cost times the share of a batch that no other batch of the tenant had covered,
 //! learned from each batch whose end was seen in time. Beside a neighbour too: its slices lie in the batch and in what it adds alike.
 
-const ALL_PPM: u64 = 1_000_000;
+/// All of a batch's own time. A power of two: each launch scales an estimate, and what is built for size divides by dividing.
+const ALL: u64 = 1 << 20;
 /// The least share: 64 streams that overlap completely.
-const LEAST_PPM: u64 = ALL_PPM / 64;
+const LEAST: u64 = ALL / 64;
 
-/// The share of a batch's own time that it adds to the occupied time, ppm, in a word of the process's own memory.
+/// The share of a batch's own time that it adds to the occupied time, in parts of 2^20, in a word of the process's own memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Concurrency(u64);
 
 impl Concurrency {
     /// Nothing overlaps.
-    pub const NONE: Self = Self(ALL_PPM);
+    pub const NONE: Self = Self(ALL);
 
     /// From a stored word; 0 and rubbish are no concurrency.
     #[must_use]
     pub const fn from_word(word: u64) -> Self {
-        if word < LEAST_PPM || word > ALL_PPM { Self::NONE } else { Self(word) }
+        if word < LEAST || word > ALL { Self::NONE } else { Self(word) }
     }
 
     /// To a word to store.
@@ -31,8 +32,8 @@ impl Concurrency {
     /// What units that cost `cost_ns` alone are believed to add to the occupied time, ns: at least 1.
     #[must_use]
     pub const fn scale(self, cost_ns: u64) -> u64 {
-        // Split, so that no product leaves 64 bits: 10^6 × 10^6 at most, and cost × share ≤ cost.
-        let scaled = cost_ns / ALL_PPM * self.0 + cost_ns % ALL_PPM * self.0 / ALL_PPM;
+        // Split, so that no product leaves 64 bits: 2^20 × 2^20 at most, and cost × share ≤ cost.
+        let scaled = cost_ns / ALL * self.0 + cost_ns % ALL * self.0 / ALL;
         if scaled == 0 { 1 } else { scaled }
     }
 
@@ -42,10 +43,10 @@ impl Concurrency {
         if bracket_ns == 0 {
             return self;
         }
-        let share = u128::from(covered_ns.min(bracket_ns)) * u128::from(ALL_PPM) / u128::from(bracket_ns);
-        let share = u64::try_from(share).unwrap_or(ALL_PPM);
+        let share = u128::from(covered_ns.min(bracket_ns)) * u128::from(ALL) / u128::from(bracket_ns);
+        let share = u64::try_from(share).unwrap_or(ALL);
         // An eighth of the way: it settles within some twenty batches, a few milliseconds.
-        Self(((self.0 * 7 + share) / 8).clamp(LEAST_PPM, ALL_PPM))
+        Self(((self.0 * 7 + share) / 8).clamp(LEAST, ALL))
     }
 }
 

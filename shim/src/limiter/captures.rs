@@ -12,6 +12,7 @@ pub(crate) const ONE: u32 = 1;
 pub(crate) const BLOCKING: u32 = 1 << 16;
 
 /// The captures of a process. All-zero is none.
+#[repr(C)]
 pub(crate) struct Captures {
     live: AtomicU32,
     /// By the context's number.

@@ -32,17 +32,19 @@ use self::timeline::Timeline;
 use crate::process::Process;
 use crate::process::device::DEVICES;
 
-/// The limiter's part of a process's state. All-zero is "nothing known yet".
+/// The limiter's part of a process's state. All-zero is "nothing known yet". What each launch reads stands first, and apart from what
+/// other threads' looks write.
+#[repr(C)]
 pub(crate) struct Limiter {
     /// 1 + the policy's epoch of which it is known that no cap binds; 0: none.
     free_epoch: AtomicU64,
     /// 1 + the policy's epoch that the GPUs' caps are of; 0: none.
     caps_epoch: AtomicU64,
+    pub(crate) captures: Captures,
     /// When a batch of the process last ended, ns.
     progress_ns: AtomicU64,
     /// Looks at which a launch was held back, on any stream.
     held: AtomicU64,
-    pub(crate) captures: Captures,
     /// On which stream the next look begins to settle.
     turn: AtomicU32,
     helper: Helper,

@@ -194,7 +194,8 @@ fn as_stream(handle: u64) -> CUstream {
     core::ptr::with_exposed_provenance_mut(usize::try_from(handle).unwrap_or(0))
 }
 
-/// A stream.
+/// A stream; on lines of its own, since each launch writes here.
+#[repr(align(64))]
 pub(crate) struct Stream {
     /// The driver's handle.
     handle: AtomicU64,

@@ -223,6 +223,7 @@ impl Limiter {
         }
         let tail = tail_behind(stream, &mut books, unit);
         let ends_here = books.batch.ends_here(unit) || is_apart && !books.launches.has_chains();
+        books.is_under_way = ends_here;
         drop(books);
         if !self.helper.is_there() {
             // Nobody notes it later, where this is the last look.

@@ -70,6 +70,10 @@ impl Limiter {
         if books.batch.is_empty() && books.boundary.is_none() {
             return false;
         }
+        // A boundary of another thread's would lie before the unit, which would be in no batch.
+        if books.is_under_way && matches!(why, Close::Quiet | Close::Held | Close::Sync) {
+            return false;
+        }
         let is_reachable = stream.is_reachable(on.process);
         // When the cap is taken off nobody comes back to it: the estimate stands.
         if books.is_full() || !(is_reachable || why == Close::End) {

@@ -49,6 +49,8 @@ pub(super) struct Books {
     pub(super) boundary: Option<Mark>,
     /// A unit in the open batch was never measured.
     pub(super) unknown: bool,
+    /// The last unit in it is on its way to the driver, and its thread ends the batch behind it.
+    pub(super) is_under_way: bool,
     /// Of a per-thread stream: when somebody last saw that it was not done, ns.
     pub(super) seen_busy_ns: u64,
     /// What was launched.
@@ -117,7 +119,7 @@ impl Books {
     pub(super) fn take_open(&mut self, on: &Ground) -> (Option<Mark>, Batch) {
         let mut batch = core::mem::take(&mut self.batch);
         self.lease = cuota_governor::lease::EMPTY;
-        self.unknown = false;
+        (self.unknown, self.is_under_way) = (false, false);
         on.correct(batch.close(on.gpu.concurrency()));
         (self.boundary.take(), batch)
     }

@@ -50,7 +50,7 @@ fn what_is_shipped_runs_in_root_file_systems_old_and_new() {
         }
         let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
         for uid in [0, 1000] {
-            let container = Container::new(&site, runtime, &tenant).on(root);
+            let container = Container::new(&site, runtime, &tenant).on(root).without_namespaces();
             let output = container.run(uid, &["/guest/cuota", "doctor", "--sim", "--json"]);
             let report = String::from_utf8_lossy(&output.stdout).into_owned();
             let complaint = String::from_utf8_lossy(&output.stderr);

@@ -99,18 +99,41 @@ fn root_in_a_container_can_change_neither_the_policy_nor_the_library_nor_the_lis
     }
 }
 
+/// What doctor says in a container of this tenant, as JSON; it must find no problem.
+#[track_caller]
+fn doctor(container: &Container, uid: u32) -> String {
+    let output = container.run(uid, &["/guest/cuota", "doctor", "--sim", "--json"]);
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "user {uid}: {report} {}", String::from_utf8_lossy(&output.stderr));
+    report
+}
+
 #[test]
-fn doctor_in_a_container_says_protected_and_proves_the_quota() {
+fn doctor_in_a_container_without_namespaces_says_protected_and_proves_the_quota() {
     for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
         let site = Site::new();
         let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
         for uid in [0, 1000] {
-            let container = Container::new(&site, runtime, &tenant);
-            let output = container.run(uid, &["/guest/cuota", "doctor", "--sim", "--json"]);
-            let report = String::from_utf8_lossy(&output.stdout).into_owned();
-            let complaint = String::from_utf8_lossy(&output.stderr);
-            assert!(report.contains(r#""level": "protected""#), "user {uid}: {report} {complaint}");
-            assert!(output.status.success(), "user {uid}: {report} {complaint}");
+            let report = doctor(&Container::new(&site, runtime, &tenant).without_namespaces(), uid);
+            assert!(report.contains(r#""level": "protected""#), "user {uid}: {report}");
+        }
+    }
+}
+
+/// Where a user can make namespaces it can lay another file over the list: no library stops that, so doctor must say it.
+#[test]
+fn list_that_a_namespace_can_cover_is_told_by_doctor() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
+        let cover = format!("unshare -Urm bash -c 'mount --bind /dev/null /etc/ld.so.preload && {MAPS}'");
+        for uid in [0, 1000] {
+            let container = || Container::new(&site, runtime, &tenant);
+            let left = container().shell(uid, &format!("{cover} 2>/dev/null || true")).trim() == "0";
+            let report = doctor(&container(), uid);
+            assert_eq!(report.contains("unshare -Urm"), left, "user {uid} ({runtime:?}): {report}");
+            let kept = container().without_namespaces().shell(uid, &format!("{cover} 2>/dev/null || {MAPS}"));
+            assert_ne!(kept.trim(), "0", "user {uid} ({runtime:?})");
         }
     }
 }

@@ -74,6 +74,8 @@ struct Setup {
     hooks: Option<String>,
     /// Where Podman is to look for hooks.
     hooks_folder: Option<PathBuf>,
+    /// Whether [`NO_NAMESPACES`] holds.
+    seccomp: bool,
     /// Whose the root is on this machine.
     owner: u32,
     /// A root file system; without it a folder with this machine's `/usr`.
@@ -158,6 +160,15 @@ impl<'a> Container<'a> {
         self.setup.owner = first;
         let maps = ["uid", "gid"].map(|kind| format!("--{kind}map=0:{first}:65536"));
         self.setup.options.extend(maps);
+        self
+    }
+
+    /// With a seccomp profile under which no program makes a namespace.
+    pub(crate) fn without_namespaces(mut self) -> Self {
+        let path = self.place.folder.path().join("seccomp.json");
+        fs::write(&path, NO_NAMESPACES).expect("the folder is ours");
+        self.setup.options.push(format!("--security-opt=seccomp={}", path.display()));
+        self.setup.seccomp = true;
         self
     }
 
@@ -263,6 +274,14 @@ fn runc_run(place: &Place, setup: &Setup, uid: u32, program: &[&str]) -> Command
 /// The capabilities that Podman gives.
 const CAPABILITIES: &str = r#"["CAP_CHOWN","CAP_DAC_OVERRIDE","CAP_FOWNER","CAP_FSETID","CAP_KILL","CAP_NET_BIND_SERVICE","CAP_SETFCAP","CAP_SETGID","CAP_SETPCAP","CAP_SETUID","CAP_SYS_CHROOT"]"#;
 
+/// A seccomp profile (runtime-spec, config-linux.md): no `unshare`, no `clone` with `CLONE_NEWUSER`, and no `clone3`, whose flags
+/// no profile can see; the C library then does without it.
+const NO_NAMESPACES: &str = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+    {"names":["unshare"],"action":"SCMP_ACT_ERRNO","errnoRet":1},
+    {"names":["clone3"],"action":"SCMP_ACT_ERRNO","errnoRet":38},
+    {"names":["clone"],"action":"SCMP_ACT_ERRNO","errnoRet":1,
+     "args":[{"index":0,"value":268435456,"valueTwo":268435456,"op":"SCMP_CMP_MASKED_EQ"}]}]}"#;
+
 /// A bundle's configuration (runtime-spec, config.md).
 fn runc_config(place: &Place, setup: &Setup, uid: u32, program: &[&str]) -> String {
     let list = |items: &mut dyn Iterator<Item = String>| {
@@ -281,6 +300,7 @@ fn runc_config(place: &Place, setup: &Setup, uid: u32, program: &[&str]) -> Stri
         );
     }
     let hooks = setup.hooks.as_ref().map_or(String::new(), |hooks| format!(",{hooks}"));
+    let seccomp = if setup.seccomp { format!(r#","seccomp":{NO_NAMESPACES}"#) } else { String::new() };
     let bounds = if uid == 0 { CAPABILITIES } else { "[]" };
     format!(
         r#"{{"ociVersion":"1.0.2","process":{{"terminal":false,"user":{{"uid":{uid},"gid":{uid}}},"args":[{program}],"env":[{variables}],
@@ -289,7 +309,7 @@ fn runc_config(place: &Place, setup: &Setup, uid: u32, program: &[&str]) -> Stri
         "mounts":[{{"destination":"/proc","type":"proc","source":"proc"}},
         {{"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","mode=755","size=65536k"]}},
         {{"destination":"/dev/shm","type":"tmpfs","source":"shm","options":["nosuid","noexec","nodev","mode=1777"]}}{mounts}],
-        "linux":{{"cgroupsPath":"/{name}","namespaces":[{{"type":"pid"}},{{"type":"mount"}},{{"type":"ipc"}},{{"type":"uts"}},{{"type":"network"}}]}}{hooks}}}"#,
+        "linux":{{"cgroupsPath":"/{name}","namespaces":[{{"type":"pid"}},{{"type":"mount"}},{{"type":"ipc"}},{{"type":"uts"}},{{"type":"network"}}]{seccomp}}}{hooks}}}"#,
         root = place.root(),
         name = place.name,
     )

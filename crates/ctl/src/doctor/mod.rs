@@ -1,13 +1,14 @@
 //! `cuota doctor`: what is here, who could lift a limit, and the proof that one holds.
 //!
 //! - [`system`], [`gpus`], [`mps`], [`caps`]: what was found.
-//! - [`protection`]: the directory, and whether a tenant could change its limits.
+//! - [`protection`], [`namespaces`]: the directory, and whether a tenant could change its limits, or leave them.
 //! - [`proof`], [`verdict`]: the probe under a quota, and what its facts show.
 //! - [`report`]: the table and the JSON.
 
 mod caps;
 mod gpus;
 mod mps;
+mod namespaces;
 mod proof;
 pub(crate) mod protection;
 mod report;

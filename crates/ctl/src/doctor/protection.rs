@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags, accessat, statvfs};
 use serde::Serialize;
 
+use super::namespaces;
 use super::report::{Check, Mark};
 use super::system::System;
 use crate::home::{Home, user};
@@ -124,6 +125,9 @@ fn ways_out(home: &Home, system: &System, has_policy: bool) -> Vec<String> {
         ways.push(
             "this user can put something else in the place of the library that is preloaded".to_owned(),
         );
+    }
+    if ways.is_empty() && namespaces::can_be_made() {
+        ways.push(namespaces::WAY.to_owned());
     }
     ways
 }

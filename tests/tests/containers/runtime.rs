@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -190,6 +191,16 @@ impl<'a> Container<'a> {
     /// Runs it to its end.
     pub(crate) fn run(&self, uid: u32, program: &[&str]) -> Output {
         self.runtime.command(&self.place, &self.setup, uid, program).output().expect("the runtime is there")
+    }
+
+    /// Starts it, with pipes, and waits until its program has printed a line.
+    pub(crate) fn spawn(&self, uid: u32, program: &[&str]) -> Child {
+        let mut command = self.runtime.command(&self.place, &self.setup, uid, program);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the runtime is there");
+        let output = child.stdout.as_mut().expect("it is a pipe");
+        BufReader::new(output).read_line(&mut String::new()).expect("it prints a line");
+        child
     }
 
     /// As [`Self::run`], of a shell script that must succeed: what it printed.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::RUNTIMES;
 use crate::runtime::{Container, Runtime};
 use crate::site::Site;
 
@@ -67,6 +68,30 @@ fn tenant_whose_container_runs_is_not_removed() {
     assert!(!refused.status.success() && said.contains("still run"), "{said}");
     console.alloc(1 << 20).expect("it goes on");
     drop((container, console));
+}
+
+/// A container without a CUDA program has the library mounted all the same, for those that it starts later.
+#[test]
+fn tenant_whose_container_only_sleeps_is_not_removed() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
+        let container = Container::new(&site, runtime, &tenant);
+        let way = if runtime == Runtime::Podman { "--cdi" } else { "--hook" };
+        let remove = || site.cuota(&["inject", way, "--folder", "/run/cdi", "--tenant", &tenant, "--remove"]);
+        let mut sleeper = container.spawn(0, &["bash", "-c", "echo up; read -r _"]);
+        let refused = remove();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("has") && said.contains("mounted"), "{said}");
+        let mut later = container.console_inside();
+        later.use_primary_context();
+        assert_eq!(later.total(), 2 << 30, "{runtime:?}");
+        later.finish();
+        drop(sleeper.stdin.take());
+        sleeper.wait().expect("it is ours");
+        let removed = remove();
+        assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    }
 }
 
 #[test]

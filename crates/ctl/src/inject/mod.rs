@@ -3,6 +3,7 @@
 //! - [`view`]: what a container sees of the directory.
 //! - [`cdi`], [`hook`], [`preload`]: the ways in.
 //! - [`container`]: the hook at work, inside a container that is being made.
+//! - [`mounted`]: whose mounts a folder is among.
 //! - [`in_root`], [`mod@file`]: paths below another root, and files that are written whole.
 
 mod cdi;
@@ -10,14 +11,16 @@ mod container;
 mod file;
 mod hook;
 mod in_root;
+mod mounted;
 mod preload;
 mod view;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use cuota_region::member;
+use cuota_region::header::Unusable;
 use cuota_region::name::TenantName;
+use cuota_region::{member, sys};
 
 pub(crate) use container::container_hook;
 
@@ -132,10 +135,8 @@ fn remove(home: &Home, asked: &Inject) -> anyhow::Result<String> {
         gone.extend(file::remove(&path)?.then_some(path));
         return Ok(removed(gone));
     };
-    anyhow::ensure!(
-        !member::anyone_lives(home.files(), &tenant).unwrap_or(false),
-        "programs of tenant {tenant} still run, and would go on without books\n  stop its containers first; `cuota ps` lists them"
-    );
+    let view = View::of(home, tenant);
+    refuse_if_used(home, &tenant, &view)?;
     if asked.cdi {
         let path = cdi::path(folder(asked), &tenant);
         gone.extend(file::remove(&path)?.then_some(path));
@@ -144,12 +145,35 @@ fn remove(home: &Home, asked: &Inject) -> anyhow::Result<String> {
             "tenant {tenant} is set up as a CDI device, too\n  remove that first: cuota inject --cdi --tenant {tenant} --remove"
         );
     }
-    let view = View::of(home, tenant);
     if view.remove()? {
         gone.push(view.path());
         lease::remove(home, &home.operate()?, &tenant);
     }
     Ok(removed(gone))
+}
+
+/// Programs would go on without books, and those that a container starts later without the library: what a running container
+/// has mounted from the view goes with it.
+fn refuse_if_used(home: &Home, tenant: &TenantName, view: &View) -> anyhow::Result<()> {
+    let lives = match member::anyone_lives(home.files(), tenant) {
+        // Only where there are no books is it sure that nobody keeps any.
+        Err(Unusable::System(sys::Errno(libc::ENOENT))) => false,
+        other => other.map_err(|why| {
+            anyhow::anyhow!("cannot tell whether programs of tenant {tenant} run: {why}\n  do it as root")
+        })?,
+    };
+    anyhow::ensure!(
+        !lives,
+        "programs of tenant {tenant} still run, and would go on without books\n  stop its containers first; `cuota ps` lists them"
+    );
+    if let Some(process) = mounted::who_has(&view.path())? {
+        anyhow::bail!(
+            "containers of tenant {tenant} still run: process {process} has {} mounted, and what it starts later would run \
+             without the library\n  stop its containers first",
+            view.path().display()
+        );
+    }
+    Ok(())
 }
 
 fn list(changed: &[PathBuf]) -> String {

@@ -12,6 +12,8 @@
 # Each file is written beside the old one and renamed into its place. A program that runs keeps the library that it has mapped;
 # programs that start later get the new one. Never copy over the library of a running program: that changes the code it runs.
 set -eu
+# What is installed is for every user: who cannot read the library runs without a limit.
+umask 022
 
 fail() {
     echo "install.sh: $*" >&2
@@ -82,6 +84,8 @@ install_all() {
     for file in $files; do
         to=$prefix/$file
         mkdir -p "${to%/*}" || fail "cannot make ${to%/*}. Run it as root, or choose a folder of your own with --prefix."
+        # Our own folders, also those that an earlier installation has left closed.
+        case $file in lib/*) chmod go+rx "${to%/*}" "$prefix/lib/cuota" 2>/dev/null || fail "cannot open ${to%/*} to every user. Run it as root." ;; esac
         draft=$to.new.$$
         mode=755
         case $file in include/*) mode=644 ;; esac

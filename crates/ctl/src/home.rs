@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cuota_region::header::Unusable;
@@ -167,8 +167,18 @@ impl Home {
         lock.lock().map_err(failed("lock"))?;
         let unusable = |why| Trouble::Unusable { path: self.policy_path(), why };
         let policy = self.files.policy().map_err(unusable)?;
+        let was_there = self.policy_path().exists();
         let fd = sys::open(policy.as_c_str(), libc::O_RDWR | libc::O_CREAT, 0o644)
             .map_err(|errno| unusable(errno.into()))?;
+        if !was_there {
+            // The umask may have taken bits away. Who may look into the directory is to read it.
+            let readable = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(self.policy_path(), readable).map_err(|error| Trouble::Failed {
+                doing: "let users read",
+                path: self.policy_path(),
+                error,
+            })?;
+        }
         let writer = PolicyWriter::on(&fd).map_err(unusable)?;
         Ok(Operator { writer, _lock: lock })
     }

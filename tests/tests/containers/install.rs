@@ -66,6 +66,22 @@ fn upgrade_and_removal_leave_running_tenants_alone() {
     assert!(must(&install(&dist, &prefix, &["--remove"])).contains("nothing of cuota"));
 }
 
+/// Who cannot read the library runs without a limit.
+#[test]
+fn umask_of_who_installs_closes_nothing() {
+    let Some(dist) = dist() else { return };
+    let place = folder();
+    let prefix = place.path().join("usr");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 077; exec \"$0\" --prefix \"$1\""]);
+    must(&shell.arg(dist.join("install.sh")).arg(&prefix).output().expect("a shell"));
+    for (name, mode) in [("", 0o755), ("lib", 0o755), ("lib/cuota", 0o755), ("lib/cuota/libcuota.so", 0o755)]
+    {
+        let about = fs::metadata(prefix.join(name)).expect("it is installed");
+        assert_eq!(about.mode() & 0o777, mode, "{name}");
+    }
+}
+
 #[test]
 fn wrong_prefix_is_told_and_nothing_is_written() {
     let Some(dist) = dist() else { return };

@@ -1,6 +1,7 @@
 //! What `cuota inject` leaves on this machine.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::RUNTIMES;
@@ -117,6 +118,38 @@ fn hook_of_podman_serves_containers_with_the_annotation_and_no_others() {
     inject(&["--tenant", "alice", "--remove"]);
     inject(&["--remove"]);
     assert!(!hooks.exists());
+}
+
+#[test]
+fn library_that_others_cannot_read_is_refused_for_containers() {
+    let site = Site::new();
+    fs::set_permissions(site.path("lib"), fs::Permissions::from_mode(0o700)).expect("the folder is ours");
+    let folder = site.path("specs").display().to_string();
+    for way in [&["--cdi", "--folder", &folder][..], &["--hook", "--folder", &folder], &["--volumes"]] {
+        let refused = site.cuota(&[&["inject"], way, &["--tenant", "alice", "--install"]].concat());
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("chmod go+x"), "{way:?}: {said}");
+    }
+    assert!(!Path::new(&folder).exists());
+}
+
+/// A strict umask of the operator's: the container's users still have the library and the policy.
+#[test]
+fn umask_of_the_operator_closes_nothing_to_a_container() {
+    let site = Site::new();
+    let specs = site.path("specs").display().to_string();
+    let mut shell = std::process::Command::new("sh");
+    shell.env("CUOTA_DIR", site.machine.region()).env("CUOTA_LIB", site.library());
+    shell.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(cuota_tests::build::command());
+    shell.args(["inject", "--cdi", "--folder", &specs, "--tenant", "alice", "--memory", "1GiB", "--install"]);
+    let output = shell.output().expect("a shell");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mode = |path: PathBuf| fs::metadata(path).expect("it was made").permissions().mode() & 0o777;
+    let view = site.machine.region().join("view/alice");
+    assert_eq!(mode(view.join("policy.v1")), 0o644);
+    assert_eq!(mode(view.join("ld.so.preload")), 0o644);
+    assert_eq!([view.clone(), view.join("lib"), view.join("tenant")].map(mode), [0o755; 3]);
+    assert_eq!(mode(site.path("specs")), 0o755);
 }
 
 #[test]

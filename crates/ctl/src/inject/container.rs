@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::hook::ANNOTATION;
 use super::in_root::{Root, path_of};
+use super::readable;
 use super::view::{Mount, View};
 use crate::cli::ContainerHook;
 use crate::home::Home;
@@ -51,6 +52,8 @@ pub(crate) fn container_hook(home: &Home, asked: &ContainerHook) -> u8 {
 }
 
 fn enter(home: &Home, asked: &ContainerHook) -> anyhow::Result<()> {
+    // The folders that are made in the container are for its users.
+    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o022));
     let mut text = String::new();
     std::io::stdin()
         .read_to_string(&mut text)
@@ -65,6 +68,7 @@ fn enter(home: &Home, asked: &ContainerHook) -> anyhow::Result<()> {
         view.path().display()
     );
     let library = locate::library(asked.lib.as_deref())?;
+    readable::in_its_folder(&library)?;
     let root = root_path(&state.bundle)?;
     let root =
         Root::at(&root).with_context(|| format!("cannot open the container's root {}", root.display()))?;

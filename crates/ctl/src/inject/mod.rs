@@ -4,6 +4,7 @@
 //! - [`cdi`], [`hook`], [`preload`]: the ways in.
 //! - [`container`]: the hook at work, inside a container that is being made.
 //! - [`mounted`]: whose mounts a folder is among.
+//! - [`readable`]: whether every user can load the library.
 //! - [`in_root`], [`mod@file`]: paths below another root, and files that are written whole.
 
 mod cdi;
@@ -13,6 +14,7 @@ mod hook;
 mod in_root;
 mod mounted;
 mod preload;
+mod readable;
 mod view;
 
 use std::fmt::Write as _;
@@ -33,6 +35,8 @@ use view::View;
 
 /// Does what was asked, and says what was changed. Returns the exit status.
 pub(crate) fn inject(home: &Home, asked: &Inject) -> u8 {
+    // What is made here is for other users, too; what is not says so by its own mode.
+    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o022));
     let done = match (asked.print, asked.install) {
         (true, _) => print(home, asked),
         (_, true) => install(home, asked),
@@ -89,8 +93,13 @@ fn print(home: &Home, asked: &Inject) -> anyhow::Result<String> {
 fn install(home: &Home, asked: &Inject) -> anyhow::Result<String> {
     let library = locate::library(asked.lib.as_deref())?;
     if asked.preload {
+        // Into another root file system it is copied, with modes of our own.
+        if root(asked) == Path::new("/") {
+            readable::by_its_path(&library)?;
+        }
         return Ok(list(&Preload::below(root(asked))?.install(&library)?));
     }
+    readable::in_its_folder(&library)?;
     let mut text = String::new();
     if asked.hook {
         let path = hook::path(folder(asked));

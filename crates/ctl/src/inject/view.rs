@@ -127,7 +127,11 @@ impl<'a> View<'a> {
             let made = made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(mode)));
             made.with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        let policy = self.home.policy_path().file_name().map(PathBuf::from);
+        let policy = self.home.policy_path();
+        // It may have been made under a umask that closes it to the container's users, who would be granted nothing.
+        fs::set_permissions(&policy, Permissions::from_mode(0o644))
+            .with_context(|| format!("cannot let every user read {}", policy.display()))?;
+        let policy = policy.file_name().map(PathBuf::from);
         for file in policy.into_iter().chain(self.writable_files()) {
             let (real, name) = (self.home.path().join(&file), view.join(&file));
             second_name(&real, &name)
@@ -224,6 +228,15 @@ pub(super) mod tests {
         assert_eq!(names(&view.path()), ["arena", "assigned", "ld.so.preload", "lib", "policy.v1", "tenant"]);
         assert_eq!(names(&view.path().join("tenant")), ["alice.v1", "alice.v1.live"]);
         assert_eq!(fs::read(view.path().join("assigned")).unwrap(), b"alice");
+    }
+
+    #[test]
+    fn policy_that_was_closed_is_readable_by_every_user() {
+        let (_dir, home) = home();
+        fs::set_permissions(home.policy_path(), Permissions::from_mode(0o600)).unwrap();
+        let view = View::of(&home, alice(&home));
+        view.make(None).unwrap();
+        assert_eq!(fs::metadata(view.path().join("policy.v1")).unwrap().mode() & 0o777, 0o644);
     }
 
     #[test]

@@ -48,7 +48,6 @@ esac
 # What is installed, and where.
 files="bin/cuota bin/cuota-bench lib/cuota/libcuota.so lib/cuota/sim/libcuda.so.1 lib/cuota/sim/libnvidia-ml.so.1 include/cuota.h"
 folders="lib/cuota/sim lib/cuota"
-library=$prefix/lib/cuota/libcuota.so
 
 # Where the file $1 of the list comes from.
 source_of() {
@@ -98,17 +97,40 @@ install_all() {
     echo "installed below ${prefix:-/}: $("$prefix/bin/cuota" --version)"
 }
 
-remove_all() {
+# What gives the library to others, by its path as $1/lib/cuota says it, and would go on without it.
+refuse_if_named() {
     # While something loads the library by this path, every program there would complain when it starts.
-    if grep -qs -F "$library" /etc/ld.so.preload; then
-        fail "/etc/ld.so.preload loads $library into every program. First: $prefix/bin/cuota inject --preload --remove"
+    if grep -qs -F "$1/lib/cuota/libcuota.so" /etc/ld.so.preload; then
+        fail "/etc/ld.so.preload loads $1/lib/cuota/libcuota.so into every program. First: $prefix/bin/cuota inject --preload --remove"
     fi
-    for spec in /etc/cdi/cuota-tenant-*.json; do
-        if grep -qs -F "\"$prefix/lib/cuota\"" "$spec"; then
-            tenant=${spec#/etc/cdi/cuota-tenant-}
-            fail "$spec gives the library to containers. First: $prefix/bin/cuota inject --cdi --tenant ${tenant%.json} --remove"
+    for spec in /etc/cdi/cuota-tenant-*.json /run/cdi/cuota-tenant-*.json; do
+        if grep -qs -F "\"$1/lib/cuota\"" "$spec"; then
+            tenant=${spec##*/cuota-tenant-}
+            fail "$spec gives the library to containers. First: $prefix/bin/cuota inject --cdi --folder ${spec%/*} --tenant ${tenant%.json} --remove"
         fi
     done
+    for hook in /usr/share/containers/oci/hooks.d/cuota.json /etc/containers/oci/hooks.d/cuota.json; do
+        if grep -qs -F "\"$1/lib/cuota/libcuota.so\"" "$hook"; then
+            fail "$hook gives the library to containers. First: $prefix/bin/cuota inject --hook --folder ${hook%/*} --remove"
+        fi
+    done
+}
+
+# Running containers have the folder mounted, however they were set up: without it their later programs run without a limit.
+refuse_if_mounted() {
+    for seen in /proc/[0-9]*/root/dev/shm/cuota/lib; do
+        if [ "$seen" -ef "$prefix/lib/cuota" ]; then
+            process=${seen#/proc/}
+            fail "the container of process ${process%%/*} has $prefix/lib/cuota mounted, and would run without a limit. Stop it first."
+        fi
+    done
+}
+
+remove_all() {
+    refuse_if_named "$prefix"
+    # The command writes real paths.
+    if real=$(CDPATH='' cd -P -- "$prefix/lib/cuota" 2>/dev/null && pwd -P); then refuse_if_named "${real%/lib/cuota}"; fi
+    refuse_if_mounted
     removed=
     for file in $files; do
         [ ! -e "$prefix/$file" ] || { rm "$prefix/$file" && removed=1; } || fail "cannot remove $prefix/$file. Run it as root."

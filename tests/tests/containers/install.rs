@@ -10,7 +10,8 @@ use cuota_tests::console::Console;
 use cuota_tests::machine::{GIB, Machine};
 
 use crate::ages::dist;
-use crate::site::folder;
+use crate::runtime::{Container, Runtime};
+use crate::site::{Site, folder};
 
 fn install(dist: &Path, prefix: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(dist.join("install.sh"));
@@ -80,6 +81,40 @@ fn umask_of_who_installs_closes_nothing() {
         let about = fs::metadata(prefix.join(name)).expect("it is installed");
         assert_eq!(about.mode() & 0o777, mode, "{name}");
     }
+}
+
+/// A folder that is deleted is gone from running containers, too: what they start later would have no limit.
+#[test]
+fn library_that_a_running_container_has_mounted_is_not_removed() {
+    if !Runtime::Podman.is_there() {
+        return;
+    }
+    // Of an archive the script is all that removal needs.
+    let site = Site::new();
+    let (prefix, linked) = (site.path("usr"), site.path("linked"));
+    fs::create_dir_all(prefix.join("lib/cuota")).expect("the folder is ours");
+    let library = prefix.join("lib/cuota/libcuota.so");
+    fs::copy(site.library(), &library).expect("the folder is ours");
+    std::os::unix::fs::symlink(&prefix, &linked).expect("the folder is ours");
+    let lib = library.display().to_string();
+    let inject = |more: &[&str]| {
+        site.cuota_ok(&[&["inject", "--volumes", "--lib", &lib, "--tenant", "alice"], more].concat())
+    };
+    inject(&["--memory", "2GiB", "--install"]);
+    let options = inject(&["--print"]);
+    let container = Container::plain(&site, Runtime::Podman).with_options(options.lines());
+    let mut sleeper = container.spawn(0, &["bash", "-c", "echo up; read -r _"]);
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts");
+    for prefix in [&prefix, &linked] {
+        let refused = install(&scripts, prefix, &["--remove"]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("mounted"), "{said}");
+        assert!(library.exists());
+    }
+    drop(sleeper.stdin.take());
+    sleeper.wait().expect("it is ours");
+    must(&install(&scripts, &linked, &["--remove"]));
+    assert!(!library.exists());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use cuota_tests::console::Arg;
 use cuota_tests::driver::OUT_OF_MEMORY;
 
 use crate::RUNTIMES;
-use crate::runtime::Container;
+use crate::runtime::{Container, Runtime};
 use crate::site::Site;
 
 /// How often a program's memory map names the library: it is loaded if at all.
@@ -134,6 +134,27 @@ fn list_that_a_namespace_can_cover_is_told_by_doctor() {
             assert_eq!(report.contains("unshare -Urm"), left, "user {uid} ({runtime:?}): {report}");
             let kept = container().without_namespaces().shell(uid, &format!("{cover} 2>/dev/null || {MAPS}"));
             assert_ne!(kept.trim(), "0", "user {uid} ({runtime:?})");
+        }
+    }
+}
+
+/// An image's link at the list's place is the image's to remove: the hook makes no such container, and in Podman's doctor says it.
+#[test]
+fn list_behind_a_link_of_the_image_is_refused_or_told() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
+        for (path, target) in [("etc/ld.so.preload", "own-list"), ("etc", "e")] {
+            let container =
+                || Container::new(&site, runtime, &tenant).without_namespaces().with_link(path, target);
+            if runtime == Runtime::Runc {
+                let output = container().run(0, &["true"]);
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(!output.status.success() && said.contains("cannot mount"), "{path}: {said}");
+            } else {
+                let report = doctor(&container(), 0);
+                assert!(report.contains("this user can change /etc/ld.so.preload"), "{path}: {report}");
+            }
         }
     }
 }

@@ -77,6 +77,8 @@ struct Setup {
     hooks_folder: Option<PathBuf>,
     /// Whether [`NO_NAMESPACES`] holds.
     seccomp: bool,
+    /// A symbolic link in the root: its path there, and where it leads.
+    link: Option<(&'static str, &'static str)>,
     /// Whose the root is on this machine.
     owner: u32,
     /// A root file system; without it a folder with this machine's `/usr`.
@@ -170,6 +172,12 @@ impl<'a> Container<'a> {
         fs::write(&path, NO_NAMESPACES).expect("the folder is ours");
         self.setup.options.push(format!("--security-opt=seccomp={}", path.display()));
         self.setup.seccomp = true;
+        self
+    }
+
+    /// With a symbolic link in the image.
+    pub(crate) fn with_link(mut self, path: &'static str, target: &'static str) -> Self {
+        self.setup.link = Some((path, target));
         self
     }
 
@@ -340,6 +348,14 @@ fn lay_root(root: &Path, setup: &Setup) {
     if let Some(from) = &setup.root {
         let copied = Command::new("cp").args(["--archive", "--reflink=auto"]).arg(from).arg(root).status();
         assert!(copied.expect("coreutils").success(), "cannot copy {}", from.display());
+    }
+    if let Some((path, target)) = setup.link {
+        for folder in ["etc", "e"] {
+            fs::create_dir_all(root.join(folder)).expect("the folder is ours");
+        }
+        // In a folder's place, too.
+        let _ = fs::remove_dir(root.join(path));
+        symlink(target, root.join(path)).expect("the folder is ours");
     }
     for folder in ["usr", "etc/pam.d", "tmp", "root", "home/user", "proc", "dev", "sys", "run", "var"] {
         fs::create_dir_all(root.join(folder)).expect("the folder is ours");

@@ -36,13 +36,22 @@ pub(crate) fn look() -> (System, Vec<Check>) {
     let glibc = unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) }.to_string_lossy().into_owned();
     let preloaded = preloaded(&std::fs::read_to_string(PRELOAD_LIST).unwrap_or_default());
     let is_in_our_hands = |path: &Path| can_replace(path) || path.parent().is_some_and(can_replace);
-    let ours = can_replace(Path::new(PRELOAD_LIST));
+    let list = Path::new(PRELOAD_LIST);
+    // Where an image has a link there, or for the folder, what is mounted lies elsewhere, and the link can be removed.
+    let ours = can_replace(list) || (!is_mount_point(PRELOAD_LIST) && list.parent().is_some_and(can_replace));
     let library_is_ours = preloaded.as_ref().is_some_and(|library| is_in_our_hands(Path::new(library)));
     let mut checks = vec![kernel_check(&kernel), Check::ok(SECTION, "c_library", format!("glibc {glibc}"))];
     if let Some(path) = &preloaded {
         checks.push(preload_check(path));
     }
     (System { kernel, glibc, preloaded, preload_is_ours: ours, library_is_ours }, checks)
+}
+
+/// Whether something is mounted at this very path (proc_pid_mountinfo(5)).
+fn is_mount_point(path: &str) -> bool {
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let target = |line: &[u8]| line.split(|byte| *byte == b' ').nth(4) == Some(path.as_bytes());
+    mounts.split(|byte| *byte == b'\n').any(target)
 }
 
 fn kernel_check(release: &str) -> Check {
@@ -87,6 +96,13 @@ fn preload_check(path: &str) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_very_path_is_a_mount_point() {
+        assert!(is_mount_point("/proc"));
+        assert!(!is_mount_point("/proc/self"));
+        assert!(!is_mount_point(""));
+    }
 
     #[test]
     fn a_kernel_before_4_14_is_a_problem() {

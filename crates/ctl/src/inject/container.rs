@@ -72,6 +72,8 @@ fn enter(home: &Home, asked: &ContainerHook) -> anyhow::Result<()> {
     let root = root_path(&state.bundle)?;
     let root =
         Root::at(&root).with_context(|| format!("cannot open the container's root {}", root.display()))?;
+    // The image is the tenant's choice: a link of its own it could remove, and the list with it.
+    let root = root.without_links();
     view.mounts(&library)?.iter().try_for_each(|mount| bind(&root, mount))
 }
 

@@ -11,7 +11,10 @@ use rustix::io::Errno;
 const TRIES: usize = 16;
 
 /// A root: no path leads out of it.
-pub(super) struct Root(OwnedFd);
+pub(super) struct Root {
+    folder: OwnedFd,
+    resolve: ResolveFlags,
+}
 
 impl Root {
     /// The root at `path`.
@@ -20,7 +23,14 @@ impl Root {
     /// What `openat(2)` returns.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Root(rustix::fs::openat(CWD, path, flags, Mode::empty())?))
+        let folder = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+        Ok(Root { folder, resolve: ResolveFlags::IN_ROOT })
+    }
+
+    /// The same root, in which a path with a symbolic link is refused (`ELOOP`): what is mounted where a link leads is lost to
+    /// whoever removes the link.
+    pub(super) fn without_links(self) -> Self {
+        Root { resolve: self.resolve | ResolveFlags::NO_SYMLINKS, ..self }
     }
 
     /// Opens `path` as a program whose root this is would; `mode` is for a file that is made.
@@ -32,7 +42,7 @@ impl Root {
         // The kernel takes no mode where nothing is to be made.
         let mode =
             if flags.contains(OFlags::CREATE) { Mode::from_bits_truncate(mode) } else { Mode::empty() };
-        let open = || openat2(self.0.as_fd(), path, flags, mode, ResolveFlags::IN_ROOT);
+        let open = || openat2(self.folder.as_fd(), path, flags, mode, self.resolve);
         let mut opened = open();
         for _ in 0..TRIES {
             if !matches!(opened, Err(Errno::AGAIN)) {
@@ -104,5 +114,11 @@ mod tests {
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
         image.make_file(Path::new("/up/deep/file")).unwrap();
         assert!(root.join("real/deep/file").is_file());
+        let image = image.without_links();
+        image.make_file(Path::new("/real/deep/file")).unwrap();
+        for link in ["/up/deep/file", "/absolute/file", "/up"] {
+            let error = image.make_file(Path::new(link)).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ELOOP), "{link}");
+        }
     }
 }

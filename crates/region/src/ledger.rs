@@ -51,16 +51,18 @@ pub struct Reservation(NonZeroU64);
 const BYTES_BITS: u32 = LARGEST_BYTES.ilog2() + 1;
 const TOP: NonZeroU64 = NonZeroU64::new(1 << 63).unwrap();
 
-/// As much of a life as a reservation holds, where it holds it.
+const PLACE_BITS: u32 = 10;
+
+/// As much of a life as a reservation holds, and its place, where it holds them: two places' lives can have the same number.
 #[inline(always)]
-fn life_part(life: u64) -> u64 {
-    life << BYTES_BITS & !TOP.get()
+fn life_part(member: &Member) -> u64 {
+    ((member.life >> 1) << PLACE_BITS | member.place as u64) << BYTES_BITS & !TOP.get()
 }
 
 impl Reservation {
     #[inline(always)]
-    fn new(bytes: u64, life: u64) -> Self {
-        Reservation(TOP | life_part(life) | bytes)
+    fn new(bytes: u64, member: &Member) -> Self {
+        Reservation(TOP | life_part(member) | bytes)
     }
 
     /// The bytes reserved.
@@ -72,8 +74,8 @@ impl Reservation {
 
     /// Whether it was made in this life.
     #[inline(always)]
-    fn is_of(&self, life: u64) -> bool {
-        self.0.get() ^ TOP.get() ^ life_part(life) == self.bytes()
+    fn is_of(&self, member: &Member) -> bool {
+        self.0.get() ^ TOP.get() ^ life_part(member) == self.bytes()
     }
 }
 
@@ -175,7 +177,7 @@ impl Books {
         }
         // As in `reserve`: a line that was closed meanwhile was not in the sum.
         if booked.saturating_add(margin) <= quota && self.is_mine() {
-            return Some(Reservation::new(bytes, life));
+            return Some(Reservation::new(bytes, self.member));
         }
         word::subtract(own, life, wish, wish);
         None
@@ -184,7 +186,7 @@ impl Books {
     /// [`Books::commit`] of all that was reserved, or of nothing of it.
     #[inline(always)]
     pub fn settle_at_once(&self, reservation: Reservation, is_taken: bool) {
-        if !reservation.is_of(self.member.life) || !self.is_mine() {
+        if !reservation.is_of(self.member) || !self.is_mine() {
             let taken = if is_taken { reservation.bytes() } else { 0 };
             return self.commit(reservation, taken);
         }
@@ -226,7 +228,7 @@ impl Books {
             }
             // A line that was closed meanwhile was not in the sum: the next turn finds out.
             if verdict == Verdict::Granted && self.is_mine() {
-                return Ok(Reservation::new(bytes, self.member.life));
+                return Ok(Reservation::new(bytes, self.member));
             }
             if let Some(key) = key {
                 self.unshare(key);
@@ -265,7 +267,7 @@ impl Books {
     /// the books say what is, not what should be.
     #[inline(never)]
     pub fn commit(&self, reservation: Reservation, taken: u64) {
-        if !reservation.is_of(self.member.life) {
+        if !reservation.is_of(self.member) {
             return self.book(taken); // It went with the line that it was made on.
         }
         if !self.is_mine() {
@@ -487,6 +489,22 @@ mod tests {
         assert_eq!(books.tenant_usage().booked, 4 * U);
         let rest = books.reserve(11 * U, 15 * U).unwrap();
         books.cancel(rest);
+    }
+
+    #[test]
+    fn a_reservation_made_in_another_place_is_booked_as_what_was_taken() {
+        let bench = Bench::new();
+        let tenant = bench.tenant();
+        let gpu = tenant.gpu_index(GPU).unwrap();
+        let before = Books::of(bench.member_at(tenant, 0), gpu);
+        let reservation = before.reserve(10 * U, 1000 * U).unwrap();
+        // As one that joins again: in the next place, whose life has the same number.
+        let after = Books::of(bench.member_at(tenant, 1), gpu);
+        assert_eq!(after.member().life, before.member().life);
+        after.book(100 * U);
+        before.member().leave();
+        after.commit(reservation, 10 * U);
+        assert_eq!(after.tenant_usage().booked, 110 * U);
     }
 
     #[test]

@@ -49,8 +49,6 @@ impl Member {
                 if let Some(place) = tenant.0.places.get(member.place) {
                     place.started.store(started, Ordering::Relaxed);
                 }
-                // What the dead had on a GPU is charged before this process puts anything there.
-                let _ = member.sweep();
                 return Ok(member);
             }
             // All that are free are held for the dead.

@@ -210,6 +210,9 @@ impl Process {
 
     /// Begins life as a member under a policy. The caller holds JOINING.
     fn begin(&self, policy: Policy, member: Member) -> u32 {
+        // What the dead had on a GPU is charged before this process puts anything there. Not by one who joins again: it might find its own
+        // old place dead, before it has brought what it holds.
+        let _ = member.sweep();
         // SAFETY: the caller holds JOINING, so nobody reads or writes the cell.
         unsafe { (*self.policy.get()).write(policy) };
         if self.admit(member) { MANAGED } else { CLOSED }

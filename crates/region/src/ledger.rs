@@ -51,7 +51,9 @@ pub struct Reservation(NonZeroU64);
 const BYTES_BITS: u32 = LARGEST_BYTES.ilog2() + 1;
 const TOP: NonZeroU64 = NonZeroU64::new(1 << 63).unwrap();
 
+/// A reservation has room for a whole place, and for twelve bits of its life.
 const PLACE_BITS: u32 = 10;
+const _: () = assert!(PROCESSES <= 1 << PLACE_BITS);
 
 /// As much of a life as a reservation holds, and its place, where it holds them: two places' lives can have the same number.
 #[inline(always)]

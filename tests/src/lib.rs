@@ -6,6 +6,7 @@
 //! - [`shape`], [`graph`], [`code`]: arrays, graphs that allocate and modules, as a console makes them.
 //! - [`coverage`]: the driver's functions, as the coverage ledger lists them.
 //! - [`machine`]: a GPU, software or real, and the tenants on it: where consoles start, and what the books say.
+//! - [`wait`]: waiting for what comes by itself.
 
 pub mod build;
 pub mod code;
@@ -16,3 +17,4 @@ pub mod graph;
 pub mod guest;
 pub mod machine;
 pub mod shape;
+pub mod wait;

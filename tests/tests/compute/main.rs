@@ -24,12 +24,10 @@ use cuota_region::tenant::Tenant;
 use cuota_tests::console::Arg::{At, Is, Out, Parameter, Text};
 use cuota_tests::console::Console;
 use cuota_tests::machine::Machine;
+use cuota_tests::wait::eventually;
 
 /// 1 ms in nanoseconds.
 const MS: u64 = 1_000_000;
-
-/// How often something that becomes true by itself is looked at, a millisecond apart.
-const LOOKS: usize = 20_000;
 
 /// How a kernel ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -138,16 +136,4 @@ fn file(machine: &Machine, tenant: &str) -> Tenant {
     let directory = Directory::at(machine.region().as_os_str().as_bytes()).expect("a short path");
     let name = TenantName::parse(tenant.as_bytes()).expect("a tenant's name");
     Tenant::open(&directory.tenant(&name).expect("a short path")).expect("the tenant has a file")
-}
-
-/// Looks until `is_so`, a bounded number of times.
-#[track_caller]
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..LOOKS {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    panic!("never: {what}");
 }

@@ -23,6 +23,7 @@ use cuota_region::tenant::Tenant;
 use cuota_tests::console::Arg::{At, Is, Out, Text};
 use cuota_tests::console::Console;
 use cuota_tests::machine::{Machine, Program};
+use cuota_tests::wait::eventually;
 use tempfile::TempDir;
 
 use crate::monitor::Monitor;
@@ -30,9 +31,6 @@ use crate::monitor::Monitor;
 /// The quota of a container where nothing else is said.
 const QUOTA_BYTES: u64 = 2 << 30;
 const QUOTA: (&str, &str) = ("CUDA_DEVICE_MEMORY_LIMIT_0", "2048m");
-
-/// How often something that becomes true by itself is looked at, a millisecond apart.
-const LOOKS: usize = 20_000;
 
 /// A container: a folder that HAMi's plugin mounts, and a machine.
 struct Container {
@@ -107,18 +105,6 @@ impl Container {
         let events = self.tenant().events().entries().map(|entry| entry.event);
         events.filter(|event| matches!(event, Event::Setting { .. })).collect()
     }
-}
-
-/// Looks until `is_so`, a bounded number of times.
-#[track_caller]
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..LOOKS {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    panic!("never: {what}");
 }
 
 /// A kernel of the program that takes so many nanoseconds and all of the GPU, and a stream: both handles.

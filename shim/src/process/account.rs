@@ -204,7 +204,9 @@ impl Account {
         let quota = self.quota();
         if bytes <= quota {
             let until = sys::monotonic_ns().saturating_add(2 * HOLD_NS);
-            for step in 0_u32.. {
+            let mut is_last = false;
+            let mut step = 0_u32;
+            while !is_last {
                 let made_room = match step {
                     0 => self.update_pools(),
                     1 => self.collect_lingering(),
@@ -213,11 +215,13 @@ impl Account {
                     4 => self.sweep(),
                     5 => self.close_books_of_gone(),
                     6 => self.trim_pools(),
-                    _ => match self.wait_for_the_dead(bytes, quota, until) {
-                        Some(made_room) => made_room,
-                        None => break,
-                    },
+                    _ => self.wait_for_the_dead(bytes, quota, until).unwrap_or_else(|| {
+                        is_last = true;
+                        // What another has struck off the books meanwhile is room for this one, too.
+                        true
+                    }),
                 };
+                step += 1;
                 if made_room {
                     match self.books().reserve(bytes, quota) {
                         Err(Refusal::Evicted) => return self.make_room(bytes, Refusal::Evicted),
@@ -276,6 +280,8 @@ impl Account {
                 while member.is_being_swept() && sys::monotonic_ns() < until {
                     sys::yield_now();
                 }
+                // One that was interrupted at it is not waited for any longer.
+                let _ = member.sweep();
                 true
             }
             Ok(dead) => dead != 0,

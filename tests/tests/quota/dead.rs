@@ -106,6 +106,35 @@ fn context_waits_for_the_room_of_the_dead() {
 }
 
 #[test]
+fn heirs_that_ask_at_once_all_get_the_room_of_the_dead() {
+    const HEIRS: u64 = 3;
+    let machine = Machine::new();
+    let quota = "8GiB";
+    let mut heirs: Vec<Console> = (0..HEIRS).map(|_| machine.start("t", quota)).collect();
+    for round in 0..30 {
+        let mut victim = machine.start("t", quota);
+        let wish = (8 * GIB - HEIRS * GIB) / HEIRS;
+        // Of what the heirs ask for nothing fits beside it.
+        let _rest = victim.fill(64 * MIB);
+        settle_sweeps();
+        victim.kill();
+        let start = cuota_region::sys::monotonic_ns() + 3_000_000;
+        for heir in &mut heirs {
+            heir.tell(&format!("at {start}"));
+            heir.tell(&format!("call cuMemAlloc_v2 z:8 {wish}"));
+        }
+        for heir in &mut heirs {
+            let _ = heir.hear().ok();
+            let got = heir.hear();
+            // One whose wait ends because another has struck the dead off the books gets its part all the same.
+            assert_eq!(got.status, 0, "round {round}: {:?}", machine.processes("t"));
+            assert_eq!(heir.free(got.number(0)), 0);
+        }
+    }
+    heirs.into_iter().for_each(Console::finish);
+}
+
+#[test]
 fn allocation_that_does_not_fit_without_the_dead_either_does_not_wait_for_them() {
     if has_real_gpu() {
         return skip("a GPU lets memory of the dead go in its own time, perhaps before the refusal");

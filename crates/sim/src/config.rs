@@ -26,6 +26,10 @@ pub struct Config {
     /// `CUOTA_SIM_DEATH_MS`: how long the memory of a dead process stays taken after its death is noticed, in nanoseconds here.
     /// Default: 0.
     pub death_ns: u64,
+    /// `CUOTA_SIM_HESITATION_MS`: how long `cuEventRecord` and `cuCtxSetCurrent` take in all threads but the process's first before
+    /// they look at the handles that they are given, as if they lost the processor, in nanoseconds here. A handle that is none by then
+    /// ends the process, as it may with NVIDIA's driver. Default: 0, and an error is the answer.
+    pub hesitation_ns: u64,
     /// `CUOTA_SIM_OLD_FORMS=1`: the 32-bit forms of CUDA 2 work, as far as they can; those of an H100's driver do not. Default: 0.
     pub has_old_forms: bool,
     /// `CUOTA_SIM_DRIVER_VERSION`: what `cuDriverGetVersion` answers. Default: 13000.
@@ -60,7 +64,8 @@ impl Config {
             context_bytes: read("CUOTA_SIM_CONTEXT_MIB", 500 * MIB, |t| {
                 t.parse::<u64>().ok()?.checked_mul(MIB)
             }),
-            death_ns: read("CUOTA_SIM_DEATH_MS", 0, |t| t.parse::<u64>().ok()?.checked_mul(1_000_000)),
+            death_ns: read("CUOTA_SIM_DEATH_MS", 0, nanoseconds),
+            hesitation_ns: read("CUOTA_SIM_HESITATION_MS", 0, nanoseconds),
             has_old_forms: read("CUOTA_SIM_OLD_FORMS", 0, |t| t.parse().ok().filter(|n| (0..=1).contains(n)))
                 == 1,
             driver_version: read("CUOTA_SIM_DRIVER_VERSION", 13000, |t| t.parse().ok()),
@@ -123,6 +128,10 @@ impl Config {
 
 /// What people read as the device's name.
 pub const DEVICE_NAME: &str = "cuota software GPU";
+
+fn nanoseconds(milliseconds: &str) -> Option<u64> {
+    milliseconds.parse::<u64>().ok()?.checked_mul(1_000_000)
+}
 
 fn read<T>(name: &str, default: T, parse: impl Fn(&str) -> Option<T>) -> T {
     let Some(text) = std::env::var_os(name).filter(|v| !v.is_empty()) else { return default };

@@ -248,9 +248,11 @@ impl Limiter {
                 if books.batch.is_empty() { Found::Sparse } else { Found::Draining }
             }
             Flow::Quiet { late_ns } => {
+                // Who ends the context waits for who visits it.
+                let visit = self.line(stream.context()).visit();
                 // The legacy stream, and a new event, are the current context's. Said each time: the one with this number, and even
                 // with this handle, may be another than the last time.
-                let context = on.process.contexts.handle_of(stream.context());
+                let context = visit.as_ref().and_then(|_| on.process.contexts.handle_of(stream.context()));
                 if context.is_some_and(driver::set_current) && self.close(on, stream, books, Close::Quiet) {
                     books.was_late(late_ns);
                 }

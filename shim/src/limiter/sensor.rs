@@ -129,8 +129,15 @@ impl Limiter {
 
     /// Before a stream is destroyed.
     pub(crate) fn end_stream(&self, process: &'static Process, handle: CUstream) {
-        self.close_stream(process, handle, Close::End);
-        self.streams.end(handle);
+        // Two threads that saw it first at once can have given it two places.
+        while let Some((key, stream)) = self.streams.with_handle(handle) {
+            // Who is at its books may be about to name it to the driver.
+            let mut books = stream.books_after(SLEEPS_AT_LAST);
+            if let (Some(on), Some(books)) = (Ground::of(process, stream.device()), &mut books) {
+                self.close(&on, stream, books, Close::End);
+            }
+            stream.end(key);
+        }
         self.reap_all(process);
         self.streams.sweep();
     }

@@ -274,6 +274,12 @@ impl Stream {
         self.in_flight_ns.load(Ordering::Relaxed)
     }
 
+    /// Takes a stream that is being destroyed off the list; what is in flight on it is still waited for.
+    pub(super) fn end(&self, key: &AtomicU64) {
+        self.handle.store(GONE, Ordering::Relaxed);
+        key.store(GONE, Ordering::Release);
+    }
+
     /// Forgets what was open and in flight.
     fn clear(&self) {
         if let Some(mut books) = self.books() {
@@ -410,6 +416,12 @@ impl Streams {
         Some((self.keys.get(at)?, self.places.get(at)?))
     }
 
+    /// A stream with this handle, if one that is the same for all threads was seen, and its place.
+    pub(super) fn with_handle(&self, handle: CUstream) -> Option<(&AtomicU64, &Stream)> {
+        let handle = handle.addr() as u64;
+        self.with_key(handle).filter(|_| handle > GONE)
+    }
+
     /// The stream with this handle, as the calling thread means it, if it was seen before.
     pub(super) fn known(&self, process: &Process, handle: CUstream) -> Option<&Stream> {
         let (key, _) = meant(process, handle);
@@ -450,17 +462,6 @@ impl Streams {
         let at = self.evicted.fetch_add(1, Ordering::Relaxed) as usize % STREAMS;
         let is_settled = self.keys.get(at)?.load(Ordering::Acquire) > CLAIMED;
         self.places.get(at).filter(|_| is_settled)
-    }
-
-    /// Takes a stream that is being destroyed off the list; what is in flight on it is still waited for.
-    pub(super) fn end(&self, handle: CUstream) {
-        let key = handle.addr() as u64;
-        // Two threads that saw it first at once can have given it two places.
-        let places = self.keys.iter().take(self.in_use()).zip(&self.places);
-        for (of, stream) in places.filter(|(of, _)| of.load(Ordering::Acquire) == key) {
-            stream.handle.store(GONE, Ordering::Relaxed);
-            of.store(GONE, Ordering::Release);
-        }
     }
 
     /// Gives back the places of destroyed streams of which nothing is in flight any more.

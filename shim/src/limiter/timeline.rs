@@ -28,11 +28,12 @@ const BASE_AGE_NS: u64 = 1_000_000_000;
 /// How often who records an event gives the processor to who makes a call that may end the context: most such calls end nothing.
 const PATIENCE: u32 = 4096;
 
-/// How long who ends a context waits for those who are at its events, ns: one that records waits while the stream's queue is full.
-const LONGEST_VISIT_NS: u64 = 100_000_000;
-
-/// How long it sleeps between two looks at them, ns: most are there for a microsecond.
+/// How long who ends a context sleeps between two looks at those who are at its events, ns: most are there for a microsecond.
 const NAP_NS: u64 = 20_000;
+
+/// How often, a tenth of a second in all: one that records waits while the stream's queue is full. Counted, and not by the clock: where
+/// the whole process was stopped they have not had the time.
+const NAPS: u32 = 5_000;
 
 /// `CU_EVENT_DEFAULT`.
 const WITH_TIMING: u32 = 0;
@@ -130,8 +131,10 @@ impl Timeline {
     /// Runs `call`, which may end the context, while nobody visits. Then `clean` where it says that it has: the context's events are gone.
     pub(super) fn while_ending<T>(&self, call: impl FnOnce() -> (T, bool), clean: impl FnOnce()) -> T {
         self.endings.fetch_add(1, Ordering::SeqCst);
-        let until_ns = sys::monotonic_ns().saturating_add(LONGEST_VISIT_NS);
-        while self.visits.load(Ordering::SeqCst) != 0 && sys::monotonic_ns() < until_ns {
+        for _ in 0..NAPS {
+            if self.visits.load(Ordering::SeqCst) == 0 {
+                break;
+            }
             sys::sleep_ns(NAP_NS);
         }
         let (result, has_ended) = call();

@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use cuota_tests::console::Arg::{Is, Out};
+use cuota_tests::console::Console;
 use cuota_tests::machine::Machine;
 
 use crate::{End, MS, Worker, eventually, meter, spin};
@@ -124,4 +125,53 @@ fn kernel_that_ends_in_a_fault_is_charged() {
     worker.console.kill();
     let (used_ns, _) = after_the_next_joins(&machine);
     assert!(used_ns >= MOST_OF_IT, "{used_ns} ns");
+}
+
+/// A program of which the helper thread is somewhere between a handle and the driver for 40 ms, and aborts where the handle is gone.
+#[track_caller]
+fn with_a_slow_helper(machine: &Machine) -> Console {
+    let program = machine.tenant_with("t", &["--compute", "99%"]).with("CUOTA_SIM_HESITATION_MS", "40");
+    let mut console = program.start();
+    let _ = console.call("cuInit", &[Is(0)]).ok();
+    console
+}
+
+/// Makes a context and a stream, and leaves a batch open there that goes quiet.
+#[track_caller]
+fn in_a_context(mut console: Console) -> (Worker, u64) {
+    let context = console.call("cuCtxCreate_v2", &[Out(8), Is(0), Is(0)]).ok().number(0);
+    let mut worker = Worker::on(console, MS);
+    worker.launch(1);
+    worker.synchronize();
+    worker.launch(4);
+    (worker, context)
+}
+
+#[test]
+fn context_that_is_destroyed_waits_for_the_helper_that_is_about_to_use_it() {
+    let machine = Machine::new();
+    let mut console = with_a_slow_helper(&machine);
+    for pause in 0..6 {
+        let (worker, context) = in_a_context(console);
+        console = worker.console;
+        sleep(Duration::from_millis(pause));
+        let _ = console.call("cuCtxDestroy_v2", &[Is(context)]).ok();
+    }
+    console.finish();
+}
+
+#[test]
+fn stream_that_is_destroyed_waits_for_the_helper_that_is_about_to_use_it() {
+    let machine = Machine::new();
+    let (mut worker, _) = in_a_context(with_a_slow_helper(&machine));
+    for pause in 0..6 {
+        worker.launch(4);
+        sleep(Duration::from_millis(42 + 4 * pause));
+        // Made before: else it may be where the other was.
+        let next = worker.console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
+        let _ = worker.console.call("cuStreamDestroy_v2", &[Is(worker.stream)]).ok();
+        sleep(Duration::from_millis(100));
+        worker.stream = next;
+    }
+    worker.console.finish();
 }

@@ -41,7 +41,7 @@ impl Driver {
     /// # Errors
     /// `InvalidContext` where it is none.
     pub fn set_current(&self, context: u64) -> Answer<()> {
-        self.check_context(context)?;
+        self.hesitate(|driver| driver.check_context(context))?;
         if context == 0 {
             pop();
         } else {

@@ -122,6 +122,23 @@ impl Driver {
         DRIVER.get_or_init(Self::new).as_ref().map_err(|fault| *fault)
     }
 
+    /// Looks at handles as late as [`Config::hesitation_ns`] says.
+    ///
+    /// # Errors
+    /// Those of `look`; where it hesitates it aborts instead.
+    pub fn hesitate<T>(&self, look: impl FnOnce(&Self) -> Answer<T>) -> Answer<T> {
+        // SAFETY: neither has preconditions, nor can fail.
+        let is_first = unsafe { libc::gettid() == libc::getpid() };
+        if self.config.hesitation_ns == 0 || is_first {
+            return look(self);
+        }
+        std::thread::sleep(std::time::Duration::from_nanos(self.config.hesitation_ns));
+        look(self).inspect_err(|fault| {
+            crate::log::line(&format!("{fault:?}: a handle is gone that was given"));
+            std::process::abort()
+        })
+    }
+
     /// The driver of this process.
     ///
     /// # Errors

@@ -11,7 +11,8 @@ const RECORD_EXTERNAL: c_uint = 1;
 
 fn record(event: CUevent, stream: CUstream, per_thread: bool) -> Answer<()> {
     let driver = Driver::get()?;
-    driver.record_event(event as u64, driver.stream(stream as u64, per_thread)?)
+    let stream = driver.hesitate(|driver| driver.stream(stream as u64, per_thread))?;
+    driver.record_event(event as u64, stream)
 }
 
 unsafe fn elapsed(milliseconds: *mut f32, start: CUevent, end: CUevent) -> Answer<()> {

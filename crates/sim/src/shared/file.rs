@@ -342,6 +342,7 @@ mod tests {
             context_bytes: 0,
             visible: vec![0],
             death_ns: 0,
+            hesitation_ns: 0,
             has_old_forms: false,
             driver_version: 13000,
         }

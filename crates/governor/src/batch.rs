@@ -123,8 +123,10 @@ impl Measured {
 /// The books of a batch that has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settlement {
-    /// What the tenant pays for it, GPU-ns.
+    /// What the tenant pays for it, GPU-ns. Beside others it may be less than they have left us: [`crate::neighbours`].
     pub charge_ns: u64,
+    /// What it added to the occupied time of the process, without the boundaries, ns.
+    pub covered_ns: u64,
     /// To book into both words of the budget.
     pub correction: Correction,
     /// To keep for the next estimates.
@@ -255,7 +257,8 @@ impl Batch {
         } else {
             concurrency
         };
-        Settlement { charge_ns, correction: Correction::from(self.booked_ns, charge_ns), concurrency }
+        let correction = Correction::from(self.booked_ns, charge_ns);
+        Settlement { charge_ns, covered_ns: measured.covered_ns, correction, concurrency }
     }
 
     /// Of what was learned, the part that the batch added to the occupied time of the process. A neighbour's slices lie in both

@@ -8,8 +8,8 @@
 //! GPU time, in the order in which a launch meets it: [`lease`] (the common launch goes at once), [`cost`] (what a unit
 //! is believed to cost), [`batch`] (where the boundary events are drawn), [`budget`] (what the tenant may take,
 //! under its [`cap`]), [`admission`] (who waits, and for what). When a batch has ended, [`occupancy`] says how much
-//! time it occupied that nothing else had, and [`concurrency`] what that means for the next estimate. [`rounds`]: when
-//! the helper thread looks.
+//! time it occupied that nothing else had, and [`concurrency`] what that means for the next estimate; [`neighbours`] what
+//! is charged at least where others were there too. [`rounds`]: when the helper thread looks.
 //!
 //! Turns, where several tenants keep one GPU busy: [`entitlement`] (what can be asked), [`arbiter`] (whose turn is next, and how long it
 //! is), [`turn`] (a turn as a word, and when it ends), [`hand_over`] (who may end it, and what that costs whom), [`habit`] (who takes turns at all), [`doubt`] (when they are left alone).
@@ -29,6 +29,7 @@ pub mod entitlement;
 pub mod habit;
 pub mod hand_over;
 pub mod lease;
+pub mod neighbours;
 pub mod occupancy;
 pub mod physical;
 pub mod quota;

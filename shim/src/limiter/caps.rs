@@ -1,12 +1,13 @@
 //! Which cap is in force on a GPU, and the tenant's budget there.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use cuota_governor::batch::Close;
+use cuota_governor::batch::{Close, Settlement};
 use cuota_governor::budget::{Budget, Correction, Look, Opening, book_period, book_window};
 use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
 use cuota_governor::cost::{Costs, WAYS};
+use cuota_governor::neighbours::{Arrears, Neighbours};
 use cuota_region::policy::Found;
 use cuota_region::sys;
 use cuota_region::tenant::{GpuIndex, Meter};
@@ -29,8 +30,8 @@ const UNSEEN_NS: u64 = 1_000_000_000;
 pub(super) struct Gpu {
     /// The cap, parts per million; 0: not read yet.
     cap_ppm: AtomicU32,
-    /// Whether others were on the GPU when NVML was last asked.
-    is_shared: AtomicU32,
+    /// Others on the GPU when NVML was last asked: 0, none; else one more than those that are not the tenant's.
+    shared_with: AtomicU32,
     /// When it was, ns.
     asked_ns: AtomicU64,
     /// The last look at the clock, ns.
@@ -42,6 +43,10 @@ pub(super) struct Gpu {
     concurrency: AtomicU64,
     /// GPU time that this process has used, as far as it was counted, ns.
     used_ns: AtomicU64,
+    /// What the tenant's other processes had used when that was last looked at, ns.
+    others_ns: AtomicU64,
+    /// What it has had beside others and was not charged ([`Arrears`]).
+    arrears: AtomicU64,
     costs: [AtomicU64; COSTS],
 }
 
@@ -208,6 +213,7 @@ impl Ground {
     /// Adds to the tenant's GPU time.
     pub(super) fn note_used(&self, ns: u64) {
         self.gpu.used_ns.fetch_add(ns, Ordering::Relaxed);
+        fence(Ordering::Release);
         self.meter.note_used(ns);
     }
 
@@ -226,23 +232,60 @@ impl Ground {
         self.meter.note_throttled(ns);
     }
 
-    /// Whether no other process has a context on the GPU: NVML says so, at most ten times a second. Where it does not say, somebody may.
-    pub(super) fn is_exclusive(&self) -> bool {
+    /// Charges a settled batch; beside others also what the process must have had beyond it.
+    pub(super) fn charge(&self, settled: &Settlement, strangers: Option<u32>) {
+        self.note_used(settled.charge_ns);
+        self.correct(settled.correction);
+        let Some(strangers) = strangers else { return };
+        let beside = Neighbours { strangers, companions_ns: self.companions_ns() };
+        let word = &self.gpu.arrears;
+        let mut seen = word.load(Ordering::Relaxed);
+        let pays_ns = loop {
+            let (next, pays_ns) =
+                Arrears::from_word(seen).settle(settled.covered_ns, settled.charge_ns, beside);
+            match word.compare_exchange(seen, next.to_word(), Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break pays_ns,
+                Err(now) => seen = now,
+            }
+        };
+        if pays_ns != 0 {
+            self.note_used(pays_ns);
+            self.correct(Correction::Owed(pays_ns));
+        }
+    }
+
+    /// What the tenant's other processes were charged since this was last asked, ns.
+    pub(super) fn companions_ns(&self) -> u64 {
+        // What is ours is added there last, and read here last: what another thread is adding just now is never taken for theirs.
+        let all_ns = self.meter.used_ns();
+        fence(Ordering::Acquire);
+        let others_ns = all_ns.saturating_sub(self.gpu.used_ns.load(Ordering::Relaxed));
+        others_ns.saturating_sub(self.gpu.others_ns.fetch_max(others_ns, Ordering::Relaxed))
+    }
+
+    /// How many processes that are not the tenant's have a context on the GPU; `None`: no other process at all has. NVML says so, at most
+    /// ten times a second. Where it does not say, somebody may.
+    pub(super) fn strangers(&self) -> Option<u32> {
         let (now, asked) = (sys::coarse_ns(), self.gpu.asked_ns.load(Ordering::Relaxed));
         if asked == 0 || now.saturating_sub(asked) >= ALONE_NS {
             self.gpu.asked_ns.store(now.max(1), Ordering::Relaxed);
-            let is_shared = u32::from(!self.ask_whether_alone());
-            self.gpu.is_shared.store(is_shared, Ordering::Relaxed);
+            self.gpu.shared_with.store(self.ask_who_is_there(), Ordering::Relaxed);
         }
-        self.gpu.is_shared.load(Ordering::Relaxed) == 0
+        self.gpu.shared_with.load(Ordering::Relaxed).checked_sub(1)
     }
 
+    /// As [`Gpu::shared_with`].
     #[cold]
-    fn ask_whether_alone(&self) -> bool {
-        let Some(device) = self.process.devices.get(self.ordinal as usize) else { return false };
-        let me = sys::process_id();
-        let mut room = Room::new();
-        let shown = device.nvml.processes(device.gpu(), &mut room);
-        shown.is_ok_and(|shown| shown.iter().all(|info| info.pid == me))
+    fn ask_who_is_there(&self) -> u32 {
+        const SOMEBODY: u32 = 2;
+        let Some(device) = self.process.devices.get(self.ordinal as usize) else { return SOMEBODY };
+        let (me, mut room) = (sys::process_id(), Room::new());
+        let Ok(shown) = device.nvml.processes(device.gpu(), &mut room) else { return SOMEBODY };
+        let mut with = 0;
+        for pid in shown.iter().map(|info| info.pid).filter(|&pid| pid != me) {
+            let is_ours = self.process.member().booked_by(self.index, pid).is_some();
+            with = with.max(1) + u32::from(!is_ours);
+        }
+        with
     }
 }

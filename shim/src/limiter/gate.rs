@@ -205,6 +205,10 @@ impl Limiter {
             books.watch = Watch::new(now_ns, front_ns);
             if !books.is_busy() {
                 books.since_ns = now_ns;
+                if self.streams.seen().all(|stream| stream.batches() == 0) {
+                    // What others had while this process had nothing on the GPU was not taken from it.
+                    let _ = on.companions_ns();
+                }
             }
             books.others_held = self.others_held(stream);
             if books.boundary.is_none() {

@@ -114,10 +114,9 @@ impl Limiter {
         start.into_iter().for_each(|start| line.let_go(start));
         books.since_ns = now_ns;
         self.progress_ns.store(now_ns, Ordering::Relaxed);
-        let measured = Measured { bracket_ns, covered_ns, exclusive: on.is_exclusive(), late_ns };
-        let settled = batch.settle(measured, on.gpu.concurrency());
-        on.note_used(settled.charge_ns);
-        on.correct(settled.correction);
+        let strangers = on.strangers();
+        let measured = Measured { bracket_ns, covered_ns, exclusive: strangers.is_none(), late_ns };
+        on.charge(&batch.settle(measured, on.gpu.concurrency()), strangers);
         true
     }
 }

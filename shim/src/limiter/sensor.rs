@@ -338,8 +338,9 @@ impl Limiter {
             on.charge_since(since_ns, closed.batch.booked_ns());
             return true;
         };
-        let measured =
-            Measured { bracket_ns, covered_ns, exclusive: on.is_exclusive(), late_ns: closed.late_ns };
+        let strangers = on.strangers();
+        let exclusive = strangers.is_none();
+        let measured = Measured { bracket_ns, covered_ns, exclusive, late_ns: closed.late_ns };
         let settled = closed.batch.settle(measured, on.gpu.concurrency());
         if self.others_held(stream) == closed.others_held {
             closed.batch.teach(measured, &on.gpu.costs());
@@ -347,8 +348,7 @@ impl Limiter {
             closed.batch.teach_held(measured, &on.gpu.costs());
         }
         on.gpu.set_concurrency(settled.concurrency);
-        on.note_used(settled.charge_ns);
-        on.correct(settled.correction);
+        on.charge(&settled, strangers);
         true
     }
 }

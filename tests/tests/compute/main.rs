@@ -8,6 +8,7 @@ mod changes;
 mod contexts;
 mod devices;
 mod ends;
+mod neighbours;
 mod paths;
 mod per_thread;
 mod processes;

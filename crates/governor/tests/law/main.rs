@@ -1,5 +1,6 @@
 //! The whole law on a modelled GPU and on virtual time. `model/guest.rs` shows how a guest calls the governor.
 
+mod beside;
 mod model;
 mod programs;
 mod progress;
@@ -24,7 +25,7 @@ fn launch(stream: usize, function: u64, cost_ns: u64) -> Op {
 fn world(cap_ppm: u32, streams: usize, helper: bool) -> World {
     let mut world = World::new(helper);
     let tenant = world.tenant(cap_ppm);
-    let process = world.process(tenant, true, true);
+    let process = world.process(tenant, true, None);
     for _ in 0..streams {
         world.gpu.stream(process);
     }

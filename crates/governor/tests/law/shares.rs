@@ -60,7 +60,7 @@ struct Outcome {
 fn run(script: Script, cap_ppm: u32, helper: bool, warm_up_ns: u64, span_ns: u64) -> Outcome {
     let mut world = World::new(helper);
     let tenant = world.tenant(cap_ppm);
-    let process = world.process(tenant, true, true);
+    let process = world.process(tenant, true, None);
     world.gpu.stream(process);
     world.thread(process, script);
     world.run_until(warm_up_ns);

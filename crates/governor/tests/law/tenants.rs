@@ -162,12 +162,12 @@ fn processes_of_a_tenant_share_one_cap() {
     let mut world = World::new(true);
     let tenant = world.tenant(300_000);
     for process in 0..3 {
-        world.process(tenant, true, true);
+        world.process(tenant, true, None);
         let stream = world.gpu.stream(process);
         // Alone at first, so that each learns what its kernels cost.
         world.thread(process, Box::new(move |_| launch(stream, 1, 100_000)));
         world.run_until((process as u64 + 1) * 200 * MS);
-        world.guests[process].1.exclusive = false;
+        world.guests[process].1.strangers = Some(0);
     }
     world.run_until(3 * SECOND);
     let work = |world: &World| (0..3).map(|p| world.gpu.truth(p).work_ns).sum::<f64>();
@@ -182,9 +182,9 @@ fn beside_a_neighbour_a_tenant_is_charged_what_it_learned_alone() {
     let mut world = world(200_000, 1, true);
     world.thread(0, Box::new(|_| launch(0, 1, 100_000)));
     world.run_until(SECOND);
-    world.guests[0].1.exclusive = false;
+    world.guests[0].1.strangers = Some(1);
     let free = world.tenant(1_000_000);
-    let neighbour = world.process(free, false, false);
+    let neighbour = world.process(free, false, None);
     let stream = world.gpu.stream(neighbour);
     world.thread(neighbour, Box::new(move |_| launch(stream, 1, 100_000)));
     world.run_until(2 * SECOND);

@@ -10,6 +10,7 @@ use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
 use cuota_governor::cost::{Costs, Estimate};
 use cuota_governor::lease::{self, Spend};
+use cuota_governor::neighbours::{Arrears, Neighbours};
 use cuota_governor::occupancy::{Interval, Union};
 use cuota_governor::rounds::{Flow, Found, Nap, Rounds, Watch};
 
@@ -19,6 +20,8 @@ use super::gpu::Gpu;
 pub(crate) struct Tenant {
     pub(crate) cap: Cap,
     pub(crate) budget: Budget,
+    /// What all its processes were charged, ns.
+    pub(crate) used_ns: u64,
 }
 
 impl Tenant {
@@ -109,7 +112,11 @@ pub(crate) enum Gate {
 /// The guest in one process.
 pub(crate) struct Guest {
     pub(crate) managed: bool,
-    pub(crate) exclusive: bool,
+    /// `None`: no other process is on the GPU. Else how many of them are not the tenant's.
+    pub(crate) strangers: Option<u32>,
+    arrears: Arrears,
+    /// What the tenant's other processes had been charged when this one settled last, or began, ns.
+    others_ns: u64,
     words: Vec<AtomicU64>,
     concurrency: Concurrency,
     union: Union,
@@ -128,10 +135,12 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(managed: bool, exclusive: bool) -> Self {
+    pub(crate) fn new(managed: bool, strangers: Option<u32>) -> Self {
         Self {
             managed,
-            exclusive,
+            strangers,
+            arrears: Arrears::default(),
+            others_ns: 0,
             words: (0..1024).map(|_| AtomicU64::new(0)).collect(),
             concurrency: Concurrency::NONE,
             union: Union::new(),
@@ -284,6 +293,10 @@ impl Guest {
         let (estimate, concurrency) = (self.estimate(unit), self.concurrency);
         let cost_ns = concurrency.scale(estimate.cost_ns());
         self.launched = true;
+        if !self.streams.iter().any(Books::is_busy) {
+            // What others had while this process had nothing there was not taken from it.
+            self.others_ns = on.tenant.used_ns - self.charged_ns;
+        }
         let held = self.held;
         let books = self.books(stream);
         if books.batch.is_empty() {
@@ -382,7 +395,7 @@ impl Guest {
                 let measured = Measured {
                     bracket_ns,
                     covered_ns: self.union.add(Interval { start_ns, end_ns: start_ns + occupied_ns }),
-                    exclusive: self.exclusive,
+                    exclusive: self.strangers.is_none(),
                     late_ns: closed.late_ns,
                 };
                 let settled = closed.batch.settle(measured, self.concurrency);
@@ -392,9 +405,20 @@ impl Guest {
                     closed.batch.teach_held(measured, &costs);
                 }
                 self.concurrency = settled.concurrency;
-                self.charged_ns += settled.charge_ns;
-                self.progress_ns = on.now_ns;
                 on.tenant.correct(look, settled.correction);
+                let mut charge_ns = settled.charge_ns;
+                if let Some(strangers) = self.strangers {
+                    let others_ns = on.tenant.used_ns - self.charged_ns;
+                    let companions_ns = others_ns - std::mem::replace(&mut self.others_ns, others_ns);
+                    let beside = Neighbours { strangers, companions_ns };
+                    let (arrears, owed_ns) = self.arrears.settle(settled.covered_ns, charge_ns, beside);
+                    self.arrears = arrears;
+                    charge_ns += owed_ns;
+                    on.tenant.correct(look, Correction::Owed(owed_ns));
+                }
+                self.charged_ns += charge_ns;
+                on.tenant.used_ns += charge_ns;
+                self.progress_ns = on.now_ns;
             }
             if books.closed.is_empty() && books.batch.is_empty() {
                 // The stream has run dry: the next batch begins with a boundary of its own.

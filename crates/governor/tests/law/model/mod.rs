@@ -81,12 +81,12 @@ impl World {
 
     pub(crate) fn tenant(&mut self, cap_ppm: u32) -> usize {
         let cap = Cap::from_ppm(cap_ppm).expect("a cap");
-        self.tenants.push(Tenant { cap, budget: Budget::default() });
+        self.tenants.push(Tenant { cap, budget: Budget::default(), used_ns: 0 });
         self.tenants.len() - 1
     }
 
-    pub(crate) fn process(&mut self, tenant: usize, managed: bool, exclusive: bool) -> usize {
-        self.guests.push((tenant, Guest::new(managed, exclusive)));
+    pub(crate) fn process(&mut self, tenant: usize, managed: bool, strangers: Option<u32>) -> usize {
+        self.guests.push((tenant, Guest::new(managed, strangers)));
         self.next_help_ns.push(None);
         self.guests.len() - 1
     }

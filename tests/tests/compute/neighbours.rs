@@ -1,0 +1,61 @@
+//! Beside others on the GPU: what is paid for is what ran, whatever an argument decides.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use cuota_tests::machine::Machine;
+
+use crate::{MS, Worker, meter, spin_as_told};
+
+/// What a program gets of the GPU, per cent, whose kernel takes `dear_ns` or 1 µs, as its argument says, when it has learned the
+/// latter; and what of it is charged, per cent.
+fn share_and_charge(machine: &Machine, tenant: &str, percent: u64, dear_ns: u64) -> (f64, f64) {
+    let console = machine.tenant_with(tenant, &["--compute", &format!("{percent}%")]).start_with_context();
+    let mut worker = Worker::with(console, &spin_as_told());
+    let once = |worker: &mut Worker, ns: u64| {
+        worker.launch_as_told(ns, worker.stream);
+        worker.synchronize();
+    };
+    for _ in 0..15 {
+        once(&mut worker, 1_000);
+        sleep(Duration::from_millis(2));
+    }
+    let (begin, (before_ns, _)) = (Instant::now(), meter(machine, tenant));
+    let mut work_ns = 0;
+    while begin.elapsed() < Duration::from_secs(2) {
+        once(&mut worker, dear_ns);
+        (0..3).for_each(|_| once(&mut worker, 1_000));
+        work_ns += dear_ns;
+    }
+    // The next launch waits until what came before is paid.
+    once(&mut worker, 1_000);
+    let share = 100.0 * work_ns as f64 / begin.elapsed().as_nanos() as f64;
+    let charged = 100.0 * (meter(machine, tenant).0 - before_ns) as f64 / work_ns as f64;
+    worker.console.finish();
+    (share, charged)
+}
+
+#[test]
+fn beside_an_idle_process_of_its_own_a_tenant_pays_for_what_an_argument_decides() {
+    for dear_ns in [50 * MS, 2 * MS] {
+        let machine = Machine::new();
+        let companion = machine.tenant_with("t", &["--compute", "20%"]).start_with_context();
+        let (share, charged) = share_and_charge(&machine, "t", 20, dear_ns);
+        companion.finish();
+        // A quantum, one kernel, and two slices: 4 + 50 + 4.5 ms in 2 s.
+        assert!(share <= 20.0 + 3.0, "{share} % at 20, {charged} % of it charged");
+        assert!(charged >= 98.0, "{charged} % of the work was charged");
+    }
+}
+
+#[test]
+fn beside_an_idle_stranger_a_tenant_pays_for_its_part_of_the_rounds_at_least() {
+    for dear_ns in [50 * MS, 2 * MS] {
+        let machine = Machine::new();
+        let stranger = machine.native().start_with_context();
+        let (share, charged) = share_and_charge(&machine, "t", 20, dear_ns);
+        stranger.finish();
+        assert!(share <= 20.0 * 16.0 / 7.0 + 4.0, "{share} % at 20, {charged} % of it charged");
+        assert!(charged >= 42.0, "{charged} % of the work was charged");
+    }
+}

@@ -266,14 +266,27 @@ impl Program {
     /// Lets it find no default directory, whatever this machine has there: a `/dev/shm` of its own where that can be
     /// mounted. `None` where it cannot, and the directory exists.
     pub fn without_default_directory(self) -> Option<Self> {
-        const OWN_SHM: [&str; 5] =
-            ["--mount", "--", "sh", "-c", "mount -t tmpfs tmpfs /dev/shm && exec \"$@\""];
-        let tried = Command::new("unshare").args(OWN_SHM).args(["sh", "true"]).output();
+        self.after("mount -t tmpfs tmpfs /dev/shm")
+    }
+
+    /// Lets it find nothing in the default directory, whatever this machine has there. `None` where nothing can be mounted.
+    pub fn with_empty_default_directory(self) -> Option<Self> {
+        if !Path::new(cuota_region::DEFAULT_DIR).exists() {
+            return Some(self);
+        }
+        self.after(&format!("mount -t tmpfs tmpfs {}", cuota_region::DEFAULT_DIR))
+    }
+
+    /// The program in mounts of its own, after this command. `None` where that cannot be done, and there is a default directory.
+    fn after(self, mount: &str) -> Option<Self> {
+        let script = format!("{mount} && exec \"$@\"");
+        let own_mounts = ["--mount", "--", "sh", "-c", &script, "sh"];
+        let tried = Command::new("unshare").args(own_mounts).arg("true").output();
         if !tried.is_ok_and(|output| output.status.success()) {
             return (!Path::new(cuota_region::DEFAULT_DIR).exists()).then_some(self);
         }
         let mut command = Command::new("unshare");
-        command.args(OWN_SHM).arg("sh").arg(self.command.get_program()).args(self.command.get_args());
+        command.args(own_mounts).arg(self.command.get_program()).args(self.command.get_args());
         for (name, value) in self.command.get_envs() {
             match value {
                 Some(value) => command.env(name, value),

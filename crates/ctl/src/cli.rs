@@ -15,7 +15,7 @@ use crate::{share, size};
 #[derive(Parser, Debug)]
 #[command(name = "cuota", version, about)]
 pub(crate) struct Cli {
-    /// The directory with the policy and the tenants' files.
+    /// The directory with the policy and the tenants' files, or the file of HAMi's monitor for its container.
     #[arg(long, global = true, env = cuota_region::DIR_VARIABLE, value_name = "PATH", hide_env_values = true)]
     pub(crate) dir: Option<PathBuf>,
 

@@ -58,6 +58,7 @@ enum Trouble {
     NotSupported,
     BadFile,
     Overruled,
+    NotInMemory,
 }
 
 impl From<Problem> for Trouble {
@@ -67,6 +68,7 @@ impl From<Problem> for Trouble {
             Problem::NotSupported => Trouble::NotSupported,
             Problem::BadFile => Trouble::BadFile,
             Problem::Overruled => Trouble::Overruled,
+            Problem::NotInMemory => Trouble::NotInMemory,
         }
     }
 }
@@ -109,6 +111,20 @@ impl Trouble {
             }
             Trouble::Overruled => {
                 format!("{variable} does not count: there is a policy of cuota's, and it does")
+            }
+            Trouble::NotInMemory => {
+                let (place, harm) = match error {
+                    1 => ("in /tmp", "each launch writes to that disk"),
+                    _ => (
+                        "beside the monitor's file",
+                        "the monitors of Volcano, and of HAMi up to 2.9.0, do not take such a container, and each launch writes to \
+                         that disk",
+                    ),
+                };
+                format!(
+                    "the container's books could not be made in /dev/shm, and lie {place}: {harm}. Give the container a /dev/shm that it \
+                     can write, with 4 MiB to spare"
+                )
             }
         }
     }

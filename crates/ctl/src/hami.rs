@@ -1,11 +1,16 @@
-//! The directory of a container of HAMi's. Its limits stand in the file of HAMi's monitor, which it lies beside, and not in a policy.
+//! A container of HAMi's. Its limits stand in the file of HAMi's monitor, and not in a policy; its books lie in the container, where its
+//! processes find them by that file.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
+use cuota_region::hami::DEVICES;
 use cuota_region::hami::file::Monitored;
 use cuota_region::hami::layout::UUID_BYTES;
+use cuota_region::hami::own::Places;
 use cuota_region::hami::variables::Variables;
-use cuota_region::hami::{DEVICES, DIRECTORY_SUFFIX};
 use cuota_region::name::{GpuId, TenantName};
 use cuota_region::policy::{Limits, MemoryLimit};
 
@@ -16,6 +21,24 @@ use crate::share::show_cap;
 /// 1 % in parts per million.
 const PERCENT: u32 = 10_000;
 
+/// The directory with the books of the container that has this file for its monitor, as it is seen from here: our own if we are in the
+/// container, else through `/proc` by any process that has the container's mounts (a pod's first one is there while the pod is). Where
+/// there is none yet, the best place. `None`: the file has no folder.
+pub(crate) fn directory_of(file: &Path) -> Option<PathBuf> {
+    let places = Places::of(file.as_os_str().as_bytes()).ok()?;
+    let place = |number| Some(PathBuf::from(OsStr::from_bytes(places.at(number).ok()?.as_bytes())));
+    let [memory, disk, beside] = [place(0)?, place(1)?, place(2)?];
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_process = |name: &OsStr| name.as_bytes().iter().all(u8::is_ascii_digit);
+    let roots =
+        processes.filter(|entry| is_process(&entry.file_name())).map(|entry| entry.path().join("root"));
+    let everywhere = [PathBuf::from("/")].into_iter().chain(roots);
+    let inside = |root: &Path, place: &Path| root.join(place.strip_prefix("/").unwrap_or(place));
+    let seen = everywhere.flat_map(|root| [&memory, &disk].map(|place| inside(&root, place)));
+    let has_books = |place: &PathBuf| place.join("tenant/default.v1").exists();
+    seen.chain([beside]).find(has_books).or_else(|| Some(memory.clone()))
+}
+
 /// A container of HAMi's.
 #[derive(Clone, Copy)]
 pub(crate) struct Container(Monitored);
@@ -23,8 +46,7 @@ pub(crate) struct Container(Monitored);
 impl Container {
     /// The container that `home` is the directory of. `None`: of none, or its file cannot be used.
     pub(crate) fn of(home: &Home) -> Option<Self> {
-        let file = home.path().as_os_str().as_bytes().strip_suffix(DIRECTORY_SUFFIX)?;
-        Monitored::look(file).ok().map(Container)
+        Monitored::look(home.monitored()?.as_os_str().as_bytes()).ok().map(Container)
     }
 
     /// The number of a GPU in the container.

@@ -14,10 +14,14 @@ use cuota_region::policy::{Policy, PolicyWriter};
 use cuota_region::sys;
 use cuota_region::tenant::Tenant;
 
+use crate::hami;
+
 /// The directory.
 pub(crate) struct Home {
     path: PathBuf,
     files: Directory,
+    /// The file of HAMi's monitor whose container this is the directory of.
+    monitored: Option<PathBuf>,
 }
 
 /// The policy, open for writing. While it lives, no other command writes: it holds the lock of `policy.lock`.
@@ -55,6 +59,8 @@ pub(crate) enum Trouble {
     },
     /// Its path does not fit.
     TooLong(PathBuf),
+    /// It is a container of HAMi's, by this file, and has no policy.
+    OfHami(PathBuf),
 }
 
 impl fmt::Display for Trouble {
@@ -86,6 +92,12 @@ impl fmt::Display for Trouble {
                     path.display()
                 )
             }
+            Trouble::OfHami(file) => write!(
+                f,
+                "{} is the file of a container of HAMi's, which has its limits there and no policy\n  \
+                 use ps, events or set with it, or name a directory with --dir",
+                file.display()
+            ),
         }
     }
 }
@@ -98,18 +110,25 @@ pub(crate) fn user() -> u32 {
 }
 
 impl Home {
-    /// The directory at `path`, which need not exist.
+    /// The directory at `path`, which need not exist; of a file of HAMi's monitor, that of its container.
     ///
     /// # Errors
     /// [`Trouble::TooLong`], or a relative path in a working directory that is gone.
     pub(crate) fn at(path: &Path) -> Result<Self, Trouble> {
         // In full: the program may change its directory before it reads the variable.
         let failed = |error| Trouble::Failed { doing: "find the place of", path: path.to_owned(), error };
-        let path = std::path::absolute(path).map_err(failed)?;
+        let named = std::path::absolute(path).map_err(failed)?;
+        let monitored = named.is_file().then_some(named.clone());
+        let path = monitored.as_deref().and_then(hami::directory_of).unwrap_or(named);
         match Directory::at(path.as_os_str().as_bytes()) {
-            Ok(files) => Ok(Home { path, files }),
+            Ok(files) => Ok(Home { path, files, monitored }),
             Err(_) => Err(Trouble::TooLong(path)),
         }
+    }
+
+    /// The file of HAMi's monitor whose container this is the directory of.
+    pub(crate) fn monitored(&self) -> Option<&Path> {
+        self.monitored.as_deref()
     }
 
     /// Its path, in full.
@@ -156,6 +175,9 @@ impl Home {
     /// # Errors
     /// [`Trouble::OthersOwn`] where it is another user's, else what failed.
     pub(crate) fn operate(&self) -> Result<Operator, Trouble> {
+        if let Some(file) = &self.monitored {
+            return Err(Trouble::OfHami(file.clone()));
+        }
         self.make()?;
         let path = self.path.join("policy.lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);

@@ -74,6 +74,13 @@ pub(crate) fn ps(home: &Home, json: bool) -> u8 {
     };
     let directory = home.path().display().to_string();
     if !json {
+        if let (Some(file), true) = (home.monitored(), tenants.is_empty()) {
+            let file = file.display();
+            return output::show(&format!(
+                "No books of the container of {file}: nothing in it has used a GPU, or its processes cannot be seen from here.\n\
+                 Run this as root, in the node's process namespace, or in the container.\n"
+            ));
+        }
         return output::show(&table(&tenants, &directory));
     }
     match serde_json::to_string_pretty(&Listing { schema: SCHEMA, directory, tenants }) {

@@ -25,8 +25,9 @@ pub(crate) struct Record {
     /// 1 refused (a asked, b booked, c quota), 2 grew inside a call (a), 3 a dead process's books closed (a pid,
     /// b booked), 4 rejoined (a booked), 5 NVML could not be asked (a its error), 6 not granted for another reason than its size
     /// (a: 1 another tenant's pool, 2 a full table, 3 a library that was ended, 4 of unknown size), 7 a variable of HAMi's or
-    /// FCSP's is not followed (a: which, b: 1 unreadable, 2 not supported, 3 its file cannot be used, 4 overruled by a policy,
-    /// c: of 3 the error). Amounts in bytes.
+    /// FCSP's is not followed (a: which, b: 1 unreadable, 2 not supported, 3 its file cannot be used, 4 overruled by a policy, c: of 3
+    /// the error), or (b: 5) our own files of the container lie in the next best place (c: 1 its disk, 2 beside the file). Amounts in
+    /// bytes.
     what: AtomicU32,
     /// The process that it happened to, in its own PID namespace.
     pid: AtomicU32,
@@ -86,13 +87,21 @@ pub enum Problem {
     BadFile = 3,
     /// The operator's policy counts.
     Overruled = 4,
+    /// Our own files could not be made in memory.
+    NotInMemory = 5,
 }
 
 impl Problem {
+    const ALL: [Problem; 5] = [
+        Problem::Unreadable,
+        Problem::NotSupported,
+        Problem::BadFile,
+        Problem::Overruled,
+        Problem::NotInMemory,
+    ];
+
     fn from_number(number: u64) -> Option<Self> {
-        [Problem::Unreadable, Problem::NotSupported, Problem::BadFile, Problem::Overruled]
-            .into_iter()
-            .find(|problem| *problem as u64 == number)
+        Problem::ALL.into_iter().find(|problem| *problem as u64 == number)
     }
 }
 
@@ -263,7 +272,7 @@ mod tests {
             let (what, words) = Event::NotGranted { why }.to_words();
             assert_eq!(Event::from_words(what, words), Event::NotGranted { why });
         }
-        for problem in [Problem::Unreadable, Problem::NotSupported, Problem::BadFile, Problem::Overruled] {
+        for problem in Problem::ALL {
             let event = Event::Setting { variable: 3, problem, error: 28 };
             let (what, words) = event.to_words();
             assert_eq!(Event::from_words(what, words), event);

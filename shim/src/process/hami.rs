@@ -12,8 +12,9 @@ use cuota_abi::cuda::CUdevice;
 use cuota_governor::cap::Cap;
 use cuota_region::event::{Event, Problem};
 use cuota_region::hami::DEFAULT_FILE;
-use cuota_region::hami::file::{self, Monitored};
+use cuota_region::hami::file::Monitored;
 use cuota_region::hami::layout::UUID_BYTES;
+use cuota_region::hami::own::{self, Joined};
 use cuota_region::hami::variables::{self, Variables, When};
 use cuota_region::header::Unusable;
 use cuota_region::ledger::Books;
@@ -43,8 +44,8 @@ const FILE: u32 = 1 << variables::FILE;
 struct Container {
     variables: &'static Variables,
     file: Option<Monitored>,
-    /// Where the file is, or would be.
-    path: &'static [u8],
+    /// Where our own files are.
+    directory: Directory,
     /// Wakes those who wait when the file has changed.
     changes: PolicyWriter,
 }
@@ -84,7 +85,7 @@ impl Hami {
 
     /// The directory with our own files.
     pub(super) fn directory(&self) -> Option<Directory> {
-        file::directory(self.container()?.path).ok()
+        self.container().map(|container| container.directory)
     }
 
     /// This process has lost its place, and taken another.
@@ -171,26 +172,20 @@ fn number_of(error: Unusable) -> u32 {
 impl Process {
     /// Joins the container's tenant. The caller holds JOINING.
     pub(super) fn join_hami(&'static self, variables: &'static Variables) -> u32 {
-        let named = variables.path().and_then(|path| self.join_beside(path, variables, 0));
-        named
-            .or_else(|| self.join_beside(DEFAULT_FILE, variables, variables.found() & FILE))
-            .unwrap_or(CLOSED)
+        let named = variables.path().and_then(|path| self.join_by(path, variables, 0));
+        named.or_else(|| self.join_by(DEFAULT_FILE, variables, variables.found() & FILE)).unwrap_or(CLOSED)
     }
 
-    /// The same, with our own files beside the monitor's at `path`; `bad`: the variable that named another one.
+    /// The same, with the monitor's file at `path`; `bad`: the variable that named another one.
     #[inline(never)]
-    fn join_beside(
-        &'static self,
-        path: &'static [u8],
-        variables: &'static Variables,
-        bad: u32,
-    ) -> Option<u32> {
-        let member = Member::join(&file::directory(path).ok()?, &Settings::get().tenant()).ok()?;
+    fn join_by(&'static self, path: &'static [u8], variables: &'static Variables, bad: u32) -> Option<u32> {
+        let Joined { member, directory, place } = own::join(path, &Settings::get().tenant())?;
         let changes = PolicyWriter::of_own().ok()?;
         let (unreadable, ignored) = variables.complaints();
         say(&member, unreadable, Problem::Unreadable, 0);
         say(&member, ignored, Problem::NotSupported, 0);
         say(&member, bad, Problem::BadFile, 0);
+        say(&member, if place == 0 { 0 } else { FILE }, Problem::NotInMemory, place);
         let file = Monitored::open(path, variables)
             .inspect_err(|error| say(&member, FILE, Problem::BadFile, number_of(*error)))
             .ok();
@@ -200,7 +195,7 @@ impl Process {
         }
         let policy = changes.policy();
         // SAFETY: the caller holds JOINING, and `on` is still 0: nobody else looks.
-        unsafe { (*self.hami.container.get()).write(Container { variables, file, path, changes }) };
+        unsafe { (*self.hami.container.get()).write(Container { variables, file, directory, changes }) };
         self.hami.on.store(1, Ordering::Release);
         Some(self.begin(policy, member))
     }

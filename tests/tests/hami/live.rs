@@ -5,8 +5,9 @@ use std::process::{Command, Output};
 use cuota_tests::build;
 use cuota_tests::console::Arg::Is;
 use cuota_tests::driver::OUT_OF_MEMORY;
-use cuota_tests::machine::MIB;
+use cuota_tests::machine::{MIB, skip};
 
+use crate::settings::start_after;
 use crate::{Container, QUOTA, QUOTA_BYTES, begin, eventually, kernel, launch};
 
 const MS: u64 = 1_000_000;
@@ -110,12 +111,10 @@ fn container_that_is_to_pause_gives_nothing_to_the_device_until_it_may() {
     }
 }
 
-/// The command in the container's own directory.
+/// The command, as who looks at the container by its file.
 fn cuota(container: &Container, arguments: &[&str]) -> Output {
     let mut command = Command::new(build::command());
-    let mut directory = container.cache().into_os_string();
-    directory.push(".cuota");
-    command.env("CUOTA_DIR", directory).args(arguments).output().expect("the command runs")
+    command.arg("--dir").arg(container.cache()).args(arguments).output().expect("the command runs")
 }
 
 #[test]
@@ -133,6 +132,22 @@ fn our_own_command_shows_and_changes_the_limits_of_the_file() {
 }
 
 #[test]
+fn our_own_command_finds_the_books_in_the_containers_own_memory() {
+    let container = Container::new();
+    let list = || String::from_utf8(cuota(&container, &["ps"]).stdout).expect("text");
+    let Some(mut console) = start_after(&container, "mount -t tmpfs tmpfs /dev/shm") else {
+        return skip("nothing can be mounted here");
+    };
+    let _ = console.alloc(512 * MIB).expect("it fits");
+    assert!(list().contains(&format!(" {}", console.pid())), "{}", list());
+    let events = cuota(&container, &["events", "default"]);
+    assert!(events.status.success(), "{events:?}");
+    console.finish();
+    // With its last process the container's memory is gone.
+    assert!(list().contains("No books of the container of"), "{}", list());
+}
+
+#[test]
 fn our_own_command_refuses_what_the_file_cannot_hold_and_changes_nothing() {
     let container = Container::new();
     container.start(&[QUOTA]).finish();
@@ -142,6 +157,7 @@ fn our_own_command_refuses_what_the_file_cannot_hold_and_changes_nothing() {
         &["set", "default", "--memory", "1GiB", "--compute", "0.5%"],
         &["set", "default", "--memory", "1GiB", "--weight", "300"],
         &["set", "other", "--memory", "1GiB"],
+        &["inject", "--cdi", "--tenant", "t", "--install"],
         &["set", "default", "--memory", "1GiB", "--gpu", "GPU-00000000-0000-0000-0000-000000000001"],
     ] {
         let refused = cuota(&container, arguments);

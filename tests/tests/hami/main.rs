@@ -14,8 +14,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use cuota_region::DEFAULT_DIR;
 use cuota_region::event::Event;
+use cuota_region::hami::own::{PLACES, Places};
 use cuota_region::ledger::Usage;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
@@ -64,14 +64,10 @@ impl Container {
     fn program_of(&self, program: Program, variables: &[(&str, &str)]) -> Program {
         let program = program.with("CUDA_DEVICE_MEMORY_SHARED_CACHE", self.cache());
         let program = variables.iter().fold(program, |program, (name, value)| program.with(name, value));
-        if Path::new(DEFAULT_DIR).exists() {
-            // A policy of this machine's would count.
-            program
-                .without_default_directory()
-                .expect("this machine's own policy can be kept away from the program")
-        } else {
-            program
-        }
+        // A policy of this machine's would count.
+        program
+            .with_empty_default_directory()
+            .expect("this machine's own policy can be kept away from the program")
     }
 
     /// A program with these variables that has a context.
@@ -80,9 +76,18 @@ impl Container {
         self.program(variables).start_with_context()
     }
 
+    /// Where our own files may lie, best first.
+    fn places(&self) -> [PathBuf; PLACES] {
+        places_of(&self.cache())
+    }
+
     fn tenant(&self) -> Tenant {
-        let path = [self.cache().as_os_str(), OsStr::new(".cuota")].map(OsStr::as_bytes).concat();
-        let directory = Directory::at(&path).expect("a short path");
+        self.tenant_at(0)
+    }
+
+    /// The tenant whose files are in that one of the places.
+    fn tenant_at(&self, place: usize) -> Tenant {
+        let directory = Directory::at(self.places()[place].as_os_str().as_bytes()).expect("a short path");
         Tenant::open(&directory.tenant(&TenantName::DEFAULT).expect("a short path"))
             .expect("the tenant has a file")
     }
@@ -104,6 +109,21 @@ impl Container {
     fn complaints(&self) -> Vec<Event> {
         let events = self.tenant().events().entries().map(|entry| entry.event);
         events.filter(|event| matches!(event, Event::Setting { .. })).collect()
+    }
+}
+
+/// Where the files of the container with this monitor's file may lie, best first.
+fn places_of(file: &Path) -> [PathBuf; PLACES] {
+    let places = Places::of(file.as_os_str().as_bytes()).expect("the folder is there");
+    [0, 1, 2].map(|number| OsStr::from_bytes(places.at(number).expect("a short path").as_bytes()).into())
+}
+
+impl Drop for Container {
+    /// What lies in the machine's own folders; a container's would go with it.
+    fn drop(&mut self) {
+        for place in self.places() {
+            let _ = fs::remove_dir_all(place);
+        }
     }
 }
 

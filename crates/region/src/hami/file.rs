@@ -9,12 +9,12 @@ use core::sync::atomic::Ordering;
 
 use cuota_governor::cap::Cap;
 
+use super::DEVICES;
 use super::layout::{BYTES, File, MAGIC, SLOTS, Slot, UUID_BYTES, VERSION};
 use super::variables::{Variables, When};
-use super::{DEVICES, DIRECTORY_SUFFIX};
 use crate::header::Unusable;
 use crate::member::Member;
-use crate::path::{Directory, Path};
+use crate::path::Path;
 use crate::policy::MemoryLimit;
 use crate::sys::{self, Errno, Fd, InChild, Mapping};
 use crate::tenant::PROCESSES;
@@ -34,16 +34,6 @@ const _: () = assert!(SLOTS == PROCESSES);
 /// The monitor's file, mapped for the rest of the process's life.
 #[derive(Clone, Copy)]
 pub struct Monitored(&'static File);
-
-/// Makes the directory with our own files beside the monitor's file: `FILE.cuota`.
-///
-/// # Errors
-/// Why it cannot be made or used.
-pub fn directory(file: &[u8]) -> Result<Directory, Unusable> {
-    let directory = Directory::of_everybody(Path::of(&[file, DIRECTORY_SUFFIX])?);
-    directory.make()?;
-    Ok(directory)
-}
 
 fn open_or_make(path: &Path) -> sys::Result<Fd> {
     // A link that another user has put there leads nowhere.
@@ -439,22 +429,6 @@ mod tests {
         file.0.limit[0].store(0, Ordering::Relaxed);
         let next = folder.open(&["CUDA_DEVICE_MEMORY_LIMIT=2g"]).unwrap();
         assert_eq!(next.memory(0, &Variables::none()), MemoryLimit::Bytes(2 << 30));
-    }
-
-    #[test]
-    fn our_own_directory_is_everybodys_and_has_no_name_that_the_monitor_takes() {
-        let folder = Folder::new();
-        let path = folder.file();
-        let home = directory(path.as_os_str().as_bytes()).unwrap();
-        assert!(directory(path.as_os_str().as_bytes()).is_ok());
-        let name = crate::name::TenantName::DEFAULT;
-        let _ = crate::tenant::Tenant::open_or_create(&home, &name).unwrap();
-        let names: Vec<_> = folder.0.path().read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(names.len(), 1);
-        assert!(!names[0].to_string_lossy().ends_with(".cache"));
-        let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!([mode(&names[0]), mode(&names[0].join("tenant"))], [0o777; 2]);
-        assert_eq!(mode(&names[0].join("tenant/default.v1")), 0o666);
     }
 
     #[test]

@@ -238,18 +238,17 @@ pub fn set_mode(fd: &Fd, mode: u32) -> Result<()> {
 /// Makes a directory with these permission bits, whatever the process's umask; one that is there stays as it is.
 ///
 /// # Errors
-/// What `mkdirat(2)`, `openat(2)` and `fchmod(2)` return.
+/// What `mkdirat(2)`, `openat(2)` and `fchmod(2)` return; where a link is there, `ELOOP` or `ENOTDIR`.
 pub fn make_directory(path: &CStr, mode: u32) -> Result<()> {
     // SAFETY: the path is NUL-terminated and outlives the call.
     let made = unsafe {
         call(libc::SYS_mkdirat, [int(libc::AT_FDCWD), path.as_ptr() as usize, mode as usize, 0, 0, 0])
     };
-    match made {
-        Err(Errno(libc::EEXIST)) => Ok(()),
-        made => made.and_then(|_| {
-            set_mode(&open(path, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)?, mode)
-        }),
+    if made.is_err() && made != Err(Errno(libc::EEXIST)) {
+        return made.map(drop);
     }
+    let folder = open(path, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)?;
+    if made.is_ok() { set_mode(&folder, mode) } else { Ok(()) }
 }
 
 /// How a mapping may be used and who sees its changes.

@@ -504,6 +504,7 @@ calls! {
         cuPointerGetAttribute: PFN_cuPointerGetAttribute_v4000;
         cuStreamDestroy_v2: PFN_cuStreamDestroy_v4000;
         cuStreamIsCapturing: PFN_cuStreamIsCapturing_v10000;
+        cuStreamGetCaptureInfo: PFN_cuStreamGetCaptureInfo_v10010;
         cuStreamGetCtx: PFN_cuStreamGetCtx_v9020;
         cuStreamQuery: PFN_cuStreamQuery_v2000;
         cuStreamGetFlags: PFN_cuStreamGetFlags_v5050;

@@ -5,6 +5,7 @@ use cuota_governor::batch::Close;
 
 use crate::interpose::call::Call;
 use crate::limiter::captures::{BLOCKING, ONE};
+use crate::limiter::stream;
 use crate::process::driver::{self, Capturing};
 use crate::process::{self, Process, Standing};
 
@@ -24,7 +25,8 @@ fn capturing(process: &Process, stream: CUstream) -> Capturing {
     driver::outside_captures(|| driver::capturing(stream))
 }
 
-fn captures(process: &Process, stream: CUstream) -> bool {
+/// Whether `stream` takes part in a capture, or did until that was ruined.
+pub(super) fn captures(process: &Process, stream: CUstream) -> bool {
     capturing(process, stream) == Capturing::Yes
 }
 
@@ -38,17 +40,10 @@ fn count_of(process: &Process, stream: CUstream) -> (u8, u32) {
     (process.contexts.of_stream(stream), if is_blocking { ONE + BLOCKING } else { ONE })
 }
 
-/// The context of the capture that `stream` takes part in; `None`: it does not capture.
-pub(super) fn captured_in(process: &Process, stream: CUstream) -> Option<u8> {
-    captures(process, stream).then(|| process.contexts.of_stream(stream))
-}
-
-/// The capture has ended with its stream. Whether that was blocking cannot be asked while it captures: while other captures of the context
-/// live, the legacy stream stays barred.
-pub(super) fn end_in(process: &Process, context: Option<u8>) {
-    if let Some(context) = context {
-        process.limiter.captures.remove(context, ONE);
-    }
+/// Notes that `stream` takes part in a capture now, for which `what` was counted in this context.
+fn note(process: &Process, stream: CUstream, context: u8, what: u32) {
+    let capture = driver::outside_captures(|| driver::capture_of(stream));
+    process.limiter.captures.note(stream::key_of(process, stream), capture, context, what);
 }
 
 /// Nothing can be recorded on `stream` while it captures, so the batch on it ends; so does the one on the legacy stream, if that is
@@ -56,7 +51,6 @@ pub(super) fn end_in(process: &Process, context: Option<u8>) {
 fn close(process: &'static Process, stream: CUstream, what: u32) {
     if !process.limiter.is_free(process) {
         process.limiter.close_stream(process, stream, Close::Wait);
-        process.limiter.ask_no_more(process, stream);
         if what >= BLOCKING {
             process.limiter.close_stream(process, LEGACY, Close::Wait);
         }
@@ -73,7 +67,9 @@ pub(crate) unsafe extern "C" fn begin(call: &Call) -> CUresult {
     close(process, call.stream(0), what);
     process.limiter.captures.add(context, what);
     let status = call.make();
-    if status != CUresult::CUDA_SUCCESS {
+    if status == CUresult::CUDA_SUCCESS {
+        note(process, call.stream(0), context, what);
+    } else {
         process.limiter.captures.remove(context, what);
     }
     status
@@ -82,12 +78,15 @@ pub(crate) unsafe extern "C" fn begin(call: &Call) -> CUresult {
 /// The functions that end the capture on stream 0.
 pub(crate) unsafe extern "C" fn end(call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
-    let context = captured_in(process, call.stream(0));
+    let stream = call.stream(0);
+    let captured = captures(process, stream);
     let status = call.make();
-    // It can end with an error, and go on with another. Now that it has ended the stream can be asked for its flags.
-    if context.is_some() && !captures(process, call.stream(0)) {
-        let (context, what) = count_of(process, call.stream(0));
-        process.limiter.captures.remove(context, what);
+    // It can end with an error, and go on with another.
+    if captured
+        && !captures(process, stream)
+        && !process.limiter.captures.end(stream::key_of(process, stream))
+    {
+        process.limiter.captures.remove(process.contexts.of_stream(stream), ONE);
     }
     status
 }
@@ -107,7 +106,9 @@ pub(super) fn joins(process: &'static Process, stream: CUstream, call: &Call) ->
     close(process, stream, what);
     process.limiter.captures.add(context, what);
     let status = call.make();
-    if !captures(process, stream) {
+    if captures(process, stream) {
+        note(process, stream, context, what);
+    } else {
         process.limiter.captures.remove(context, what);
     }
     status

@@ -9,6 +9,7 @@ use cuota_governor::batch::Close;
 use super::capture;
 use crate::interpose::call::Call;
 use crate::limiter::sensor::Tails;
+use crate::limiter::stream;
 use crate::process::{self, Process, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
@@ -85,13 +86,13 @@ pub(crate) unsafe extern "C" fn synchronize_event(call: &Call) -> CUresult {
 /// `cuStreamDestroy`: what is in flight is still waited for.
 pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
-    // One that captures ends its capture with it.
-    let captured = capture::captured_in(process, call.stream(0));
+    // One that captures takes no part in its capture any more, or ends it.
+    let captured = capture::captures(process, call.stream(0));
     // Whether a cap binds or not: when one does again, another stream may have this handle.
     process.limiter.end_stream(process, call.stream(0));
     let status = call.make();
-    if status == OK {
-        capture::end_in(process, captured);
+    if status == OK && captured {
+        process.limiter.captures.end(stream::key_of(process, call.stream(0)));
     }
     status
 }

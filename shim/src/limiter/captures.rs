@@ -3,7 +3,7 @@
 //! A record on the legacy stream ruins the capture of every *blocking* stream of its context (906 in each mode, measured on driver 580),
 //! and of no other. So beside a capture of streams that do not block it, the legacy stream is measured as ever.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::process::contexts::FOREIGN;
 
@@ -11,12 +11,26 @@ use crate::process::contexts::FOREIGN;
 pub(crate) const ONE: u32 = 1;
 pub(crate) const BLOCKING: u32 = 1 << 16;
 
+/// How many streams that take part in captures are known one by one.
+const PARTS: usize = 64;
+
+/// What a stream counts for that begins a capture, or joins one and is a blocking one. All-zero is none.
+struct Part {
+    /// What tells the stream from all others; 0: free.
+    stream: AtomicU64,
+    /// The driver's number of the capture.
+    capture: AtomicU64,
+    /// What it counts for, and above [`ONE`] its context's number.
+    count: AtomicU32,
+}
+
 /// The captures of a process. All-zero is none.
 #[repr(C)]
 pub(crate) struct Captures {
     live: AtomicU32,
     /// By the context's number.
     of: [AtomicU32; 256],
+    parts: [Part; PARTS],
 }
 
 impl Captures {
@@ -51,6 +65,68 @@ impl Captures {
         let before =
             word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some(left(word))).unwrap_or(0);
         self.live.fetch_sub((before % BLOCKING).wrapping_sub(left(before) % BLOCKING), Ordering::AcqRel);
+        if what == u32::MAX {
+            let is_there = |count: u32| count != 0 && count.to_le_bytes()[1] == context;
+            let of_it = |part: &&Part| is_there(part.count.load(Ordering::Acquire));
+            for part in self.parts.iter().filter(of_it) {
+                part.clear();
+            }
+        }
+    }
+
+    fn part(&self, stream: u64) -> Option<&Part> {
+        self.parts.iter().find(|part| part.stream.load(Ordering::Acquire) == stream)
+    }
+
+    /// Notes for which stream, in which of the driver's captures, `what` was counted in this context. Where there is no room for it, it is
+    /// taken back with the context's last capture.
+    pub(crate) fn note(&self, stream: u64, capture: u64, context: u8, what: u32) {
+        let claim = |part: &&Part| {
+            part.stream.compare_exchange(0, stream, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        // One that was left over would be found in its stead.
+        self.end(stream);
+        if let Some(part) = self.parts.iter().find(claim) {
+            part.count.store(what | u32::from(context) << 8, Ordering::Relaxed);
+            part.capture.store(capture, Ordering::Release);
+        }
+    }
+
+    /// A stream takes part in no capture any more: takes back what was counted for it, and, where it had begun the capture, for all that
+    /// had joined it. `false`: nothing is noted of it.
+    pub(crate) fn end(&self, stream: u64) -> bool {
+        let Some(part) = self.part(stream) else { return false };
+        let capture = part.capture.load(Ordering::Acquire);
+        if part.count.load(Ordering::Acquire) & ONE != 0 && capture != 0 {
+            // First: with the last capture of a context goes whatever is counted there.
+            let has_joined = |part: &&Part| {
+                part.capture.load(Ordering::Acquire) == capture
+                    && part.count.load(Ordering::Acquire) & ONE == 0
+            };
+            for part in self.parts.iter().filter(has_joined) {
+                self.take_back(part);
+            }
+        }
+        self.take_back(part);
+        true
+    }
+
+    fn take_back(&self, part: &Part) {
+        let count = part.clear();
+        if count != 0 {
+            let [_, context, ..] = count.to_le_bytes();
+            self.remove(context, count & (ONE | BLOCKING));
+        }
+    }
+}
+
+impl Part {
+    /// Makes it free; what it counted for.
+    fn clear(&self) -> u32 {
+        let count = self.count.swap(0, Ordering::AcqRel);
+        self.capture.store(0, Ordering::Relaxed);
+        self.stream.store(0, Ordering::Release);
+        count
     }
 }
 
@@ -59,7 +135,45 @@ mod tests {
     use super::*;
 
     fn none() -> Captures {
-        Captures { live: AtomicU32::new(0), of: [const { AtomicU32::new(0) }; 256] }
+        // SAFETY: all-zero is none.
+        unsafe { core::mem::zeroed() }
+    }
+
+    /// A stream begins this capture, or joins it, in context 1.
+    fn take_part(captures: &Captures, stream: u64, capture: u64, what: u32) {
+        captures.add(1, what);
+        captures.note(stream, capture, 1, what);
+    }
+
+    #[test]
+    fn stream_that_has_joined_leaves_with_the_capture_that_it_joined() {
+        let captures = none();
+        take_part(&captures, 10, 1, ONE);
+        take_part(&captures, 20, 2, ONE);
+        take_part(&captures, 21, 2, BLOCKING);
+        assert!(captures.end(20) && !captures.bar_legacy(1) && !captures.is_empty());
+        assert!(!captures.end(21));
+        assert!(captures.end(10) && captures.is_empty());
+    }
+
+    #[test]
+    fn stream_that_is_destroyed_takes_its_own_part_with_it() {
+        let captures = none();
+        take_part(&captures, 10, 1, ONE);
+        take_part(&captures, 20, 2, ONE + BLOCKING);
+        assert!(captures.bar_legacy(1) && captures.end(20) && !captures.bar_legacy(1));
+        take_part(&captures, 11, 1, BLOCKING);
+        assert!(
+            captures.bar_legacy(1) && captures.end(11) && !captures.bar_legacy(1) && !captures.is_empty()
+        );
+    }
+
+    #[test]
+    fn more_streams_than_are_noted_go_with_the_last_capture() {
+        let captures = none();
+        take_part(&captures, 10, 1, ONE);
+        (0..2 * PARTS as u64).for_each(|stream| take_part(&captures, 100 + stream, 1, BLOCKING));
+        assert!(captures.bar_legacy(1) && captures.end(10) && captures.is_empty() && !captures.bar_legacy(1));
     }
 
     #[test]
@@ -92,11 +206,11 @@ mod tests {
     #[test]
     fn captures_go_with_their_context() {
         let captures = none();
-        captures.add(1, ONE + BLOCKING);
+        take_part(&captures, 10, 1, ONE + BLOCKING);
         captures.add(1, ONE);
         captures.add(2, ONE);
         captures.remove(1, u32::MAX);
-        assert!(!captures.is_empty() && !captures.bar_legacy(1));
+        assert!(!captures.is_empty() && !captures.bar_legacy(1) && !captures.end(10));
         captures.remove(2, ONE);
         captures.remove(2, ONE);
         assert!(captures.is_empty());

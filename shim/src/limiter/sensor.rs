@@ -115,18 +115,6 @@ impl Limiter {
         }
     }
 
-    /// Before a stream captures: a question would ruin that. What no event measures there is charged until now.
-    pub(crate) fn ask_no_more(&self, process: &'static Process, handle: CUstream) {
-        let Some(stream) = self.streams.known(process, handle).filter(|stream| stream.batches() != 0) else {
-            return;
-        };
-        if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.books())
-            && core::mem::take(&mut books.is_blind)
-        {
-            on.charge_since(books.since_ns, 0);
-        }
-    }
-
     /// Before a stream is destroyed.
     pub(crate) fn end_stream(&self, process: &'static Process, handle: CUstream) {
         // Two threads that saw it first at once can have given it two places.
@@ -245,11 +233,12 @@ impl Limiter {
         }
     }
 
-    /// Charges work that no event measures for the time that has gone by, until the stream has nothing to do.
+    /// Charges work that no event measures for the time that has gone by, until the stream has nothing to do. One that must not be
+    /// asked now, for a capture's sake, may have.
     #[cold]
     fn time(&self, on: &Ground, stream: &Stream, books: &mut Books) {
-        let may_ask = stream.is_reachable(on.process) && self.may_record(stream);
-        books.is_blind = may_ask && !driver::has_ended(stream.handle());
+        let is_busy = || !self.may_record(stream) || !driver::has_ended(stream.handle());
+        books.is_blind = stream.is_reachable(on.process) && is_busy();
         on.charge_since(books.since_ns, 0);
     }
 

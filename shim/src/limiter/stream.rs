@@ -400,6 +400,11 @@ fn meant(process: &Process, handle: CUstream) -> (u64, [u64; 2]) {
     (key(handle, context, thread), [handle, thread])
 }
 
+/// What tells the stream that the calling thread means from all others of the process.
+pub(crate) fn key_of(process: &Process, handle: CUstream) -> u64 {
+    meant(process, handle).0
+}
+
 impl Streams {
     fn in_use(&self) -> usize {
         (self.high_water.load(Ordering::Acquire) as usize).min(STREAMS)

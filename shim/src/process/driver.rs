@@ -235,6 +235,16 @@ pub(crate) fn capturing(stream: CUstream) -> Capturing {
     }
 }
 
+/// The driver's number of the capture that a stream takes part in, which is no other's; 0: it takes part in none, or in one that is
+/// ruined.
+pub(crate) fn capture_of(stream: CUstream) -> u64 {
+    let (mut status, mut number) = (CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE, 0);
+    // SAFETY: fills a status and a number.
+    let asked = unsafe { real::cuStreamGetCaptureInfo.get()(stream, &raw mut status, &raw mut number) };
+    let captures = status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    if succeeded(asked) && captures { number } else { 0 }
+}
+
 /// Whether a stream waits for the legacy one, and that for it. One of which the driver does not say may.
 pub(crate) fn is_blocking(stream: CUstream) -> bool {
     let mut flags = 0;

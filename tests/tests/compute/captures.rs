@@ -102,6 +102,53 @@ fn legacy_stream_is_measured_while_a_stream_that_does_not_block_it_captures() {
     worker.console.finish();
 }
 
+/// Launches on the legacy stream `count` times, and waits for each as a program does that tells nobody.
+#[track_caller]
+fn launch_on_legacy_and_poll(worker: &mut Worker, count: u64) {
+    for _ in 0..count {
+        worker.begin(1, 0);
+        assert_eq!(worker.console.hear().status, 0);
+        eventually("it has ended", || worker.console.call("cuStreamQuery", &[Is(0)]).status == 0);
+    }
+}
+
+/// Two streams wait for one another, so that the second takes part in the first one's capture.
+#[track_caller]
+fn join(worker: &mut Worker, captured: u64, joining: u64) {
+    let event = worker.console.call("cuEventCreate", &[Out(8), Is(2)]).ok().number(0);
+    for (from, to) in [(captured, joining), (joining, captured)] {
+        let _ = worker.console.call("cuEventRecord", &[Is(event), Is(from)]).ok();
+        let _ = worker.console.call("cuStreamWaitEvent", &[Is(to), Is(event), Is(0)]).ok();
+        worker.begin(1, to);
+        assert_eq!(worker.console.hear().status, 0);
+    }
+}
+
+#[test]
+fn blocking_stream_bars_the_legacy_one_no_longer_than_its_own_capture_lives() {
+    const COUNT: u64 = 8;
+    for is_destroyed in [false, true] {
+        let machine = Machine::new();
+        let mut worker = Worker::start(&machine, "t", "90%", 10 * MS);
+        leave_a_capture_open(&mut worker);
+        let blocking = worker.console.call("cuStreamCreate", &[Out(8), Is(0)]).ok().number(0);
+        if is_destroyed {
+            let _ = worker.console.call("cuStreamBeginCapture_v2", &[Is(blocking), Is(2)]).ok();
+            let _ = worker.console.call("cuStreamDestroy_v2", &[Is(blocking)]).ok();
+        } else {
+            let captured = worker.stream;
+            let _ = worker.console.call("cuStreamBeginCapture_v2", &[Is(captured), Is(2)]).ok();
+            join(&mut worker, captured, blocking);
+            let _ = worker.console.call("cuStreamEndCapture", &[Is(captured), Out(8)]).ok();
+        }
+        launch_on_legacy_and_poll(&mut worker, COUNT);
+        eventually("the books have its work", || meter(&machine, "t").0 >= COUNT * 9 * MS);
+        let used_ns = meter(&machine, "t").0;
+        assert!(used_ns <= COUNT * 25 * MS, "{used_ns} ns for {COUNT} kernels of 10 ms");
+        worker.console.finish();
+    }
+}
+
 #[test]
 fn capture_that_goes_with_its_context_leaves_nothing_behind() {
     const COUNT: u64 = 8;
@@ -122,7 +169,6 @@ fn capture_that_a_blocking_stream_has_joined_is_not_ruined() {
     let machine = Machine::new();
     let mut worker = Worker::start(&machine, "t", "50%", MS / 10);
     let blocking = worker.console.call("cuStreamCreate", &[Out(8), Is(0)]).ok().number(0);
-    let event = worker.console.call("cuEventCreate", &[Out(8), Is(2)]).ok().number(0);
     for _ in 0..3 {
         // A batch is open on the legacy stream when the other joins, and the helper will find it quiet.
         launch_on_legacy(&mut worker, 3);
@@ -130,12 +176,8 @@ fn capture_that_a_blocking_stream_has_joined_is_not_ruined() {
         assert_eq!(worker.console.hear().status, 0);
         let _ = worker.console.call("cuStreamBeginCapture_v2", &[Is(worker.stream), Is(2)]).ok();
         worker.launch(1);
-        for (from, to) in [(worker.stream, blocking), (blocking, worker.stream)] {
-            let _ = worker.console.call("cuEventRecord", &[Is(event), Is(from)]).ok();
-            let _ = worker.console.call("cuStreamWaitEvent", &[Is(to), Is(event), Is(0)]).ok();
-            worker.begin(1, to);
-            assert_eq!(worker.console.hear().status, 0);
-        }
+        let captured = worker.stream;
+        join(&mut worker, captured, blocking);
         std::thread::sleep(std::time::Duration::from_millis(5));
         let ended = worker.console.call("cuStreamEndCapture", &[Is(worker.stream), Out(8)]);
         assert_eq!(ended.status, 0);

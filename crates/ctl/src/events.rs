@@ -109,6 +109,10 @@ impl Trouble {
                      see this process. Remove the file, and start the container again"
                 )
             }
+            Trouble::Overruled if error == 1 => format!(
+                "{variable} asks for another limit than the container's file has, and the file counts: an earlier process has set it, or \
+                 somebody since. `cuota --dir FILE set` changes it"
+            ),
             Trouble::Overruled => {
                 format!("{variable} does not count: there is a policy of cuota's, and it does")
             }

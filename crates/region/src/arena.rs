@@ -124,7 +124,7 @@ impl Arena {
         let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT, mode)?;
         let need = KIND.bytes as u64;
         if sys::file_info(&fd)?.bytes < need {
-            sys::set_length(&fd, KIND.bytes)?;
+            sys::take_space(&fd, KIND.bytes)?;
         }
         let info = sys::file_info(&fd)?;
         let memory = sys::map(Mapping::Shared(&fd), KIND.bytes)?;

@@ -350,7 +350,7 @@ impl PolicyWriter {
     pub fn on(fd: &Fd) -> Result<Self, Unusable> {
         let fresh = sys::file_info(fd)?.bytes == 0;
         if fresh {
-            sys::set_length(fd, KIND.bytes)?;
+            sys::take_space(fd, KIND.bytes)?;
         }
         let policy = Policy::map(fd, Mapping::Shared(fd))?;
         if fresh {

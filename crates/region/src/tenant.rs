@@ -345,7 +345,7 @@ impl Tenant {
     }
 
     fn lay_out(fd: &Fd, name: &TenantName) -> Result<(), Unusable> {
-        sys::set_length(fd, KIND.bytes)?;
+        sys::take_space(fd, KIND.bytes)?;
         let memory = sys::map(Mapping::Shared(fd), KIND.bytes)?;
         {
             let file: NonNull<File> = memory.cast();

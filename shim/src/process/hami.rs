@@ -40,6 +40,9 @@ const PAUSE_NS: u64 = 20_000_000;
 /// The bit of the variable that names the file.
 const FILE: u32 = 1 << variables::FILE;
 
+/// What has overruled a variable, as an event says it: the limit in the monitor's file. (0: a policy.)
+const BY_THE_FILE: u32 = 1;
+
 /// What was found in the container.
 struct Container {
     variables: &'static Variables,
@@ -190,6 +193,7 @@ impl Process {
             .inspect_err(|error| say(&member, FILE, Problem::BadFile, number_of(*error)))
             .ok();
         if let Some(file) = file {
+            say(&member, file.fill(variables), Problem::Overruled, BY_THE_FILE);
             file.enter(&member);
             self.hami.shares.store(file.shares(), Ordering::Relaxed);
         }

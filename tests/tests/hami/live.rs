@@ -2,8 +2,10 @@
 
 use std::process::{Command, Output};
 
+use cuota_region::event::{Event, Problem};
 use cuota_tests::build;
 use cuota_tests::console::Arg::Is;
+use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{MIB, skip};
 
@@ -35,6 +37,25 @@ fn limit_of_the_file_counts_for_who_comes_later_whatever_its_variables_say() {
     let mut later = container.start(&[("CUDA_DEVICE_MEMORY_LIMIT_0", "64g")]);
     assert_eq!(later.total(), QUOTA_BYTES / 2);
     later.finish();
+    let overruled = Event::Setting { variable: 0, problem: Problem::Overruled, error: 1 };
+    assert_eq!(container.complaints(), [overruled]);
+}
+
+#[test]
+fn limit_that_the_first_process_did_not_have_holds_for_who_comes_with_it() {
+    let container = Container::new();
+    let mut first = container.start(&[("CUDA_DEVICE_SM_LIMIT", "30")]);
+    let all = first.total();
+    let mut later = container.start(&[QUOTA, ("CUDA_DEVICE_SM_LIMIT", "30")]);
+    assert_eq!(later.total(), QUOTA_BYTES);
+    assert_eq!(later.alloc(QUOTA_BYTES), Err(OUT_OF_MEMORY));
+    assert!(all > QUOTA_BYTES && first.total() == QUOTA_BYTES, "it is the container's");
+    assert_eq!(container.complaints(), []);
+    // What somebody has taken away is not set again by the next.
+    container.monitor().set_limit(0, u64::MAX);
+    let mut last = container.start(&[QUOTA]);
+    assert_eq!((last.total(), first.total()), (all, all));
+    [first, later, last].into_iter().for_each(Console::finish);
 }
 
 #[test]

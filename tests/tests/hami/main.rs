@@ -87,9 +87,7 @@ impl Container {
 
     /// The tenant whose files are in that one of the places.
     fn tenant_at(&self, place: usize) -> Tenant {
-        let directory = Directory::at(self.places()[place].as_os_str().as_bytes()).expect("a short path");
-        Tenant::open(&directory.tenant(&TenantName::DEFAULT).expect("a short path"))
-            .expect("the tenant has a file")
+        tenant_in(&self.places()[place])
     }
 
     /// What the container has booked on its first GPU.
@@ -116,6 +114,14 @@ impl Container {
 fn places_of(file: &Path) -> [PathBuf; PLACES] {
     let places = Places::of(file.as_os_str().as_bytes()).expect("the folder is there");
     [0, 1, 2].map(|number| OsStr::from_bytes(places.at(number).expect("a short path").as_bytes()).into())
+}
+
+/// The tenant of a container whose files lie here.
+#[track_caller]
+fn tenant_in(place: &Path) -> Tenant {
+    let directory = Directory::at(place.as_os_str().as_bytes()).expect("a short path");
+    Tenant::open(&directory.tenant(&TenantName::DEFAULT).expect("a short path"))
+        .expect("the tenant has a file")
 }
 
 impl Drop for Container {

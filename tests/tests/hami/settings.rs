@@ -18,7 +18,7 @@ use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{MIB, Machine, skip};
 
-use crate::{Container, QUOTA, QUOTA_BYTES, places_of};
+use crate::{Container, QUOTA, QUOTA_BYTES, places_of, tenant_in};
 
 /// What the container's events say of variables, by name.
 fn complaints(container: &Container) -> Vec<(&'static str, Problem)> {
@@ -161,6 +161,30 @@ fn file_that_is_none_does_not_lift_the_limit() {
         assert_eq!(console.total(), QUOTA_BYTES);
         console.finish();
     }
+}
+
+#[test]
+fn file_with_holes_on_a_full_disk_ends_no_program_and_the_variables_count() {
+    let container = Container::new();
+    let (folder, file) = (container.folder.path().display(), container.cache().display().to_string());
+    // As HAMi-core leaves it, but for the magic number: all holes.
+    let full = format!(
+        "mount -t tmpfs -o size=1m tmpfs {folder} && truncate -s 2008952 {file} && \
+         {{ cat /dev/zero >{folder}/rest 2>&- || true; }}"
+    );
+    let Some(mut console) = start_after(&container, &full) else {
+        return skip("nothing can be mounted here");
+    };
+    assert_eq!(console.total(), QUOTA_BYTES);
+    assert_eq!(console.alloc(QUOTA_BYTES), Err(OUT_OF_MEMORY));
+    let _ = console.alloc(64 * MIB).expect("it fits");
+    let seen = format!("/proc/{}/root{file}", console.pid());
+    let place = &places_of(Path::new(&seen))[0];
+    let tenant = tenant_in(place);
+    let first = tenant.events().entries().next().map(|entry| entry.event);
+    assert_eq!(first, Some(Event::Setting { variable: 4, problem: Problem::BadFile, error: 28 }));
+    console.finish();
+    let _ = fs::remove_dir_all(place);
 }
 
 #[test]

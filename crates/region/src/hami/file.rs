@@ -8,10 +8,11 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 use cuota_governor::cap::Cap;
+use cuota_governor::quota::UNLIMITED;
 
 use super::DEVICES;
 use super::layout::{BYTES, File, MAGIC, SLOTS, Slot, UUID_BYTES, VERSION};
-use super::variables::{Variables, When};
+use super::variables::{COMPUTE, MEMORY, Variables, When};
 use crate::header::Unusable;
 use crate::member::Member;
 use crate::path::Path;
@@ -24,6 +25,9 @@ const ACTIVE: i32 = 2;
 
 /// Stands in the file for a quota of nothing, where 0 is none: no memory is granted by the byte.
 const NOTHING: u64 = 1;
+
+/// 1 % in parts per million.
+const PERCENT: u32 = 10_000;
 
 /// Whoever runs in the container, under whatever user, shares its files.
 const EVERYBODY: u32 = 0o666;
@@ -53,14 +57,7 @@ impl Monitored {
     /// # Errors
     /// Why it cannot be used. One of another version stays as it is.
     pub fn open(path: &[u8], variables: &Variables) -> Result<Self, Unusable> {
-        let fd = open_or_make(&Path::of(&[path])?)?;
-        let bytes = sys::file_info(&fd)?.bytes;
-        if bytes == 0 {
-            sys::set_length(&fd, BYTES)?;
-        } else if bytes < BYTES as u64 {
-            return Err(Unusable::Short { bytes, need: BYTES as u64 });
-        }
-        let file = Self::map(&fd)?;
+        let file = Self::map(&open_or_make(&Path::of(&[path])?)?, 0)?;
         if file.0.magic.load(Ordering::Acquire) == 0 {
             file.lay_out(variables);
         }
@@ -72,15 +69,18 @@ impl Monitored {
     /// # Errors
     /// Why it cannot be used.
     pub fn look(path: &[u8]) -> Result<Self, Unusable> {
-        let fd = sys::open(Path::of(&[path])?.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW, 0)?;
-        let bytes = sys::file_info(&fd)?.bytes;
-        if bytes < BYTES as u64 {
-            return Err(Unusable::Short { bytes, need: BYTES as u64 });
-        }
-        Self::map(&fd)?.checked()
+        let flags = libc::O_RDWR | libc::O_NOFOLLOW;
+        Self::map(&sys::open(Path::of(&[path])?.as_c_str(), flags, 0)?, BYTES as u64)?.checked()
     }
 
-    fn map(fd: &Fd) -> Result<Self, Unusable> {
+    /// Maps a file that is whole, or has `least` bytes.
+    fn map(fd: &Fd, least: u64) -> Result<Self, Unusable> {
+        let bytes = sys::file_info(fd)?.bytes;
+        if bytes != least && bytes < BYTES as u64 {
+            return Err(Unusable::Short { bytes, need: BYTES as u64 });
+        }
+        // Also of one that is there: HAMi-core makes it with holes.
+        sys::take_space(fd, BYTES)?;
         let memory = sys::map(Mapping::Shared(fd), BYTES)?;
         // SAFETY: fresh from `map`; who holds a `Monitored` keeps it in memory that a child sees zeroed.
         unsafe { sys::set_fate_in_child(memory, BYTES, InChild::Absent) }?;
@@ -101,22 +101,40 @@ impl Monitored {
         }
     }
 
-    /// Fills a file without content. Processes that do it at once write the same; and one that comes late changes no limit that was set.
-    fn lay_out(self, variables: &Variables) {
-        let file = self.0;
+    /// Puts the limits that the variables ask for where nobody has set any. Returns the kinds of limits, a bit each by a variable's
+    /// number, of which the file has others, which count. Processes that do it at once write the same.
+    #[must_use]
+    pub fn fill(self, variables: &Variables) -> u32 {
+        let mut differing = 0;
         for device in 0..DEVICES {
             let memory = match variables.memory(device) {
                 MemoryLimit::Bytes(bytes) => bytes.max(NOTHING),
-                // Of a device that nobody has seen yet: it is asked for by `memory`.
+                // A share is of a device that nobody has seen yet: it is asked for by `memory`.
                 MemoryLimit::Unlimited | MemoryLimit::Share(_) => 0,
             };
-            let percent = variables.compute(device).ppm().div_ceil(10_000);
-            for (limits, limit) in [(&file.limit, memory), (&file.sm_limit, u64::from(percent))] {
-                if let Some(place) = limits.get(device) {
-                    let _ = place.compare_exchange(0, limit, Ordering::Relaxed, Ordering::Relaxed);
-                }
+            let compute = match variables.compute(device) {
+                Cap::FULL => 0,
+                cap => u64::from(cap.ppm().div_ceil(PERCENT)),
+            };
+            for (kind, limits, limit) in
+                [(MEMORY, &self.0.limit, memory), (COMPUTE, &self.0.sm_limit, compute)]
+            {
+                let place = limits.get(device).filter(|_| limit != 0);
+                let set = place.map(|place| {
+                    place
+                        .compare_exchange(0, limit, Ordering::Relaxed, Ordering::Relaxed)
+                        .unwrap_or_else(|it| it)
+                });
+                differing |= u32::from(set.is_some_and(|set| set != 0 && set != limit)) << kind;
             }
         }
+        differing
+    }
+
+    /// Fills a file without content. Processes that do it at once write the same; and one that comes late changes no limit that was set.
+    fn lay_out(self, variables: &Variables) {
+        let file = self.0;
+        let _ = self.fill(variables);
         for semaphore in [&file.semaphore, &file.other_semaphore] {
             semaphore.value.store(1, Ordering::Relaxed);
             semaphore.shared.store(128, Ordering::Relaxed);
@@ -152,14 +170,15 @@ impl Monitored {
         };
         let percent = self.0.sm_limit.get(device).map_or(0, |limit| limit.load(Ordering::Relaxed));
         let cap =
-            u32::try_from(percent).ok().and_then(|percent| Cap::from_ppm(percent.checked_mul(10_000)?).ok());
+            u32::try_from(percent).ok().and_then(|percent| Cap::from_ppm(percent.checked_mul(PERCENT)?).ok());
         cap.filter(|_| counts).unwrap_or(Cap::FULL)
     }
 
-    /// Sets the memory quota of a device, bytes; `None`: no quota.
+    /// Sets the memory quota of a device, bytes; `None`: no quota, and none that the next process sets by its variables, as it does with
+    /// 0, which is also what nobody has set.
     pub fn set_memory(self, device: usize, bytes: Option<u64>) {
         if let Some(limit) = self.0.limit.get(device) {
-            limit.store(bytes.map_or(0, |bytes| bytes.max(NOTHING)), Ordering::Relaxed);
+            limit.store(bytes.map_or(UNLIMITED, |bytes| bytes.max(NOTHING)), Ordering::Relaxed);
         }
     }
 
@@ -352,6 +371,47 @@ mod tests {
         let asked = ["CUDA_DEVICE_MEMORY_LIMIT=64g"];
         let later = folder.open(&asked).unwrap();
         assert_eq!(later.memory(0, &variables(&asked)), MemoryLimit::Bytes(5 << 20));
+    }
+
+    #[test]
+    fn what_nobody_has_set_is_set_by_the_first_that_asks_for_it() {
+        let folder = Folder::new();
+        let file = folder.open(&["CUDA_DEVICE_MEMORY_LIMIT_1=1g"]).unwrap();
+        let limits =
+            |device| (file.memory(device, &Variables::none()), file.compute(device, &Variables::none()));
+        assert_eq!(limits(0), (MemoryLimit::Unlimited, Cap::FULL));
+        let later = variables(&["CUDA_DEVICE_MEMORY_LIMIT_0=2g", "CUDA_DEVICE_SM_LIMIT=30"]);
+        assert_eq!(file.fill(&later), 0);
+        assert_eq!((limits(0).0, limits(0).1.ppm()), (MemoryLimit::Bytes(2 << 30), 300_000));
+        assert_eq!(limits(1).0, MemoryLimit::Bytes(1 << 30));
+        // What stands there counts, and whoever asks for something else is told.
+        assert_eq!(
+            file.fill(&variables(&["CUDA_DEVICE_MEMORY_LIMIT=2g", "CUDA_DEVICE_SM_LIMIT=30"])),
+            1 << MEMORY
+        );
+        assert_eq!(file.fill(&variables(&["CUDA_DEVICE_SM_LIMIT_7=31"])), 1 << COMPUTE);
+        assert_eq!(limits(1).0, MemoryLimit::Bytes(1 << 30));
+    }
+
+    #[test]
+    fn quota_that_was_taken_away_stays_away() {
+        let asked = ["CUDA_DEVICE_MEMORY_LIMIT=1g", "CUDA_DEVICE_SM_LIMIT=30"];
+        let file = Folder::new().open(&asked).unwrap();
+        file.set_memory(0, None);
+        file.set_compute(0, 100);
+        assert_eq!(file.fill(&variables(&asked)), 1 << MEMORY | 1 << COMPUTE);
+        assert_eq!(file.memory(0, &variables(&asked)), MemoryLimit::Bytes(UNLIMITED));
+        assert_eq!(file.compute(0, &variables(&asked)), Cap::FULL);
+    }
+
+    #[test]
+    fn holes_of_a_file_that_is_there_are_filled() {
+        let folder = Folder::new();
+        let hollow = std::fs::File::create(folder.file()).unwrap();
+        hollow.set_len(BYTES as u64).unwrap();
+        assert!(hollow.metadata().unwrap().blocks() == 0);
+        let _ = folder.open(&[]).unwrap();
+        assert!(hollow.metadata().unwrap().blocks() * 512 >= BYTES as u64);
     }
 
     #[test]

@@ -14,8 +14,10 @@ const NAMES: &str = "CUDA_DEVICE_MEMORY_LIMIT\0CUDA_DEVICE_SM_LIMIT\0BUD_MEMORY_
     CUDA_DISABLE_CONTROL\0CUDA_OVERSUBSCRIBE\0BUD_MEMORY_LIMIT_MODE\0BUD_TENANT_FLOOR_PCT\0BUD_SHARED_POOL_PCT\0\
     BUD_BURST_MAX_PCT";
 
-const MEMORY: usize = 0;
-const COMPUTE: usize = 1;
+/// The number of the variable that limits memory.
+pub const MEMORY: usize = 0;
+/// The number of the variable that limits time.
+pub const COMPUTE: usize = 1;
 const LIMITS: usize = 4;
 /// The number of the variable that names the monitor's file.
 pub const FILE: usize = 4;

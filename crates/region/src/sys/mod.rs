@@ -152,21 +152,25 @@ pub fn file_info(fd: &Fd) -> Result<FileInfo> {
     })
 }
 
-/// Sets a file's length, and takes the space for all of it now: a page that a full file system cannot provide when it is
-/// first written to is a SIGBUS in the tenant's process.
+/// Makes a file at least so long, and takes the space for so much of it now, also where it was that long and has holes: a page that a
+/// full file system cannot provide when it is first written to is a SIGBUS in the tenant's process.
 ///
 /// # Errors
 /// `EFBIG` beyond the process's limit on the size of files, and what `fallocate(2)` returns, `ENOSPC` above all. Where the file
 /// system knows no `fallocate` (NFS before 4.2, some FUSE), what `ftruncate(2)` returns.
-pub fn set_length(fd: &Fd, bytes: usize) -> Result<()> {
+pub fn take_space(fd: &Fd, bytes: usize) -> Result<()> {
+    let is_longer = file_info(fd)?.bytes < bytes as u64;
     // There the kernel would not only refuse, but send SIGXFSZ.
-    if most_file_bytes() < bytes as u64 {
+    if is_longer && most_file_bytes() < bytes as u64 {
         return Err(Errno(libc::EFBIG));
     }
     // SAFETY: takes numbers only.
     let taken = unsafe { call(libc::SYS_fallocate, [int(fd.0), 0, 0, bytes, 0, 0]) };
     if taken != Err(Errno(libc::EOPNOTSUPP)) {
         return taken.map(drop);
+    }
+    if !is_longer {
+        return Ok(());
     }
     // SAFETY: takes numbers only.
     unsafe { call(libc::SYS_ftruncate, [int(fd.0), bytes, 0, 0, 0, 0]) }.map(drop)

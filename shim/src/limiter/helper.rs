@@ -10,7 +10,7 @@ use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use cuota_governor::batch::Close;
+use cuota_governor::batch::{Close, QUIET_NS};
 use cuota_governor::rounds::{Flow, Found, Nap, Rounds};
 use cuota_region::sys;
 
@@ -27,19 +27,25 @@ const STACK_BYTES: usize = 256 << 10;
 /// PTHREAD_CREATE_DETACHED of <pthread.h>.
 const DETACHED: c_int = 1;
 
-/// How far the process's end has come: nobody has seen it; exit handlers have begun, and the helper may settle once more what has
+/// How far the process's end has come: nobody has seen it; exit handlers have begun, and the helper still settles what has
 /// ended; it does not enter the driver any more.
 static EXITING: AtomicU32 = AtomicU32::new(LIVES);
 const LIVES: u32 = 0;
-const LAST_ROUND: u32 = 1;
+const LAST_ROUNDS: u32 = 1;
 const OVER: u32 = 2;
+
+/// How long a process that ends waits at most until what has ended on the GPU is settled, ns.
+const PATIENCE_NS: u64 = 100_000_000;
 
 /// How often a process that ends notes how long its work in flight has been on the GPU, ns.
 const LAST_NOTES_NS: u64 = 1_000_000;
 
+const COMES: u32 = 1;
+const NONE_COMES: u32 = 2;
+
 /// The helper of a process. All-zero: none yet.
 pub(super) struct Helper {
-    /// 1 once it was asked for, whether there is one or not.
+    /// [`COMES`] once it was asked for, or [`NONE_COMES`].
     begun: AtomicU32,
     /// 1 while it sleeps without a deadline.
     parked: AtomicU32,
@@ -95,9 +101,10 @@ impl Helper {
 
     #[cold]
     fn begin(&self) {
-        if self.begun.swap(1, Ordering::AcqRel) == 0 && Settings::get().has_helper() {
-            // Without one nothing is lost but promptness.
-            let _ = start();
+        let is_first = self.begun.compare_exchange(0, COMES, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+        // Without one nothing is lost but promptness.
+        if is_first && !(Settings::get().has_helper() && start().is_some()) {
+            self.begun.store(NONE_COMES, Ordering::SeqCst);
         }
     }
 }
@@ -157,23 +164,27 @@ fn start() -> Option<()> {
     (status == 0).then_some(())
 }
 
+/// Waits until a word is not `value` any more, [`PATIENCE_NS`] at most.
+fn wait_while(word: &AtomicU32, value: u32) {
+    let until_ns = sys::monotonic_ns().saturating_add(PATIENCE_NS);
+    while word.load(Ordering::SeqCst) == value && sys::monotonic_ns() < until_ns {
+        sys::sleep_ns(20_000);
+    }
+}
+
 /// The process's exit handlers have begun: waits until the helper has settled what has ended, and is out of the driver, a tenth of a
 /// second at most. It is done there: an exit handler may run where the driver must not be called, say in a host function.
 extern "C" fn exiting(_: *mut c_void) {
     let Standing::Managed(process) = process::standing() else { return };
     let helper = &process.limiter.helper;
     // A child has none before it launches.
-    let runs = helper.runs.load(Ordering::SeqCst) != 0;
-    EXITING.store(if runs { LAST_ROUND } else { OVER }, Ordering::SeqCst);
+    let comes = helper.begun.load(Ordering::SeqCst) == COMES;
+    EXITING.store(if comes { LAST_ROUNDS } else { OVER }, Ordering::SeqCst);
     sys::wake_all(&EXITING);
     helper.wake();
-    let until = sys::monotonic_ns().saturating_add(100_000_000);
-    while sys::monotonic_ns() < until
-        && (EXITING.load(Ordering::SeqCst) == LAST_ROUND || helper.is_inside.load(Ordering::SeqCst) != 0)
-    {
-        sys::yield_now();
-    }
+    wait_while(&EXITING, LAST_ROUNDS);
     EXITING.store(OVER, Ordering::SeqCst);
+    wait_while(&helper.is_inside, 1);
     // Where it did not come to its turn.
     process.limiter.note_left(process, 0, Tails::Left, 0);
 }
@@ -194,13 +205,15 @@ impl Limiter {
             let end = EXITING.load(Ordering::SeqCst);
             let found = if end == OVER { Found::Idle } else { self.round(process) };
             helper.is_inside.store(0, Ordering::SeqCst);
-            if end != LIVES {
-                EXITING.store(OVER, Ordering::SeqCst);
-                self.note_until_the_end(process);
-            }
-            match rounds.next(found) {
-                // Until then, or until exit handlers begin.
-                Nap::For(ns) => sys::wait_until(&EXITING, LIVES, sys::monotonic_ns().saturating_add(ns)),
+            let nap = match end {
+                LIVES => rounds.next(found),
+                // What has run dry by now is seen to be quiet, closed and settled, a round each.
+                LAST_ROUNDS if found != Found::Idle => Nap::For(QUIET_NS),
+                _ => self.note_until_the_end(process),
+            };
+            match nap {
+                // Until then, or until exit handlers come further.
+                Nap::For(ns) => sys::wait_until(&EXITING, end, sys::monotonic_ns().saturating_add(ns)),
                 Nap::Parked => helper.park(),
             }
         }
@@ -208,6 +221,7 @@ impl Limiter {
 
     /// Notes how long what is in flight has been on the GPU, without asking the driver, which may be ending.
     fn note_until_the_end(&self, process: &'static Process) -> ! {
+        EXITING.store(OVER, Ordering::SeqCst);
         loop {
             self.note_left(process, 0, Tails::Left, 0);
             sys::sleep_ns(LAST_NOTES_NS);

@@ -207,6 +207,9 @@ impl Limiter {
             if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), books) {
                 let is_due = (index + count).wrapping_sub(first) % count < settles;
                 while is_due && self.settle(&on, stream, &mut books) {}
+                if is_due && books.is_old() && self.waits(stream, &mut books) {
+                    books.since_ns = sys::monotonic_ns();
+                }
                 if is_due && tails == Tails::Settled && stream.is_per_thread() {
                     self.settle_by_tail(&on, stream, &mut books, 0);
                 }
@@ -272,6 +275,9 @@ impl Limiter {
 
     /// Charges what is open and in flight on a stream as if it had been on the GPU all the time, and forgets it.
     fn write_off(&self, on: &Ground, stream: &Stream, books: &mut Books) {
+        if self.waits(stream, books) {
+            books.since_ns = sys::monotonic_ns();
+        }
         on.correct(books.batch.close(on.gpu.concurrency()));
         let mut booked_ns = books.batch.booked_ns();
         while let Some(&mut closed) = books.front() {
@@ -285,6 +291,17 @@ impl Limiter {
         on.note_used(cost_ns);
         on.correct(Correction::from(booked_ns, cost_ns));
         books.clear();
+    }
+
+    /// Whether the first of what is in flight on a stream has not begun, since the stream waits for a value, an event or the host. What no
+    /// event measures may have.
+    #[cold]
+    #[inline(never)]
+    fn waits(&self, stream: &Stream, books: &mut Books) -> bool {
+        let boundary = books.boundary;
+        let first = books.front().map(|closed| closed.start).or(boundary);
+        let Some(start) = first.filter(|_| !books.is_blind) else { return false };
+        self.line(stream.context()).visit().is_some_and(|line| !line.is_reached(start))
     }
 
     /// Whether any work of the process is on the GPU, rather than behind something that it waits for; where that cannot be told, it is.

@@ -23,6 +23,9 @@ pub(super) const STREAMS: usize = 512;
 /// Batches in flight on one stream; with more, the open one grows.
 const IN_FLIGHT: usize = 16;
 
+/// What has been in flight for longer may not have begun: it is asked, ns.
+const OLD_NS: u64 = 20_000_000;
+
 /// The driver's names for the legacy and the per-thread stream.
 const LEGACY: u64 = 1;
 pub(crate) const PER_THREAD: u64 = 2;
@@ -112,6 +115,12 @@ impl Books {
     /// Whether anything is in flight besides the open batch.
     pub(super) fn is_busy(&self) -> bool {
         self.count != 0 || self.is_blind
+    }
+
+    /// Whether what is in flight may have been on the GPU for so long that it is worth a question whether it has.
+    pub(super) fn is_old(&self) -> bool {
+        (self.is_busy() || !self.batch.is_empty())
+            && sys::monotonic_ns().saturating_sub(self.since_ns) > OLD_NS
     }
 
     /// Takes the open batch and its first boundary out: from now on it is charged its estimate.

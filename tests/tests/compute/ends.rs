@@ -3,6 +3,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use cuota_tests::build;
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::machine::Machine;
@@ -96,6 +97,36 @@ fn process_that_ends_with_nothing_in_flight_is_charged_nothing_more() {
     let (used_ns, _) = meter(&machine, "t");
     first.console.kill();
     assert_eq!(after_the_next_joins(&machine).0, used_ns);
+}
+
+#[test]
+fn process_that_ends_with_an_open_batch_is_not_charged_what_its_exit_handlers_take() {
+    let machine = Machine::new();
+    let guest = build::program("slow_exit");
+    for _ in 0..3 {
+        let output = machine.run(&guest, "t", &["--compute", "90%"]).command().output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+    }
+    let (used_ns, _) = after_the_next_joins(&machine);
+    assert!((33 * MS * 9 / 10..500 * MS).contains(&used_ns), "{used_ns} ns for 33 ms of work");
+}
+
+#[test]
+fn work_that_waits_behind_a_value_when_its_process_ends_is_not_charged() {
+    let machine = Machine::new();
+    let mut first = Worker::start(&machine, "t", "20%", MS);
+    first.launch(5);
+    first.synchronize();
+    let word = first.console.call("cuMemAlloc_v2", &[Out(8), Is(64)]).ok().number(0);
+    let _ = first.console.call("cuMemsetD8_v2", &[Is(word), Is(0), Is(64)]).ok();
+    first.console.synchronize();
+    let arguments = [Is(first.stream), Is(word), Is(1), Is(0)];
+    let _ = first.console.call("cuStreamWaitValue32_v2", &arguments).ok();
+    first.launch(1);
+    sleep(Duration::from_secs(2));
+    first.console.kill();
+    let (used_ns, _) = after_the_next_joins(&machine);
+    assert!(used_ns < 500 * MS, "{used_ns} ns for 6 ms of work");
 }
 
 #[test]

@@ -39,5 +39,6 @@ ctor::declarative::ctor! {
     #[ctor(unsafe)]
     fn on_load() {
         process::settings::Settings::get();
+        process::hami::announce();
     }
 }

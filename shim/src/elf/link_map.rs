@@ -63,6 +63,12 @@ impl LinkMap {
         None
     }
 
+    /// Where the object was loaded from, as the loader was told.
+    pub(crate) fn path(&'static self) -> &'static [u8] {
+        // SAFETY: the loader's string, which stays as long as the object does: one of the start, for good.
+        if self.name.is_null() { b"" } else { unsafe { CStr::from_ptr(self.name) }.to_bytes() }
+    }
+
     /// The object's tables.
     ///
     /// # Safety

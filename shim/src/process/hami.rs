@@ -11,11 +11,11 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use cuota_abi::cuda::CUdevice;
 use cuota_governor::cap::Cap;
 use cuota_region::event::{Event, Problem};
-use cuota_region::hami::DEFAULT_FILE;
-use cuota_region::hami::file::Monitored;
+use cuota_region::hami::file::{self, Monitored};
 use cuota_region::hami::layout::UUID_BYTES;
 use cuota_region::hami::own::{self, Joined};
 use cuota_region::hami::variables::{self, Variables, When};
+use cuota_region::hami::{DEFAULT_FILE, LIBRARY};
 use cuota_region::header::Unusable;
 use cuota_region::ledger::Books;
 use cuota_region::member::Member;
@@ -25,7 +25,7 @@ use cuota_region::policy::{Found, Limits, PolicyWriter};
 use cuota_region::sys::{self, Errno};
 
 use super::device::{DEVICES, Device};
-use super::settings::Settings;
+use super::settings::{Settings, is_protected, own_path};
 use super::{CLOSED, MANAGED, PROCESS, Process, driver, nvml};
 
 /// How often the file's shares of time are compared with what they were.
@@ -142,6 +142,19 @@ impl Hami {
             self.gpus.get(number)?.store(word(gpu), Ordering::Relaxed);
             Some(number)
         })
+    }
+}
+
+/// Makes the monitor's file in the container's first process, whether that uses CUDA or not: one that comes later and has lost its
+/// environment, in a login by ssh for one, finds its limits there. Only under HAMi's name, by which that one finds the file.
+#[cold]
+pub(crate) fn announce() {
+    let settings = Settings::get();
+    let Some(variables) = settings.variables() else { return };
+    let path = variables.path().unwrap_or(DEFAULT_FILE);
+    let counts = |(directory, is_named): (Directory, bool)| !is_named && !is_protected(&directory);
+    if own_path().ends_with(LIBRARY) && !file::is_there(path) && settings.directory().is_some_and(counts) {
+        let _ = Monitored::open(path, variables);
     }
 }
 

@@ -7,12 +7,15 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use cuota_region::hami::search::note_file_beside;
 use cuota_region::hami::variables::Variables;
 use cuota_region::header::Unusable;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
 use cuota_region::sys::{self, Errno};
 use cuota_region::{ASSIGNED_TENANT, DEFAULT_DIR, DIR_VARIABLE, HELPER_VARIABLE, TENANT_VARIABLE};
+
+use crate::elf::link_map::LinkMap;
 
 /// A value of an environment variable, copied.
 struct Value<const N: usize> {
@@ -83,6 +86,9 @@ impl Settings {
             // SAFETY: `environ` is libc's, and at load time nobody changes it.
             unsafe { copy_environment(environ, values) };
             take_assigned(values);
+            if values.variables.path().is_none() {
+                note_file_beside(own_path(), &mut values.variables);
+            }
             CELL.state.store(FULL, Ordering::Release);
         }
         // WRITING: a second thread before the first constructor is done. It gets no settings, so nothing is granted.
@@ -128,6 +134,11 @@ impl Settings {
         let name = self.0.and_then(|values| values.tenant.get());
         name.and_then(|name| TenantName::parse(name).ok()).unwrap_or(TenantName::DEFAULT)
     }
+}
+
+/// Where this library was loaded from, if at the process's start; else nothing.
+pub(super) fn own_path() -> &'static [u8] {
+    LinkMap::of_start(c"libcuota.so").map_or(b"", LinkMap::path)
 }
 
 /// In a container the operator has said who the tenant is, and that outlives an emptied environment.

@@ -2,6 +2,7 @@
 //! says of them. On the software GPU, or with `CUOTA_TEST_GPU=1` on the machine's own: see `cuota_tests::machine`.
 
 mod devices;
+mod emptied;
 mod limits;
 mod live;
 mod monitor;

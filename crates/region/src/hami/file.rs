@@ -39,6 +39,13 @@ const _: () = assert!(SLOTS == PROCESSES);
 #[derive(Clone, Copy)]
 pub struct Monitored(&'static File);
 
+/// Whether there is a file, or something else, at `path`.
+#[inline(never)]
+#[must_use]
+pub fn is_there(path: &[u8]) -> bool {
+    Path::of(&[path]).is_ok_and(|path| sys::open(path.as_c_str(), libc::O_PATH | libc::O_NOFOLLOW, 0).is_ok())
+}
+
 fn open_or_make(path: &Path) -> sys::Result<Fd> {
     // A link that another user has put there leads nowhere.
     let open = |flags| sys::open(path.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW | flags, EVERYBODY);

@@ -144,6 +144,11 @@ impl Variables {
         self.found |= bit;
     }
 
+    /// Notes where the monitor's file is, which no variable says.
+    pub fn note_path(&mut self, path: &[u8]) {
+        self.set(FILE, ALL, path);
+    }
+
     fn set_path(&mut self, value: &[u8]) -> bool {
         let fits = value.len() <= PATH_BYTES;
         if fits {

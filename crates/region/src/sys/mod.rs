@@ -210,6 +210,17 @@ pub fn read(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
     }
 }
 
+/// Fills `buffer` with further entries of a folder (`struct linux_dirent64`) and returns how many bytes they are, 0 at the end.
+///
+/// # Errors
+/// What `getdents64(2)` returns.
+pub fn read_entries(folder: &Fd, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the pointer and length are those of one live, exclusive slice.
+    unsafe {
+        call(libc::SYS_getdents64, [int(folder.0), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
+    }
+}
+
 /// Gives the file at `existing` the second name `new`, atomically; `EEXIST` where `new` is taken.
 ///
 /// # Errors

@@ -135,6 +135,8 @@ remove_all() {
     for file in $files; do
         [ ! -e "$prefix/$file" ] || { rm "$prefix/$file" && removed=1; } || fail "cannot remove $prefix/$file. Run it as root."
     done
+    # What one that was killed has left half written.
+    for file in $files; do rm -f "$prefix/$file".new.[0-9]*; done
     for folder in $folders; do
         rmdir "$prefix/$folder" 2>/dev/null || true
     done

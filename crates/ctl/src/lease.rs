@@ -93,14 +93,30 @@ fn is_over(home: &Home, name: &TenantName) -> bool {
 
 /// Removes a tenant's files, then its entry: what is left half done is found by the next sweep.
 pub(crate) fn remove(home: &Home, operator: &Operator, name: &TenantName) {
+    remove_files(home, name);
+    let rows: Vec<_> = operator.writer.policy().rows().filter(|row| row.tenant == *name).collect();
+    for row in rows {
+        operator.writer.remove(name, row.gpu);
+    }
+}
+
+/// Removes the files of a tenant of which nothing runs, and what one that was killed has left of making them.
+pub(crate) fn remove_files(home: &Home, name: &TenantName) {
     let files = [home.files().live(name), home.files().tenant(name)];
     for path in files.iter().flatten() {
         let _ = cuota_region::sys::unlink(path.as_c_str());
     }
     let _ = std::fs::remove_file(home.lease_path(name));
-    let rows: Vec<_> = operator.writer.policy().rows().filter(|row| row.tenant == *name).collect();
-    for row in rows {
-        operator.writer.remove(name, row.gpu);
+    // `Directory::tenant_draft`: the name between dots, and a number.
+    let start = format!(".{name}.");
+    let is_draft = |file: &str| {
+        file.strip_prefix(&start)
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    for entry in std::fs::read_dir(home.tenants_path()).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_draft) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -138,6 +154,19 @@ mod tests {
         assert_eq!(sweep(&home, &operator), 1);
         assert!(names(&operator).is_empty());
         assert_eq!(std::fs::read_dir(home.tenants_path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn drafts_of_a_tenant_go_with_it_and_no_others() {
+        let (_dir, home) = home();
+        let operator = home.operate().unwrap();
+        let name = TenantName::parse(b"a.b").unwrap();
+        home.make_tenant(&name).unwrap();
+        let files = [".a.b.00000000000000000017", ".a.00000000000000000017", ".a.b.c.00000000000000000017"];
+        files.iter().for_each(|file| std::fs::write(home.tenants_path().join(file), "half").unwrap());
+        remove(&home, &operator, &name);
+        assert_eq!(files.map(|file| home.tenants_path().join(file).exists()), [false, true, true]);
+        assert_eq!(std::fs::read_dir(home.tenants_path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -56,6 +56,83 @@ fn set_up_twice_is_set_up_once_and_removal_leaves_nothing() {
     assert_eq!(inject(&["--remove"]), "", "nothing is left to remove");
 }
 
+/// What there is of tenants: files but leases, and what `ps` lists.
+fn traces(site: &Site) -> (Vec<PathBuf>, String) {
+    let listed = site.cuota_ok(&["ps"]);
+    let all = files(&site.machine.region()).into_iter();
+    (all.filter(|path| !path.to_string_lossy().contains(".lease")).collect(), listed)
+}
+
+#[test]
+fn set_up_that_is_refused_leaves_nothing() {
+    let site = Site::new();
+    site.cuota_ok(&["run", "--lib", &site.library().display().to_string(), "--memory", "1GiB", "--", "true"]);
+    let before = traces(&site);
+    let specs = site.path("specs").display().to_string();
+    // The folder is open to other users, and nobody says whose the tenant's files are to be.
+    fs::set_permissions(site.machine.region().join("tenant"), fs::Permissions::from_mode(0o755))
+        .expect("the folder is ours");
+    let refused = site.cuota(&[
+        "inject",
+        "--cdi",
+        "--folder",
+        &specs,
+        "--tenant",
+        "carol",
+        "--memory",
+        "2GiB",
+        "--install",
+    ]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--user"), "{refused:?}");
+    assert_eq!(traces(&site), before);
+    assert!(!Path::new(&specs).exists());
+}
+
+/// Killed at whatever moment, the one command and the other: the next removal takes all of it away.
+#[test]
+fn set_up_and_removal_that_are_killed_leave_nothing_after_a_removal() {
+    let site = Site::new();
+    site.cuota_ok(&["run", "--lib", &site.library().display().to_string(), "--memory", "1GiB", "--", "true"]);
+    let before = traces(&site);
+    let specs = site.path("specs").display().to_string();
+    let inject =
+        |action| ["inject", "--cdi", "--folder", specs.as_str(), "--tenant", "k", "--memory", "2GiB", action];
+    let kill_after = |arguments: &[&str], delay_us: u64| {
+        let mut command = std::process::Command::new(cuota_tests::build::command());
+        command.env("CUOTA_DIR", site.machine.region()).env("CUOTA_LIB", site.library()).args(arguments);
+        let mut child = command.stdout(std::process::Stdio::null()).spawn().expect("the command was built");
+        std::thread::sleep(std::time::Duration::from_micros(delay_us));
+        // It may have ended.
+        let _ = child.kill();
+        child.wait().expect("it is ours");
+    };
+    let remove = ["inject", "--cdi", "--folder", specs.as_str(), "--tenant", "k", "--remove"];
+    for round in 0..60 {
+        kill_after(&inject("--install"), 250 * round);
+        kill_after(&remove, 250 * (59 - round));
+        site.cuota_ok(&remove);
+        assert_eq!(traces(&site), before, "round {round}");
+        // Killed beside its making or its end, the folder for the specs may be left, without anything in it.
+        assert_eq!(files(Path::new(&specs)), Vec::<PathBuf>::new(), "round {round}");
+    }
+}
+
+#[test]
+fn quota_that_the_operator_had_set_before_stays_when_the_containers_are_gone() {
+    let site = Site::new();
+    let library = site.library().display().to_string();
+    site.cuota_ok(&["run", "--lib", &library, "--tenant", "prod", "--memory", "4GiB", "--", "true"]);
+    let specs = site.path("specs").display().to_string();
+    for action in ["--install", "--install", "--remove", "--remove"] {
+        site.cuota_ok(&["inject", "--cdi", "--folder", &specs, "--tenant", "prod", action]);
+    }
+    let listed = site.cuota_ok(&["ps"]);
+    assert!(listed.contains("prod") && listed.contains("4 GiB"), "{listed}");
+    assert!(!site.machine.region().join("view").exists());
+    // The files that were given to containers are not the operator's any more.
+    assert!(!site.machine.region().join("tenant/prod.v1").exists());
+}
+
 #[test]
 fn tenant_whose_container_runs_is_not_removed() {
     if !Runtime::Podman.is_there() {

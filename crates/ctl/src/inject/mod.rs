@@ -111,18 +111,23 @@ fn install(home: &Home, asked: &Inject) -> anyhow::Result<String> {
     }
     let tenant = needed(asked.tenant)?;
     // Before anything is made: a name or a path that the spec cannot hold.
-    let mounts = View::of(home, tenant).mounts(&library)?;
+    let view = View::of(home, tenant);
+    let mounts = view.mounts(&library)?;
     let spec = asked.cdi.then(|| cdi::spec(&tenant, mounts)).transpose()?;
+    // Until all is done: of two that set a tenant up, or away, each finds all or nothing.
     let operator = home.operate()?;
+    view.refuse_if_open(asked.user)?;
+    let policy = operator.writer.policy();
+    view.begin(policy.rows().any(|row| row.tenant == tenant))?;
     run::set_named(&operator, &tenant, asked.memory, asked.compute, &Claim::default())?;
     home.make_tenant(&tenant)?;
-    View::of(home, tenant).make(asked.user)?;
-    drop(operator);
+    view.make(asked.user)?;
     if let Some(spec) = spec {
         let path = cdi::path(folder(asked), &tenant);
         let changed = file::write(&path, spec.as_bytes(), 0o644)?;
         text += &list(changed.then_some(path).as_slice());
     }
+    drop(operator);
     text += &match (asked.cdi, asked.hook) {
         (true, _) => format!("containers of {tenant}: --device {}\n", cdi::device(&tenant)),
         (_, true) => format!("containers of {tenant}: --annotation {}={tenant}\n", hook::ANNOTATION),
@@ -145,6 +150,7 @@ fn remove(home: &Home, asked: &Inject) -> anyhow::Result<String> {
         return Ok(removed(gone));
     };
     let view = View::of(home, tenant);
+    let operator = view.has_any().then(|| home.operate()).transpose()?;
     refuse_if_used(home, &tenant, &view)?;
     if asked.cdi {
         let path = cdi::path(folder(asked), &tenant);
@@ -154,9 +160,14 @@ fn remove(home: &Home, asked: &Inject) -> anyhow::Result<String> {
             "tenant {tenant} is set up as a CDI device, too\n  remove that first: cuota inject --cdi --tenant {tenant} --remove"
         );
     }
-    if view.remove()? {
-        gone.push(view.path());
-        lease::remove(home, &home.operate()?, &tenant);
+    if let Some(operator) = operator {
+        match view.is_begun() {
+            true if view.is_kept() => lease::remove_files(home, &tenant),
+            true => lease::remove(home, &operator, &tenant),
+            // Not set up by this command, or not at all.
+            false => {}
+        }
+        gone.extend(view.remove()?.then_some(view.path()));
     }
     Ok(removed(gone))
 }

@@ -15,6 +15,9 @@ use crate::locate::{LIBRARY, PRELOAD_LIST};
 /// Where the library is put in another root file system.
 const FOLDER: &str = "/usr/lib/cuota";
 
+/// Where a file is written before it gets its name.
+const DRAFT: &str = ".cuota-draft";
+
 /// A root file system and its preload list.
 pub(super) struct Preload<'a> {
     root: Root,
@@ -66,8 +69,11 @@ impl<'a> Preload<'a> {
                 changed.extend(self.write(list, after.as_bytes(), 0o644)?);
             }
         }
+        let drafts = [Path::new("/etc"), Path::new(FOLDER)].map(|folder| folder.join(DRAFT));
+        self.unlink(&drafts[0])?;
         if !self.is_this_machine() {
             changed.extend(self.unlink(&Path::new(FOLDER).join(LIBRARY))?);
+            self.unlink(&drafts[1])?;
             if let Ok(above) = self.folder(Path::new("/usr/lib")) {
                 // With anything in it the kernel refuses.
                 let _ = unlinkat(&above, "cuota", AtFlags::REMOVEDIR);
@@ -107,15 +113,16 @@ impl<'a> Preload<'a> {
                 }
             }
             let folder = self.root.make_folder(above)?;
-            let draft = format!(".cuota-{}", std::process::id());
+            // Always the same, so that who comes after one that was killed takes it away.
+            let _ = unlinkat(&folder, DRAFT, AtFlags::empty());
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            let mut file = File::from(openat(&folder, &draft, flags, Mode::from_bits_truncate(mode))?);
+            let mut file = File::from(openat(&folder, DRAFT, flags, Mode::from_bits_truncate(mode))?);
             let done = file
                 .write_all(bytes)
                 .and_then(|()| file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode)))
-                .and_then(|()| Ok(renameat(&folder, &draft, &folder, name)?));
+                .and_then(|()| Ok(renameat(&folder, DRAFT, &folder, name)?));
             if done.is_err() {
-                let _ = unlinkat(&folder, &draft, AtFlags::empty());
+                let _ = unlinkat(&folder, DRAFT, AtFlags::empty());
             }
             done.map(|()| true)
         };

@@ -51,6 +51,42 @@ impl<'a> View<'a> {
         self.home.path().join("view").join(self.tenant.as_str())
     }
 
+    /// What says that the operator had this tenant before it was set up here, and keeps it.
+    fn kept(&self) -> PathBuf {
+        // No tenant's name begins with a dot.
+        self.home.path().join("view").join(format!(".{}.kept", self.tenant))
+    }
+
+    /// Whether anything of any tenant's was begun here.
+    pub(super) fn has_any(&self) -> bool {
+        self.home.path().join("view").exists()
+    }
+
+    /// Whether anything was begun for this tenant that is to be taken away.
+    pub(super) fn is_begun(&self) -> bool {
+        self.path().exists() || self.kept().exists()
+    }
+
+    /// Whether the tenant's limits are the operator's, and stay when the view goes.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept().exists()
+    }
+
+    /// Makes the view's folder before anything else of the tenant: what a killed command leaves is found by it. `has_limits`: whether the
+    /// tenant has limits already.
+    pub(super) fn begin(&self, has_limits: bool) -> anyhow::Result<()> {
+        let view = self.path();
+        if view.exists() {
+            return Ok(());
+        }
+        make_folder(view.parent().unwrap_or(&view), 0o700)?;
+        if has_limits {
+            let kept = self.kept();
+            fs::write(&kept, "").with_context(|| format!("cannot write {}", kept.display()))?;
+        }
+        make_folder(&view, 0o755)
+    }
+
     /// The tenant's files, below the directory and below the view alike.
     fn tenant_files(&self) -> Vec<PathBuf> {
         let files = [self.home.files().tenant(&self.tenant), self.home.files().live(&self.tenant)];
@@ -116,16 +152,9 @@ impl<'a> View<'a> {
     pub(super) fn make(&self, user: Option<u32>) -> anyhow::Result<()> {
         let view = self.path();
         self.give_files(user)?;
-        for (folder, mode) in [
-            (view.parent().unwrap_or(&view), 0o700),
-            (&view, 0o755),
-            (&view.join("lib"), 0o755),
-            (&view.join("tenant"), 0o755),
-            (&view.join("arena"), 0o755),
-        ] {
-            let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
-            let made = made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(mode)));
-            made.with_context(|| format!("cannot make {}", folder.display()))?;
+        make_folder(view.parent().unwrap_or(&view), 0o700)?;
+        for folder in [view.clone(), view.join("lib"), view.join("tenant"), view.join("arena")] {
+            make_folder(&folder, 0o755)?;
         }
         let policy = self.home.policy_path();
         // It may have been made under a umask that closes it to the container's users, who would be granted nothing.
@@ -144,8 +173,8 @@ impl<'a> View<'a> {
         Ok(())
     }
 
-    /// Lets the container's users, and nobody else, write to the tenant's files.
-    fn give_files(&self, user: Option<u32>) -> anyhow::Result<()> {
+    /// Refuses to give the tenant's files to every user of the container where others of this machine can reach them.
+    pub(super) fn refuse_if_open(&self, user: Option<u32>) -> anyhow::Result<()> {
         let folder = self.home.tenants_path();
         let is_open = |path: &Path| fs::metadata(path).is_ok_and(|about| about.mode() & 0o011 != 0);
         anyhow::ensure!(
@@ -154,6 +183,12 @@ impl<'a> View<'a> {
              reach them in {folder}\n  name the container's user with --user, or close the folder: chmod 700 {folder}",
             folder = folder.display()
         );
+        Ok(())
+    }
+
+    /// Lets the container's users, and nobody else, write to the tenant's files.
+    fn give_files(&self, user: Option<u32>) -> anyhow::Result<()> {
+        self.refuse_if_open(user)?;
         for file in self.tenant_files() {
             let path = self.home.path().join(file);
             let given = match user {
@@ -172,16 +207,25 @@ impl<'a> View<'a> {
         Ok(())
     }
 
-    /// Takes the view away; `false` where there is none.
+    /// Takes the view away, at the very last; `false` where there is none.
     pub(super) fn remove(&self) -> anyhow::Result<bool> {
         let view = self.path();
-        match fs::remove_dir_all(&view) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            done => done.with_context(|| format!("cannot remove {}", view.display()))?,
-        }
-        file::remove_empty_folders(view.parent());
-        Ok(true)
+        let was_there = match fs::remove_dir_all(&view) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            done => done.map(|()| true).with_context(|| format!("cannot remove {}", view.display()))?,
+        };
+        let _ = fs::remove_file(self.kept());
+        // With another tenant's view in it the kernel refuses.
+        let _ = view.parent().map(fs::remove_dir);
+        Ok(was_there)
     }
+}
+
+/// Makes a folder, or gives one that is there this mode.
+fn make_folder(folder: &Path, mode: u32) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
+    let made = made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(mode)));
+    made.with_context(|| format!("cannot make {}", folder.display()))
 }
 
 /// Makes `name` a further name of the file `real`, whatever it was before.

@@ -3,7 +3,7 @@
 //! Waiting is no GPU time, so whatever lets a stream wait ends the batch before it; so does a program that waits for
 //! its stream, since nothing comes after for a while.
 
-use cuota_abi::cuda::CUresult;
+use cuota_abi::cuda::{CUresult, CUstream};
 use cuota_governor::batch::Close;
 
 use super::capture;
@@ -46,10 +46,15 @@ pub(crate) unsafe extern "C" fn all_wait(call: &Call) -> CUresult {
 
 /// Makes the call, which waits for the GPU, and settles what has ended: the program may end here and now.
 #[inline(never)]
-fn settled(call: &Call, closed: Option<&'static Process>, tails: Tails) -> CUresult {
+fn settled(
+    call: &Call,
+    closed: Option<&'static Process>,
+    synced: Option<CUstream>,
+    tails: Tails,
+) -> CUresult {
     let status = call.make();
     if let Some(process) = closed {
-        process.limiter.reap_synced(process, tails);
+        process.limiter.reap_synced(process, synced, tails);
     }
     status
 }
@@ -60,7 +65,7 @@ pub(crate) unsafe extern "C" fn synchronize(call: &Call) -> CUresult {
     if let Some(process) = process {
         process.limiter.close_stream(process, call.stream(0), Close::Sync);
     }
-    settled(call, process, Tails::Left)
+    settled(call, process, Some(call.stream(0)), Tails::Left)
 }
 
 /// `cuCtxSynchronize`.
@@ -69,7 +74,7 @@ pub(crate) unsafe extern "C" fn synchronize_all(call: &Call) -> CUresult {
     if let Some(process) = process {
         process.limiter.close_all(process, Close::Sync);
     }
-    settled(call, process, Tails::Settled)
+    settled(call, process, None, Tails::Settled)
 }
 
 /// `cuEventSynchronize`: nobody says of which stream the event is. One that is reached is waited for by who keeps a queue filled,
@@ -80,7 +85,7 @@ pub(crate) unsafe extern "C" fn synchronize_event(call: &Call) -> CUresult {
     if let Some(process) = process {
         process.limiter.close_all(process, Close::Sync);
     }
-    settled(call, process, Tails::Left)
+    settled(call, process, None, Tails::Left)
 }
 
 /// `cuStreamDestroy`: what is in flight is still waited for.

@@ -25,7 +25,7 @@ enum After {
     /// Its batch ends: it was never measured.
     End(Ground, &'static Stream),
     /// It is in no books. Said when it is on the stream: before, who looks would find that it has ended.
-    Passed(&'static Stream),
+    Passed(Ground, &'static Stream),
     /// It is on a per-thread stream: what others look at is to be left behind this launch.
     Tail(&'static Stream, u32),
 }
@@ -56,7 +56,7 @@ impl Limiter {
         let status = make(call, unit, stream);
         match entered {
             Some(After::End(on, stream)) => self.end_here(&on, stream),
-            Some(After::Passed(stream)) => stream.is_passed(),
+            Some(After::Passed(on, stream)) => stream.is_passed(&on),
             Some(After::Tail(stream, launch)) => self.leave_tail(process, stream, launch),
             None => {}
         }
@@ -76,8 +76,9 @@ impl Limiter {
         let cost_ns = gpu.concurrency().scale(estimate.cost_ns());
         let Some(mut books) = stream.books() else {
             // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
-            let _ = Ground::of(process, stream.device())?.book(cost_ns);
-            return Some(After::Passed(stream));
+            let on = Ground::of(process, stream.device())?;
+            let _ = on.book(cost_ns);
+            return Some(After::Passed(on, stream));
         };
         let place = books.batch.place(unit, estimate, TARGET_NS);
         if let (false, Place::Same, Spend::Within { word }) =
@@ -191,7 +192,7 @@ impl Limiter {
     ) -> Entered {
         let Some(mut books) = stream.books() else {
             // What was booked stays so.
-            return Some(After::Passed(stream));
+            return Some(After::Passed(*on, stream));
         };
         let estimate = on.gpu.costs().estimate(unit.key);
         let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());

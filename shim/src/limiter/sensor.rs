@@ -90,8 +90,11 @@ impl Limiter {
         let Some((start, end)) = start.zip(end) else {
             // Not to be measured by events. What it has cost so far is its estimate; the rest is seen by `time`.
             start.into_iter().for_each(|mark| self.let_go(stream, mark));
-            on.note_used(batch.booked_ns());
+            books.blind_ns = books.blind_ns.saturating_add(batch.booked_ns());
             books.is_blind = is_reachable;
+            if !is_reachable {
+                on.note_used(core::mem::take(&mut books.blind_ns));
+            }
             return false;
         };
         let others_held = books.others_held;
@@ -185,9 +188,19 @@ impl Limiter {
         driver::outside_captures(|| self.note_left(process, AT_A_LOOK, tails, 0));
     }
 
-    /// As [`Self::reap`], after a synchronisation: the program may end at once.
-    pub(crate) fn reap_synced(&self, process: &'static Process, tails: Tails) {
-        driver::outside_captures(|| self.note_left(process, AT_A_LOOK, tails, SLEEPS_SYNCED));
+    /// As [`Self::reap`], after the program has waited for this stream, or for what may be on any of them: it may end at once.
+    pub(crate) fn reap_synced(&self, process: &'static Process, synced: Option<CUstream>, tails: Tails) {
+        driver::outside_captures(|| {
+            let stream = synced.and_then(|handle| self.streams.known(process, handle));
+            if let Some(stream) = stream.filter(|stream| stream.batches() != 0)
+                && let (Some(on), Some(mut books)) =
+                    (Ground::of(process, stream.device()), stream.books_after(SLEEPS_SYNCED))
+            {
+                while self.settle(&on, stream, &mut books) {}
+            }
+            let settles = if synced.is_some() { AT_A_LOOK } else { STREAMS };
+            self.note_left(process, settles, tails, SLEEPS_SYNCED);
+        });
     }
 
     /// Notes what is in flight, which this process's tenant pays for if it dies. What has ended on so many streams is settled first, but
@@ -236,13 +249,19 @@ impl Limiter {
         }
     }
 
-    /// Charges work that no event measures for the time that has gone by, until the stream has nothing to do. One that must not be
-    /// asked now, for a capture's sake, may have.
+    /// Charges work that no event measures for the time that has gone by, in place of its estimate, until the stream has nothing to do. One
+    /// that must not be asked now, for a capture's sake, may have.
     #[cold]
     fn time(&self, on: &Ground, stream: &Stream, books: &mut Books) {
+        let is_reachable = stream.is_reachable(on.process);
         let is_busy = || !self.may_record(stream) || !driver::has_ended(stream.handle());
-        books.is_blind = stream.is_reachable(on.process) && is_busy();
-        on.charge_since(books.since_ns, 0);
+        books.is_blind = is_reachable && is_busy();
+        let mut booked_ns = core::mem::take(&mut books.blind_ns);
+        if !is_reachable {
+            // Nobody comes back to it here: its estimate stands, too.
+            on.note_used(core::mem::take(&mut booked_ns));
+        }
+        on.charge_since(books.since_ns, booked_ns);
     }
 
     /// The stream with this handle, as the calling thread means it. `None`: its device cannot be told.
@@ -279,7 +298,7 @@ impl Limiter {
             books.since_ns = sys::monotonic_ns();
         }
         on.correct(books.batch.close(on.gpu.concurrency()));
-        let mut booked_ns = books.batch.booked_ns();
+        let mut booked_ns = books.batch.booked_ns().saturating_add(books.blind_ns);
         while let Some(&mut closed) = books.front() {
             booked_ns = booked_ns.saturating_add(closed.batch.booked_ns());
             self.let_go(stream, closed.start);
@@ -304,14 +323,15 @@ impl Limiter {
         self.line(stream.context()).visit().is_some_and(|line| !line.is_reached(start))
     }
 
-    /// Whether any work of the process is on the GPU, rather than behind something that it waits for; where that cannot be told, it is.
+    /// Whether any work of the process is on the GPU, rather than behind something that it waits for. What no event shows is not taken for
+    /// that: the clock helps it, too.
     #[cold]
     pub(super) fn any_has_begun(&self) -> bool {
         let has_begun = |stream: &Stream| {
-            let Some(mut books) = stream.try_books() else { return true };
+            let Some(mut books) = stream.try_books() else { return false };
             let boundary = books.boundary;
-            let Some(start) = books.front().map(|closed| closed.start).or(boundary) else { return true };
-            self.line(stream.context()).visit().is_none_or(|line| line.is_reached(start))
+            let Some(start) = books.front().map(|closed| closed.start).or(boundary) else { return false };
+            self.line(stream.context()).visit().is_some_and(|line| line.is_reached(start))
         };
         driver::outside_captures(|| self.streams.seen().filter(|stream| stream.batches() != 0).any(has_begun))
     }

@@ -68,6 +68,8 @@ pub(super) struct Books {
     pub(super) since_ns: u64,
     /// Some of it is in no batch, since no event could be recorded: our own clock measures it.
     pub(super) is_blind: bool,
+    /// What was booked for that, ns.
+    pub(super) blind_ns: u64,
     closed: [MaybeUninit<Closed>; IN_FLIGHT],
     first: usize,
     count: usize,
@@ -158,7 +160,8 @@ impl Books {
     }
 
     fn booked_ns(&self) -> u64 {
-        (0..self.count).fold(self.batch.booked_ns(), |sum, index| {
+        let open_ns = self.batch.booked_ns().saturating_add(self.blind_ns);
+        (0..self.count).fold(open_ns, |sum, index| {
             let place = self.closed.get((self.first + index) % IN_FLIGHT);
             // SAFETY: as in `front`.
             let booked_ns = place.map_or(0, |place| unsafe { place.assume_init_ref() }.batch.booked_ns());
@@ -272,10 +275,17 @@ impl Stream {
         self.batches.load(Ordering::Relaxed) + u32::from(self.passed_ns.load(Ordering::Relaxed) != 0)
     }
 
-    /// Something is put on it while somebody is at the books for long, so that it cannot be entered: our own clock measures it.
+    /// Something is put on it while somebody is at the books for long, so that it cannot be entered: our own clock measures it. Where
+    /// nobody has come to that since an earlier one, who holds them may never let go: what has gone by is charged here.
     #[cold]
-    pub(super) fn is_passed(&self) {
-        self.passed_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
+    pub(super) fn is_passed(&self, on: &Ground) {
+        let now_ns = sys::monotonic_ns();
+        let passed = self.passed_ns.compare_exchange(0, now_ns, Ordering::Relaxed, Ordering::Relaxed);
+        if let Err(since_ns) = passed.map_err(|since_ns| since_ns.saturating_add(PASSED_NS))
+            && since_ns < now_ns
+        {
+            on.charge_since(since_ns - PASSED_NS, 0);
+        }
     }
 
     /// Their estimated cost, ns.
@@ -366,6 +376,10 @@ impl Drop for HeldBooks<'_> {
         self.stream.in_flight_ns.store(self.in_flight_ns(), Ordering::Relaxed);
     }
 }
+
+/// After which time without its books a stream that is put work on is charged by the clock, ns: longer than a thread that holds them is kept
+/// off its processor.
+const PASSED_NS: u64 = 200_000_000;
 
 /// How long it sleeps for a stream's books, ns.
 const SLEEP_NS: u64 = 200_000;

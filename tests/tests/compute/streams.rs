@@ -81,3 +81,35 @@ fn stream_with_the_handle_of_one_destroyed_while_no_cap_bound_is_measured() {
     eventually("the books have its work", || meter(&machine, "t").0 >= COUNT * 4 * MS);
     worker.console.finish();
 }
+
+/// Without a helper nobody else settles anything.
+#[test]
+fn synchronisation_settles_what_it_has_waited_for_on_however_many_streams() {
+    const STREAMS: u64 = 24;
+    let machine = Machine::new();
+    let console =
+        machine.tenant_with("t", &["--compute", "99%"]).with("CUOTA_HELPER", "off").start_with_context();
+    let mut worker = Worker::on(console, 2 * MS);
+    let mut stream = || worker.console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
+    let streams: Vec<u64> = (0..STREAMS).map(|_| stream()).collect();
+    for wait_for_all in [true, false] {
+        let before_ns = meter(&machine, "t").0;
+        for &stream in &streams {
+            worker.begin(1, stream);
+            assert_eq!(worker.console.hear().status, 0);
+        }
+        if wait_for_all {
+            worker.console.synchronize();
+        } else {
+            for &stream in &streams {
+                let _ = worker.console.call("cuStreamSynchronize", &[Is(stream)]).ok();
+            }
+        }
+        let used_ns = meter(&machine, "t").0 - before_ns;
+        assert!(
+            used_ns >= STREAMS * 2 * MS * 9 / 10,
+            "{used_ns} ns in the books, all of them: {wait_for_all}"
+        );
+    }
+    worker.console.finish();
+}

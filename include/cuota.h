@@ -214,7 +214,7 @@ struct CUOTA_ALIGNED(64) cuota_event {
   // 1 refused (a asked, b booked, c quota), 2 grew inside a call (a), 3 a dead process's books closed (a pid,
   // b booked), 4 rejoined (a booked), 5 NVML could not be asked (a its error), 6 not granted for another reason than its size
   // (a: 1 another tenant's pool, 2 a full table, 3 a library that was ended, 4 of unknown size), 7 a variable of HAMi's or
-  // FCSP's is not followed (a: which, b: 1 unreadable, 2 not supported, 3 its file cannot be used, 4 overruled, c: of 3 the error, of
+  // FCSP's, or CUOTA_HELPER, is not followed (a: which, b: 1 unreadable, 2 not supported, 3 its file cannot be used, 4 overruled, c: of 3 the error, of
   // 4 by what: 0 a policy, 1 its file), or (b: 5) our own files of the container lie in the next best place (c: 1 its disk, 2 beside
   // the file). Amounts in bytes.
   uint32_t what;

@@ -266,7 +266,7 @@ impl Program {
     /// Lets it find no default directory, whatever this machine has there: a `/dev/shm` of its own where that can be
     /// mounted. `None` where it cannot, and the directory exists.
     pub fn without_default_directory(self) -> Option<Self> {
-        self.after("mount -t tmpfs tmpfs /dev/shm")
+        self.after("mount -t tmpfs tmpfs /dev/shm").or_where_there_is_none()
     }
 
     /// Lets it find nothing in the default directory, whatever this machine has there. `None` where nothing can be mounted.
@@ -274,16 +274,26 @@ impl Program {
         if !Path::new(cuota_region::DEFAULT_DIR).exists() {
             return Some(self);
         }
-        self.after(&format!("mount -t tmpfs tmpfs {}", cuota_region::DEFAULT_DIR))
+        let mount = format!("mount -t tmpfs tmpfs {}", cuota_region::DEFAULT_DIR);
+        self.after(&mount).or_where_there_is_none()
     }
 
-    /// The program in mounts of its own, after this command. `None` where that cannot be done, and there is a default directory.
-    fn after(self, mount: &str) -> Option<Self> {
+    /// Lets it find this file read-only, as in a container whose operator has mounted it so. `None` where nothing can be mounted.
+    ///
+    /// # Panics
+    /// If the path is none that a shell takes as it is.
+    pub fn with_read_only(self, file: &Path) -> Option<Self> {
+        let file = file.to_str().filter(|path| !path.contains(['\'', ' '])).expect("a plain path");
+        self.after(&format!("mount --bind {file} {file} && mount -o remount,bind,ro {file}")).mounted()
+    }
+
+    /// The program in mounts of its own, after this command, where that can be done.
+    fn after(self, mount: &str) -> Mounted {
         let script = format!("{mount} && exec \"$@\"");
         let own_mounts = ["--mount", "--", "sh", "-c", &script, "sh"];
         let tried = Command::new("unshare").args(own_mounts).arg("true").output();
         if !tried.is_ok_and(|output| output.status.success()) {
-            return (!Path::new(cuota_region::DEFAULT_DIR).exists()).then_some(self);
+            return Mounted::Not(self);
         }
         let mut command = Command::new("unshare");
         command.args(own_mounts).arg(self.command.get_program()).args(self.command.get_args());
@@ -293,7 +303,7 @@ impl Program {
                 None => command.env_remove(name),
             };
         }
-        Some(Self { command, observer: self.observer })
+        Mounted::So(Self { command, observer: self.observer })
     }
 
     /// The command, to be changed further.
@@ -312,6 +322,26 @@ impl Program {
         let mut console = self.start();
         console.use_primary_context();
         console
+    }
+}
+
+/// A program that was to have mounts of its own.
+enum Mounted {
+    So(Program),
+    Not(Program),
+}
+
+impl Mounted {
+    fn mounted(self) -> Option<Program> {
+        if let Mounted::So(program) = self { Some(program) } else { None }
+    }
+
+    /// As it is, too, where there is no default directory.
+    fn or_where_there_is_none(self) -> Option<Program> {
+        match self {
+            Mounted::So(program) => Some(program),
+            Mounted::Not(program) => (!Path::new(cuota_region::DEFAULT_DIR).exists()).then_some(program),
+        }
     }
 }
 

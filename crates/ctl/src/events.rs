@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use cuota_region::HELPER_VARIABLE;
 use cuota_region::event::{Entry, Event, Problem, Why};
 use cuota_region::hami::variables;
 use cuota_region::name::TenantName;
@@ -112,6 +113,9 @@ impl Trouble {
             Trouble::Overruled if error == 1 => format!(
                 "{variable} asks for another limit than the container's file has, and the file counts: an earlier process has set it, or \
                  somebody since. `cuota --dir FILE set` changes it"
+            ),
+            Trouble::Overruled if variable == HELPER_VARIABLE => format!(
+                "{variable} does not count: only who may change the policy may keep the helper thread away, to measure without it"
             ),
             Trouble::Overruled => {
                 format!("{variable} does not count: there is a policy of cuota's, and it does")

@@ -1,7 +1,8 @@
 //! The helper thread: it closes the batches of streams that have gone quiet, and settles what has ended, where the program does
 //! not come by for a while.
 //!
-//! Nothing rests on it: without it a look or a synchronisation does the same later. It is there only where a cap binds, from the
+//! Without it a look or a synchronisation does the same later, and only what a program that ends has on the GPU is known less well; so
+//! a tenant cannot keep it away under a policy that it cannot change. It is there only where a cap binds, from the
 //! first launch that is counted on; it sleeps without a deadline while nothing is in flight; all signals are blocked in it; and when the
 //! process's exit handlers begin it settles once more, while ours waits for it: after that the driver's own may run, and it never
 //! enters the driver again.
@@ -19,7 +20,6 @@ use super::caps::Ground;
 use super::sensor::Tails;
 use super::stream::{Books, Stream};
 use crate::interpose::glibc;
-use crate::process::settings::Settings;
 use crate::process::{self, Process, Standing, driver};
 
 const STACK_BYTES: usize = 256 << 10;
@@ -44,7 +44,7 @@ const COMES: u32 = 1;
 const NONE_COMES: u32 = 2;
 
 /// The helper of a process. All-zero: none yet.
-pub(super) struct Helper {
+pub(crate) struct Helper {
     /// [`COMES`] once it was asked for, or [`NONE_COMES`].
     begun: AtomicU32,
     /// 1 while it sleeps without a deadline.
@@ -71,6 +71,11 @@ impl Helper {
         if self.parked.load(Ordering::SeqCst) != 0 {
             self.wake();
         }
+    }
+
+    /// There is to be none.
+    pub(crate) fn keep_away(&self) {
+        self.begun.store(NONE_COMES, Ordering::Relaxed);
     }
 
     fn wake(&self) {
@@ -103,7 +108,7 @@ impl Helper {
     fn begin(&self) {
         let is_first = self.begun.compare_exchange(0, COMES, Ordering::SeqCst, Ordering::Relaxed).is_ok();
         // Without one nothing is lost but promptness.
-        if is_first && !(Settings::get().has_helper() && start().is_some()) {
+        if is_first && start().is_none() {
             self.begun.store(NONE_COMES, Ordering::SeqCst);
         }
     }

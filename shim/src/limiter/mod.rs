@@ -47,7 +47,7 @@ pub(crate) struct Limiter {
     held: AtomicU64,
     /// On which stream the next look begins to settle.
     turn: AtomicU32,
-    helper: Helper,
+    pub(crate) helper: Helper,
     gpus: [Gpu; DEVICES],
     streams: Streams,
     /// By context's number.

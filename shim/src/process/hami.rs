@@ -201,6 +201,9 @@ impl Process {
         say(&member, unreadable, Problem::Unreadable, 0);
         say(&member, ignored, Problem::NotSupported, 0);
         say(&member, bad, Problem::BadFile, 0);
+        if Settings::get().wants_no_helper() {
+            say_overruled(&member, 1 << variables::HELPER);
+        }
         say(&member, if place == 0 { 0 } else { FILE }, Problem::NotInMemory, place);
         let file = Monitored::open(path, variables)
             .inspect_err(|error| say(&member, FILE, Problem::BadFile, number_of(*error)))

@@ -30,6 +30,7 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use cuota_region::event::Event;
+use cuota_region::hami::variables::HELPER;
 use cuota_region::header::Unusable;
 use cuota_region::member::Member;
 use cuota_region::policy::Policy;
@@ -204,7 +205,15 @@ impl Process {
             Err(_) => return CLOSED,
         };
         let Ok(member) = Member::join(&directory, &settings.tenant()) else { return CLOSED };
-        hami::say_overruled(&member, settings.found());
+        let mut overruled = settings.found();
+        if settings.wants_no_helper() {
+            // Who can change the policy has no need of other ways out.
+            match is_protected(&directory) {
+                true => overruled |= 1 << HELPER,
+                false => self.limiter.helper.keep_away(),
+            }
+        }
+        hami::say_overruled(&member, overruled);
         self.begin(policy, member)
     }
 

@@ -123,9 +123,9 @@ impl Settings {
         self.0.map_or(0, |values| values.variables.found())
     }
 
-    /// Whether the limiter may have a thread. Tests show that nothing rests on it.
-    pub(crate) fn has_helper(self) -> bool {
-        self.0.and_then(|values| values.helper.get()) != Some(b"off")
+    /// Whether the limiter is to have no thread. Tests show that little rests on it.
+    pub(crate) fn wants_no_helper(self) -> bool {
+        self.0.and_then(|values| values.helper.get()) == Some(b"off")
     }
 
     /// The tenant that this process belongs to. A name that is none belongs to the default tenant: it must not be a

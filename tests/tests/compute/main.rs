@@ -13,6 +13,7 @@ mod paths;
 mod per_thread;
 mod processes;
 mod progress;
+mod settings;
 mod shares;
 mod sparse;
 mod streams;

@@ -6,6 +6,7 @@
 use cuota_governor::cap::Cap;
 
 use super::DEVICES;
+use crate::HELPER_VARIABLE;
 use crate::policy::MemoryLimit;
 
 /// The names, by number: events name a variable so, and numbers do not change. The first four are limits.
@@ -25,6 +26,9 @@ const PRIORITY: usize = 5;
 const POLICY: usize = 6;
 const ISOLATION: usize = 7;
 
+/// The number of our own `CUOTA_HELPER`, as events name it.
+pub const HELPER: u32 = 31;
+
 /// What a switch says that asks for nothing.
 const OFF: [&[u8]; 3] = [b"0", b"false", b"hard"];
 
@@ -37,7 +41,7 @@ const ALL: usize = DEVICES;
 /// The name of the variable with this number.
 #[must_use]
 pub fn name(number: usize) -> Option<&'static str> {
-    NAMES.split('\0').nth(number)
+    if number == HELPER as usize { Some(HELPER_VARIABLE) } else { NAMES.split('\0').nth(number) }
 }
 
 /// What a variable asks for.

@@ -67,7 +67,16 @@ fn what_is_shipped_runs_in_root_file_systems_old_and_new() {
     }
     versions.sort();
     versions.dedup();
-    assert!(versions.is_empty() || versions.len() >= roots.len().min(2), "{versions:?}");
+    if versions.is_empty() {
+        return;
+    }
+    // Which three, `tests/fetch-rootfs` says.
+    match roots.len() {
+        0..3 => {
+            skip(&format!("of three root file systems only {} are there: tests/fetch-rootfs", roots.len()))
+        }
+        _ => assert!(versions.len() >= 3, "{versions:?}"),
+    }
 }
 
 /// A program linked with musl, which prints what is mapped into it. Its dynamic loader is `loader`.

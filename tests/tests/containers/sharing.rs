@@ -128,48 +128,77 @@ fn library_is_upgraded_under_a_running_container() {
     }
 }
 
-/// The per cent of the GPU's time that a program gets that launches kernels of 1 ms without a pause.
-fn share_of(console: &mut Console, kernels: u64) -> f64 {
-    let code = b".version 7.0\n.target sm_70\n.address_size 64\n// cuota-sim: cost_ns=1000000 sms=132\n.visible .entry spin()\n{ ret; }\n\0";
-    let module = console.call("cuModuleLoadData", &[Out(8), At(code)]).ok().number(0);
-    let function = console.call("cuModuleGetFunction", &[Out(8), Is(module), Text("spin")]).ok().number(0);
-    let stream = console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
-    let mut launch = |count| {
-        let (one, none) = (Is(1), Is(0));
-        let arguments = [Is(function), one, one, one, one, one, one, none, Is(stream), none, none];
-        assert_eq!(console.repeat(count, "cuLaunchKernel", &arguments), (0, count));
-        let _ = console.call("cuStreamSynchronize", &[Is(stream)]).ok();
-    };
-    // What the budget had saved.
-    launch(50);
-    let begin = Instant::now();
-    launch(kernels);
-    kernels as f64 / begin.elapsed().as_secs_f64() / 10.0
+/// The per cent of the GPU's time that a program gets that launches kernels of 1 ms without a pause, round by round.
+struct Shares {
+    console: Console,
+    function: u64,
+    stream: u64,
 }
+
+impl Shares {
+    fn of(mut console: Console) -> Self {
+        let code = b".version 7.0\n.target sm_70\n.address_size 64\n// cuota-sim: cost_ns=1000000 sms=132\n.visible .entry spin()\n{ ret; }\n\0";
+        let module = console.call("cuModuleLoadData", &[Out(8), At(code)]).ok().number(0);
+        let function =
+            console.call("cuModuleGetFunction", &[Out(8), Is(module), Text("spin")]).ok().number(0);
+        let stream = console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
+        let mut shares = Shares { console, function, stream };
+        // What the budget had saved.
+        shares.launch(50);
+        shares
+    }
+
+    fn launch(&mut self, count: u64) {
+        let (one, none) = (Is(1), Is(0));
+        let arguments = [Is(self.function), one, one, one, one, one, one, none, Is(self.stream), none, none];
+        assert_eq!(self.console.repeat(count, "cuLaunchKernel", &arguments), (0, count));
+        let _ = self.console.call("cuStreamSynchronize", &[Is(self.stream)]).ok();
+    }
+
+    fn next(&mut self, kernels: u64) -> f64 {
+        let begin = Instant::now();
+        self.launch(kernels);
+        kernels as f64 / begin.elapsed().as_secs_f64() / 10.0
+    }
+}
+
+/// So often a share is taken until one is large enough: less can be this machine's, whose CPUs others use, too.
+const ROUNDS: usize = 10;
 
 #[test]
 fn caps_hold_across_containers() {
     for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
         let site = Site::new();
-        let names = [("quarter", "25%", 25_u64), ("tenth", "10%", 10)];
-        let shares: Vec<(u64, f64)> = std::thread::scope(|scope| {
-            let running: Vec<_> = names
-                .map(|(name, cap, percent)| {
-                    let tenant = site.tenant(runtime, name, &["--compute", cap]);
-                    let (container, mut console) =
-                        site.console(runtime, &tenant, if percent == 10 { 1000 } else { 0 });
-                    drop(container);
-                    scope.spawn(move || (percent, share_of(&mut console, 15 * percent)))
-                })
-                .into();
-            running.into_iter().map(|thread| thread.join().expect("it gets its share")).collect()
+        let started =
+            [("quarter", "25%", 25_u64, 0), ("tenth", "10%", 10, 1000)].map(|(name, cap, percent, uid)| {
+                let tenant = site.tenant(runtime, name, &["--compute", cap]);
+                (site.console(runtime, &tenant, uid), percent)
+            });
+        // A container's root goes with it, so all stay until both have ended.
+        let (consoles, _containers): (Vec<_>, Vec<_>) = started
+            .into_iter()
+            .map(|((container, console), percent)| ((console, percent), container))
+            .unzip();
+        std::thread::scope(|scope| {
+            for (console, percent) in consoles {
+                scope.spawn(move || assert_is_held_to(percent, console, runtime));
+            }
         });
-        for (percent, share) in shares {
-            // As in `compute`: a quantum of credit at most is left.
-            assert!(share <= percent as f64 * 1.02 + 0.5, "{share} under a cap of {percent} % ({runtime:?})");
-            assert!(share >= percent as f64 - 10.0, "{share} under a cap of {percent} % ({runtime:?})");
-        }
     }
+}
+
+/// The program gets what its cap allows, and no more.
+fn assert_is_held_to(percent: u64, console: Console, runtime: Runtime) {
+    let mut shares = Shares::of(console);
+    let mut taken = Vec::new();
+    while taken.last().is_none_or(|last| *last < 0.8 * percent as f64) {
+        assert!(taken.len() < ROUNDS, "{taken:?} under a cap of {percent} % ({runtime:?})");
+        let share = shares.next(15 * percent);
+        // As in `compute`: a quantum of credit at most is left.
+        assert!(share <= percent as f64 * 1.02 + 0.5, "{share} under a cap of {percent} % ({runtime:?})");
+        taken.push(share);
+    }
+    shares.console.finish();
 }
 
 #[test]

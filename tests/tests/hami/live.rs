@@ -116,12 +116,17 @@ fn container_that_is_to_pause_gives_nothing_to_the_device_until_it_may() {
         container.monitor().set_recent_kernel(-1);
         container.monitor().set_last_kernel_time(0);
         begin(&mut console, kernel, 1);
-        std::thread::sleep(std::time::Duration::from_millis(1_500));
-        let view = container.monitor().look();
+        let (has_waited, view, answer) = std::thread::scope(|scope| {
+            let listener = scope.spawn(|| console.hear());
+            std::thread::sleep(std::time::Duration::from_millis(1_500));
+            let seen = (!listener.is_finished(), container.monitor().look());
+            // As the monitor does when nothing more urgent runs.
+            container.monitor().set_recent_kernel(0);
+            (seen.0, seen.1, listener.join().expect("it answers"))
+        });
+        assert!(has_waited, "the launch went on in the pause");
         assert_eq!((view.recent_kernel, view.last_kernel_time), (-1, 0), "it would be noted before it goes");
-        // As the monitor does when nothing more urgent runs.
-        container.monitor().set_recent_kernel(0);
-        assert_eq!(console.hear().status, 0);
+        assert_eq!(answer.status, 0);
         eventually("work is noted", || {
             launch(&mut console, kernel, 1);
             let view = container.monitor().look();

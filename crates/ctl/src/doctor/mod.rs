@@ -1,11 +1,13 @@
 //! `cuota doctor`: what is here, who could lift a limit, and the proof that one holds.
 //!
 //! - [`system`], [`gpus`], [`mps`], [`caps`]: what was found.
+//! - [`files`]: what can become of the directory's files.
 //! - [`protection`], [`namespaces`]: the directory, and whether a tenant could change its limits, or leave them.
 //! - [`proof`], [`verdict`]: the probe under a quota, and what its facts show.
 //! - [`report`]: the table and the JSON.
 
 mod caps;
+pub(crate) mod files;
 mod gpus;
 mod mps;
 mod namespaces;
@@ -45,6 +47,7 @@ pub(crate) fn doctor(home: &Home, asked: &Doctor) -> u8 {
     checks.push(library_check(&library));
     checks.push(caps::look(home));
     checks.extend(directory_checks);
+    checks.extend(files::look(home));
     let (sim, sim_error) = match sim {
         Ok(folder) => (folder, None),
         Err(error) => (None, Some(error)),

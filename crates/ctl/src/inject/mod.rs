@@ -28,6 +28,7 @@ pub(crate) use container::container_hook;
 
 use crate::claim::Claim;
 use crate::cli::Inject;
+use crate::doctor::files::label_advice;
 use crate::home::Home;
 use crate::{lease, locate, output, run, status};
 use preload::Preload;
@@ -128,6 +129,12 @@ fn install(home: &Home, asked: &Inject) -> anyhow::Result<String> {
         text += &list(changed.then_some(path).as_slice());
     }
     drop(operator);
+    if let Some(advice) = label_advice(home) {
+        writeln!(
+            text,
+            "SELinux is on: let containers write the tenants' files, else they are granted nothing: {advice}"
+        )?;
+    }
     text += &match (asked.cdi, asked.hook) {
         (true, _) => format!("containers of {tenant}: --device {}\n", cdi::device(&tenant)),
         (_, true) => format!("containers of {tenant}: --annotation {}={tenant}\n", hook::ANNOTATION),

@@ -1,7 +1,7 @@
 //! `cuota-bench compare A B`: what became better or worse from one file to the other, with an exit status for CI.
 //!
-//! A system that has native beside it is compared by what it makes of native in each turn, so that a slower machine in B is
-//! no finding; native itself is shown and does not count.
+//! A system is compared by the sharpest that both files have: what its hooks add within its processes; else what it makes of
+//! native in each turn, so that a slower machine in B is no finding; else its values. Native itself does not count.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 use crate::judge::{is_native, verdict_text};
-use crate::metrics::Comparison;
-use crate::results::{MetricResult, Results, Status, SystemResult};
+use crate::metrics::{self, Comparison};
+use crate::results::{AddedBy, MetricResult, Results, Status, SystemResult};
 use crate::run::write_out;
 use crate::stats::{Direction, SIGNIFICANCE, about_each_other, holm, median};
 use crate::units::value_text;
@@ -36,6 +36,8 @@ struct Row {
     system: String,
     what: &'static str,
     values: Option<(f64, f64)>,
+    /// From the one to the other, in per cent of the first value, or of native where the values are differences.
+    moved_percent: f64,
     p: Option<f64>,
     direction: Direction,
     /// A change of status, which no figure can make up for.
@@ -88,36 +90,91 @@ fn row(
     system: &SystemResult,
     later: &SystemResult,
 ) -> Row {
-    let paired = matches!(metric.comparison, Comparison::AddedToNative | Comparison::RatioToNative);
-    let relative = || Some((against_native(metric, system)?, against_native(other, later)?));
-    let (samples, what) = match relative().filter(|_| paired) {
-        Some(samples) => (samples, "÷ native"),
-        None => ((system.samples.clone(), later.samples.clone()), "value"),
+    let both = |get: fn(&MetricResult, &SystemResult) -> Option<Figures>| {
+        get(metric, system).zip(get(other, later)).filter(|(one, two)| one.what == two.what)
     };
     let measured = system.status == Status::Measured && later.status == Status::Measured;
-    let values = median(&samples.0).zip(median(&samples.1)).filter(|_| measured);
-    let test = about_each_other(&samples.0, &samples.1).filter(|_| measured);
+    let figures = [added_in_process, against_native, values].into_iter().find_map(both);
+    let (one, two) = figures.filter(|_| measured).unzip();
+    let values = one.as_ref().and_then(Figures::median).zip(two.as_ref().and_then(Figures::median));
+    let test = one.as_ref().zip(two.as_ref()).and_then(|(one, two)| one.against(two));
+    let moved = |one: &Figures, (before, after): (f64, f64)| {
+        100.0 * (after - before) / one.whole.unwrap_or(before.abs())
+    };
     Row {
         metric: metric.id.clone(),
         system: name.to_owned(),
-        what,
+        what: one.as_ref().map_or("", |one| one.what),
+        moved_percent: one.as_ref().zip(values).map_or(0.0, |(one, values)| moved(one, values)),
         values,
-        p: test.map(|test| test.p),
+        p: test,
         direction: metric.direction,
         status: change_of_status(metric, other, system, later),
     }
 }
 
-/// The system's samples as parts of native's of the same turns; `None` where fewer than four are.
-fn against_native(metric: &MetricResult, system: &SystemResult) -> Option<Vec<f64>> {
-    let native = metric.systems.get("native")?;
+/// What a system is compared by.
+struct Figures {
+    what: &'static str,
+    samples: Vec<f64>,
+    /// What a change is a part of where the samples are differences: native's value, or 100 where they are per cent already.
+    whole: Option<f64>,
+}
+
+impl Figures {
+    /// The fewest samples that are compared.
+    const FEWEST: usize = 4;
+
+    fn of(what: &'static str, samples: Vec<f64>, whole: Option<f64>) -> Option<Self> {
+        (samples.len() >= Self::FEWEST).then_some(Self { what, samples, whole })
+    }
+
+    fn median(&self) -> Option<f64> {
+        median(&self.samples)
+    }
+
+    /// The chance of such samples without a difference. Of their logarithms where they are all above zero: on a busy machine
+    /// the ratios to native after a slowdown to a hundredfold are 30 as well as 400, so that six of them seem to say nothing.
+    fn against(&self, other: &Self) -> Option<f64> {
+        let all = || self.samples.iter().chain(&other.samples);
+        let by_ratio = self.whole.is_none() && all().all(|sample| *sample > 0.0);
+        let scaled = |figures: &Self| -> Vec<f64> {
+            figures.samples.iter().map(|sample| if by_ratio { sample.ln() } else { *sample }).collect()
+        };
+        about_each_other(&scaled(self), &scaled(other)).map(|test| test.p)
+    }
+}
+
+/// What the hooks add within the system's processes, a change of which is a part of native's value.
+fn added_in_process(metric: &MetricResult, system: &SystemResult) -> Option<Figures> {
+    let name = *metrics::find(&metric.id)?.info().in_process.first()?;
+    let series = system.series.get(name)?;
+    let native = metric.systems.get("native").and_then(|native| native.value).filter(|value| *value > 0.0);
+    Figures::of("added, in process", series.samples.clone(), Some(native?))
+}
+
+/// The system's samples as parts of native's of the same turns.
+fn against_native(metric: &MetricResult, system: &SystemResult) -> Option<Figures> {
+    let paired = matches!(metric.comparison, Comparison::AddedToNative | Comparison::RatioToNative);
+    let native = metric.systems.get("native").filter(|_| paired && !is_difference(metric, system))?;
     let by_turn: BTreeMap<usize, f64> =
         native.turns.iter().copied().zip(native.samples.iter().copied()).collect();
     let turns = system.turns.iter().zip(&system.samples);
     let ratios: Vec<f64> = turns
         .filter_map(|(turn, sample)| Some(sample / by_turn.get(turn).filter(|native| **native > 0.0)?))
         .collect();
-    (ratios.len() >= 4).then_some(ratios)
+    Figures::of("÷ native", ratios, None)
+}
+
+/// The system's samples as they are; differences in per cent are parts of native already.
+fn values(metric: &MetricResult, system: &SystemResult) -> Option<Figures> {
+    let whole = (is_difference(metric, system) && metric.unit == "%").then_some(100.0);
+    Figures::of("value", system.samples.clone(), whole)
+}
+
+/// Whether the headline is a difference, so that parts of native's are parts of noise.
+fn is_difference(metric: &MetricResult, system: &SystemResult) -> bool {
+    system.series.get(&metric.headline).is_some_and(|series| series.added_by == Some(AddedBy::InProcess))
 }
 
 fn change_of_status(
@@ -156,8 +213,7 @@ fn changes(rows: &[Row], tolerance_percent: f64) -> Vec<Change> {
             let Some(((before, after), p)) = row.values.zip(row.p.and_then(|_| corrected.next())) else {
                 return Change::Unknown;
             };
-            let moved_percent = 100.0 * (after - before).abs() / before.abs();
-            if p >= SIGNIFICANCE || moved_percent <= tolerance_percent {
+            if p >= SIGNIFICANCE || row.moved_percent.abs() <= tolerance_percent {
                 return Change::Same;
             }
             match (after < before, row.direction) {
@@ -179,8 +235,7 @@ fn table(rows: &[Row], changes: &[Change]) -> String {
             Change::Unknown => "not comparable",
         };
         let (before, after, moved) = row.values.map_or(Default::default(), |(before, after)| {
-            let moved = 100.0 * (after / before - 1.0);
-            (value_text(before), value_text(after), format!("{moved:+.1} %"))
+            (value_text(before), value_text(after), format!("{:+.1} %", row.moved_percent))
         });
         let status = row.status.as_ref().map_or("", |(_, text)| text);
         let Row { metric, system, what, .. } = row;
@@ -230,6 +285,60 @@ mod tests {
         let native = slower.metrics[0].systems.get_mut("native").unwrap();
         native.samples.iter_mut().for_each(|sample| *sample *= 1.3);
         assert_eq!(change_of(&scaled(1.0), &slower, 1.0)[0].1, Change::Same);
+    }
+
+    /// Ratios to native of six processes each that a busy machine gave before and after a slowdown to a hundredfold.
+    #[test]
+    fn a_slowdown_to_a_hundredfold_is_found_however_noisy_the_machine() {
+        let with = |ratios: [f64; 6]| {
+            let mut results = example::results();
+            let metric = &mut results.metrics[0];
+            metric.systems.get_mut("native").unwrap().samples = vec![1.0; 6];
+            metric.systems.get_mut("cuota").unwrap().samples = ratios.to_vec();
+            results
+        };
+        let (quiet, slow) = ([0.7, 1.0, 1.3, 0.9, 2.6, 1.1], [31.0, 102.0, 390.0, 96.0, 240.0, 58.0]);
+        let raw = about_each_other(&quiet, &slow).unwrap();
+        assert!(raw.p > SIGNIFICANCE, "the differences of these samples are lost in their spread: {}", raw.p);
+        assert_eq!(change_of(&with(quiet), &with(slow), 5.0)[0].1, Change::Worse);
+        assert_eq!(change_of(&with(slow), &with(quiet), 5.0)[0].1, Change::Better);
+    }
+
+    #[test]
+    fn what_the_hooks_add_is_compared_as_a_part_of_native() {
+        let with = |added_us: f64| {
+            let mut results = example::results();
+            let metric = &mut results.metrics[0];
+            let name = metrics::find(&metric.id).unwrap().info().in_process[0];
+            let samples = [0.98, 1.0, 1.02, 0.99, 1.01, 1.0].map(|part| part * added_us);
+            let cuota = metric.systems.get_mut("cuota").unwrap();
+            cuota.series.insert(name.to_owned(), example::series(&samples, "µs"));
+            results
+        };
+        // Native takes 0.94 µs: 0.05 more is 5.3 % of it, whatever the processes as a whole say.
+        assert_eq!(change_of(&with(0.1), &with(0.15), 5.0)[0].1, Change::Worse);
+        assert_eq!(change_of(&with(0.1), &with(0.15), 6.0)[0].1, Change::Same);
+        assert_eq!(change_of(&with(0.1), &with(0.02), 5.0)[0].1, Change::Better);
+    }
+
+    #[test]
+    fn differences_in_per_cent_are_compared_by_points_and_not_as_parts_of_natives_noise() {
+        let with = |lost: f64| {
+            let mut results = example::results();
+            let mut metric = MetricResult::new(metrics::find("OH-010").unwrap().info());
+            for (name, base) in [("native", 0.0), ("cuota", lost)] {
+                let samples = [0.01, -0.02, 0.03, 0.02, -0.01, 0.015].map(|noise| base + noise);
+                let mut system = example::measured(&metric.headline, &samples, "%");
+                if let Some(series) = system.series.get_mut(&metric.headline) {
+                    series.added_by = Some(AddedBy::InProcess);
+                }
+                metric.systems.insert(name.to_owned(), system);
+            }
+            results.metrics = vec![metric];
+            results
+        };
+        assert_eq!(change_of(&with(0.5), &with(3.0), 2.0)[0].1, Change::Worse);
+        assert_eq!(change_of(&with(0.5), &with(3.0), 3.0)[0].1, Change::Same);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub struct Environment {
 pub struct SystemRecord {
     /// Its place in the order of turns.
     pub order: usize,
-    /// Its library.
+    /// Its library, as [`crate::shown`] has paths; so are command and variables.
     pub library: Option<String>,
     /// The library's SHA-256.
     pub library_sha256: Option<String>,

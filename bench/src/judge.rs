@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::{self, Comparison, Metric};
 use crate::results::{MetricResult, Results, Status, SystemResult};
-use crate::stats::{self, Direction, Paired, SIGNIFICANCE, Verdict, correction, holm};
+use crate::stats::{self, Direction, Paired, Scale, Verdict, correction, holm};
 use crate::summary::scale;
 
 /// Which of the systems that share the GPU is best in a metric. Native is no candidate: it shares nothing out.
@@ -54,21 +54,29 @@ fn systems(results: &Results) -> impl Iterator<Item = (&String, &SystemResult)> 
     results.metrics.iter().flat_map(|metric| metric.systems.iter())
 }
 
-/// The candidates of a metric that is no test to be passed: measured systems that share the GPU, of which there are at least two.
+/// The candidates of a metric that is no test to be passed: measured systems that share the GPU.
 fn candidates(metric: &MetricResult) -> Vec<(&str, &SystemResult)> {
     if metric.comparison == Comparison::Pass {
         return Vec::new(); // To pass is no contest.
     }
     let measured =
         |(_, system): &(&String, &SystemResult)| system.status == Status::Measured && system.value.is_some();
-    let all: Vec<_> = metric
+    metric
         .systems
         .iter()
         .filter(|(name, _)| !is_native(name))
         .filter(measured)
         .map(|(name, system)| (name.as_str(), system))
-        .collect();
-    if all.len() >= 2 { all } else { Vec::new() }
+        .collect()
+}
+
+/// Why nobody is ahead in a metric without a winner or a tie.
+pub fn why_no_winner(metric: &MetricResult) -> &'static str {
+    match (metric.comparison, candidates(metric).len()) {
+        (Comparison::Pass, _) => "none: to pass is no contest",
+        (_, 0 | 1) => "none: fewer than two systems that share the GPU have values",
+        _ => "not judged: fewer than 6 turns in common",
+    }
 }
 
 /// Native, or native again in a run against itself.
@@ -76,24 +84,78 @@ pub fn is_native(name: &str) -> bool {
     name == "native" || name.starts_with("native#")
 }
 
+/// What the systems of a metric are ranked and told apart by: both by the same figures, or the best of one could lose by the
+/// other.
+struct Ranking<'a> {
+    /// Each candidate with its figures by turn.
+    all: Vec<(&'a str, BTreeMap<usize, f64>)>,
+    scale: Scale,
+}
+
+impl<'a> Ranking<'a> {
+    /// By what the hooks add within their processes where every candidate has that, since processes differ by more than a
+    /// hook adds; else by the values. `None` for fewer than two candidates.
+    fn of(metric: &'a MetricResult) -> Option<Self> {
+        let candidates = candidates(metric);
+        let name =
+            metrics::find(&metric.id).and_then(|found| Metric::info(found).in_process.first().copied());
+        let within = |system: &SystemResult| {
+            let samples = &system.series.get(name?)?.samples;
+            (samples.len() == system.turns.len()).then(|| by_turn(&system.turns, samples))
+        };
+        let within: Option<Vec<_>> =
+            candidates.iter().map(|(name, system)| Some((*name, within(system)?))).collect();
+        let (all, scale) = match within {
+            Some(all) => (all, Scale::Difference),
+            None => {
+                let values = |(name, system): &(&'a str, &SystemResult)| {
+                    (*name, by_turn(&system.turns, &system.samples))
+                };
+                let scale = scale(metric.comparison).unwrap_or(Scale::Difference);
+                (candidates.iter().map(values).collect(), scale)
+            }
+        };
+        (all.len() >= 2).then_some(Self { all, scale })
+    }
+
+    /// The place of the one with the best median.
+    fn best(&self, direction: Direction) -> Option<usize> {
+        let signed = |place: &usize| {
+            let values: Vec<f64> = self.all[*place].1.values().copied().collect();
+            let median = stats::median(&values).unwrap_or(f64::NAN);
+            if direction == Direction::Lower { median } else { -median }
+        };
+        (0..self.all.len()).min_by(|a, b| signed(a).total_cmp(&signed(b)))
+    }
+
+    /// Two of them against each other, by the turns that both have.
+    fn head_to_head(&self, best: usize, rival: usize) -> Option<Paired> {
+        let rivals = &self.all[rival].1;
+        let pairs: Vec<(f64, f64)> =
+            self.all[best].1.iter().filter_map(|(turn, value)| Some((*value, *rivals.get(turn)?))).collect();
+        stats::paired(&pairs, self.scale)
+    }
+}
+
 /// Finds the winners; the comparisons of the best with the others, over all metrics, are a family of their own.
 fn crown(results: &mut Results) {
     let mut rivals = Vec::new();
     for (index, metric) in results.metrics.iter().enumerate() {
-        let all = candidates(metric);
-        let Some(best) = best(&all, metric.direction) else { continue };
-        for (name, system) in all.iter().filter(|(name, _)| *name != best.0) {
+        let Some(ranking) = Ranking::of(metric) else { continue };
+        let Some(best) = ranking.best(metric.direction) else { continue };
+        let name = |place: usize| ranking.all[place].0.to_owned();
+        for rival in (0..ranking.all.len()).filter(|place| *place != best) {
             // Too few turns in common: nothing can be said, not even that they tie.
-            let found = head_to_head(metric, best.1, system);
-            rivals.extend(found.map(|found| (index, best.0.to_owned(), (*name).to_owned(), found)));
+            let found = ranking.head_to_head(best, rival);
+            rivals.extend(found.map(|found| (index, name(best), name(rival), found)));
         }
     }
     let p: Vec<f64> = rivals.iter().map(|(.., found)| found.p).collect();
     let mut ties: BTreeMap<usize, (String, Vec<String>)> = BTreeMap::new();
     for ((index, best, rival, found), p) in rivals.into_iter().zip(holm(&p)) {
         let (_, tied) = ties.entry(index).or_insert((best, Vec::new()));
-        let beaten = !found.difference.contains(0.0) && p < SIGNIFICANCE;
-        if !beaten {
+        // Worse and not only different: the medians of all turns and of the differences can point two ways.
+        if Verdict::of(&found.difference, p, results.metrics[index].direction) != Verdict::Worse {
             tied.push(rival);
         }
     }
@@ -103,35 +165,6 @@ fn crown(results: &mut Results) {
             false => Winner::Tie([best].into_iter().chain(tied).collect()),
         });
     }
-}
-
-fn best<'a>(
-    all: &[(&'a str, &'a SystemResult)],
-    direction: Direction,
-) -> Option<(&'a str, &'a SystemResult)> {
-    let signed = |system: &SystemResult| {
-        let value = system.value.unwrap_or(f64::NAN);
-        if direction == Direction::Lower { value } else { -value }
-    };
-    all.iter().copied().min_by(|(_, a), (_, b)| signed(a).total_cmp(&signed(b)))
-}
-
-/// Two systems against each other, by the turns that both have: what their hooks add within their processes where both have
-/// that, since processes differ by more than a hook adds; else their values.
-fn head_to_head(metric: &MetricResult, best: &SystemResult, rival: &SystemResult) -> Option<Paired> {
-    let scale = scale(metric.comparison).unwrap_or(stats::Scale::Difference);
-    let name = metrics::find(&metric.id).and_then(|found| Metric::info(found).in_process.first().copied());
-    let within = |system: &SystemResult| {
-        let series = system.series.get(name?)?;
-        (series.samples.len() == system.turns.len()).then(|| by_turn(&system.turns, &series.samples))
-    };
-    let (first, second, scale) = match (within(best), within(rival)) {
-        (Some(first), Some(second)) => (first, second, stats::Scale::Difference),
-        _ => (by_turn(&best.turns, &best.samples), by_turn(&rival.turns, &rival.samples), scale),
-    };
-    let pairs: Vec<(f64, f64)> =
-        first.iter().filter_map(|(turn, value)| Some((*value, *second.get(turn)?))).collect();
-    stats::paired(&pairs, scale)
 }
 
 fn by_turn(turns: &[usize], samples: &[f64]) -> BTreeMap<usize, f64> {
@@ -160,6 +193,7 @@ pub fn verdict_text(metric: &MetricResult, system: &SystemResult) -> String {
 mod tests {
     use super::*;
     use crate::environment::Environment;
+    use crate::example;
     use crate::results::SCHEMA;
 
     fn system(samples: &[f64]) -> SystemResult {
@@ -193,6 +227,35 @@ mod tests {
         let mut results = file(vec![row(&[("cuota", &QUIET), ("hami", &SLOW), ("native", &[0.1; 8])])]);
         judge(&mut results);
         assert_eq!(results.metrics[0].winner, Some(Winner::System("cuota".to_owned())));
+    }
+
+    /// OH-003 on an H100: processes differ by tens of per cent, hooks by hundreds, and the values' noise may rank them wrongly.
+    #[test]
+    fn who_adds_more_in_process_never_wins_by_the_noise_of_the_values() {
+        let info = metrics::find("OH-003").unwrap().info();
+        let with = |added_us: f64, noise: f64| {
+            let values: Vec<f64> = QUIET.iter().map(|value| noise * value).collect();
+            let mut one = system(&values);
+            let added: Vec<f64> = QUIET.iter().map(|value| added_us * value).collect();
+            one.series.insert(info.in_process[0].to_owned(), example::series(&added, "µs"));
+            one
+        };
+        let systems =
+            BTreeMap::from([("cuota".to_owned(), with(0.080, 1.05)), ("hami".to_owned(), with(0.643, 1.0))]);
+        let mut results = file(Vec::new());
+        results.metrics.push(MetricResult { systems, ..MetricResult::new(info) });
+        judge(&mut results);
+        assert_eq!(results.metrics[0].winner, Some(Winner::System("cuota".to_owned())));
+    }
+
+    #[test]
+    fn too_few_turns_in_common_are_said_to_be_too_few() {
+        let mut results = file(vec![row(&[("cuota", &QUIET[..2]), ("hami", &SLOW[..2])])]);
+        judge(&mut results);
+        assert_eq!(results.metrics[0].winner, None);
+        assert!(why_no_winner(&results.metrics[0]).starts_with("not judged"));
+        results.metrics[0].systems.remove("hami");
+        assert!(why_no_winner(&results.metrics[0]).starts_with("none: fewer than two"));
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub mod runner;
 pub mod sampling;
 pub mod scorecard;
 pub mod selftest;
+pub mod shown;
 pub mod spawn;
 pub mod stats;
 pub mod summary;

@@ -56,6 +56,8 @@ fn merge(all: Vec<Results>) -> Results {
 
 /// Takes over what only the later run knows.
 fn absorb(environment: &mut Environment, later: Environment) {
+    // Each metric says its own.
+    environment.effort = environment.effort.filter(|effort| later.effort == Some(*effort));
     let places = environment.systems.len();
     for (name, mut record) in later.systems {
         match environment.systems.get_mut(&name) {
@@ -77,6 +79,7 @@ fn absorb(environment: &mut Environment, later: Environment) {
 mod tests {
     use super::*;
     use crate::example;
+    use crate::worker::Effort;
 
     fn parts() -> Vec<Results> {
         let whole = example::results();
@@ -100,6 +103,17 @@ mod tests {
         let merged = merge(all);
         assert_eq!(merged.metrics.len(), 2);
         assert_eq!(merged.metrics[0].run.date, "later");
+    }
+
+    #[test]
+    fn a_quick_and_a_full_run_together_are_neither() {
+        let with = |efforts: [Effort; 2]| {
+            let mut all = parts();
+            all.iter_mut().zip(efforts).for_each(|(one, effort)| one.environment.effort = Some(effort));
+            merge(all).environment.effort
+        };
+        assert_eq!(with([Effort::Quick, Effort::Quick]), Some(Effort::Quick));
+        assert_eq!(with([Effort::Quick, Effort::Full]), None);
     }
 
     #[test]

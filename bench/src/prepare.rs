@@ -94,6 +94,11 @@ pub fn open_session(
             environment.driver_version = monitor.driver_version();
             environment.device_state = monitor.state();
             refuse_others(&monitor, arguments.busy, environment)?;
+            if monitor.throttled_ns().is_none() {
+                let what = "NVML does not count here how long the device is slowed down for heat and the like, so no \
+                            sample was thrown away for it";
+                environment.warnings.push(what.to_owned());
+            }
             session.monitor = Some(monitor);
         }
         Err(error) => environment
@@ -162,14 +167,18 @@ pub fn limit_on(arguments: &RunArguments, device: &DeviceInfo) -> Result<u64> {
 
 /// Writes down how each system is started.
 pub fn record_systems(session: &Session, systems: &[System], environment: &mut Environment) -> Result<()> {
+    let shown = session.shown();
+    let word = |word: &String| shown.word(word);
+    environment.command = environment.command.iter().map(word).collect();
+    environment.warnings = environment.warnings.iter().map(|warning| shown.text(warning)).collect();
     for (order, system) in systems.iter().enumerate() {
         let start = session.launcher(system).start().with_context(|| system.label.clone())?;
         let record = SystemRecord {
             order,
-            library: system.library.as_ref().map(|path| path.display().to_string()),
+            library: system.library.as_deref().map(|path| shown.path(path)),
             library_sha256: system.library.as_deref().map(sha256).transpose()?,
-            command: start.prefix,
-            variables: start.variables,
+            command: start.prefix.iter().map(word).collect(),
+            variables: start.variables.iter().map(|(name, value)| (name.clone(), word(value))).collect(),
             ..SystemRecord::default()
         };
         environment.systems.insert(system.label.clone(), record);

@@ -28,6 +28,7 @@ pub fn memory(session: &Session, systems: &[System], environment: &mut Environme
             );
         }
     }
+    let shown = session.shown();
     for system in systems {
         let (proof, mapped) = match system.profile.limits_memory {
             false => (Proof::NoLimit, None),
@@ -41,11 +42,11 @@ pub fn memory(session: &Session, systems: &[System], environment: &mut Environme
         };
         announce(&system.label, "memory limit", &proof);
         if let Some(record) = environment.systems.get_mut(&system.label) {
-            record.proof = Some(proof);
+            record.proof = Some(proof.map_text(|text| shown.text(text)));
             // What was found in the process is the truth, also where the system chose its library itself.
             if let Some(library) = mapped {
                 record.library_sha256 = Some(sha256(Path::new(&library))?);
-                record.library = Some(library);
+                record.library = Some(shown.path(Path::new(&library)));
             }
         }
     }
@@ -86,7 +87,7 @@ pub fn compute(session: &Session, systems: &[System], environment: &mut Environm
         };
         announce(&system.label, "cap on GPU time", &proof);
         if let Some(record) = environment.systems.get_mut(&system.label) {
-            record.compute_proof = Some(proof);
+            record.compute_proof = Some(proof.map_text(|text| session.shown().text(text)));
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ use crate::environment::Environment;
 use crate::judge::Winner;
 use crate::metrics::{Comparison, Info};
 use crate::stats::{Direction, Interval, Verdict};
+use crate::worker::Effort;
 
 /// The schema's name and version. The number rises when a field changes its meaning or goes.
 pub const SCHEMA: &str = "cuota-bench/2";
@@ -71,6 +72,9 @@ pub struct RunRecord {
     /// The UUID of the card: runs on several cards of one model may be merged.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub device: String,
+    /// How much work: quick and full runs may be merged, and one may go on with the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effort: Option<Effort>,
 }
 
 /// Whether a system has a value.

@@ -41,6 +41,8 @@ pub fn begin(folder: &Path, resume: bool, fresh: Results) -> Result<Results> {
     // What failed is tried again.
     earlier.metrics.retain(|metric| metric.systems.values().all(|system| system.status != Status::Failed));
     let mut environment = fresh.environment;
+    // Each metric says its own.
+    environment.effort = environment.effort.filter(|effort| earlier.environment.effort == Some(*effort));
     for (name, record) in &mut environment.systems {
         let earlier = earlier.environment.systems.remove(name).and_then(|record| record.compute_proof);
         record.compute_proof = record.compute_proof.take().or(earlier);

@@ -204,8 +204,12 @@ impl Run {
         let plan = Plan::of(self.session.effort, left.map_or(budget, |left| left.min(budget)), fewest);
         let systems = active.iter().map(|index| &self.systems[*index]).collect();
         let mut tenants = Tenants::new(&self.session, metric, systems, plan);
-        let (collected, stop) = runner::collect(active.len(), plan, &mut tenants);
+        let (mut collected, stop) = runner::collect(active.len(), plan, &mut tenants);
         tenants.finish(stop.text());
+        let shown = self.session.shown();
+        for reason in collected.iter_mut().flat_map(Collected::reasons) {
+            *reason = shown.text(reason);
+        }
         Taken {
             systems: active.into_iter().zip(collected).collect(),
             record: RunRecord {
@@ -213,6 +217,7 @@ impl Run {
                 seconds: began.elapsed().as_secs_f64().round(),
                 stopped: stop.text().to_owned(),
                 device: self.session.device_info.uuid.clone(),
+                effort: Some(self.session.effort),
             },
             // A metric that lacked only its own time has what it has; one that the run's end cut short can have it all later.
             cut_off: stop == Stop::Interrupted

@@ -114,6 +114,11 @@ impl Collected {
         !self.is_asked() || good >= plan.fewest.min(FEWEST_PAIRS)
     }
 
+    /// Every reason that there is no sample.
+    pub fn reasons(&mut self) -> impl Iterator<Item = &mut String> {
+        self.samples.iter_mut().filter_map(|sample| sample.as_mut().err()).chain(&mut self.not_measured)
+    }
+
     fn is_asked(&self) -> bool {
         self.not_measured.is_none() && !self.is_hopeless()
     }

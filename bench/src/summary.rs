@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::metrics::{Comparison, Fault, Metric};
+use crate::metrics::{Comparison, Fault, Info, Metric};
 use crate::results::{AddedBy, MetricResult, SeriesResult, Status, SystemResult};
 use crate::runner::{Collected, Samples};
 use crate::stats::{self, Paired, Scale, Verdict};
@@ -32,8 +32,8 @@ pub fn summarise(
         all.iter().map(|sample| sample.as_ref().ok().map(|series| metric.series(series))).collect()
     };
     let (mine, natives) = (own(&collected.samples), own(native));
-    let scale = scale(info.comparison).filter(|_| !is_native);
-    let paired = scale.map(|scale| (scale, natives.as_slice()));
+    let baseline = scale(info.comparison);
+    let paired = baseline.filter(|_| !is_native).map(|scale| (scale, natives.as_slice()));
     let mut result = SystemResult::without_value(Status::Failed, "");
     result.voids = voids(&collected.samples);
     result.throttled = collected.throttled;
@@ -56,13 +56,34 @@ pub fn summarise(
     });
     result.ci95 = Some(headline.value.ci95);
     result.turns = turns(&mine, info.headline);
+    // Where native is no baseline, a series may still be a difference of two things; it says nothing of native.
+    if baseline.is_some() {
+        against_native(info, &mine, paired, &headline, &mut result);
+    }
     result.samples = headline.samples;
+    apply_fault(metric, &mine, &mut result);
+    result
+}
+
+/// What the headline, and what is measured within processes, say against native; of native itself, the controls.
+fn against_native(
+    info: &Info,
+    mine: &[Option<Series>],
+    natives: Option<(Scale, &[Option<Series>])>,
+    headline: &SeriesResult,
+    result: &mut SystemResult,
+) {
     result.added = headline.added;
     result.ratio = headline.ratio;
     result.verdict = headline.verdict;
     result.p = headline.p;
-    if let Some((scale, natives)) = paired
-        && let Some(found) = compared(info.headline, &mine, natives, scale)
+    if headline.added_by == Some(AddedBy::InProcess) {
+        // A difference in per cent is one in per cent of native already.
+        let found = against_nothing(&headline.samples).filter(|_| natives.is_some());
+        result.detectable = found.map(|found| found.detectable);
+        result.detectable_percent = result.detectable.filter(|_| headline.unit == "%");
+    } else if let Some((scale, natives)) = natives
+        && let Some(found) = compared(info.headline, mine, natives, scale)
     {
         result.detectable = Some(found.detectable);
         result.detectable_percent = found.detectable_percent;
@@ -72,8 +93,12 @@ pub fn summarise(
         result.verdict_in_process = series.verdict;
         result.p_in_process = series.p;
     }
-    apply_fault(metric, &mine, &mut result);
-    result
+}
+
+/// Differences held against zero.
+fn against_nothing(samples: &[f64]) -> Option<Paired> {
+    let pairs: Vec<(f64, f64)> = samples.iter().map(|sample| (0.0, *sample)).collect();
+    stats::paired(&pairs, Scale::Difference)
 }
 
 /// The turns in which a sample has the series `name`: what pairs systems.
@@ -93,6 +118,7 @@ fn apply_fault(metric: &dyn Metric, samples: &[Option<Series>], result: &mut Sys
             *result = SystemResult { series, voids, ..SystemResult::without_value(Status::NotEnforced, why) };
         }
         Some(Fault::Exceeded(why)) => result.reason = Some(format!("the limit was exceeded: {why}")),
+        Some(Fault::Remark(what)) => result.reason = Some(what.clone()),
         None => {}
     }
 }
@@ -129,10 +155,7 @@ fn one_series(
     let first = measures.first()?;
     // A difference that was measured within the process is held against zero, natively too: a control.
     let (found, by) = match first.is_difference {
-        true => {
-            let against_nothing: Vec<(f64, f64)> = samples.iter().map(|sample| (0.0, *sample)).collect();
-            (stats::paired(&against_nothing, Scale::Difference), AddedBy::InProcess)
-        }
+        true => (against_nothing(&samples), AddedBy::InProcess),
         false => {
             let found = natives.and_then(|(scale, natives)| compared(name, mine, natives, scale));
             (found, AddedBy::ProcessAgainstProcess)
@@ -247,6 +270,36 @@ mod tests {
         assert_eq!(rounded(-190_432.71), -190_433.0);
         assert_eq!(rounded(0.0), 0.0);
         assert!(rounded(f64::NAN).is_nan());
+    }
+
+    /// OH-008: what its limiter adds to a launch is held against the same library without it.
+    #[test]
+    fn where_native_is_no_baseline_there_is_no_verdict_against_it() {
+        let metric = find("OH-008").unwrap();
+        let one =
+            |ns: f64| Series::from([(metric.info().headline.to_owned(), Measure::difference(ns, "ns"))]);
+        let mine: Samples = (0..8).map(|turn| Ok(one(50.0 + f64::from(turn)))).collect();
+        let result = summarised(metric, &mine, &Samples::new(), false);
+        assert_eq!(
+            (result.status, result.verdict, result.verdict_in_process),
+            (Status::Measured, None, None)
+        );
+        assert!(result.p.is_none() && result.p_in_process.is_none());
+        assert_eq!(result.series[metric.info().headline].verdict, Some(Verdict::Worse));
+    }
+
+    #[test]
+    fn what_is_detectable_of_a_difference_is_what_its_own_test_would_find() {
+        let metric = find("OH-010").unwrap();
+        let one = |lost: f64| {
+            Ok(Series::from([(metric.info().headline.to_owned(), Measure::difference(lost, "%"))]))
+        };
+        let mine: Samples = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0].into_iter().map(one).collect();
+        // A wild native column is a control and no part of the system's test.
+        let native: Samples = [9.0, -9.0, 8.0, -8.0, 7.0, -7.0].into_iter().map(one).collect();
+        let result = summarised(metric, &mine, &native, false);
+        assert_eq!(result.verdict, Some(Verdict::Worse));
+        assert!(result.detectable_percent.unwrap() < 0.5, "{result:?}");
     }
 
     #[test]

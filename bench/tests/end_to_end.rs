@@ -144,6 +144,25 @@ fn a_limit_that_holds_is_measured_against_the_limit() {
     assert_eq!(record["proof"]["status"], "enforced");
 }
 
+/// Results are published: they say nothing of where things lay on somebody's machine.
+#[test]
+fn results_hold_no_path_of_the_machine() {
+    let ran = bench(&["--metrics", "OH-005", "--system", &hami("quota"), "--system", &hami("crash")]);
+    let out = ran.folder.path().join("out");
+    let folders = [ran.folder.path(), fake(), Path::new(env!("CARGO_MANIFEST_DIR"))];
+    for file in ["results.json", "report.md", "report.html", "results.csv"] {
+        let text = fs::read_to_string(out.join(file)).unwrap();
+        for folder in folders {
+            assert!(!text.contains(&folder.display().to_string()), "{file} has {}", folder.display());
+        }
+        assert!(!text.contains("/cuota-bench-"), "{file} has a scratch folder");
+    }
+    let record = &ran.results()["environment"]["systems"]["hami"];
+    assert_eq!(record["library"], "libquota.so");
+    let cache = record["variables"]["CUDA_DEVICE_MEMORY_SHARED_CACHE"].as_str().unwrap();
+    assert!(cache.starts_with("{scratch}/hami-"), "{cache}");
+}
+
 #[test]
 fn twenty_added_microseconds_are_found() {
     let ran = bench(&["--metrics", "OH-002", "--system", &hami("slow")]);

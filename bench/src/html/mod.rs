@@ -191,7 +191,7 @@ fn section(results: &Results, metric: &MetricResult, published: &[Column]) -> St
         escaped(&metric.method)
     );
     text.push_str(&table(results, metric, published));
-    let _ = writeln!(text, "<p>Winner: {}</p>", escaped(&winner(metric)));
+    let _ = writeln!(text, "<p>Winner: {}</p>", escaped(&report::winner_text(metric)));
     let mut figures: Vec<String> = plots::samples(results, metric).into_iter().collect();
     figures.extend(results.order().into_iter().filter_map(|name| plots::cap_against_share(metric, name)));
     figures.extend(plots::curves(results, metric, plots::TIME_SERIES));

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::control::by_effort_ns;
 use super::loads::{Kind, Part, Plan, Progress, alone, progress_of, together_with};
-use super::{Comparison, Info, Metric, Presumes};
+use super::{Comparison, Fault, Info, Metric, Presumes};
 use crate::clock::now_ns;
 use crate::stats::Direction;
 use crate::system::Launcher;
@@ -44,6 +44,10 @@ impl Metric for LimitResponse {
         Ok(Work::default()) // All is done by tenants that run workloads.
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let effort = launcher.session.effort;
         let before_ns = by_effort_ns(effort, [1_000, 1_200, 2_000]);
@@ -73,7 +77,19 @@ impl Metric for LimitResponse {
         }
         Ok(series)
     }
+
+    fn fault(&self, series: &Series) -> Option<Fault> {
+        let is_never =
+            |(name, measure): &(&String, &Measure)| name.ends_with(AT_ALL) && measure.value < 100.0;
+        let never: Vec<&str> =
+            series.iter().filter(is_never).filter_map(|(name, _)| name.split(':').next()).collect();
+        let text = || format!("never settled in a sample: {}; its time is a lower bound", never.join(", "));
+        (!never.is_empty()).then(|| Fault::Remark(text()))
+    }
 }
+
+/// The end of the names of series that say whether a share was ever kept.
+const AT_ALL: &str = ": settled at all";
 
 /// What a change led to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,16 +131,11 @@ impl Response {
         // Never settled is at least as long as was looked: a lower bound, and said to be one beside it.
         let never = settled_ms.is_none();
         let value = settled_ms.unwrap_or((most_ns - KEPT_NS) as f64 / 1e6);
-        series.insert(
-            format!("{name}: settled after"),
-            Measure { is_difference: true, ..Measure::single(value, "ms") },
-        );
+        series.insert(format!("{name}: settled after"), Measure::single(value, "ms"));
         let did = if never { 0.0 } else { 100.0 };
-        series.insert(format!("{name}: settled at all"), Measure::single(did, "%"));
-        series.insert(
-            format!("{name}: overshoot"),
-            Measure::difference(self.overshoot_ns / 1e6, "ms of GPU time"),
-        );
+        series.insert(format!("{name}{AT_ALL}"), Measure::single(did, "%"));
+        let overshoot_ms = self.overshoot_ns / 1e6;
+        series.insert(format!("{name}: overshoot"), Measure::single(overshoot_ms, "ms of GPU time"));
     }
 }
 
@@ -165,6 +176,14 @@ mod tests {
 
     #[test]
     fn a_cap_that_is_never_kept_is_never_settled() {
-        assert_eq!(Response::of(&stepped(1_900), 10_000.0, 0.25, 100_000_000).settled_ns, None);
+        let response = Response::of(&stepped(1_900), 10_000.0, 0.25, 100_000_000);
+        assert_eq!(response.settled_ns, None);
+        let mut series = Series::new();
+        response.add_to(&mut series, "75 to 25 %", 2 * KEPT_NS);
+        let fault = LimitResponse.fault(&series);
+        assert!(
+            matches!(fault, Some(Fault::Remark(what)) if what.contains("75 to 25 %; its time is a lower bound"))
+        );
+        assert!(series.values().all(|measure| !measure.is_difference), "a time is not held against zero");
     }
 }

@@ -60,6 +60,15 @@ impl Metric for MemoryIsolation {
         Ok(work)
     }
 
+    /// It is passed or failed, and nothing is estimated.
+    fn fewest_samples(&self) -> usize {
+        3
+    }
+
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let (owner, stranger) = (launcher.clone().tenant("owner"), launcher.clone().tenant("stranger"));
         let mut series = owner.run(INFO.id, "mark").context("the tenant that marks its memory")?.series;

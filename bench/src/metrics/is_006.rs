@@ -40,6 +40,10 @@ impl Metric for ComputeIsolation {
         3
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let cells = cells(launcher.session.effort);
         let most = cells.iter().map(|cell| cell.1).max().unwrap_or(1);
@@ -82,8 +86,8 @@ fn cells(effort: Effort) -> Vec<(Kind, usize)> {
 /// The tenant's rate at a cap for one of `count` + 1, beside so many aggressors, or alone.
 fn rate(launcher: &Launcher<'_>, aggressor: Option<Kind>, count: usize) -> Result<f64> {
     let effort = launcher.session.effort;
-    let warm_ns = by_effort_ns(effort, [250, 400, 500]);
-    let run_ns = warm_ns + by_effort_ns(effort, [400, 800, 2_000]);
+    let warm_ns = by_effort_ns(effort, [400, 400, 500]);
+    let run_ns = warm_ns + by_effort_ns(effort, [800, 800, 2_000]);
     let cap = 100 / u32::try_from(count + 1)?;
     let tenant = |name: &str, kind: Kind| {
         Part::load(&launcher.clone().tenant(name).with_compute(cap), &Plan::of(kind, run_ns))

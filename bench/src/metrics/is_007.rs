@@ -36,6 +36,10 @@ impl Metric for Consistency {
         Ok(Work::default()) // All is done by tenants that run workloads.
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let effort = launcher.session.effort;
         let warm_ns = by_effort_ns(effort, [400, 500, 500]);

@@ -43,11 +43,15 @@ impl Metric for Fairness {
         Ok(Work::default()) // All is done by tenants that run workloads.
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         const KINDS: [Kind; 4] = [Kind::Small, Kind::Medium, Kind::Long, Kind::Graph];
         let effort = launcher.session.effort;
-        let warm_ns = by_effort_ns(effort, [300, 400, 500]);
-        let run_ns = warm_ns + by_effort_ns(effort, [600, 1_200, 3_000]);
+        let warm_ns = by_effort_ns(effort, [400, 400, 500]);
+        let run_ns = warm_ns + by_effort_ns(effort, [800, 1_200, 3_000]);
         let solo = alone(&launcher.native(), &Plan::of_all(&KINDS, run_ns / 2)).context("native, alone")?;
         let solo_rate = |kind: Kind| {
             let number = KINDS.iter().position(|known| *known == kind)?;

@@ -43,6 +43,10 @@ impl Metric for NoisyNeighbour {
         serving::work(tenant)
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let run_ns = by_effort_ns(launcher.session.effort, [1_500, 3_000, 6_000]);
         let step_ns = serving::native_step_ns(launcher, INFO.id)?;

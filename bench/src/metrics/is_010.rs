@@ -68,6 +68,15 @@ impl Metric for FaultIsolation {
         Ok(Work::default())
     }
 
+    /// It is passed or failed, and nothing is estimated.
+    fn fewest_samples(&self) -> usize {
+        3
+    }
+
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let bystander =
             Part::load(&launcher.clone().tenant("bystander"), &Plan::of(Kind::Medium, BYSTANDER_NS))?;

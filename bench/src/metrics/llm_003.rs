@@ -60,11 +60,15 @@ impl Metric for BatchScaling {
         Ok(work)
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let launcher = launcher.clone().on_cpu(None);
         let mut series = launcher.run(INFO.id, "")?.series;
         let percent = launcher.session.compute_percent;
-        if launcher.system.profile.limits_compute && launcher.session.effort != Effort::Quick {
+        if launcher.system.profile.limits_compute {
             let capped = launcher.with_compute(percent).run(INFO.id, "")?.series;
             series.extend(capped.into_iter().map(|(name, m)| (format!("asked for {percent} %: {name}"), m)));
         }

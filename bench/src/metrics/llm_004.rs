@@ -36,6 +36,10 @@ impl Metric for TokenLatency {
         serving::work(tenant)
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let launcher = launcher.clone().on_cpu(None);
         let step_ns = serving::native_step_ns(&launcher, INFO.id)?;

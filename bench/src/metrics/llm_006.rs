@@ -65,6 +65,10 @@ impl Metric for MultiStream {
         Ok(work)
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let run = |launcher: &Launcher<'_>| {
             let work = launcher.clone().on_cpu(None).run(INFO.id, "")?;

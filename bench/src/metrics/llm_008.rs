@@ -72,9 +72,10 @@ impl Metric for MixedPrecision {
                 work.series.insert(name, Measure { calls, ..Measure::single(value, unit) });
             };
             record(rate_name(numbers), tflops, "TFLOP/s");
-            let base = *fp32.get_or_insert(tflops);
-            if numbers != Numbers::Fp32 {
-                record(format!("{} / FP32", numbers.text()), tflops / base, INFO.unit);
+            match (numbers, fp32) {
+                (Numbers::Fp32, _) => fp32 = Some(tflops),
+                (_, Some(base)) => record(format!("{} / FP32", numbers.text()), tflops / base, INFO.unit),
+                (_, None) => {}
             }
             if let (Some(bf16), Some(peaks)) = (bf16, info.peaks.as_ref()) {
                 let peak = peak_tflops(numbers, bf16, peaks.fp32_tflops());

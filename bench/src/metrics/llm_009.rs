@@ -76,6 +76,10 @@ impl Metric for DynamicBatching {
         Ok(work)
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let launcher = launcher.clone().on_cpu(None);
         let step_ns = serving::native_step_ns(&launcher, INFO.id)?;
@@ -122,8 +126,11 @@ fn answer(decoder: &mut Decoder, mean_gap_ns: f64, run_ns: u64) -> Result<Vec<f6
             }
             *left > 0
         });
-        // Far behind: no system that serves at all gets here, and a sample must end.
+        // Far behind, and a sample must end: those who still wait have waited so long at the least.
         if ended_ns > from_ns + 4 * run_ns {
+            let late = arrivals.take_while(|at_ns| *at_ns < from_ns + run_ns);
+            let waiting = active.iter().map(|(at_ns, _)| *at_ns).chain(late);
+            latencies_ns.extend(waiting.map(|at_ns| (ended_ns - at_ns) as f64));
             return Ok(latencies_ns);
         }
     }

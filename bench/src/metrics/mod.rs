@@ -108,6 +108,8 @@ pub enum Fault {
     NotEnforced(String),
     /// The limit is there and was exceeded: the score stands, with this beside it.
     Exceeded(String),
+    /// The score stands, and whoever reads it must know this.
+    Remark(String),
 }
 
 /// A metric of the benchmark.

@@ -22,7 +22,7 @@ static INFO: Info = Info {
     unit: "ns",
     direction: Direction::Lower,
     headline: "1 thread: added per launch",
-    in_process: &["8 threads: added per launch"],
+    in_process: &["1 thread: added per launch", "8 threads: added per launch"],
     comparison: Comparison::Limit,
     method: "the same library capped at 90 % and not capped, each in two processes, A B B A: an empty kernel in batches of 20 by 1 and 8 threads, which use so little of the device that the budget is never empty; the time that launches wait for budget is apart: a saturating tenant at the run's cap",
     presumes: Presumes::Compute,
@@ -61,6 +61,10 @@ impl Metric for RateLimiter {
             work.series.insert(threads_name(threads), measure);
         }
         Ok(work)
+    }
+
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
     }
 
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {

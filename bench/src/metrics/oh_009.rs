@@ -25,8 +25,8 @@ static INFO: Info = Info {
     headline: "busy",
     in_process: &[],
     comparison: Comparison::AddedToNative,
-    method: "CPU time (schedstat) of all threads of a tenant but the one that launches, over some seconds with a context and no work, and over as long with 100 µs kernels launched without a pause, 30 s and more over all samples; the driver's own threads are in native's figure, so what is added is the system's; daemons are not part of a tenant and are not counted",
-    presumes: Presumes::Nothing,
+    method: "CPU time (schedstat) of all threads of a tenant at the run's cap but the one that launches, over some seconds with a context and no work, and over as long with 100 µs kernels launched without a pause, 30 s and more over all samples; the driver's own threads are in native's figure, so what is added is the system's; daemons are not part of a tenant and are not counted",
+    presumes: Presumes::Compute,
 };
 
 impl Metric for Monitoring {
@@ -36,7 +36,7 @@ impl Metric for Monitoring {
 
     fn work(&self, tenant: &Tenant<'_>) -> Result<Work> {
         let gpu = Gpu::open(tenant.request.device)?;
-        let span_ns = by_effort_ns(tenant.request.effort, [1_500, 3_000, 4_000]);
+        let span_ns = by_effort_ns(tenant.request.effort, [2_500, 3_000, 4_000]);
         let mut load = loads::open(loads::Kind::Medium, &gpu)?;
         load.submit()?;
         gpu.synchronize()?;
@@ -53,9 +53,15 @@ impl Metric for Monitoring {
         Ok(work)
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
-        // On one CPU with the thread that launches, other threads would only get what it leaves.
-        Ok(launcher.clone().on_cpu(None).run(INFO.id, "")?.series)
+        // Under a cap: without one there is nothing to watch, and HAMi-core starts no thread that would. And not on one CPU
+        // with the thread that launches: other threads would only get what it leaves.
+        let capped = launcher.clone().on_cpu(None).with_compute(launcher.session.compute_percent);
+        Ok(capped.run(INFO.id, "")?.series)
     }
 }
 

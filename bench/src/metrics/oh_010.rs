@@ -35,6 +35,10 @@ impl Metric for Degradation {
         Ok(Work::default()) // All is done by tenants that run workloads.
     }
 
+    fn warms_up(&self) -> bool {
+        false // Its tenants do, each for itself.
+    }
+
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let effort = launcher.session.effort;
         let warm_ns = by_effort_ns(effort, [150, 300, 500]);

@@ -3,6 +3,7 @@
 mod section;
 mod summary;
 
+pub use section::winner_text;
 pub use summary::summary;
 
 use std::fmt::Write;

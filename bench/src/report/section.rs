@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::summary::{interval, label, percent, signed};
-use crate::judge::{Winner, verdict_text};
+use crate::judge::{Winner, verdict_text, why_no_winner};
 use crate::metrics::Comparison;
 use crate::published::Column;
 use crate::results::{MetricResult, SeriesResult, Status, SystemResult};
@@ -85,11 +85,11 @@ fn passed(system: &SystemResult) -> usize {
 }
 
 /// The winner or the tie, in words.
-pub(super) fn winner_text(metric: &MetricResult) -> String {
+pub fn winner_text(metric: &MetricResult) -> String {
     match &metric.winner {
         Some(Winner::System(name)) => format!("{name}: it beats every other system that shares the GPU"),
         Some(Winner::Tie(names)) => format!("tie: {} cannot be told apart", names.join(", ")),
-        None => "none: fewer than two systems have values that can be compared".to_owned(),
+        None => why_no_winner(metric).to_owned(),
     }
 }
 
@@ -108,7 +108,8 @@ fn remarks(metric: &MetricResult) -> Vec<String> {
     }
     if !metric.run.date.is_empty() {
         let run = &metric.run;
-        lines.push(format!("measured {} in {} s; {}", run.date, run.seconds, run.stopped));
+        let effort = run.effort.map_or(String::new(), |effort| format!(", {} effort", effort.text()));
+        lines.push(format!("measured {} in {} s{effort}; {}", run.date, run.seconds, run.stopped));
     }
     lines
 }

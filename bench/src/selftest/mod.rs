@@ -123,6 +123,7 @@ pub fn main(arguments: &SelfTestArguments) -> Result<ExitCode> {
     environment.effort = Some(arguments.effort());
     let mut session =
         prepare::open_session(&arguments, simulator, &System::parse("native")?, &mut environment)?;
+    environment.command = environment.command.iter().map(|word| session.shown().word(word)).collect();
     session.limit_bytes = prepare::limit_on(&arguments, &environment.device)?;
     environment.limit_bytes = session.limit_bytes;
 
@@ -176,6 +177,7 @@ fn measure(session: &Session, arguments: &RunArguments, mut environment: Environ
         seconds: tenants.began.elapsed().as_secs_f64().round(),
         stopped: stop.text().to_owned(),
         device: environment.device.uuid.clone(),
+        effort: environment.effort,
     };
     let mut results = Results { schema: SCHEMA.to_owned(), environment, metrics: vec![metric] };
     judge::judge(&mut results);

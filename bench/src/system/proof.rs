@@ -24,6 +24,19 @@ pub enum Proof {
     NoLimit,
 }
 
+impl Proof {
+    /// The same with another text.
+    #[must_use]
+    pub fn map_text(self, change: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Enforced(text) => Self::Enforced(change(&text)),
+            Self::NotEnforced(text) => Self::NotEnforced(change(&text)),
+            Self::Failed(text) => Self::Failed(change(&text)),
+            Self::NoLimit => Self::NoLimit,
+        }
+    }
+}
+
 /// The facts that the tenant side collects, as it writes them into a reply.
 type ReportFields = BTreeMap<String, String>;
 

@@ -16,6 +16,7 @@ use super::{Launcher, System};
 use crate::affinity;
 use crate::gpu::DeviceInfo;
 use crate::nvml::Monitor;
+use crate::shown::Shown;
 use crate::worker::Effort;
 
 /// What all workers of a run share.
@@ -137,6 +138,13 @@ impl Session {
     /// The CPUs that workers were kept to could not be used.
     pub(super) fn note_unpinned(&self) {
         self.unpinned.store(true, Ordering::Relaxed);
+    }
+
+    /// How paths of this run stand in its results.
+    pub fn shown(&self) -> Shown {
+        let simulator = self.simulator.iter().map(|folder| (folder.clone(), "{software GPU}"));
+        let scratch = [(self.scratch(), "{scratch}"), (self.shared_scratch(), "{shared scratch}")];
+        Shown::new(scratch.map(|(folder, name)| (folder.to_path_buf(), name)).into_iter().chain(simulator))
     }
 
     /// A number for the next worker's files.

@@ -23,6 +23,15 @@ pub enum Effort {
 }
 
 impl Effort {
+    /// The word for it in reports.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Standard => "standard",
+            Self::Full => "full",
+        }
+    }
+
     /// Scales the number of calls inside one process.
     pub fn calls(self, standard: usize) -> usize {
         match self {

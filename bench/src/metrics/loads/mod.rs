@@ -79,6 +79,9 @@ impl Kind {
         Self::Decode,
     ];
 
+    /// Those of them whose units are waited for one by one, so that they may leave the device idle.
+    pub(super) const WAITED_FOR: [Self; 3] = [Self::SyncEach, Self::Training, Self::Decode];
+
     /// The name in series and reports.
     pub(super) fn text(self) -> &'static str {
         match self {

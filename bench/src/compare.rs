@@ -1,7 +1,7 @@
 //! `cuota-bench compare A B`: what became better or worse from one file to the other, with an exit status for CI.
 //!
-//! A system is compared by the sharpest that both files have: what its hooks add within its processes; else what it makes of
-//! native in each turn, so that a slower machine in B is no finding; else its values. Native itself does not count.
+//! A system is compared by what its hooks add within its processes, and by what it makes of native in each turn, so that a slower
+//! machine in B is no finding, or by its values where native is no baseline. Native itself does not count.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -30,18 +30,32 @@ enum Change {
     Unknown,
 }
 
-/// One system in one metric.
+/// One system in one metric, by one kind of figures.
 struct Row {
     metric: String,
     system: String,
-    what: &'static str,
-    values: Option<(f64, f64)>,
-    /// From the one to the other, in per cent of the first value, or of native where the values are differences.
-    moved_percent: f64,
-    p: Option<f64>,
+    /// Of the first file and of the second.
+    figures: Option<(Figures, Figures)>,
     direction: Direction,
     /// A change of status, which no figure can make up for.
     status: Option<(Change, String)>,
+}
+
+impl Row {
+    fn medians(&self) -> Option<(f64, f64)> {
+        self.figures.as_ref().and_then(|(one, two)| one.median().zip(two.median()))
+    }
+
+    /// From the one to the other, in per cent of the first value, or of the whole where the values are differences.
+    fn moved_percent(&self) -> Option<f64> {
+        let (before, after) = self.medians()?;
+        let whole = self.figures.as_ref()?.0.whole.unwrap_or(before.abs());
+        Some(if before == after { 0.0 } else { 100.0 * (after - before) / whole })
+    }
+
+    fn p(&self) -> Option<f64> {
+        self.figures.as_ref().and_then(|(one, two)| one.against(two))
+    }
 }
 
 /// Compares the files; a change below `tolerance_percent` is none.
@@ -76,41 +90,36 @@ fn rows(first: &Results, second: &Results) -> Vec<Row> {
         let Some(other) = second.metrics.iter().find(|other| other.id == metric.id) else { continue };
         for (name, system) in metric.systems.iter().filter(|(name, _)| !is_native(name)) {
             if let Some(later) = other.systems.get(name) {
-                rows.push(row(metric, other, name, system, later));
+                rows.extend(rows_of(name, (metric, system), (other, later)));
             }
         }
     }
     rows
 }
 
-fn row(
-    metric: &MetricResult,
-    other: &MetricResult,
-    name: &str,
-    system: &SystemResult,
-    later: &SystemResult,
-) -> Row {
-    let both = |get: fn(&MetricResult, &SystemResult) -> Option<Figures>| {
-        get(metric, system).zip(get(other, later)).filter(|(one, two)| one.what == two.what)
-    };
-    let measured = system.status == Status::Measured && later.status == Status::Measured;
-    let figures = [added_in_process, against_native, values].into_iter().find_map(both);
-    let (one, two) = figures.filter(|_| measured).unzip();
-    let values = one.as_ref().and_then(Figures::median).zip(two.as_ref().and_then(Figures::median));
-    let test = one.as_ref().zip(two.as_ref()).and_then(|(one, two)| one.against(two));
-    let moved = |one: &Figures, (before, after): (f64, f64)| {
-        100.0 * (after - before) / one.whole.unwrap_or(before.abs())
-    };
-    Row {
-        metric: metric.id.clone(),
+/// A system in a metric, of one file.
+type Side<'a> = (&'a MetricResult, &'a SystemResult);
+
+/// The rows of one system in one metric: what its hooks add within its processes, and what the processes make of native. The
+/// first is the sharper, the second sees what a library does elsewhere.
+fn rows_of(name: &str, first: Side<'_>, second: Side<'_>) -> Vec<Row> {
+    let row = |figures: Option<(Figures, Figures)>, status| Row {
+        metric: first.0.id.clone(),
         system: name.to_owned(),
-        what: one.as_ref().map_or("", |one| one.what),
-        moved_percent: one.as_ref().zip(values).map_or(0.0, |(one, values)| moved(one, values)),
-        values,
-        p: test,
-        direction: metric.direction,
-        status: change_of_status(metric, other, system, later),
+        figures,
+        direction: first.0.direction,
+        status,
+    };
+    if let Some(status) = change_of_status(first, second) {
+        return vec![row(None, Some(status))];
     }
+    let both = |get: fn(Side<'_>) -> Option<Figures>| get(first).zip(get(second));
+    let headline = both(against_native).or_else(|| both(values));
+    let mut rows: Vec<Row> = both(added_in_process).into_iter().map(|both| row(Some(both), None)).collect();
+    if headline.is_some() || rows.is_empty() {
+        rows.push(row(headline, None));
+    }
+    rows
 }
 
 /// What a system is compared by.
@@ -146,7 +155,7 @@ impl Figures {
 }
 
 /// What the hooks add within the system's processes, a change of which is a part of native's value.
-fn added_in_process(metric: &MetricResult, system: &SystemResult) -> Option<Figures> {
+fn added_in_process((metric, system): Side<'_>) -> Option<Figures> {
     let name = *metrics::find(&metric.id)?.info().in_process.first()?;
     let series = system.series.get(name)?;
     let native = metric.systems.get("native").and_then(|native| native.value).filter(|value| *value > 0.0);
@@ -154,7 +163,7 @@ fn added_in_process(metric: &MetricResult, system: &SystemResult) -> Option<Figu
 }
 
 /// The system's samples as parts of native's of the same turns.
-fn against_native(metric: &MetricResult, system: &SystemResult) -> Option<Figures> {
+fn against_native((metric, system): Side<'_>) -> Option<Figures> {
     let paired = matches!(metric.comparison, Comparison::AddedToNative | Comparison::RatioToNative);
     let native = metric.systems.get("native").filter(|_| paired && !is_difference(metric, system))?;
     let by_turn: BTreeMap<usize, f64> =
@@ -167,7 +176,7 @@ fn against_native(metric: &MetricResult, system: &SystemResult) -> Option<Figure
 }
 
 /// The system's samples as they are; differences in per cent are parts of native already.
-fn values(metric: &MetricResult, system: &SystemResult) -> Option<Figures> {
+fn values((metric, system): Side<'_>) -> Option<Figures> {
     let whole = (is_difference(metric, system) && metric.unit == "%").then_some(100.0);
     Figures::of("value", system.samples.clone(), whole)
 }
@@ -177,12 +186,7 @@ fn is_difference(metric: &MetricResult, system: &SystemResult) -> bool {
     system.series.get(&metric.headline).is_some_and(|series| series.added_by == Some(AddedBy::InProcess))
 }
 
-fn change_of_status(
-    metric: &MetricResult,
-    other: &MetricResult,
-    system: &SystemResult,
-    later: &SystemResult,
-) -> Option<(Change, String)> {
+fn change_of_status((metric, system): Side<'_>, (other, later): Side<'_>) -> Option<(Change, String)> {
     let (before, after) = (verdict_text(metric, system), verdict_text(other, later));
     let change = match (system.status, later.status) {
         (Status::Measured, Status::NotEnforced | Status::Failed) => Change::Worse,
@@ -203,25 +207,23 @@ fn change_of_status(
 
 /// What changed, corrected for all rows together.
 fn changes(rows: &[Row], tolerance_percent: f64) -> Vec<Change> {
-    let family: Vec<f64> = rows.iter().filter(|row| row.status.is_none()).filter_map(|row| row.p).collect();
+    let family: Vec<f64> = rows.iter().filter_map(Row::p).collect();
     let mut corrected = holm(&family).into_iter();
-    rows.iter()
-        .map(|row| {
-            if let Some((change, _)) = &row.status {
-                return *change;
-            }
-            let Some(((before, after), p)) = row.values.zip(row.p.and_then(|_| corrected.next())) else {
-                return Change::Unknown;
-            };
-            if p >= SIGNIFICANCE || row.moved_percent.abs() <= tolerance_percent {
-                return Change::Same;
-            }
-            match (after < before, row.direction) {
-                (true, Direction::Lower) | (false, Direction::Higher) => Change::Better,
-                _ => Change::Worse,
-            }
-        })
-        .collect()
+    let mut change = |row: &Row| {
+        if let Some((change, _)) = &row.status {
+            return *change;
+        }
+        let p = row.p().and_then(|_| corrected.next());
+        let Some((moved_percent, p)) = row.moved_percent().zip(p) else { return Change::Unknown };
+        if p >= SIGNIFICANCE || moved_percent.abs() <= tolerance_percent {
+            return Change::Same;
+        }
+        match (moved_percent < 0.0, row.direction) {
+            (true, Direction::Lower) | (false, Direction::Higher) => Change::Better,
+            _ => Change::Worse,
+        }
+    };
+    rows.iter().map(&mut change).collect()
 }
 
 fn table(rows: &[Row], changes: &[Change]) -> String {
@@ -234,11 +236,13 @@ fn table(rows: &[Row], changes: &[Change]) -> String {
             Change::Worse => "WORSE",
             Change::Unknown => "not comparable",
         };
-        let (before, after, moved) = row.values.map_or(Default::default(), |(before, after)| {
-            (value_text(before), value_text(after), format!("{:+.1} %", row.moved_percent))
-        });
+        let (before, after) = row
+            .medians()
+            .map_or(Default::default(), |(before, after)| (value_text(before), value_text(after)));
+        let moved = row.moved_percent().map_or(String::new(), |percent| format!("{percent:+.1} %"));
         let status = row.status.as_ref().map_or("", |(_, text)| text);
-        let Row { metric, system, what, .. } = row;
+        let what = row.figures.as_ref().map_or("", |(one, _)| one.what);
+        let Row { metric, system, .. } = row;
         let _ = writeln!(
             text,
             "| {metric} | {system} | {what} | {before} | {after} | {moved} {status} | {word} |"

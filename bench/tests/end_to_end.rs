@@ -132,7 +132,7 @@ fn a_limit_that_holds_is_measured_against_the_limit() {
     assert_eq!(accuracy["status"], "measured", "{accuracy}");
     let granted = accuracy["value"].as_f64().unwrap();
     assert!((99.0..=100.0).contains(&granted), "{granted}");
-    for path in ["plain", "pool", "vmm"] {
+    for path in ["plain", "pool", "vmm", "own pool", "array", "graph node"] {
         let seen = accuracy["series"][format!("{path}: NVML's maximum / limit")]["value"].as_f64().unwrap();
         assert!((90.0..=100.0).contains(&seen), "{path}: {seen}");
     }
@@ -158,7 +158,7 @@ fn results_hold_no_path_of_the_machine() {
         assert!(!text.contains("/cuota-bench-"), "{file} has a scratch folder");
     }
     let record = &ran.results()["environment"]["systems"]["hami"];
-    assert_eq!(record["library"], "libquota.so");
+    assert_eq!(record["library"], "{software GPU}/libquota.so", "it lies beside the driver");
     let cache = record["variables"]["CUDA_DEVICE_MEMORY_SHARED_CACHE"].as_str().unwrap();
     assert!(cache.starts_with("{scratch}/hami-"), "{cache}");
 }

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdeviceptr, CUdriverProcAddressQueryResult, CUfunction, CUgraphExec,
-    CUlaunchConfig, CUmemAllocationProp, CUmemGenericAllocationHandle, CUstream,
+    CUDA_ARRAY_DESCRIPTOR, CUDA_MEM_ALLOC_NODE_PARAMS, CUarray, CUcontext, CUdevice, CUdeviceptr,
+    CUdriverProcAddressQueryResult, CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUlaunchConfig,
+    CUmemAllocationProp, CUmemGenericAllocationHandle, CUmemPoolProps, CUmemoryPool, CUstream,
 };
 use object::elf::STT_FUNC;
 use object::read::elf::ElfFile64;
@@ -90,6 +91,21 @@ functions! {
     );
     cuLaunchKernelEx(*const CUlaunchConfig, CUfunction, *mut *mut c_void, *mut *mut c_void);
     cuGraphLaunch(CUgraphExec, CUstream);
+}
+
+functions! {
+    /// The functions of further paths to memory.
+    FurtherFunctions:
+    cuMemPoolCreate(*mut CUmemoryPool, *const CUmemPoolProps);
+    cuMemAllocFromPoolAsync(*mut CUdeviceptr, usize, CUmemoryPool, CUstream);
+    cuArrayCreate_v2(*mut CUarray, *const CUDA_ARRAY_DESCRIPTOR);
+    cuGraphCreate(*mut CUgraph, c_uint);
+    cuGraphAddMemAllocNode(
+        *mut CUgraphNode, CUgraph, *const CUgraphNode, usize, *mut CUDA_MEM_ALLOC_NODE_PARAMS
+    );
+    cuGraphInstantiateWithFlags(*mut CUgraphExec, CUgraph, c_ulonglong);
+    cuGraphLaunch(CUgraphExec, CUstream);
+    cuStreamSynchronize(CUstream);
 }
 
 /// Which of the two.

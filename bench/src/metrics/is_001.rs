@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Comparison, Fault, Info, Metric, Presumes};
 use crate::clock::now_ns;
-use crate::gpu::{Filled, Gpu, PathKind, Plain, Pool, Vmm, fill};
+use crate::gpu::{Filled, Further, Gpu, PathKind, Plain, Pool, Taker, Vmm, fill};
 use crate::nvml::MemorySample;
 use crate::stats::Direction;
 use crate::system::{self, Launcher, Tracked};
@@ -25,7 +25,7 @@ static INFO: Info = Info {
     headline: "plain: granted",
     in_process: &[],
     comparison: Comparison::Limit,
-    method: "a fresh process for each path takes all it can, to one block of 2 MiB: granted / (limit - what NVML shows before the first allocation); and NVML's maximum for the process in 10 ms samples / limit, which must not exceed 100",
+    method: "a fresh process for each path (plain, the default pool, mapped memory, a pool of its own, arrays, a graph's node) takes all it can, to one block of 2 MiB: granted / (limit - what NVML shows before the first allocation); and NVML's maximum for the process in 10 ms samples / limit, which must not exceed 100",
     presumes: Presumes::Memory,
 };
 
@@ -64,7 +64,14 @@ impl Metric for LimitAccuracy {
                 let mut vmm = Vmm::new(&gpu, ceiling_bytes)?;
                 fill(limit_bytes, ceiling_bytes, |bytes| vmm.take(bytes))
             }
-            other => bail!("`{other}` is not a path"),
+            other => match Further::ALL.into_iter().find(|path| path.text() == other) {
+                Some(path) => {
+                    let mut taker = Taker::new(&gpu, path)?;
+                    let largest_bytes = limit_bytes.min(path.largest_bytes());
+                    fill(largest_bytes, ceiling_bytes, |bytes| taker.take(bytes))
+                }
+                None => bail!("`{other}` is not a path"),
+            },
         }?;
         work.windows.push(hold("full"));
         work.facts.insert(GRANTED.to_owned(), filled.granted_bytes.to_string());
@@ -75,9 +82,9 @@ impl Metric for LimitAccuracy {
 
     fn sample(&self, launcher: &Launcher<'_>) -> Result<Series> {
         let mut series = Series::new();
-        for path in PathKind::ALL {
-            let tracked = launcher.run_tracked(INFO.id, path.text()).with_context(|| path.text())?;
-            let figures = Figures::of(&tracked, launcher.session.limit_bytes).with_context(|| path.text())?;
+        for path in paths() {
+            let tracked = launcher.run_tracked(INFO.id, path).with_context(|| path)?;
+            let figures = Figures::of(&tracked, launcher.session.limit_bytes).with_context(|| path)?;
             figures.add_to(&mut series, path);
         }
         Ok(series)
@@ -94,6 +101,11 @@ impl Metric for LimitAccuracy {
         };
         over(OF_LIMIT).map(Fault::NotEnforced).or_else(|| over(SEEN).map(Fault::Exceeded))
     }
+}
+
+/// Every path by its name, the timed ones first.
+fn paths() -> impl Iterator<Item = &'static str> {
+    PathKind::ALL.into_iter().map(PathKind::text).chain(Further::ALL.into_iter().map(Further::text))
 }
 
 fn hold(name: &str) -> Window {
@@ -134,7 +146,7 @@ impl Figures {
         })
     }
 
-    fn add_to(&self, series: &mut Series, path: PathKind) {
+    fn add_to(&self, series: &mut Series, path: &str) {
         for (name, value, unit) in [
             ("granted", self.granted_percent, "%"),
             (OF_LIMIT, self.of_limit_percent, "%"),
@@ -143,7 +155,7 @@ impl Figures {
             ("over the limit", self.over_mib, "MiB"),
             ("refuses with a CUDA error", f64::from(u8::from(self.refuses_as_cuda)), "pass"),
         ] {
-            series.insert(format!("{}: {name}", path.text()), Measure::single(value, unit));
+            series.insert(format!("{path}: {name}"), Measure::single(value, unit));
         }
     }
 }
@@ -186,7 +198,7 @@ mod tests {
         assert!(figures.seen_percent > 100.0);
         assert!((figures.over_mib - 16.0).abs() < 1e-9);
         let mut series = Series::new();
-        figures.add_to(&mut series, PathKind::Plain);
+        figures.add_to(&mut series, PathKind::Plain.text());
         let fault = LimitAccuracy.fault(&series);
         assert!(matches!(fault, Some(Fault::Exceeded(what)) if what.contains("plain: NVML's maximum")));
     }
@@ -195,7 +207,7 @@ mod tests {
     fn a_path_that_grants_more_than_the_limit_is_not_enforced() {
         let tracked = tracked(9 * GIB, &[(110, 500 * MIB), (300, 9 * GIB + 500 * MIB)]);
         let mut series = Series::new();
-        Figures::of(&tracked, 8 * GIB).unwrap().add_to(&mut series, PathKind::Pool);
+        Figures::of(&tracked, 8 * GIB).unwrap().add_to(&mut series, PathKind::Pool.text());
         let fault = LimitAccuracy.fault(&series);
         assert!(matches!(fault, Some(Fault::NotEnforced(what)) if what.contains("pool: granted")));
     }
@@ -205,7 +217,7 @@ mod tests {
         let mut tracked = tracked(7 * GIB, &[(110, 500 * MIB)]);
         let shown = |tracked: &Tracked| {
             let mut series = Series::new();
-            Figures::of(tracked, 8 * GIB).unwrap().add_to(&mut series, PathKind::Pool);
+            Figures::of(tracked, 8 * GIB).unwrap().add_to(&mut series, PathKind::Pool.text());
             series["pool: refuses with a CUDA error"].value
         };
         assert_eq!(shown(&tracked), 1.0);

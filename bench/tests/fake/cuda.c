@@ -104,6 +104,22 @@ int cuMemAlloc_v2(ptr *p, size_t n) {
 }
 int cuMemFree_v2(ptr p) { return give(p); }
 int cuMemAllocAsync(ptr *p, size_t n, void *s) { (void)s; return take(n, p); }
+int cuMemPoolCreate(void **p, const void *q) { (void)q; *p = &used_bytes; return SUCCESS; }
+int cuMemAllocFromPoolAsync(ptr *p, size_t n, void *q, void *s) { (void)q; (void)s; return take(n, p); }
+int cuArrayCreate_v2(ptr *a, const size_t *shape) { return take(shape[0] * shape[1] * 16, a); }
+int cuGraphCreate(void **g, unsigned f) { (void)f; *g = calloc(1, 8); return SUCCESS; }
+int cuGraphAddMemAllocNode(void **n, uint64_t *g, const void *d, size_t c, const char *node) {
+    (void)d; (void)c;
+    memcpy(g, node + 104, 8); /* its size in bytes */
+    *n = g;
+    return SUCCESS;
+}
+int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long f) { (void)f; *e = g; return SUCCESS; }
+int cuGraphLaunch(uint64_t *e, void *s) {
+    (void)s;
+    ptr address;
+    return take(*e, &address);
+}
 int cuMemFreeAsync(ptr p, void *s) { (void)s; return give(p); }
 int cuStreamCreate(void **s, unsigned f) { (void)f; *s = &used_bytes; return SUCCESS; }
 int cuStreamSynchronize(void *s) { (void)s; return SUCCESS; }

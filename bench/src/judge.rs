@@ -26,15 +26,33 @@ pub fn judge(results: &mut Results) {
     crown(results);
 }
 
-/// One family: what every system is against native, process against process and in process.
+/// The first system, which all others are held against; native again in a run against itself is one of these.
+const BASELINE: &str = "native";
+
+/// The chances that make a family: what every system is against native, process against process and in process. What native is
+/// against itself, in process, is a control and no claim of the report: a family of its own.
+pub fn family(results: &Results, controls: bool) -> Vec<f64> {
+    let of_family = |(name, _): &(&String, &SystemResult)| (name.as_str() == BASELINE) == controls;
+    let p = |(_, system): (&String, &SystemResult)| [system.p, system.p_in_process];
+    systems(results).filter(of_family).flat_map(p).flatten().collect()
+}
+
 fn correct_verdicts(results: &mut Results) {
-    let family: Vec<f64> =
-        systems(results).flat_map(|(_, system)| [system.p, system.p_in_process]).flatten().collect();
+    for controls in [false, true] {
+        correct(results, controls);
+    }
+}
+
+fn correct(results: &mut Results, controls: bool) {
+    let family = family(results, controls);
     let size = family.len();
     let mut corrected = holm(&family).into_iter();
     for metric in &mut results.metrics {
         let direction = metric.direction;
-        for system in metric.systems.values_mut() {
+        for (name, system) in &mut metric.systems {
+            if (name.as_str() == BASELINE) != controls {
+                continue;
+            }
             if let Some(p) = system.p.and_then(|_| corrected.next()) {
                 system.p_corrected = Some(p);
                 system.verdict = system.added.map(|added| Verdict::of(&added, p, direction));
@@ -81,7 +99,7 @@ pub fn why_no_winner(metric: &MetricResult) -> &'static str {
 
 /// Native, or native again in a run against itself.
 pub fn is_native(name: &str) -> bool {
-    name == "native" || name.starts_with("native#")
+    name == BASELINE || name.starts_with("native#")
 }
 
 /// What the systems of a metric are ranked and told apart by: both by the same figures, or the best of one could lose by the

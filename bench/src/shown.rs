@@ -23,6 +23,7 @@ impl Shown {
         }
         let known = self.0.iter().find_map(|(folder, name)| Some((path.strip_prefix(folder).ok()?, name)));
         match (known, path.file_name()) {
+            (Some((rest, name)), _) if rest.as_os_str().is_empty() && !name.is_empty() => (*name).to_owned(),
             (Some((rest, name)), _) => Path::new(name).join(rest).display().to_string(),
             (None, Some(file)) => file.to_string_lossy().into_owned(),
             (None, None) => path.display().to_string(),
@@ -60,6 +61,7 @@ mod tests {
         let path = |text: &str| shown().path(Path::new(text));
         assert_eq!(path("/home/me/work/bin/libcuota.so"), "bin/libcuota.so");
         assert_eq!(path("/tmp/run/hami.cache"), "{scratch}/hami.cache");
+        assert_eq!(path("/tmp/run"), "{scratch}");
         assert_eq!(path("/opt/hami/libvgpu.so"), "libvgpu.so");
         assert_eq!(path("bin/libcuota.so"), "bin/libcuota.so");
     }

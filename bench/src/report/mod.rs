@@ -9,7 +9,7 @@ pub use summary::summary;
 use std::fmt::Write;
 
 use crate::category;
-use crate::judge::is_native;
+use crate::judge::{self, is_native};
 use crate::metrics::Comparison;
 use crate::published::Column;
 use crate::results::Results;
@@ -157,14 +157,13 @@ pub fn sentence(difference: &Difference<'_>) -> String {
 
 /// What the verdicts rest on.
 fn words(results: &Results) -> String {
-    let asked = results.metrics.iter().flat_map(|metric| metric.systems.values());
-    let family = asked.flat_map(|system| [system.p, system.p_in_process]).flatten().count();
+    let family = judge::family(results, false).len();
     format!(
         "\n## What the words mean\n\n\
          - A sample is a fresh process, or a fixed set of them; systems take turns. Values are medians of samples with 95 % \
          bootstrap intervals.\n\
          - *better*, *worse*: the interval of the paired difference to native does not hold zero, and a trimmed t test finds \
-         it at {} % after Holm's correction for all {family} comparisons of this file. Everything else is a *tie*: no \
+         it at {} % after Holm's correction for all {family} comparisons with native in this file. Everything else is a *tie*: no \
          difference was found, which is not the same as none. *Detectable* is the smallest one that would be found in \
          {POWER_PERCENT} of 100 such runs, with the correction.\n\
          - *not enforced*: the system did not hold the tenant to the limit that the figure presumes, so it has no score. *not \

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::cli::RunArguments;
 use crate::environment::{Environment, now_utc};
@@ -36,6 +36,17 @@ pub const INTERRUPTED: u8 = 130;
 
 /// Measures what `arguments` ask for.
 pub fn main(arguments: &RunArguments) -> Result<ExitCode> {
+    measure(arguments).or_else(|error| {
+        if !interrupt::is_requested() {
+            return Err(error);
+        }
+        // Whatever could not be done then was ended by the user.
+        eprintln!("cuota-bench: interrupted; earlier results are as they were");
+        Ok(ExitCode::from(INTERRUPTED))
+    })
+}
+
+fn measure(arguments: &RunArguments) -> Result<ExitCode> {
     let began = Instant::now();
     let metrics = metrics::select(&arguments.metrics)?;
     let systems = system::resolve(&arguments.system)?;
@@ -62,6 +73,9 @@ pub fn main(arguments: &RunArguments) -> Result<ExitCode> {
         prove::compute(&session, &systems, &mut environment)?;
     }
 
+    if interrupt::is_requested() {
+        bail!("interrupted during the proofs");
+    }
     let results = Results { schema: SCHEMA.to_owned(), environment, metrics: Vec::new() };
     let results = resume::begin(&arguments.out, arguments.resume, results)?;
     let run = Run {

@@ -57,7 +57,9 @@ impl Limiter {
         match entered {
             Some(After::End(on, stream)) => self.end_here(&on, stream),
             Some(After::Passed(on, stream)) => stream.is_passed(&on),
-            Some(After::Tail(stream, launch)) => self.leave_tail(process, stream, launch),
+            Some(After::Tail(stream, launch)) => {
+                self.leave_tail(process, stream, launch);
+            }
             None => {}
         }
         status

@@ -4,6 +4,9 @@
 //! So the thread leaves an event without timing behind each unit (0.16 µs of its time and none of the GPU's, measured on an H100). Others
 //! see by it whether the stream has run dry, and then settle the open batch by the host's clock: it was on the GPU from when its work was
 //! the stream's first until somebody last saw it there, at least, and until now at most; between the two its estimate decides.
+//!
+//! Other streams have such a tail behind work that no timing event measures, for whoever looks later: the stream may be destroyed by then,
+//! or take part in a capture, where it must not be asked.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -46,6 +49,11 @@ impl Launches {
         (!self.has_chains).then_some(self.count)
     }
 
+    /// How many there were, at most [`u32::MAX`].
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
     /// Whether there was a chain of dependent launches, so that more will come: an event behind the first of one would split it.
     pub(super) fn has_chains(&self) -> bool {
         self.has_chains
@@ -68,18 +76,28 @@ impl Tail {
 }
 
 impl Limiter {
-    /// Leaves the event behind a launch on the calling thread's stream.
-    pub(super) fn leave_tail(&self, process: &Process, stream: &Stream, launch: u32) {
-        let Some(_visit) = self.line(stream.context()).visit_later() else { return };
+    /// Leaves the event behind a launch on a stream that the calling thread can name. `false`: the driver refuses.
+    #[inline(never)]
+    pub(super) fn leave_tail(&self, process: &Process, stream: &Stream, launch: u32) -> bool {
+        let Some(_visit) = self.line(stream.context()).visit_later() else { return false };
         let mut event = as_event(stream.tail.event.load(Ordering::Relaxed));
         if event.is_null() {
             let context = process.contexts.handle_of(stream.context());
             event = driver::outside_captures(|| driver::new_event(context, DISABLE_TIMING)).unwrap_or(event);
             stream.tail.event.store(event.expose_provenance() as u64, Ordering::Relaxed);
         }
-        if !event.is_null() && driver::record_event(event, stream.handle()) {
+        let is_left = !event.is_null() && driver::record_event(event, stream.handle());
+        if is_left {
             stream.tail.behind.store(launch, Ordering::Release);
         }
+        is_left
+    }
+
+    /// Whether the tail of a stream has been reached, or cannot be any more.
+    pub(super) fn tail_is_reached(&self, stream: &Stream) -> bool {
+        let event = stream.tail.event.load(Ordering::Relaxed);
+        let visit = self.line(stream.context()).visit();
+        visit.is_some_and(|_| driver::query_event(as_event(event)) != CUresult::CUDA_ERROR_NOT_READY)
     }
 
     /// Settles the open batch of a per-thread stream, if all that was launched there has ended. `late_ns`: how long it may have been idle

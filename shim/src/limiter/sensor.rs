@@ -91,8 +91,9 @@ impl Limiter {
             // Not to be measured by events. What it has cost so far is its estimate; the rest is seen by `time`.
             start.into_iter().for_each(|mark| self.let_go(stream, mark));
             books.blind_ns = books.blind_ns.saturating_add(batch.booked_ns());
-            books.is_blind = is_reachable;
-            if !is_reachable {
+            if is_reachable {
+                self.blind(on.process, stream, books);
+            } else {
                 on.note_used(core::mem::take(&mut books.blind_ns));
             }
             return false;
@@ -105,6 +106,14 @@ impl Limiter {
             books.boundary = Some(end);
         }
         true
+    }
+
+    /// Notes that work is on a stream which no event measures, and leaves the stream's tail behind it, where that may be.
+    #[cold]
+    #[inline(never)]
+    fn blind(&self, process: &'static Process, stream: &Stream, books: &mut Books) {
+        books.is_blind = true;
+        books.has_tail = self.may_record(stream) && self.leave_tail(process, stream, books.launches.count());
     }
 
     /// Closes the open batch of the stream that the calling thread means.
@@ -126,6 +135,9 @@ impl Limiter {
             let mut books = stream.books_after(SLEEPS_AT_LAST);
             if let (Some(on), Some(books)) = (Ground::of(process, stream.device()), &mut books) {
                 self.close(&on, stream, books, Close::End);
+                if books.is_blind && !books.has_tail {
+                    self.blind(process, stream, books);
+                }
             }
             stream.end(key);
         }
@@ -249,15 +261,19 @@ impl Limiter {
         }
     }
 
-    /// Charges work that no event measures for the time that has gone by, in place of its estimate, until the stream has nothing to do. One
-    /// that must not be asked now, for a capture's sake, may have.
+    /// Charges work that no event measures for the time that has gone by, in place of its estimate, until its tail is reached, or the stream
+    /// has nothing to do. One that must not be asked now, for a capture's sake, or not by this thread, may have.
     #[cold]
     fn time(&self, on: &Ground, stream: &Stream, books: &mut Books) {
-        let is_reachable = stream.is_reachable(on.process);
-        let is_busy = || !self.may_record(stream) || !driver::has_ended(stream.handle());
-        books.is_blind = is_reachable && is_busy();
+        let is_lost = !books.has_tail && stream.is_lost(on.process);
+        let may_ask = || stream.is_reachable(on.process) && self.may_record(stream);
+        let has_ended = match books.has_tail {
+            true => self.tail_is_reached(stream),
+            false => is_lost || may_ask() && driver::has_ended(stream.handle()),
+        };
+        books.is_blind = !has_ended;
         let mut booked_ns = core::mem::take(&mut books.blind_ns);
-        if !is_reachable {
+        if is_lost {
             // Nobody comes back to it here: its estimate stands, too.
             on.note_used(core::mem::take(&mut booked_ns));
         }

@@ -68,6 +68,8 @@ pub(super) struct Books {
     pub(super) since_ns: u64,
     /// Some of it is in no batch, since no event could be recorded: our own clock measures it.
     pub(super) is_blind: bool,
+    /// Behind all of that lies the stream's tail, by which anybody sees that it has ended.
+    pub(super) has_tail: bool,
     /// What was booked for that, ns.
     pub(super) blind_ns: u64,
     closed: [MaybeUninit<Closed>; IN_FLIGHT],
@@ -257,6 +259,11 @@ impl Stream {
         self.handle.load(Ordering::Relaxed) == PER_THREAD
     }
 
+    /// Whether nobody can ask for this stream any more: it was destroyed, or is another thread's, which may have ended.
+    pub(super) fn is_lost(&self, process: &Process) -> bool {
+        !self.is_legacy() && !self.is_reachable(process)
+    }
+
     /// Whether the calling thread can name this stream to the driver: the legacy and the per-thread stream depend on who calls.
     pub(super) fn is_reachable(&self, process: &Process) -> bool {
         match self.handle.load(Ordering::Relaxed) {
@@ -348,7 +355,8 @@ impl Stream {
             if !books.is_busy() {
                 books.since_ns = passed_ns;
             }
-            books.is_blind = true;
+            // It may lie behind the tail.
+            (books.is_blind, books.has_tail) = (true, false);
         }
         Some(books)
     }

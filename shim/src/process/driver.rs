@@ -197,10 +197,12 @@ pub(crate) fn query_event(event: CUevent) -> CUresult {
     unsafe { real::cuEventQuery.get()(event) }
 }
 
-/// Whether all that was put on a stream has ended. One of which the driver does not say has.
+/// Whether all that was put on a stream has ended. One of which the driver does not say has, unless the calling thread has no context to
+/// ask in.
 pub(crate) fn has_ended(stream: CUstream) -> bool {
     // SAFETY: a stream that is none is an error.
-    outside_captures(|| unsafe { real::cuStreamQuery.get()(stream) }) != CUresult::CUDA_ERROR_NOT_READY
+    let asked = outside_captures(|| unsafe { real::cuStreamQuery.get()(stream) });
+    !matches!(asked, CUresult::CUDA_ERROR_NOT_READY | CUresult::CUDA_ERROR_INVALID_CONTEXT)
 }
 
 /// From one event to another, both reached, ns of the GPU's clock.

@@ -3,6 +3,7 @@
 //! On the software GPU, or with `CUOTA_TEST_GPU=1` on the machine's own: see `cuota_tests::machine`. Two noisy processors carry the
 //! software GPU, so what a program gets at least is asked for with a wide margin; that it never gets more is not.
 
+mod blind;
 mod captures;
 mod changes;
 mod contexts;

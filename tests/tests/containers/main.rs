@@ -6,6 +6,7 @@
 
 mod ages;
 mod escape;
+mod hami;
 mod install;
 mod runtime;
 mod setup;

@@ -152,6 +152,18 @@ impl<'a> Container<'a> {
         self
     }
 
+    /// With a file or folder of this machine's, and where the container sees it.
+    pub(crate) fn with_volume(mut self, source: PathBuf, target: &str, is_writable: bool) -> Self {
+        self.setup.volumes.push((source, target.to_owned(), is_writable));
+        self
+    }
+
+    /// With a variable in its specification.
+    pub(crate) fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.setup.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// With further options of `podman run`.
     pub(crate) fn with_options<'o>(mut self, options: impl Iterator<Item = &'o str>) -> Self {
         self.setup.options.extend(options.map(str::to_owned));

@@ -1,0 +1,90 @@
+//! Containers as HAMi's plugin sets them up, with our library under its name: mounts and variables, and nothing of `cuota inject`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use cuota_tests::machine::{GIB, MIB};
+
+use crate::RUNTIMES;
+use crate::runtime::{Container, Runtime};
+use crate::site::Site;
+
+/// The container's folder on the node: the plugin makes it for everybody.
+fn folder(site: &Site, name: &str) -> PathBuf {
+    let folder = site.path(name);
+    fs::create_dir(&folder).expect("the folder is ours");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("the folder is ours");
+    folder
+}
+
+/// A container with a quota of 2 GiB.
+fn container(site: &Site, runtime: Runtime, folder: PathBuf) -> Container<'_> {
+    let list = site.path("list");
+    fs::write(&list, "/hook/vgpu/libvgpu.so\n").expect("the folder is ours");
+    Container::plain(site, runtime)
+        .with_volume(folder, "/hook/vgpu", true)
+        .with_volume(site.library(), "/hook/vgpu/libvgpu.so", false)
+        .with_volume(list, "/etc/ld.so.preload", false)
+        .with_variable("CUDA_DEVICE_MEMORY_LIMIT_0", "2048m")
+        .with_variable("CUDA_DEVICE_MEMORY_SHARED_CACHE", "/hook/vgpu/5f0c6ab4.cache")
+}
+
+/// What the node finds in the container's folder: Volcano's monitor, and HAMi's up to 2.9.0, take none with more than two names.
+fn names_in(folder: &PathBuf) -> Vec<String> {
+    let names = fs::read_dir(folder).expect("it is there");
+    let mut names: Vec<String> =
+        names.map(|name| name.expect("it is there").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn container_of_hamis_keeps_its_limit_without_its_environment_and_two_names_in_its_folder() {
+    // The software GPU is found by these.
+    const SIM: &str = "LD_LIBRARY_PATH=/sim CUOTA_SIM_DIR=/gpu";
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        for (number, (uid, script)) in [
+            (0, "exec /guest/console".to_owned()),
+            (0, format!("exec env -i {SIM} /guest/console")),
+            (1000, format!("exec env -i {SIM} /guest/console")),
+            (0, format!("exec su - user -c 'exec env {SIM} /guest/console'")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let folder = folder(&site, &format!("vgpu-{number}"));
+            let container = container(&site, runtime, folder.clone());
+            let mut console = container.start(uid, &["bash", "-c", &script]);
+            console.use_primary_context();
+            assert_eq!(console.total(), 2 * GIB, "user {uid}: {script} ({runtime:?})");
+            assert!(console.alloc(2 * GIB).is_err() && console.alloc(GIB).is_ok(), "user {uid}: {script}");
+            assert_eq!(names_in(&folder), ["5f0c6ab4.cache", "libvgpu.so"], "user {uid}: {script}");
+            // A context of 500 MiB and 1 GiB. The node finds the books, which lie in the container's own memory.
+            let file = folder.join("5f0c6ab4.cache").display().to_string();
+            let listed = site.cuota_ok(&["--dir", &file, "ps"]);
+            assert!(listed.contains("2 GiB") && listed.contains("1.4 GiB"), "{listed}");
+            console.finish();
+        }
+    }
+}
+
+/// Processes of one container, started with its environment and without, in turn.
+#[test]
+fn processes_of_a_container_of_hamis_share_one_quota() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let container = container(&site, runtime, folder(&site, "vgpu"));
+        let script = "exec env -i LD_LIBRARY_PATH=/sim CUOTA_SIM_DIR=/gpu /guest/console";
+        let mut first = container.start(0, &["bash", "-c", script]);
+        first.use_primary_context();
+        let _ = first.alloc(GIB).expect("it fits");
+        let mut second = container.console_inside();
+        second.use_primary_context();
+        assert_eq!(second.total(), 2 * GIB);
+        assert!(second.alloc(GIB).is_err() && second.alloc(16 * MIB).is_ok());
+        second.finish();
+        first.finish();
+    }
+}

@@ -65,7 +65,8 @@ static LIVE: AtomicI32 = AtomicI32::new(-1);
 
 fn descriptor(directory: &Directory, name: &TenantName) -> Result<i32, Unusable> {
     let path = directory.live(name)?;
-    let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT, 0o600)?;
+    // A link that another user has put there leads nowhere: what it leads to would be made everybody's.
+    let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW, 0o600)?;
     // Of a file of another user's that is refused, and was done by that user.
     let _ = directory.admit(&fd);
     let known = Fd::from_owned(LIVE.load(Ordering::Relaxed));

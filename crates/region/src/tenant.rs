@@ -312,7 +312,7 @@ impl Tenant {
     /// # Errors
     /// Why it cannot be used.
     pub fn open(path: &Path) -> Result<Self, Unusable> {
-        let fd = sys::open(path.as_c_str(), libc::O_RDWR, 0)?;
+        let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW, 0)?;
         let tenant = Tenant::map(&fd)?;
         tenant.0.header.check(KIND, KIND.bytes as u64)?;
         Ok(tenant)

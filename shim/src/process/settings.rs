@@ -86,6 +86,10 @@ impl Settings {
             // SAFETY: `environ` is libc's, and at load time nobody changes it.
             unsafe { copy_environment(environ, values) };
             take_assigned(values);
+            // With more rights than its caller's it would make a file wherever that one says.
+            if values.variables.path().is_some() && !sys::has_its_callers_rights() {
+                values.variables.forget_path();
+            }
             if values.variables.path().is_none() {
                 note_file_beside(own_path(), &mut values.variables);
             }

@@ -88,3 +88,20 @@ fn processes_of_a_container_of_hamis_share_one_quota() {
         first.finish();
     }
 }
+
+/// The library makes the container's file when it is loaded; where the variable says so, and so not for a program that has more rights
+/// than who has set the variable.
+#[test]
+fn setuid_program_makes_no_file_where_its_caller_says() {
+    if !Runtime::Runc.is_there() {
+        return;
+    }
+    let site = Site::new();
+    let container = container(&site, Runtime::Runc, folder(&site, "vgpu"));
+    // Root may write there, and the caller may not.
+    let script = "rm -f /hook/vgpu/*.cache; export CUDA_DEVICE_MEMORY_SHARED_CACHE=/etc/x.cache; \
+                  su -c true user </dev/null >/dev/null 2>&1; test -u \"$(command -v su)\" && ls /etc; id -u";
+    let said = container.shell(1000, script);
+    assert!(said.contains("passwd") && said.ends_with("1000\n"), "su is not what it was: {said}");
+    assert!(!said.contains("x.cache"), "{said}");
+}

@@ -144,6 +144,23 @@ mod tests {
     }
 
     #[test]
+    fn a_link_in_the_place_of_one_of_the_files_leads_nowhere() {
+        for name in ["default.v1", "default.v1.live"] {
+            let folder = tempfile::tempdir().unwrap();
+            let directory =
+                Directory::of_everybody(Path::of(&[folder.path().as_os_str().as_bytes()]).unwrap());
+            directory.make().unwrap();
+            let secret = folder.path().join("secret");
+            std::fs::write(&secret, "secret").unwrap();
+            std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+            std::os::unix::fs::symlink(&secret, folder.path().join("tenant").join(name)).unwrap();
+            let refused = Member::join(&directory, &TenantName::DEFAULT).err();
+            assert_eq!(refused, Some(Unusable::System(sys::Errno(libc::ELOOP))), "{name}");
+            assert_eq!(secret.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
     fn a_link_in_the_place_of_the_files_leads_nowhere() {
         let folder = tempfile::tempdir().unwrap();
         let (home, other) = (folder.path().join("home"), folder.path().join("other"));

@@ -150,7 +150,13 @@ impl Variables {
 
     /// Notes where the monitor's file is, which no variable says.
     pub fn note_path(&mut self, path: &[u8]) {
-        self.set(FILE, ALL, path);
+        self.found |= 1 << FILE;
+        self.set_path(path);
+    }
+
+    /// Forgets where a variable says that the monitor's file is.
+    pub fn forget_path(&mut self) {
+        self.path_bytes = 0;
     }
 
     fn set_path(&mut self, value: &[u8]) -> bool {

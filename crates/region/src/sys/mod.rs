@@ -442,6 +442,16 @@ pub fn user_id() -> u32 {
     uid.ok().and_then(|uid| u32::try_from(uid).ok()).unwrap_or(u32::MAX)
 }
 
+/// Whether this process has no more rights than who has started it, and set its environment: a setuid program, or one with file
+/// capabilities, is not dumpable (prctl(2), `PR_SET_DUMPABLE`), nor is one that its user cannot read.
+#[must_use]
+pub fn has_its_callers_rights() -> bool {
+    let what = register(i64::from(libc::PR_GET_DUMPABLE));
+    // SAFETY: takes numbers only.
+    let answer = unsafe { call(libc::SYS_prctl, [what, 0, 0, 0, 0, 0]) };
+    answer == Ok(1)
+}
+
 /// Blocks all signals in the calling thread but the two that glibc needs to reach every thread (32, to cancel, and 33, for `setuid`);
 /// what was blocked before.
 #[must_use]

@@ -82,13 +82,14 @@ impl Share {
 
 /// The open, then the closed batch of one stream. Plain data: the caller keeps it where one thread at a time writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
 pub struct Batch {
-    /// Those with units; the others are free.
-    shares: [Share; KEYS],
     cost_ns: u64,
     booked_ns: u64,
     units: u32,
     unknown: bool,
+    /// Those with units; the others are free.
+    shares: [Share; KEYS],
 }
 
 /// What the events around a closed batch say, the boundary itself included: settling takes it out.

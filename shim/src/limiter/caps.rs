@@ -27,6 +27,7 @@ const ALONE_NS: u64 = 100_000_000;
 const UNSEEN_NS: u64 = 1_000_000_000;
 
 /// A GPU as the limiter sees it. All-zero is one that was never used.
+#[repr(C)]
 pub(super) struct Gpu {
     /// The cap, parts per million; 0: not read yet.
     cap_ppm: AtomicU32,

@@ -16,6 +16,7 @@ const SLEEPS: u32 = 100;
 const SLEEP_NS: u64 = 100_000;
 
 /// A value, and who may use it now. All-zero is a free lock around an all-zero value.
+#[repr(C)]
 pub(super) struct Lock<T> {
     taken: AtomicU32,
     value: UnsafeCell<T>,

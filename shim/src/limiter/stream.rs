@@ -32,8 +32,8 @@ pub(crate) const PER_THREAD: u64 = 2;
 
 /// A closed batch.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(super) struct Closed {
-    pub(super) batch: Batch,
     pub(super) start: Mark,
     pub(super) end: Mark,
     /// A unit in it was never measured.
@@ -42,12 +42,13 @@ pub(super) struct Closed {
     pub(super) late_ns: u64,
     /// As in [`Books`], when it began.
     pub(super) others_held: u64,
+    pub(super) batch: Batch,
 }
 
 /// The books of a stream. All-zero is a stream on which nothing has happened.
+#[repr(C)]
 pub(super) struct Books {
     pub(super) lease: u64,
-    pub(super) batch: Batch,
     /// Begins the open batch.
     pub(super) boundary: Option<Mark>,
     /// A unit in the open batch was never measured.
@@ -72,11 +73,12 @@ pub(super) struct Books {
     pub(super) has_tail: bool,
     /// What was booked for that, ns.
     pub(super) blind_ns: u64,
-    closed: [MaybeUninit<Closed>; IN_FLIGHT],
     first: usize,
     count: usize,
     /// What the closed ones count for in the bound, ns.
     closed_ns: u64,
+    pub(super) batch: Batch,
+    closed: [MaybeUninit<Closed>; IN_FLIGHT],
 }
 
 /// Work of a process on one GPU that has not ended, or has not been settled. All-zero is none.
@@ -211,7 +213,7 @@ fn as_stream(handle: u64) -> CUstream {
 }
 
 /// A stream; on lines of its own, since each launch writes here.
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(crate) struct Stream {
     /// The driver's handle.
     handle: AtomicU64,

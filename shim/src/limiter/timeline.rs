@@ -50,6 +50,7 @@ struct Event {
 }
 
 /// The time line. All-zero is one on which nothing has happened.
+#[repr(C)]
 pub(super) struct Timeline {
     visits: AtomicU32,
     /// Calls under way that may end the context.
@@ -58,10 +59,11 @@ pub(super) struct Timeline {
     events: [Event; EVENTS],
 }
 
+#[repr(C)]
 struct Axis {
-    union: Union,
     base: Option<Mark>,
     base_ns: u64,
+    union: Union,
 }
 
 /// The time line of a context that does not end meanwhile.

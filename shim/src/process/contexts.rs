@@ -31,11 +31,14 @@ fn frame_in(word: u64) -> u64 {
 }
 
 /// The table. All-zero is an empty one.
+#[repr(C)]
 pub(crate) struct Contexts {
-    entries: [Entry; CONTEXTS],
     live: AtomicU32,
     /// The number of the one context, while there is just one.
     sole: AtomicU32,
+    /// 1: an executable graph has waited for its first launch.
+    awaited: AtomicU32,
+    entries: [Entry; CONTEXTS],
     /// By number: the largest frame of local memory that is booked for a kernel's thread there, bytes, and above it how many launches
     /// to come count on that (`WAITER` each). 255 is for all foreign ones.
     frames: [AtomicU64; 256],
@@ -43,8 +46,6 @@ pub(crate) struct Contexts {
     given: [AtomicU64; 256],
     /// By number: the limit of the stack when it was last asked for or set, which threads have, too.
     stacks: [AtomicU64; 256],
-    /// 1: an executable graph has waited for its first launch.
-    awaited: AtomicU32,
     /// By number: how often the program has attached itself to the context.
     attached: [AtomicU32; 256],
 }

@@ -20,6 +20,7 @@ use crate::hooks_table::cuDeviceTotalMem_v2;
 pub(crate) const DEVICES: usize = 16;
 
 /// A device's state. All-zero is "never used". Threads that fill it at once write the same values.
+#[repr(C)]
 pub(crate) struct Device {
     /// 1 + the device's index in the tenant's books; 0: never used.
     index: AtomicU32,

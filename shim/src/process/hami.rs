@@ -54,6 +54,7 @@ struct Container {
 }
 
 /// HAMi's part of a process's state. All-zero: this is no container of HAMi's.
+#[repr(C)]
 pub(crate) struct Hami {
     /// 1 once `container` is written.
     on: AtomicU32,

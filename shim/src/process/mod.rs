@@ -3,6 +3,9 @@
 //! All of it lies in one private mapping that a child made by `fork` sees zeroed (MADV_WIPEONFORK), and all-zero means
 //! "nothing known yet". So a child never acts as its parent: it joins as a process of its own, at its first call.
 //!
+//! Structures with tables in them are `repr(C)`, and small fields stand before the tables: Rust would put them behind, where every
+//! access to one is three bytes longer.
+//!
 //! - [`settings`]: what the environment said when we were loaded.
 //! - [`device`], [`account`]: a GPU, and booking memory on it.
 //! - [`blocks`], [`contexts`], [`pools`], [`handles`], [`pins`], [`lingering`]: what is held, kind by kind.
@@ -53,16 +56,20 @@ use crate::limiter::Limiter;
 const LIVES: usize = 64;
 
 /// What is known of this process.
+#[repr(C)]
 pub(crate) struct Process {
     /// One of the constants below; while a thread joins, JOINING with its id.
     standing: AtomicU32,
     policy: UnsafeCell<MaybeUninit<Policy>>,
-    members: [UnsafeCell<MaybeUninit<Member>>; LIVES],
     /// How many of `members` there are.
     lives: AtomicUsize,
     /// The last of them, which is the one in force.
     member: AtomicPtr<Member>,
     pub(crate) device_count: AtomicU32,
+    /// 1 once an executable graph allocates: a launch looks at this one word.
+    pub(crate) allocating_graphs: AtomicU32,
+    pub(crate) hami: Hami,
+    members: [UnsafeCell<MaybeUninit<Member>>; LIVES],
     pub(crate) devices: [Device; DEVICES],
     pub(crate) blocks: Blocks,
     pub(crate) contexts: Contexts,
@@ -72,9 +79,6 @@ pub(crate) struct Process {
     pub(crate) pins: Pins,
     pub(crate) functions: Functions,
     pub(crate) limiter: Limiter,
-    pub(crate) hami: Hami,
-    /// 1 once an executable graph allocates: a launch looks at this one word.
-    pub(crate) allocating_graphs: AtomicU32,
 }
 
 // SAFETY: the cells are written by the one thread that holds JOINING, before the release store that lets others read

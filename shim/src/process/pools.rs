@@ -57,12 +57,13 @@ impl Held {
 }
 
 /// The table. All-zero is an empty one.
+#[repr(C)]
 pub(crate) struct Pools {
-    entries: [Pool; POOLS],
     /// One more than the highest entry ever used.
     used: AtomicU32,
     /// Pools of other processes that are open, in the low 31 bits; above them, whether others can open pools of this one.
     shared: AtomicU32,
+    entries: [Pool; POOLS],
 }
 
 /// The bit of `shared` that says that others can open pools of this process.

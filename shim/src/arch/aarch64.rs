@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use cuota_abi::cuda::CUresult;
 use cuota_abi::nvml::nvmlReturn_t;
 
-use crate::interpose::call::Call as Forwarded;
+use crate::interpose::call::{self, Call as Forwarded};
 use crate::interpose::driver::{self, Library};
 use crate::interpose::trampoline::{self, Call};
 
@@ -83,7 +83,7 @@ pub(crate) fn real(place: &'static AtomicPtr<c_void>) -> *mut c_void {
     driver::missing as *mut c_void
 }
 
-/// Where the stubs of [`crate::interpose::call`] lead: w9 has the hook's number in its lowest ten bits, and the note above.
+/// Where the stubs of [`crate::interpose::call`] lead: w9 has the hook's word ([`call::word_of`]).
 ///
 /// # Safety
 /// Only from such a stub.
@@ -108,14 +108,13 @@ pub(crate) unsafe extern "C" fn gate() {
         "stp x12, x13, [sp, #104]",
         "ldp x12, x13, [x29, #192]",
         "stp x12, x13, [sp, #120]",
-        "and w14, w9, #1023",
-        "lsr w11, w9, #10",
-        "str x11, [sp, #136]",
+        "ubfx w14, w9, #{number_shift}, #10",
+        "lsr w11, w9, #{handler_shift}",
+        "str x9, [sp, #136]",
         "str xzr, [sp, #144]",
         "adrp x12, {handlers}",
         "add x12, x12, :lo12:{handlers}",
-        "add x12, x12, x14, lsl #2",
-        "ldrsw x9, [x12]",
+        "ldrsw x9, [x12, x11, lsl #2]",
         "add x9, x9, x12",
         "adrp x10, {places}",
         "add x10, x10, :lo12:{places}",
@@ -150,6 +149,8 @@ pub(crate) unsafe extern "C" fn gate() {
         places = sym crate::hooks_table::HOOKED,
         handlers = sym crate::hooks_table::handler_offsets,
         attach = sym driver::attach,
+        number_shift = const call::NUMBER_SHIFT,
+        handler_shift = const call::HANDLER_SHIFT,
         first_of_nvml = const crate::hooks_table::FIRST_OF_NVML,
         no_cuda = const CUresult::CUDA_ERROR_NOT_INITIALIZED.0,
         no_nvml = const nvmlReturn_t::NVML_ERROR_UNINITIALIZED.0,
@@ -196,18 +197,14 @@ pub(crate) unsafe extern "C" fn make(call: &Forwarded) -> u32 {
 
 /// The stub of a hook: see [`gate`].
 macro_rules! stub {
-    ($number:expr, $note:expr) => {
+    ($word:expr) => {
         core::arch::naked_asm!(
             "hint #34",
             "mov w9, #{low}",
             "movk w9, #{high}, lsl #16",
             "b {gate}",
-            low = const ($number as u64 | $note << 10) & 0xffff,
-            high = const {
-                let note: u64 = $note;
-                assert!($number < 1024 && note < 1 << 22);
-                ($number as u64 | note << 10) >> 16
-            },
+            low = const $word & 0xffff,
+            high = const $word >> 16,
             gate = sym $crate::arch::gate,
         )
     };
@@ -219,11 +216,12 @@ pub(crate) use stub;
 /// # Safety
 /// A stub or a trampoline begins here.
 pub(crate) unsafe fn number_in_stub(code: *const c_void) -> Option<usize> {
-    /// `mov w9, #...`, with what it moves in its bits 5 to 20.
+    /// `mov w9, #...`, with what it moves in its bits 5 to 20; so has the `movk` behind it, which moves the upper half.
     const MOV_W9: u32 = 0x5280_0009;
     // SAFETY: both are longer; after `bti c`, a stub moves.
-    let second = unsafe { code.cast::<u32>().add(1).read() };
-    (second & !(0xffff << 5) == MOV_W9).then_some((second >> 5) as usize % 1024)
+    let [low, high] = unsafe { code.cast::<u32>().add(1).cast::<[u32; 2]>().read() };
+    let word = (high >> 5 << 16) | (low >> 5 & 0xffff);
+    (low & !(0xffff << 5) == MOV_W9).then_some(word as usize >> call::NUMBER_SHIFT & 1023)
 }
 
 /// What tells the calling thread from all others that live.

@@ -7,7 +7,7 @@ use core::sync::atomic::AtomicPtr;
 use cuota_abi::cuda::CUresult;
 use cuota_abi::nvml::nvmlReturn_t;
 
-use crate::interpose::call::Call as Forwarded;
+use crate::interpose::call::{self, Call as Forwarded};
 use crate::interpose::driver::{self, Library};
 use crate::interpose::trampoline::{self, Call};
 
@@ -181,7 +181,7 @@ pub(crate) fn real(place: &'static AtomicPtr<c_void>) -> *mut c_void {
     found
 }
 
-/// Where the stubs of [`crate::interpose::call`] lead: eax has the hook's number in its lowest ten bits, and the note above.
+/// Where the stubs of [`crate::interpose::call`] lead: eax has the hook's word ([`call::word_of`]).
 ///
 /// The registers that a caller keeps are all saved here, in places that [`make`]'s unwind table knows.
 ///
@@ -205,11 +205,11 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov [rsp + 40], r8",
         "mov [rsp + 48], r9",
         "mov ebx, eax",
+        "shr ebx, {number_shift}",
         "and ebx, 1023",
-        "shr eax, 10",
         "mov [rsp + 120], rax",
         // IN_REGISTERS: there are no words on the stack.
-        "bt eax, 21",
+        "bt eax, 13",
         "setc byte ptr [rsp + 128]",
         "jc 4f",
         // The caller's frame is there, whether all of these words are arguments or not.
@@ -229,9 +229,10 @@ pub(crate) unsafe extern "C" fn gate() {
         "2:",
         "mov [rsp], rax",
         "mov rdi, rsp",
+        // The handler's number: the word's highest byte.
+        "movzx eax, byte ptr [rsp + 123]",
         "lea rcx, [rip + {handlers}]",
-        "lea rcx, [rcx + rbx * 4]",
-        "movsxd rax, dword ptr [rcx]",
+        "movsxd rax, dword ptr [rcx + rax * 4]",
         "add rax, rcx",
         "call rax",
         "3:",
@@ -260,6 +261,7 @@ pub(crate) unsafe extern "C" fn gate() {
         places = sym crate::hooks_table::HOOKED,
         handlers = sym crate::hooks_table::handler_offsets,
         attach = sym driver::attach,
+        number_shift = const call::NUMBER_SHIFT,
         first_of_nvml = const crate::hooks_table::FIRST_OF_NVML,
         no_cuda = const CUresult::CUDA_ERROR_NOT_INITIALIZED.0,
         no_nvml = const nvmlReturn_t::NVML_ERROR_UNINITIALIZED.0,
@@ -357,15 +359,11 @@ core::arch::global_asm!(
 
 /// The stub of a hook: see [`gate`].
 macro_rules! stub {
-    ($number:expr, $note:expr) => {
+    ($word:expr) => {
         core::arch::naked_asm!(
-            "mov eax, {which}",
+            "mov eax, {word}",
             "jmp {gate}",
-            which = const {
-                let note: u64 = $note;
-                assert!($number < 1024 && note < 1 << 22);
-                $number as u64 | note << 10
-            },
+            word = const $word,
             gate = sym $crate::arch::gate,
         )
     };
@@ -381,7 +379,7 @@ pub(crate) unsafe fn number_in_stub(code: *const c_void) -> Option<usize> {
     // SAFETY: both are longer; a stub begins with one byte and what it moves.
     let (first, moved) =
         unsafe { (code.cast::<u8>().read(), code.cast::<u8>().add(1).cast::<u32>().read_unaligned()) };
-    (first == MOV_EAX).then_some(moved as usize % 1024)
+    (first == MOV_EAX).then_some(moved as usize >> call::NUMBER_SHIFT & 1023)
 }
 
 /// What tells the calling thread from all others that live.

@@ -14,14 +14,31 @@ use crate::arch;
 /// Words on the stack that can belong to a call's arguments: five of a launch, eight of a handle that is passed by value.
 const ON_STACK: usize = 8;
 
-/// The bit of a note that says that stream 0 is the per-thread one.
-pub(crate) const PER_THREAD_MODE: u64 = 1 << 20;
+/// The bit of a hook's word that says that stream 0 is the per-thread one. Below it: what the line in the table says of the function.
+pub(crate) const PER_THREAD_MODE: u64 = 1 << 12;
 
-/// The bit of a note that says that all arguments are in registers.
-const IN_REGISTERS: u64 = 1 << 21;
+/// The bit of a hook's word that says that all arguments are in registers.
+const IN_REGISTERS: u64 = 1 << 13;
+
+/// Where the hook's number stands in its word: ten bits.
+pub(crate) const NUMBER_SHIFT: u32 = 14;
+
+/// Where its handler's number stands: eight bits.
+pub(crate) const HANDLER_SHIFT: u32 = 24;
+
+/// All that a hook's stub says to the gate.
+pub(crate) const fn word_of(number: usize, handler: usize, note: u64, name: &str, sizes: &[usize]) -> u64 {
+    assert!(
+        number < 1 << (HANDLER_SHIFT - NUMBER_SHIFT)
+            && handler < 1 << (32 - HANDLER_SHIFT)
+            && note < PER_THREAD_MODE
+    );
+    let numbers = (number as u64) << NUMBER_SHIFT | (handler as u64) << HANDLER_SHIFT;
+    note | mode_of(name) | places_of(sizes) | numbers
+}
 
 /// [`IN_REGISTERS`] for a function whose arguments have these sizes, bytes, by the rules of x86-64: six words, and no larger structure.
-pub(crate) const fn places_of(sizes: &[usize]) -> u64 {
+const fn places_of(sizes: &[usize]) -> u64 {
     let mut index = 0;
     while index < sizes.len() {
         if sizes[index] > size_of::<u64>() {
@@ -36,7 +53,7 @@ pub(crate) const fn places_of(sizes: &[usize]) -> u64 {
 pub(crate) const CU_STREAM_PER_THREAD: usize = 2;
 
 /// [`PER_THREAD_MODE`] for a function whose name says so.
-pub(crate) const fn mode_of(name: &str) -> u64 {
+const fn mode_of(name: &str) -> u64 {
     match name.as_bytes() {
         [.., b'_', b'p', b't', b's', b'z'] | [.., b'_', b'p', b't', b'd', b's'] => PER_THREAD_MODE,
         _ => 0,
@@ -51,20 +68,20 @@ pub(crate) struct Call {
     /// Six in registers, then those on the stack: integers, handles and pointers, of which the upper half means nothing where the type
     /// has 32 bits. aarch64 has eight in registers.
     words: [u64; 6 + ON_STACK],
-    /// What the line in the table says of this function, and [`PER_THREAD_MODE`].
-    note: u64,
+    /// The hook's word ([`word_of`]); 0 in calls of our own.
+    word: u64,
     /// 0: with words on the stack; 1: all in registers; 2: all in registers, and made by us, not by the program.
     kind: u64,
 }
 
-const _: () = assert!(size_of::<Call>() == 136 && core::mem::offset_of!(Call, note) == 120);
+const _: () = assert!(size_of::<Call>() == 136 && core::mem::offset_of!(Call, word) == 120);
 
 impl Call {
     /// A call of our own of `real`, which takes so many words, or fewer.
     #[inline(never)]
     pub(crate) fn new(real: *const c_void, [first, second, third]: [u64; 3]) -> Self {
         let words = [first, second, third, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        Call { real: real.cast_mut(), words, note: 0, kind: 2 }
+        Call { real: real.cast_mut(), words, word: 0, kind: 2 }
     }
 
     /// Makes the call.
@@ -93,7 +110,7 @@ impl Call {
     /// What the line in the table says of this function.
     #[inline(always)]
     pub(crate) fn note(&self) -> usize {
-        usize::try_from(self.note & (PER_THREAD_MODE - 1)).unwrap_or(0)
+        usize::try_from(self.word & (PER_THREAD_MODE - 1)).unwrap_or(0)
     }
 
     /// Argument `index`, counted from 0.
@@ -150,7 +167,7 @@ impl Call {
     /// The stream that this function means by `stream`: 0 is the per-thread one to those that end in `_ptsz` and `_ptds`.
     #[inline(always)]
     pub(crate) fn as_meant(&self, stream: CUstream) -> CUstream {
-        if stream.is_null() && self.note & PER_THREAD_MODE != 0 {
+        if stream.is_null() && self.word & PER_THREAD_MODE != 0 {
             core::ptr::without_provenance_mut(CU_STREAM_PER_THREAD)
         } else {
             stream

@@ -145,6 +145,47 @@ pub(crate) const fn first_of_nvml(libraries: &[Library]) -> usize {
     first
 }
 
+/// Numbers the handlers of these names, as they first come.
+pub(crate) const fn number_handlers<const N: usize>(names: &[&str; N]) -> [usize; N] {
+    let (mut numbers, mut distinct, mut hook) = ([0; N], 0, 0);
+    while hook < N {
+        let mut same = 0;
+        while !is_same(names[same].as_bytes(), names[hook].as_bytes()) {
+            same += 1;
+        }
+        if same == hook {
+            numbers[hook] = distinct;
+            distinct += 1;
+        } else {
+            numbers[hook] = numbers[same];
+        }
+        hook += 1;
+    }
+    numbers
+}
+
+const fn is_same(mut one: &[u8], mut other: &[u8]) -> bool {
+    while let ([first, rest @ ..], [of_other, rest_of_other @ ..]) = (one, other) {
+        if *first != *of_other {
+            return false;
+        }
+        (one, other) = (rest, rest_of_other);
+    }
+    one.is_empty() && other.is_empty()
+}
+
+/// 1 where a hook is the first with its handler, else 0.
+pub(crate) const fn is_first(handlers: &[usize], hook: usize) -> i32 {
+    let mut before = 0;
+    while before < hook {
+        if handlers[before] == handlers[hook] {
+            return 0;
+        }
+        before += 1;
+    }
+    1
+}
+
 /// Declares hooks, one line each: the name of the symbol, its `PFN_*` type, the parameters, and the handler.
 ///
 /// ```text
@@ -183,23 +224,30 @@ macro_rules! hooks {
             &[ $($($( { let _ = Hook::$name; $crate::interpose::driver::Library::$library }, )+)*)* ]
         );
 
-        // Where each handler lies, as its distance from here: an address would have to be relocated in each process.
+        /// By the hooks' numbers: the number of the handler.
+        const HANDLERS: [usize; Hook::Count as usize] = $crate::interpose::table::number_handlers(
+            &[ $($($( { let _ = Hook::$name; stringify!($handler) }, )+)*)* ]
+        );
+
+        // Where each handler lies, as its distance from here: an address would have to be relocated in each process. Each stands where its
+        // first hook does.
         core::arch::global_asm!(
             ".pushsection .rodata.handler_offsets, \"a\"",
             ".p2align 2",
             ".globl handler_offsets",
             ".hidden handler_offsets",
             "handler_offsets:",
-            $($($( concat!(".long {", stringify!($name), "} - ."), )+)*)*
+            $($($( $crate::interpose::table::hooks!(@offset $name), )+)*)*
             ".popsection",
-            $($($( $name = sym $handler, )+)*)*
+            $($($( const $crate::interpose::table::is_first(&HANDLERS, Hook::$name as usize), sym $handler, )+)*)*
         );
 
         unsafe extern "C" {
-            /// By the hooks' numbers: the distance of the handler from this very place, bytes. Read by [`crate::arch::gate`].
-            pub(crate) static handler_offsets: [i32; Hook::Count as usize];
+            /// By the handlers' numbers: the distance of each from here, bytes. Read by [`crate::arch::gate`].
+            pub(crate) static handler_offsets: i32;
         }
     };
+    (@offset $name:ident) => { ".if {}; .long {} - handler_offsets; .endif" };
     (@line $library:ident, $status:ty, [$($name:ident : $pfn:ident),+], $args:tt, $handler:path, $note:expr) => {
         $($crate::interpose::table::hooks!(@hook $library, $status, $name, $pfn, $args, $note);)+
         const _: unsafe extern "C" fn(&$crate::interpose::call::Call) -> $status = $handler;
@@ -213,9 +261,10 @@ macro_rules! hooks {
         #[unsafe(naked)]
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> $status {
-            $crate::arch::stub!(Hook::$name as usize, {
+            $crate::arch::stub!({
                 const SIZES: &[usize] = &[$(size_of::<$ty>()),*];
-                $note + $crate::interpose::call::mode_of(stringify!($name)) + $crate::interpose::call::places_of(SIZES)
+                let number = Hook::$name as usize;
+                $crate::interpose::call::word_of(number, HANDLERS[number], $note, stringify!($name), SIZES)
             })
         }
 

@@ -52,28 +52,51 @@ impl Fd {
 impl Drop for Fd {
     fn drop(&mut self) {
         // SAFETY: `close` takes a number and no memory; this descriptor is ours.
-        let _ = unsafe { call(libc::SYS_close, [int(self.0), 0, 0, 0, 0, 0]) };
+        let _ = unsafe { call(libc::SYS_close, [int(self.0), 0, 0]) };
     }
 }
 
-/// Makes a system call and splits the kernel's answer into result and errno.
+/// Makes a system call of at most three arguments.
 ///
 /// # Safety
 /// The caller keeps the contract of the system call that `number` names.
 #[inline(always)]
-unsafe fn call(number: libc::c_long, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize> {
+unsafe fn call(number: libc::c_long, [a, b, c]: [usize; 3]) -> Result<usize> {
     // SAFETY: the caller's contract, passed on.
-    unsafe { enter(register(number), a, b, c, d, e, f) }
+    split(unsafe { enter(a, b, c, register(number)) })
 }
 
-/// [`call`], whose arguments come in registers.
+/// Makes a system call of up to six arguments.
+///
+/// # Safety
+/// As [`call`].
+#[inline(always)]
+unsafe fn call_with_six(number: libc::c_long, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize> {
+    // SAFETY: the caller's contract, passed on.
+    split(unsafe { enter_with_six(a, b, c, d, e, f, register(number)) })
+}
+
+/// [`call`], whose arguments come in registers; so does the answer, which a `Result` would not.
 ///
 /// # Safety
 /// As [`call`].
 #[inline(never)]
-unsafe fn enter(number: usize, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> Result<usize> {
+unsafe fn enter(a: usize, b: usize, c: usize, number: usize) -> isize {
+    // SAFETY: the caller's contract, passed on; the kernel looks at no register that the system call does not take.
+    unsafe { arch::syscall6(number, [a, b, c, 0, 0, 0]) }
+}
+
+/// # Safety
+/// As [`call`].
+#[inline(never)]
+unsafe fn enter_with_six(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize, number: usize) -> isize {
     // SAFETY: the caller's contract, passed on.
-    let answer = unsafe { arch::syscall6(number, [a, b, c, d, e, f]) };
+    unsafe { arch::syscall6(number, [a, b, c, d, e, f]) }
+}
+
+/// Splits the kernel's answer into result and errno.
+#[inline(always)]
+fn split(answer: isize) -> Result<usize> {
     // The kernel reserves the last page of the address space for error numbers (include/linux/err.h).
     match answer {
         -4095..=-1 => Err(Errno(i32::try_from(-answer).unwrap_or(libc::EIO))),
@@ -106,7 +129,10 @@ pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<Fd> {
     let flags = flags | libc::O_CLOEXEC;
     // SAFETY: `path` is NUL-terminated and outlives the call.
     let fd = unsafe {
-        call(libc::SYS_openat, [int(libc::AT_FDCWD), path.as_ptr() as usize, int(flags), mode as usize, 0, 0])
+        call_with_six(
+            libc::SYS_openat,
+            [int(libc::AT_FDCWD), path.as_ptr() as usize, int(flags), mode as usize, 0, 0],
+        )
     }?;
     Ok(Fd(as_int(fd)))
 }
@@ -117,7 +143,7 @@ pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<Fd> {
 /// `EINVAL` where `floor` is beyond the process's limit on open files, and what else `fcntl(2)` returns.
 pub fn duplicate_above(fd: &Fd, floor: i32) -> Result<Fd> {
     // SAFETY: `F_DUPFD_CLOEXEC` takes two numbers.
-    unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_DUPFD_CLOEXEC), int(floor), 0, 0, 0]) }
+    unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_DUPFD_CLOEXEC), int(floor)]) }
         .map(|fd| Fd(as_int(fd)))
 }
 
@@ -141,7 +167,7 @@ pub struct FileInfo {
 pub fn file_info(fd: &Fd) -> Result<FileInfo> {
     let mut stat = core::mem::MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the kernel fills the one `stat` that the pointer leads to; `libc::stat` has the kernel's layout here.
-    unsafe { call(libc::SYS_fstat, [int(fd.0), stat.as_mut_ptr() as usize, 0, 0, 0, 0]) }?;
+    unsafe { call(libc::SYS_fstat, [int(fd.0), stat.as_mut_ptr() as usize, 0]) }?;
     // SAFETY: zeroed before, filled by the kernel since.
     let stat = unsafe { stat.assume_init() };
     Ok(FileInfo {
@@ -165,7 +191,7 @@ pub fn take_space(fd: &Fd, bytes: usize) -> Result<()> {
         return Err(Errno(libc::EFBIG));
     }
     // SAFETY: takes numbers only.
-    let taken = unsafe { call(libc::SYS_fallocate, [int(fd.0), 0, 0, bytes, 0, 0]) };
+    let taken = unsafe { call_with_six(libc::SYS_fallocate, [int(fd.0), 0, 0, bytes, 0, 0]) };
     if taken != Err(Errno(libc::EOPNOTSUPP)) {
         return taken.map(drop);
     }
@@ -173,7 +199,7 @@ pub fn take_space(fd: &Fd, bytes: usize) -> Result<()> {
         return Ok(());
     }
     // SAFETY: takes numbers only.
-    unsafe { call(libc::SYS_ftruncate, [int(fd.0), bytes, 0, 0, 0, 0]) }.map(drop)
+    unsafe { call(libc::SYS_ftruncate, [int(fd.0), bytes, 0]) }.map(drop)
 }
 
 /// Writes all of `bytes` to `fd` at its position.
@@ -183,8 +209,7 @@ pub fn take_space(fd: &Fd, bytes: usize) -> Result<()> {
 pub fn write_all(fd: &Fd, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         // SAFETY: the pointer and length are those of one live slice.
-        let wrote =
-            unsafe { call(libc::SYS_write, [int(fd.0), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) };
+        let wrote = unsafe { call(libc::SYS_write, [int(fd.0), bytes.as_ptr() as usize, bytes.len()]) };
         match wrote {
             Ok(0) => return Err(Errno(libc::EIO)),
             Ok(n) => bytes = bytes.get(n..).unwrap_or(&[]),
@@ -202,8 +227,7 @@ pub fn write_all(fd: &Fd, mut bytes: &[u8]) -> Result<()> {
 pub fn read(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
     loop {
         // SAFETY: the pointer and length are those of one live, exclusive slice.
-        let got =
-            unsafe { call(libc::SYS_read, [int(fd.0), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) };
+        let got = unsafe { call(libc::SYS_read, [int(fd.0), buffer.as_mut_ptr() as usize, buffer.len()]) };
         if got != Err(Errno(libc::EINTR)) {
             return got;
         }
@@ -216,9 +240,7 @@ pub fn read(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
 /// What `getdents64(2)` returns.
 pub fn read_entries(folder: &Fd, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: the pointer and length are those of one live, exclusive slice.
-    unsafe {
-        call(libc::SYS_getdents64, [int(folder.0), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
-    }
+    unsafe { call(libc::SYS_getdents64, [int(folder.0), buffer.as_mut_ptr() as usize, buffer.len()]) }
 }
 
 /// Gives the file at `existing` the second name `new`, atomically; `EEXIST` where `new` is taken.
@@ -228,8 +250,10 @@ pub fn read_entries(folder: &Fd, buffer: &mut [u8]) -> Result<usize> {
 pub fn link(existing: &CStr, new: &CStr) -> Result<()> {
     let at = int(libc::AT_FDCWD);
     // SAFETY: both paths are NUL-terminated and outlive the call.
-    unsafe { call(libc::SYS_linkat, [at, existing.as_ptr() as usize, at, new.as_ptr() as usize, 0, 0]) }
-        .map(drop)
+    unsafe {
+        call_with_six(libc::SYS_linkat, [at, existing.as_ptr() as usize, at, new.as_ptr() as usize, 0, 0])
+    }
+    .map(drop)
 }
 
 /// Removes the name `path`.
@@ -238,7 +262,7 @@ pub fn link(existing: &CStr, new: &CStr) -> Result<()> {
 /// What `unlinkat(2)` returns.
 pub fn unlink(path: &CStr) -> Result<()> {
     // SAFETY: the path is NUL-terminated and outlives the call.
-    unsafe { call(libc::SYS_unlinkat, [int(libc::AT_FDCWD), path.as_ptr() as usize, 0, 0, 0, 0]) }.map(drop)
+    unsafe { call(libc::SYS_unlinkat, [int(libc::AT_FDCWD), path.as_ptr() as usize, 0]) }.map(drop)
 }
 
 /// Sets the permission bits of a file, whatever the process's umask.
@@ -247,7 +271,7 @@ pub fn unlink(path: &CStr) -> Result<()> {
 /// What `fchmod(2)` returns.
 pub fn set_mode(fd: &Fd, mode: u32) -> Result<()> {
     // SAFETY: takes numbers only.
-    unsafe { call(libc::SYS_fchmod, [int(fd.0), mode as usize, 0, 0, 0, 0]) }.map(drop)
+    unsafe { call(libc::SYS_fchmod, [int(fd.0), mode as usize, 0]) }.map(drop)
 }
 
 /// Makes a directory with these permission bits, whatever the process's umask; one that is there stays as it is.
@@ -256,9 +280,8 @@ pub fn set_mode(fd: &Fd, mode: u32) -> Result<()> {
 /// What `mkdirat(2)`, `openat(2)` and `fchmod(2)` return; where a link is there, `ELOOP` or `ENOTDIR`.
 pub fn make_directory(path: &CStr, mode: u32) -> Result<()> {
     // SAFETY: the path is NUL-terminated and outlives the call.
-    let made = unsafe {
-        call(libc::SYS_mkdirat, [int(libc::AT_FDCWD), path.as_ptr() as usize, mode as usize, 0, 0, 0])
-    };
+    let made =
+        unsafe { call(libc::SYS_mkdirat, [int(libc::AT_FDCWD), path.as_ptr() as usize, mode as usize]) };
     if made.is_err() && made != Err(Errno(libc::EEXIST)) {
         return made.map(drop);
     }
@@ -299,7 +322,8 @@ pub fn map(mapping: Mapping<'_>, bytes: usize) -> Result<NonNull<u8>> {
         ),
     };
     // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
-    let address = unsafe { call(libc::SYS_mmap, [0, bytes, int(protection), int(flags), int(fd), 0]) }?;
+    let address =
+        unsafe { call_with_six(libc::SYS_mmap, [0, bytes, int(protection), int(flags), int(fd), 0]) }?;
     NonNull::new(address as *mut u8).ok_or(Errno(libc::ENOMEM))
 }
 
@@ -309,7 +333,7 @@ pub fn map(mapping: Mapping<'_>, bytes: usize) -> Result<NonNull<u8>> {
 /// `address` and `bytes` are those of one earlier [`map`], and nothing refers to that memory any more.
 pub unsafe fn unmap(address: NonNull<u8>, bytes: usize) {
     // SAFETY: the caller's contract.
-    let _ = unsafe { call(libc::SYS_munmap, [address.as_ptr() as usize, bytes, 0, 0, 0, 0]) };
+    let _ = unsafe { call(libc::SYS_munmap, [address.as_ptr() as usize, bytes, 0]) };
 }
 
 /// What becomes of a mapping in a child made by `fork`.
@@ -335,7 +359,7 @@ pub unsafe fn set_fate_in_child(address: NonNull<u8>, bytes: usize, fate: InChil
         InChild::Absent => libc::MADV_DONTFORK,
     };
     // SAFETY: advice on our own mapping; what it changes is the caller's contract.
-    unsafe { call(libc::SYS_madvise, [address.as_ptr() as usize, bytes, int(advice), 0, 0, 0]) }.map(drop)
+    unsafe { call(libc::SYS_madvise, [address.as_ptr() as usize, bytes, int(advice)]) }.map(drop)
 }
 
 fn record(kind: i32, byte: u64) -> libc::flock {
@@ -358,8 +382,7 @@ fn record(kind: i32, byte: u64) -> libc::flock {
 pub fn try_lock_byte(fd: &Fd, byte: u64) -> Result<bool> {
     let lock = record(libc::F_WRLCK, byte);
     // SAFETY: the kernel reads the one `flock` that the pointer leads to.
-    let answer =
-        unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_SETLK), &raw const lock as usize, 0, 0, 0]) };
+    let answer = unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_SETLK), &raw const lock as usize]) };
     match answer {
         Ok(_) => Ok(true),
         Err(Errno(libc::EAGAIN | libc::EACCES)) => Ok(false),
@@ -371,8 +394,7 @@ pub fn try_lock_byte(fd: &Fd, byte: u64) -> Result<bool> {
 pub fn unlock_byte(fd: &Fd, byte: u64) {
     let lock = record(libc::F_UNLCK, byte);
     // SAFETY: the kernel reads the one `flock` that the pointer leads to.
-    let _ =
-        unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_SETLK), &raw const lock as usize, 0, 0, 0]) };
+    let _ = unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_SETLK), &raw const lock as usize]) };
 }
 
 /// Whether *another* process holds the record lock on one byte of `fd`.
@@ -382,7 +404,7 @@ pub fn unlock_byte(fd: &Fd, byte: u64) {
 pub fn byte_is_locked_elsewhere(fd: &Fd, byte: u64) -> Result<bool> {
     let mut lock = record(libc::F_WRLCK, byte);
     // SAFETY: the kernel reads and fills the one `flock` that the pointer leads to.
-    unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_GETLK), &raw mut lock as usize, 0, 0, 0]) }?;
+    unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_GETLK), &raw mut lock as usize]) }?;
     // The type, never the PID: across PID namespaces the kernel reports a PID of 0 for a lock that is held.
     Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }
@@ -392,7 +414,7 @@ fn most_file_bytes() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let what = register(i64::from(libc::RLIMIT_FSIZE));
     // SAFETY: fills the one `rlimit` that the pointer leads to (`rlimit64`, which is the same here).
-    let answer = unsafe { call(libc::SYS_prlimit64, [0, what, 0, &raw mut limit as usize, 0, 0]) };
+    let answer = unsafe { call_with_six(libc::SYS_prlimit64, [0, what, 0, &raw mut limit as usize, 0, 0]) };
     if answer.is_ok() { limit.rlim_cur } else { u64::MAX }
 }
 
@@ -400,7 +422,7 @@ fn most_file_bytes() -> u64 {
 #[must_use]
 pub fn process_id() -> u32 {
     // SAFETY: takes nothing, cannot fail.
-    let pid = unsafe { call(libc::SYS_getpid, [0; 6]) };
+    let pid = unsafe { call(libc::SYS_getpid, [0; 3]) };
     pid.ok().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)
 }
 
@@ -430,7 +452,7 @@ pub fn start_of(pid: u32) -> Option<u64> {
 #[must_use]
 pub fn thread_id() -> u32 {
     // SAFETY: takes nothing, cannot fail.
-    let tid = unsafe { call(libc::SYS_gettid, [0; 6]) };
+    let tid = unsafe { call(libc::SYS_gettid, [0; 3]) };
     tid.ok().and_then(|tid| u32::try_from(tid).ok()).unwrap_or(0)
 }
 
@@ -438,7 +460,7 @@ pub fn thread_id() -> u32 {
 #[must_use]
 pub fn user_id() -> u32 {
     // SAFETY: takes nothing, cannot fail.
-    let uid = unsafe { call(libc::SYS_geteuid, [0; 6]) };
+    let uid = unsafe { call(libc::SYS_geteuid, [0; 3]) };
     uid.ok().and_then(|uid| u32::try_from(uid).ok()).unwrap_or(u32::MAX)
 }
 
@@ -448,7 +470,7 @@ pub fn user_id() -> u32 {
 pub fn has_its_callers_rights() -> bool {
     let what = register(i64::from(libc::PR_GET_DUMPABLE));
     // SAFETY: takes numbers only.
-    let answer = unsafe { call(libc::SYS_prctl, [what, 0, 0, 0, 0, 0]) };
+    let answer = unsafe { call(libc::SYS_prctl, [what, 0, 0]) };
     answer == Ok(1)
 }
 
@@ -468,7 +490,7 @@ fn change_signals(how: i32, mask: u64) -> u64 {
     let mut before = 0_u64;
     // SAFETY: the kernel's set is one word here: it reads one and fills one.
     let _ = unsafe {
-        call(
+        call_with_six(
             libc::SYS_rt_sigprocmask,
             [int(how), &raw const mask as usize, &raw mut before as usize, size_of::<u64>(), 0, 0],
         )
@@ -479,7 +501,7 @@ fn change_signals(how: i32, mask: u64) -> u64 {
 /// Lets another thread run.
 pub fn yield_now() {
     // SAFETY: takes nothing, cannot fail.
-    let _ = unsafe { call(libc::SYS_sched_yield, [0; 6]) };
+    let _ = unsafe { call(libc::SYS_sched_yield, [0; 3]) };
 }
 
 /// Sleeps for `ns` nanoseconds, or until a signal comes.
@@ -488,7 +510,7 @@ pub fn sleep_ns(ns: u64) {
     let time =
         libc::timespec { tv_sec: seconds, tv_nsec: libc::c_long::try_from(ns % 1_000_000_000).unwrap_or(0) };
     // SAFETY: the kernel reads the one `timespec`, and is given no place for the rest.
-    let _ = unsafe { call(libc::SYS_nanosleep, [&raw const time as usize, 0, 0, 0, 0, 0]) };
+    let _ = unsafe { call(libc::SYS_nanosleep, [&raw const time as usize, 0, 0]) };
 }
 
 /// Sleeps while `word` is `expected`, until CLOCK_MONOTONIC reads `deadline_ns`, a signal comes, or somebody wakes those who wait on
@@ -501,7 +523,7 @@ pub fn wait_until(word: &AtomicU32, expected: u32, deadline_ns: u64) {
     let at = if deadline_ns == u64::MAX { 0 } else { &raw const time as usize };
     // SAFETY: the kernel reads one word and one `timespec`; null stands for no deadline.
     let _ = unsafe {
-        call(
+        call_with_six(
             libc::SYS_futex,
             [
                 word.as_ptr() as usize,
@@ -518,9 +540,7 @@ pub fn wait_until(word: &AtomicU32, expected: u32, deadline_ns: u64) {
 /// Wakes every process that waits on `word`, which may lie in a shared mapping.
 pub fn wake_all(word: &AtomicU32) {
     // SAFETY: FUTEX_WAKE uses the address as a key only.
-    let _ = unsafe {
-        call(libc::SYS_futex, [word.as_ptr() as usize, int(libc::FUTEX_WAKE), int(i32::MAX), 0, 0, 0])
-    };
+    let _ = unsafe { call(libc::SYS_futex, [word.as_ptr() as usize, int(libc::FUTEX_WAKE), int(i32::MAX)]) };
 }
 
 /// A clock's reading in nanoseconds.

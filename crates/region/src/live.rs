@@ -60,8 +60,8 @@ impl Live {
 }
 
 /// The number of this process's descriptor of the live file; a child made by `fork` inherits the descriptor, finds its
-/// number here and uses it, instead of opening another. −1: none yet.
-static LIVE: AtomicI32 = AtomicI32::new(-1);
+/// number here, plus one, and uses it, instead of opening another. 0: none yet.
+static LIVE: AtomicI32 = AtomicI32::new(0);
 
 fn descriptor(directory: &Directory, name: &TenantName) -> Result<i32, Unusable> {
     let path = directory.live(name)?;
@@ -69,17 +69,19 @@ fn descriptor(directory: &Directory, name: &TenantName) -> Result<i32, Unusable>
     let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW, 0o600)?;
     // Of a file of another user's that is refused, and was done by that user.
     let _ = directory.admit(&fd);
-    let known = Fd::from_owned(LIVE.load(Ordering::Relaxed));
-    let same =
-        |a: &Fd, b: &Fd| sys::file_info(a).map(|i| i.identity) == sys::file_info(b).map(|i| i.identity);
-    if known.number() >= 0 && same(&known, &fd) {
+    let known = Fd::from_owned(LIVE.load(Ordering::Relaxed) - 1);
+    let same = || {
+        sys::file_info(&known)
+            .is_ok_and(|known| sys::file_info(&fd).is_ok_and(|found| found.identity == known.identity))
+    };
+    if known.number() >= 0 && same() {
         // Closing `fd` drops every lock of this process on the file: only now, before one is taken.
         return Ok(known.into_number());
     }
     let _ = known.into_number();
     let high = sys::duplicate_above(&fd, HIGH_DESCRIPTOR).ok();
     let number = high.unwrap_or(fd).into_number();
-    LIVE.store(number, Ordering::Relaxed);
+    LIVE.store(number + 1, Ordering::Relaxed);
     Ok(number)
 }
 

@@ -192,7 +192,7 @@ pub fn take_space(fd: &Fd, bytes: usize) -> Result<()> {
     }
     // SAFETY: takes numbers only.
     let taken = unsafe { call_with_six(libc::SYS_fallocate, [int(fd.0), 0, 0, bytes, 0, 0]) };
-    if taken != Err(Errno(libc::EOPNOTSUPP)) {
+    if !matches!(taken, Err(Errno(libc::EOPNOTSUPP))) {
         return taken.map(drop);
     }
     if !is_longer {
@@ -228,7 +228,7 @@ pub fn read(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
     loop {
         // SAFETY: the pointer and length are those of one live, exclusive slice.
         let got = unsafe { call(libc::SYS_read, [int(fd.0), buffer.as_mut_ptr() as usize, buffer.len()]) };
-        if got != Err(Errno(libc::EINTR)) {
+        if !matches!(got, Err(Errno(libc::EINTR))) {
             return got;
         }
     }
@@ -282,8 +282,10 @@ pub fn make_directory(path: &CStr, mode: u32) -> Result<()> {
     // SAFETY: the path is NUL-terminated and outlives the call.
     let made =
         unsafe { call(libc::SYS_mkdirat, [int(libc::AT_FDCWD), path.as_ptr() as usize, mode as usize]) };
-    if made.is_err() && made != Err(Errno(libc::EEXIST)) {
-        return made.map(drop);
+    if let Err(error) = made
+        && error.0 != libc::EEXIST
+    {
+        return Err(error);
     }
     let folder = open(path, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)?;
     if made.is_ok() { set_mode(&folder, mode) } else { Ok(()) }

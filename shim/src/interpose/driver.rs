@@ -64,7 +64,7 @@ impl Library {
     fn attach_now(self) -> bool {
         let Some(glibc) = Glibc::get() else { return false };
         let mut soname = [0; SONAME_BYTES];
-        let loaded = link_map::any_object(glibc.dl_iterate_phdr, |image, _| {
+        let loaded = link_map::any_object(glibc.dl_iterate_phdr(), |image, _| {
             let named = image
                 .soname()
                 .filter(|name| self.is_named(name.to_bytes()))
@@ -83,7 +83,7 @@ impl Library {
     /// Whether this library defines what lies at the address.
     pub(crate) fn contains(self, address: *const c_void) -> bool {
         Glibc::get().is_some_and(|glibc| {
-            link_map::any_object(glibc.dl_iterate_phdr, |image: &Image, extent| {
+            link_map::any_object(glibc.dl_iterate_phdr(), |image: &Image, extent| {
                 extent.contains(address) && image.soname().is_some_and(|name| self.is_named(name.to_bytes()))
             })
         })
@@ -109,7 +109,7 @@ fn pin(glibc: Glibc, soname: &[u8; SONAME_BYTES]) -> *mut c_void {
         return null_mut();
     }
     // SAFETY: the soname ends with a NUL (`copy`); with RTLD_NOLOAD nothing is loaded and no foreign code runs.
-    unsafe { (glibc.dlopen)(soname.as_ptr().cast::<c_char>(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) }
+    unsafe { glibc.dlopen()(soname.as_ptr().cast::<c_char>(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) }
 }
 
 /// Copies a name with its NUL; false if it does not fit.

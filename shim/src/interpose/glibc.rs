@@ -15,69 +15,77 @@ pub(crate) type Dlopen = unsafe extern "C" fn(path: *const c_char, flags: c_int)
 pub(crate) type Dlmopen =
     unsafe extern "C" fn(namespace: c_long, path: *const c_char, flags: c_int) -> *mut c_void;
 
-/// Where glibc's functions are. `None` only where glibc is older than 2.34 and the process has no libdl: then nobody
+/// The functions, of which the first four are those that we stand in for.
+pub(super) const NAMES: [Name; 5] = [
+    Name::of(b"dlsym"),
+    Name::of(b"dlvsym"),
+    Name::of(b"dlopen"),
+    Name::of(b"dlmopen"),
+    Name::of(b"dl_iterate_phdr"),
+];
+
+/// Where they are. The first is written last: not null means that all are there.
+static FUNCTIONS: [AtomicPtr<c_void>; NAMES.len()] = [const { AtomicPtr::new(null_mut()) }; NAMES.len()];
+
+/// glibc's functions, found. `None` only where glibc is older than 2.34 and the process has no libdl: then nobody
 /// in it can have called `dlsym` in earnest.
 #[derive(Clone, Copy)]
-pub(crate) struct Glibc {
-    pub(crate) dlsym: Dlsym,
-    pub(crate) dlvsym: Dlvsym,
-    pub(crate) dlopen: Dlopen,
-    pub(crate) dlmopen: Dlmopen,
-    pub(crate) dl_iterate_phdr: IteratePhdr,
-}
-
-/// Written last: not null means that all are there.
-static DLSYM: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
-static DLVSYM: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
-static DLOPEN: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
-static DLMOPEN: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
-static DL_ITERATE_PHDR: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+pub(crate) struct Glibc(());
 
 impl Glibc {
     /// glibc's functions; the first call finds them.
     pub(crate) fn get() -> Option<Self> {
-        let dlsym = match DLSYM.load(Ordering::Acquire) {
-            dlsym if dlsym.is_null() => resolve()?,
-            dlsym => dlsym,
-        };
-        // SAFETY: `dlsym` is there, so `resolve` has stored the address of each function, of the type that
-        // <dlfcn.h> and <link.h> declare for its name.
-        unsafe {
-            Some(Self {
-                dlsym: core::mem::transmute::<*mut c_void, Dlsym>(dlsym),
-                dlvsym: core::mem::transmute::<*mut c_void, Dlvsym>(DLVSYM.load(Ordering::Relaxed)),
-                dlopen: core::mem::transmute::<*mut c_void, Dlopen>(DLOPEN.load(Ordering::Relaxed)),
-                dlmopen: core::mem::transmute::<*mut c_void, Dlmopen>(DLMOPEN.load(Ordering::Relaxed)),
-                dl_iterate_phdr: core::mem::transmute::<*mut c_void, IteratePhdr>(
-                    DL_ITERATE_PHDR.load(Ordering::Relaxed),
-                ),
-            })
-        }
+        let [dlsym, ..] = &FUNCTIONS;
+        (!dlsym.load(Ordering::Acquire).is_null() || resolve().is_some()).then_some(Glibc(()))
+    }
+
+    /// Which of [`NAMES`] lies at an address.
+    pub(super) fn at(self, address: *mut c_void) -> Option<usize> {
+        FUNCTIONS.iter().position(|function| function.load(Ordering::Relaxed) == address)
+    }
+
+    pub(crate) fn dlsym(self) -> Dlsym {
+        // SAFETY: all are there, of the types that <dlfcn.h> and <link.h> declare for their names; here and below.
+        unsafe { core::mem::transmute::<*mut c_void, Dlsym>(FUNCTIONS[0].load(Ordering::Relaxed)) }
+    }
+
+    pub(crate) fn dlvsym(self) -> Dlvsym {
+        // SAFETY: see `dlsym`.
+        unsafe { core::mem::transmute::<*mut c_void, Dlvsym>(FUNCTIONS[1].load(Ordering::Relaxed)) }
+    }
+
+    pub(crate) fn dlopen(self) -> Dlopen {
+        // SAFETY: see `dlsym`.
+        unsafe { core::mem::transmute::<*mut c_void, Dlopen>(FUNCTIONS[2].load(Ordering::Relaxed)) }
+    }
+
+    pub(crate) fn dlmopen(self) -> Dlmopen {
+        // SAFETY: see `dlsym`.
+        unsafe { core::mem::transmute::<*mut c_void, Dlmopen>(FUNCTIONS[3].load(Ordering::Relaxed)) }
+    }
+
+    pub(crate) fn dl_iterate_phdr(self) -> IteratePhdr {
+        // SAFETY: see `dlsym`.
+        unsafe { core::mem::transmute::<*mut c_void, IteratePhdr>(FUNCTIONS[4].load(Ordering::Relaxed)) }
     }
 }
 
-/// Finds glibc's functions: in libc since 2.34, before that in libdl.
+/// Finds glibc's functions: in libc since 2.34, before that in libdl, all but the last.
 #[cold]
-fn resolve() -> Option<*mut c_void> {
+#[inline(never)]
+fn resolve() -> Option<()> {
     let libc = image_of_start(c"libc.so.6")?;
-    let dl_iterate_phdr = libc.function(Name::of(b"dl_iterate_phdr"));
-    let home =
-        if libc.function(Name::of(b"dlsym")).is_null() { image_of_start(c"libdl.so.2")? } else { libc };
-    let find = |name: Name, place: &AtomicPtr<c_void>| {
-        let address = home.function(name);
-        place.store(address, Ordering::Relaxed);
-        !address.is_null()
-    };
-    DL_ITERATE_PHDR.store(dl_iterate_phdr, Ordering::Relaxed);
-    let all = !dl_iterate_phdr.is_null()
-        && find(Name::of(b"dlvsym"), &DLVSYM)
-        && find(Name::of(b"dlopen"), &DLOPEN)
-        && find(Name::of(b"dlmopen"), &DLMOPEN);
-    let dlsym = home.function(Name::of(b"dlsym"));
-    (all && !dlsym.is_null()).then(|| {
-        DLSYM.store(dlsym, Ordering::Release);
-        dlsym
-    })
+    for (name, place) in NAMES.iter().zip(&FUNCTIONS).rev() {
+        let mut address = libc.function(*name);
+        if address.is_null() {
+            address = image_of_start(c"libdl.so.2")?.function(*name);
+        }
+        if address.is_null() {
+            return None;
+        }
+        place.store(address, Ordering::Release);
+    }
+    Some(())
 }
 
 /// A function of libc, or of libpthread, where that is a library of its own (before glibc 2.34).

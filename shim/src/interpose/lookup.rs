@@ -4,7 +4,7 @@ use core::ffi::{CStr, c_char, c_void};
 use core::ptr::null_mut;
 
 use super::driver::Library;
-use super::glibc::Glibc;
+use super::glibc::{Glibc, NAMES};
 use super::table::{self, Row};
 use crate::arch;
 use crate::elf::hash::Name;
@@ -108,9 +108,9 @@ impl Query {
         // SAFETY: as the caller promises.
         unsafe {
             if self.version.is_null() {
-                (glibc.dlsym)(handle, self.name)
+                glibc.dlsym()(handle, self.name)
             } else {
-                (glibc.dlvsym)(handle, self.name, self.version)
+                glibc.dlvsym()(handle, self.name, self.version)
             }
         }
     }
@@ -133,22 +133,15 @@ fn hook_for(name: &CStr, found: *mut c_void) -> Option<*mut c_void> {
 /// The trampoline of this name.
 fn trampoline_named(name: &CStr) -> Option<*mut c_void> {
     let name = Name::of(name.to_bytes());
-    let names = [Name::of(b"dlsym"), Name::of(b"dlvsym"), Name::of(b"dlopen"), Name::of(b"dlmopen")];
-    trampoline(names.iter().position(|own| *own == name)?)
+    trampoline(NAMES.iter().position(|own| *own == name)?)
 }
 
 /// The trampoline that stands in for what glibc found.
 fn trampoline_replacing(glibc: Glibc, found: *mut c_void) -> Option<*mut c_void> {
-    let own = [
-        glibc.dlsym as *mut c_void,
-        glibc.dlvsym as *mut c_void,
-        glibc.dlopen as *mut c_void,
-        glibc.dlmopen as *mut c_void,
-    ];
-    trampoline(own.iter().position(|own| *own == found)?)
+    trampoline(glibc.at(found)?)
 }
 
-/// By its place in both lists.
+/// By its place in [`NAMES`].
 #[inline(never)]
 fn trampoline(place: usize) -> Option<*mut c_void> {
     Some(match place {

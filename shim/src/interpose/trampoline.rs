@@ -48,7 +48,7 @@ pub(crate) unsafe extern "C" fn filter_dlsym(call: &mut Call) -> *const c_void {
     // SAFETY: the caller's arguments for dlsym.
     match unsafe { query.answer(glibc) } {
         Some(answer) => call.give(answer),
-        None => glibc.dlsym as *const c_void,
+        None => glibc.dlsym() as *const c_void,
     }
 }
 
@@ -60,7 +60,7 @@ pub(crate) unsafe extern "C" fn filter_dlvsym(call: &mut Call) -> *const c_void 
     // SAFETY: the caller's arguments for dlvsym.
     match unsafe { query.answer(glibc) } {
         Some(answer) => call.give(answer),
-        None => glibc.dlvsym as *const c_void,
+        None => glibc.dlvsym() as *const c_void,
     }
 }
 
@@ -70,7 +70,7 @@ pub(crate) unsafe extern "C" fn filter_dlopen(call: &mut Call) -> *const c_void 
     if is_managed() {
         call.set_int(1, loading::without_deepbind(call.int(1)));
     }
-    glibc.dlopen as *const c_void
+    glibc.dlopen() as *const c_void
 }
 
 /// `void *dlmopen(Lmid_t namespace, const char *path, int flags)`
@@ -84,7 +84,7 @@ pub(crate) unsafe extern "C" fn filter_dlmopen(call: &mut Call) -> *const c_void
         call.arguments[0] = null_mut::<c_void>().with_addr(namespace.cast_unsigned());
         call.set_int(2, loading::without_deepbind(call.int(2)));
     }
-    glibc.dlmopen as *const c_void
+    glibc.dlmopen() as *const c_void
 }
 
 /// Whether this process is held to anything at all.

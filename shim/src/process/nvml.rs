@@ -111,7 +111,7 @@ fn open_library() {
     // SAFETY: as above.
     let saved = unsafe { *errno };
     // SAFETY: glibc's own `dlopen`, with a C string. NVML's constructors are NVIDIA's.
-    unsafe { (glibc.dlopen)(c"libnvidia-ml.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    unsafe { glibc.dlopen()(c"libnvidia-ml.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     // SAFETY: as above.
     unsafe { *errno = saved };
 }

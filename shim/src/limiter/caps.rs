@@ -171,11 +171,16 @@ impl Ground {
         (budget, self.look())
     }
 
-    /// Changes a word of the budget by `rule`.
-    fn exchange(&self, word: &AtomicU64, rule: &dyn Fn(u64, Look) -> (u64, Opening)) -> Opening {
+    /// Books `gpu_ns` in a word of the budget: that of the window, or, with what that one said, that of the period.
+    #[inline(never)]
+    fn book_in(&self, word: &AtomicU64, gpu_ns: u64, window: Option<Opening>) -> Opening {
         let mut seen = word.load(Ordering::Acquire);
         loop {
-            let (next, result) = rule(seen, self.look());
+            let look = self.look();
+            let (next, result) = match window {
+                None => book_window(seen, look, gpu_ns),
+                Some(opening) => book_period(seen, look, gpu_ns, opening),
+            };
             match word.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return result,
                 Err(now) => seen = now,
@@ -185,8 +190,8 @@ impl Ground {
 
     /// Books `gpu_ns`: when what they are for may go.
     pub(super) fn book(&self, gpu_ns: u64) -> Opening {
-        let opening = self.exchange(self.meter.window(), &|word, look| book_window(word, look, gpu_ns));
-        self.exchange(self.meter.period(), &|word, look| book_period(word, look, gpu_ns, opening))
+        let opening = self.book_in(self.meter.window(), gpu_ns, None);
+        self.book_in(self.meter.period(), gpu_ns, Some(opening))
     }
 
     /// Corrects what was booked.

@@ -11,6 +11,8 @@
  *   churn SEED                     allocates and frees at random until it is killed or there is more input, which it
  *                                  does not read; the status is 0, or that of a call that failed for another reason than
  *                                  want of memory
+ *   fly BYTES | land               a thread allocates, and is held in the middle of the driver's call until `land`, which answers with
+ *                                  the status and the address (8 bytes)
  *   at NS                          waits for a time of CLOCK_MONOTONIC
  *   fork                           a child takes over until `end`; then its wait status is the answer
  *   exec                           the program executes itself; no answer
@@ -25,7 +27,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -275,6 +279,42 @@ static int churn(unsigned seed) {
     return 0;
 }
 
+/* An allocation whose address the driver cannot write before it may land. */
+static struct {
+    pthread_t thread;
+    struct argument arguments[ARGUMENTS];
+    struct errand errand;
+    volatile sig_atomic_t is_up, may_land;
+} flight;
+
+static void hold(int signal) {
+    (void)signal;
+    flight.is_up = 1;
+    while (!flight.may_land) usleep(1000);
+    mprotect((void *)(uintptr_t)flight.arguments[0].value, 4096, PROT_READ | PROT_WRITE);
+}
+
+static void fly(const char *bytes) {
+    char ask[] = "cuCtxGetCurrent", name[] = "cuMemAlloc_v2";
+    uint64_t context = 0;
+    struct argument current[ARGUMENTS] = {{.value = (uintptr_t)&context}};
+    call(find(ask), current);
+    void *page = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    flight.arguments[0].value = (uintptr_t)page;
+    flight.arguments[1].value = strtoull(bytes, NULL, 0);
+    flight.errand = (struct errand){find(name), flight.arguments, context, 1, 0, 0};
+    signal(SIGSEGV, hold);
+    pthread_create(&flight.thread, NULL, run_errand, &flight.errand);
+    while (!flight.is_up) usleep(1000);
+    answer(0);
+}
+
+static void land(void) {
+    flight.may_land = 1;
+    pthread_join(flight.thread, NULL);
+    answer_bytes(flight.errand.status, (void *)(uintptr_t)flight.arguments[0].value, sizeof(uint64_t));
+}
+
 /* In the child: returns. In the parent: waits for the child and answers with its status. */
 static void fork_and_wait(void) {
     int status = -1;
@@ -345,6 +385,14 @@ int main(int count, char **arguments) {
         }
         if (strcmp(word, "churn") == 0) {
             answer(churn(strtoul(rest, NULL, 0)));
+            continue;
+        }
+        if (strcmp(word, "fly") == 0) {
+            fly(rest);
+            continue;
+        }
+        if (strcmp(word, "land") == 0) {
+            land();
             continue;
         }
         if (strcmp(word, "spawn") == 0) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use cuota_region::event::Event;
 use cuota_region::ledger::{ProcessUsage, Usage};
 use cuota_region::name::{GpuId, TenantName};
 use cuota_region::path::Directory;
@@ -234,6 +235,12 @@ impl Machine {
         let mut observer = self.observer.console();
         let _ = observer.call("cuInit", &[Arg::Is(0)]).ok();
         observer.nvml_memory().used
+    }
+
+    /// What happened to a tenant.
+    pub fn events(&self, name: &str) -> Vec<Event> {
+        let tenant = self.tenant_file(name);
+        tenant.map_or(Vec::new(), |tenant| tenant.events().entries().map(|entry| entry.event).collect())
     }
 
     /// What each process of a tenant has booked on the GPU.

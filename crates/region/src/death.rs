@@ -72,7 +72,7 @@ fn lives_on(tenant: Tenant, number: usize, place: &Place, now_ns: u64) -> bool {
 }
 
 /// Whether the process of a place lives although its lock is free: its program has closed the live file's descriptor, or somebody has
-/// removed the file. Known within a PID namespace only; what such a process has stays booked until it ends. One that has another
+/// removed the file. Known within a PID namespace only; what such a process has stays booked until it ends. One that has begun in another
 /// place, after `exec` or since it found out, has nothing here.
 #[inline(never)]
 fn lives_after_all(tenant: Tenant, number: usize, place: &Place) -> bool {
@@ -362,8 +362,8 @@ mod tests {
         bury_at(dead, 5 * MS);
         let own = Books::of(dead, GpuIndex(0));
         assert_eq!(own.reserve(MIB, 1000 * MIB), Err(crate::ledger::Refusal::Evicted));
-        own.release(77 * MIB);
-        assert_eq!(books.tenant_usage().booked, 77 * MIB, "whoever comes back brings the total");
+        own.release(70 * MIB);
+        assert_eq!(books.tenant_usage().booked, 7 * MIB, "what it gives back it has not any more");
         dead.leave();
         assert_eq!(books.tenant_usage().booked, 0);
     }

@@ -42,8 +42,8 @@ pub enum Refusal {
 
 /// Bytes that are booked, and may still be given back in part. Whoever drops it leaves it booked and pending.
 ///
-/// One word, so that whoever has one keeps it in a register: the bytes, at most [`LARGEST_BYTES`], above them the lowest bits of the life
-/// that it was made in, and a 1.
+/// One word, so that whoever has one keeps it in a register: the bytes, at most [`LARGEST_BYTES`], above them which place it was made in,
+/// or which one that place took over, and a 1.
 #[must_use = "commit it or cancel it"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reservation(NonZeroU64);
@@ -57,14 +57,14 @@ const _: () = assert!(PROCESSES <= 1 << PLACE_BITS);
 
 /// As much of a life as a reservation holds, and its place, where it holds them: two places' lives can have the same number.
 #[inline(always)]
-fn life_part(member: &Member) -> u64 {
-    ((member.life >> 1) << PLACE_BITS | member.place as u64) << BYTES_BITS & !TOP.get()
+pub(crate) fn root(place: usize, life: u64) -> u64 {
+    ((life >> 1) << PLACE_BITS | place as u64) << BYTES_BITS & !TOP.get()
 }
 
 impl Reservation {
     #[inline(always)]
     fn new(bytes: u64, member: &Member) -> Self {
-        Reservation(TOP | life_part(member) | bytes)
+        Reservation(TOP | member.root | bytes)
     }
 
     /// The bytes reserved.
@@ -74,10 +74,10 @@ impl Reservation {
         self.0.get() % (1 << BYTES_BITS)
     }
 
-    /// Whether it was made in this life.
+    /// Whether it was made in this place, or in one whose books this one took over.
     #[inline(always)]
     fn is_of(&self, member: &Member) -> bool {
-        self.0.get() ^ TOP.get() ^ life_part(member) == self.bytes()
+        self.0.get() ^ TOP.get() ^ member.root == self.bytes()
     }
 }
 
@@ -135,14 +135,17 @@ impl Books {
     /// Sums the living lines, this process's included. `pending` leaves out `mine`.
     #[inline(never)]
     fn sum(&self, mine: u64) -> Sum {
-        let (mut booked, mut pending) = (0_u64, 0_u64);
-        for line in self.lines().iter().take(self.member.tenant.places_in_use()) {
+        let (mut booked, mut pending, mut place) = (0_u64, 0_u64, 0);
+        // Asked each time: what a line had may have moved to a new one further down.
+        while place < self.member.tenant.places_in_use() {
+            let line = &self.lines()[place % PROCESSES];
             if counts(line) {
                 // At most 1,024 lines of 45 bits: no overflow.
                 let (line_booked, line_pending) = read(line);
                 booked += line_booked;
                 pending += line_pending;
             }
+            place += 1;
         }
         Sum { booked, pending_elsewhere: pending.saturating_sub(mine) }
     }
@@ -168,9 +171,8 @@ impl Books {
             return None;
         }
         let (mut booked, mut place) = (0_u64, 0);
-        let places = self.member.tenant.places_in_use();
-        // No iterator: at the guest's level of optimization it is a call for each line.
-        while place < places {
+        // No iterator: at the guest's level of optimization it is a call for each line. As in `sum`.
+        while place < self.member.tenant.places_in_use() {
             let line = &self.lines()[place % PROCESSES];
             if counts(line) {
                 booked += read(line).0;
@@ -181,19 +183,22 @@ impl Books {
         if booked.saturating_add(margin) <= quota && self.is_mine() {
             return Some(Reservation::new(bytes, self.member));
         }
-        word::subtract(own, life, wish, wish);
+        self.settle(0, wish, wish);
         None
     }
 
     /// [`Books::commit`] of all that was reserved, or of nothing of it.
     #[inline(always)]
     pub fn settle_at_once(&self, reservation: Reservation, is_taken: bool) {
-        if !reservation.is_of(self.member) || !self.is_mine() {
-            let taken = if is_taken { reservation.bytes() } else { 0 };
-            return self.commit(reservation, taken);
-        }
         let reserved = units(reservation.bytes());
-        word::subtract_hot(self.own(), self.member.life, if is_taken { 0 } else { reserved }, reserved);
+        let is_settled = reservation.is_of(self.member) && {
+            let back = if is_taken { 0 } else { reserved };
+            word::settle_at_once(self.own(), self.member.life, back, reserved)
+        };
+        if !is_settled {
+            let taken = if is_taken { reservation.bytes() } else { 0 };
+            self.commit(reservation, taken);
+        }
     }
 
     /// Reserves `bytes` of an object that other processes of the tenant may hold too: where one does, it is booked in vain. What is
@@ -235,7 +240,7 @@ impl Books {
             if let Some(key) = key {
                 self.unshare(key);
             }
-            word::subtract(self.own(), self.member.life, wish, wish);
+            self.settle(0, wish, wish);
             attempt += 1;
             if verdict == Verdict::Refused || attempt == TRIES {
                 return Err(Refusal::OverQuota { booked: sum.booked.saturating_sub(bytes) });
@@ -255,13 +260,31 @@ impl Books {
     /// many others, so whoever comes to hold it is charged for it again.
     #[inline(never)]
     pub fn share(&self, key: ShareKey, bytes: u64) -> bool {
-        self.member.tenant.share(self.member.place, key, self.gpu, units(bytes))
+        self.is_mine() && self.member.tenant.share(self.member.place, key, self.gpu, units(bytes))
     }
 
     /// Takes the note back: before the object's bytes are given back.
     pub fn unshare(&self, key: ShareKey) {
-        if self.is_mine() {
-            self.member.tenant.unshare(self.member.place, key);
+        let mut member = self.member;
+        // Where the books have been moved, so has the note.
+        while !(member.has_books() && member.tenant.unshare(member.place, key)) {
+            let Some(next) = member.next() else { return };
+            member = next;
+        }
+    }
+
+    /// Adds units to what is booked, and subtracts units from it and from what is pending: in this place's line, or where that has been
+    /// moved.
+    #[inline(never)]
+    fn settle(&self, more: u64, mut booked: u64, mut pending: u64) {
+        let mut books = *self;
+        while !word::settle(books.own(), books.member.life, more, booked, pending) {
+            let Some(next) = books.member.next() else { return };
+            // What was reserved in a place whose books were lost went with them.
+            if pending != 0 && next.root != books.member.root {
+                (booked, pending) = (0, 0);
+            }
+            books.member = next;
         }
     }
 
@@ -269,17 +292,9 @@ impl Books {
     /// the books say what is, not what should be.
     #[inline(never)]
     pub fn commit(&self, reservation: Reservation, taken: u64) {
-        if !reservation.is_of(self.member) {
-            return self.book(taken); // It went with the line that it was made on.
-        }
-        if !self.is_mine() {
-            return; // The one who rejoins brings the total.
-        }
-        let (reserved, taken) = (units(reservation.bytes()), units(taken));
-        if taken > reserved {
-            word::add(self.own(), self.member.life, taken - reserved, 0);
-        }
-        word::subtract(self.own(), self.member.life, reserved.saturating_sub(taken), reserved);
+        // If it is not, it went with the line that it was made on.
+        let reserved = if reservation.is_of(self.member) { units(reservation.bytes()) } else { 0 };
+        self.settle(units(taken), reserved, reserved);
     }
 
     /// Gives all of a reservation back.
@@ -290,17 +305,13 @@ impl Books {
     /// Books `bytes` whatever the quota says: memory that is taken already.
     #[inline(never)]
     pub fn book(&self, bytes: u64) {
-        if self.is_mine() {
-            word::add(self.own(), self.member.life, units(bytes), 0);
-        }
+        self.settle(units(bytes), 0, 0);
     }
 
     /// Gives back `bytes` that were booked.
     #[inline(never)]
     pub fn release(&self, bytes: u64) {
-        if self.is_mine() {
-            word::subtract(self.own(), self.member.life, units(bytes), 0);
-        }
+        self.settle(0, units(bytes), 0);
     }
 
     /// Notes how much of what is booked is overhead (contexts, modules, local memory), bytes.
@@ -543,7 +554,7 @@ mod tests {
         assert!(matches!(b.reserve(U, 10 * U), Err(Refusal::OverQuota { .. })));
         a.release(U);
         assert_eq!(read(a.own()), (0, 0), "a word of no life of its own is nothing");
-        word::subtract(b.own(), b.member().life, 99, 0);
+        b.release(99 * U);
         assert_eq!(read(b.own()), (0, 0));
     }
 

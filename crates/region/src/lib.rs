@@ -36,6 +36,7 @@ pub mod path;
 pub mod policy;
 #[cfg(all(test, not(loom)))]
 mod random_lives;
+mod rejoin;
 pub mod seat;
 pub mod share;
 mod sync;

@@ -6,10 +6,11 @@
 
 use crate::death::{self, HOLD_NS, SWEEP_INTERVAL_NS};
 use crate::header::Unusable;
+use crate::ledger::root;
 use crate::live::Live;
 use crate::name::TenantName;
 use crate::path::Directory;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::sys;
 use crate::tenant::{GpuIndex, PROCESSES, Tenant};
 use crate::word;
@@ -23,11 +24,14 @@ pub(crate) const ALIVE: u64 = 1;
 pub struct Blind;
 
 /// A process's place in its tenant's file.
-#[derive(Clone, Copy)]
 pub struct Member {
     pub(crate) tenant: Tenant,
     pub(crate) place: usize,
     pub(crate) life: u64,
+    /// What its reservations are known by: they are those of the places whose books it took over, too.
+    pub(crate) root: u64,
+    /// Where the place is that this process took when it lost this one; 0: it has not lost it.
+    pub(crate) next: AtomicU64,
     live: Live,
 }
 
@@ -37,6 +41,24 @@ impl Member {
     /// # Errors
     /// Why the files cannot be used, or [`Unusable::Full`].
     pub fn join(directory: &Directory, name: &TenantName) -> Result<Self, Unusable> {
+        Member::join_after(directory, name, None)
+    }
+
+    /// Notes which process it is: its other places hold nothing.
+    pub(crate) fn begin(&self) {
+        let started = sys::start_of(sys::process_id()).unwrap_or(0);
+        if let Some(place) = self.tenant.0.places.get(self.place) {
+            place.started.store(started, Ordering::Release);
+        }
+    }
+
+    /// [`Member::join`], or where this process has `lost` a place, [`Member::join_again`].
+    #[inline(never)]
+    pub(crate) fn join_after(
+        directory: &Directory,
+        name: &TenantName,
+        lost: Option<&Member>,
+    ) -> Result<Self, Unusable> {
         let live = Live::open(directory, name)?;
         let tenant = Tenant::open_or_create(directory, name)?;
         // Whoever has locks on another, which somebody has removed, joins again when it sees this.
@@ -44,10 +66,12 @@ impl Member {
         let until = sys::monotonic_ns().saturating_add(HOLD_NS);
         loop {
             let now = sys::monotonic_ns();
-            if let Some(member) = Member::take_a_place(tenant, live, now)? {
-                let started = sys::start_of(sys::process_id()).unwrap_or(0);
-                if let Some(place) = tenant.0.places.get(member.place) {
-                    place.started.store(started, Ordering::Relaxed);
+            // Whoever sums looks there last.
+            let first = lost.map_or(0, |lost| lost.place + 1);
+            if let Some(mut member) = Member::take_a_place(tenant, live, now, first)? {
+                match lost {
+                    Some(lost) => member.follow(lost),
+                    None => member.begin(),
                 }
                 return Ok(member);
             }
@@ -59,9 +83,15 @@ impl Member {
         }
     }
 
-    /// Takes the first place that is free. `None`: all are taken, or held for the dead.
-    pub(crate) fn take_a_place(tenant: Tenant, live: Live, now_ns: u64) -> sys::Result<Option<Self>> {
-        for place in 0..PROCESSES {
+    /// Takes the first place that is free from place `first` on, or else of those before. `None`: all are taken, or held for the dead.
+    pub(crate) fn take_a_place(
+        tenant: Tenant,
+        live: Live,
+        now_ns: u64,
+        first: usize,
+    ) -> sys::Result<Option<Self>> {
+        for place in first..first + PROCESSES {
+            let place = place % PROCESSES;
             if live.try_lock(place)? {
                 if let Some(member) = Member::settle(tenant, place, live, now_ns) {
                     return Ok(Some(member));
@@ -90,8 +120,8 @@ impl Member {
         entry.uid.store(sys::user_id(), Ordering::Relaxed);
         entry.joined_ns.store(sys::coarse_ns(), Ordering::Relaxed);
         for line in tenant.0.books.iter().filter_map(|book| book.get(place)) {
-            // Not counted while it is cleared: the life that it had has ended.
-            line.life.store(0, Ordering::SeqCst);
+            // Not counted while it is cleared: the life that it had has ended. Swaps, for the reason that `word::begin` gives.
+            line.life.swap(0, Ordering::SeqCst);
             word::begin(line, life);
             for counter in [&line.overhead, &line.refused, &line.pools] {
                 counter.store(0, Ordering::Relaxed);
@@ -99,12 +129,12 @@ impl Member {
             for counter in [&line.in_flight_ns, &line.owed_ns] {
                 counter.store(0, Ordering::Relaxed);
             }
-            line.life.store(life, Ordering::SeqCst);
+            line.life.swap(life, Ordering::SeqCst);
         }
         entry.life.store(life, Ordering::Release);
         let high = u32::try_from(place + 1).ok()?;
         tenant.0.summary.high_water.fetch_max(high, Ordering::SeqCst);
-        Some(Member { tenant, place, life, live })
+        Some(Member { tenant, place, life, root: root(place, life), next: AtomicU64::default(), live })
     }
 
     /// The tenant's file.
@@ -270,8 +300,10 @@ mod tests {
         match unsafe { libc::fork() } {
             0 => {
                 let member = Member::join(&bench.directory, &bench.name).ok();
-                let books =
-                    member.and_then(|m| Some(Books::of(Box::leak(Box::new(m)), m.tenant().gpu_index(GPU)?)));
+                let books = member.and_then(|member| {
+                    let gpu = member.tenant().gpu_index(GPU)?;
+                    Some(Books::of(Box::leak(Box::new(member)), gpu))
+                });
                 if let Some(books) = books {
                     books.book(mib * MIB);
                     let _ = sys::write_all(&Fd::from_owned(pipe[1]), b"!");

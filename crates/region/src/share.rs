@@ -74,14 +74,32 @@ impl Tenant {
         true
     }
 
-    /// Strikes out the note of the process in `place`. To be done before what it booked is given back.
-    pub(crate) fn unshare(self, place: usize, key: ShareKey) {
-        let Some(shares) = self.0.shares.get(place) else { return };
-        for share in shares {
-            if share.key.compare_exchange(key.0, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
-                self.0.summary.unshared.fetch_add(1, Ordering::SeqCst);
-                share.what.store(0, Ordering::SeqCst);
-                return;
+    /// Strikes out the note of the process in `place`. To be done before what it booked is given back. `false`: there is none.
+    #[inline(never)]
+    pub(crate) fn unshare(self, place: usize, key: ShareKey) -> bool {
+        self.0.shares.get(place).is_some_and(|shares| shares.iter().any(|share| self.strike(share, key.0)))
+    }
+
+    /// Strikes out a note, if it is of this object.
+    fn strike(self, share: &Share, key: u64) -> bool {
+        // Who finds it gone must see where it has been moved to.
+        let is_struck = share.key.compare_exchange(key, 0, Ordering::SeqCst, Ordering::Acquire).is_ok();
+        if is_struck {
+            self.0.summary.unshared.fetch_add(1, Ordering::SeqCst);
+            share.what.store(0, Ordering::SeqCst);
+        }
+        is_struck
+    }
+
+    /// Moves the notes of the process in `place` to its place `to` of another file or of this one, once both have its bytes booked.
+    pub(crate) fn move_shares(self, place: usize, to: (Tenant, usize)) {
+        for share in self.0.shares.get(place).into_iter().flatten() {
+            let key = share.key.load(Ordering::SeqCst);
+            let what = share.what.load(Ordering::SeqCst);
+            let (Some(key), gpu) = (ShareKey::from_number(key), GpuIndex(gpu_of(share))) else { continue };
+            // Noted anew first: whoever strikes it out meanwhile looks here first and there next.
+            if to.0.share(to.1, key, gpu, what & u64::from(u32::MAX)) && !self.strike(share, key.0) {
+                to.0.unshare(to.1, key);
             }
         }
     }

@@ -41,8 +41,8 @@ pub(crate) fn begin(line: &Line, life: u64) {
 /// A line's booked and pending bytes.
 #[inline(always)]
 pub(crate) fn read(line: &Line) -> (u64, u64) {
-    let word = line.booked.load(Ordering::SeqCst);
-    ((word >> FIELD_BITS & FIELD) * UNIT_BYTES, (word & FIELD) * UNIT_BYTES)
+    let (booked, pending) = fields(line.booked.load(Ordering::SeqCst));
+    (booked * UNIT_BYTES, pending * UNIT_BYTES)
 }
 
 /// A line's booked bytes.
@@ -63,7 +63,12 @@ pub(crate) fn add(line: &Line, life: u64, booked: u64, pending: u64) -> bool {
 #[cold]
 fn add_again(line: &Line, life: u64, word: u64, booked: u64, pending: u64) -> bool {
     let (units, others) = ((booked << FIELD_BITS) + pending, word >> MARK_SHIFT << 1);
-    change(line, others, |word| word.wrapping_sub(units));
+    raise(line, others, units.wrapping_neg());
+    raise(line, life, units)
+}
+
+#[inline(never)]
+fn raise(line: &Line, life: u64, units: u64) -> bool {
     change(line, life, |word| word.wrapping_add(units))
 }
 
@@ -72,37 +77,78 @@ fn is_of(word: u64, life: u64) -> bool {
     (word ^ mark(life)) >> MARK_SHIFT == 0
 }
 
-/// Subtracts units from the word of `life`, if the line is not another's by now. Books that another process scribbled over must not
-/// wrap to "everything": they are set to nothing.
+/// Adds units to the booked ones of the word of `life`, and subtracts units from them and from the pending ones. `false`: the line is
+/// another's by now, or its books have been moved. Books that another process scribbled over never wrap to "everything".
 #[inline(never)]
-pub(crate) fn subtract(line: &Line, life: u64, booked: u64, pending: u64) {
-    subtract_hot(line, life, booked, pending);
-}
-
-/// [`subtract`], inlined.
-#[inline(always)]
-pub(crate) fn subtract_hot(line: &Line, life: u64, booked: u64, pending: u64) {
+pub(crate) fn settle(line: &Line, life: u64, more: u64, booked: u64, pending: u64) -> bool {
     change(line, life, |word| {
-        let is_there = word >> FIELD_BITS & FIELD >= booked && word & FIELD >= pending;
-        if is_there { word - (booked << FIELD_BITS) - pending } else { mark(life) }
-    });
+        let (had, had_pending) = fields(word);
+        let left = (had + more).saturating_sub(booked).min(FIELD);
+        mark(life) | left << FIELD_BITS | had_pending.saturating_sub(pending)
+    })
 }
 
-/// Leaves at most `booked` units in the word of `life`, whose process is dead, and nothing pending. `true`: there was more.
+/// Subtracts units from the word of `life`, in one attempt. `false`: nothing is done, and [`settle`] knows more.
+#[inline(always)]
+pub(crate) fn settle_at_once(line: &Line, life: u64, booked: u64, pending: u64) -> bool {
+    let word = line.booked.load(Ordering::Acquire);
+    let (had, had_pending) = fields(word);
+    is_of(word, life) && had >= booked && had_pending >= pending && {
+        let left = word - (booked << FIELD_BITS) - pending;
+        line.booked.compare_exchange(word, left, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// The booked and the pending units of a word.
+#[inline(always)]
+fn fields(word: u64) -> (u64, u64) {
+    (word >> FIELD_BITS & FIELD, word & FIELD)
+}
+
+/// Whether what is booked in the word is still that of `life`: neither moved, nor taken away for dead, nor another's.
+pub(crate) fn is_whole(line: &Line, life: u64) -> bool {
+    is_of(line.booked.load(Ordering::SeqCst), life)
+}
+
+/// Brings the word of `to`, a line that nobody else changes yet and its life, up to what stands in the word of `life`. That word as it was
+/// then; `None`: it is another's by now.
+pub(crate) fn bring(line: &Line, life: u64, to: (&Line, u64)) -> Option<u64> {
+    let now = line.booked.load(Ordering::SeqCst);
+    let is_there = to.0.booked.load(Ordering::Relaxed) ^ mark(to.1) ^ mark(life);
+    is_of(now, life).then(|| {
+        // As one number, both of whose fields end where they are to.
+        add(to.0, to.1, 0, now.wrapping_sub(is_there));
+        now
+    })
+}
+
+/// Ends the word of `life`, if it is still `before`: from then on nobody changes it.
+pub(crate) fn close(line: &Line, life: u64, before: u64) -> bool {
+    line.booked.compare_exchange(before, closed(life), Ordering::SeqCst, Ordering::Relaxed).is_ok()
+}
+
+/// A word of `life` whose content has been moved: nobody's, until the next life begins with just this one.
+fn closed(life: u64) -> u64 {
+    mark(life.wrapping_add(2))
+}
+
+/// Leaves at most `booked` units in the word of `life`, whose process is dead, and nothing pending; if it lives after all, the word is its
+/// own no longer. `true`: there was more.
 pub(crate) fn shrink(line: &Line, life: u64, booked: u64) -> bool {
     let before = line.booked.load(Ordering::Acquire);
-    let (had, pending) = (before >> FIELD_BITS & FIELD, before & FIELD);
-    let left = mark(life) | had.min(booked) << FIELD_BITS;
+    let (had, pending) = fields(before);
+    let left = closed(life) | had.min(booked) << FIELD_BITS;
     (had > booked || pending != 0)
         && is_of(before, life)
         && line.booked.compare_exchange(before, left, Ordering::SeqCst, Ordering::Relaxed).is_ok()
 }
 
-#[inline]
+#[inline(always)]
 fn change(line: &Line, life: u64, new: impl Fn(u64) -> u64) -> bool {
     let mut word = line.booked.load(Ordering::Acquire);
     loop {
-        let Some(before) = (if is_of(word, life) { Some(word) } else { begun_again(line, life) }) else {
+        let Some(before) = (if is_of(word, life) { Some(word) } else { begun_again(line, life, word) })
+        else {
             return false;
         };
         match line.booked.compare_exchange_weak(word, new(before), Ordering::SeqCst, Ordering::Acquire) {
@@ -113,8 +159,9 @@ fn change(line: &Line, life: u64, new: impl Fn(u64) -> u64) -> bool {
 }
 
 /// What a word that is not of `life` is to be taken for. A newcomer ends the life before it begins its word: so where the life is still the
-/// line's, somebody scribbled over the word, and nothing is booked.
+/// line's, somebody scribbled over the word, and nothing is booked; unless its books have been moved.
 #[cold]
-fn begun_again(line: &Line, life: u64) -> Option<u64> {
-    (line.life.load(Ordering::Acquire) == life).then(|| mark(life))
+fn begun_again(line: &Line, life: u64, word: u64) -> Option<u64> {
+    let is_scribbled = !is_of(word, life.wrapping_add(2)) && line.life.load(Ordering::Acquire) == life;
+    is_scribbled.then(|| mark(life))
 }

@@ -4,7 +4,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cuota_abi::cuda::CUdevice;
 use cuota_governor::quota::UNLIMITED;
-use cuota_region::ledger::Books;
 use cuota_region::member::Member;
 use cuota_region::name::GpuId;
 use cuota_region::policy::Found;
@@ -171,13 +170,10 @@ impl Device {
         quota
     }
 
-    /// Books what this process holds here in `member`'s name, after the process lost its place. Returns the books and the bytes.
-    pub(super) fn bring(&self, member: &'static Member) -> Option<(Books, u64)> {
-        let books = Books::of(member, self.known_index()?);
+    /// What this process holds here, bytes, and what of it is overhead.
+    #[inline(always)]
+    pub(super) fn booked(&self) -> (u64, u64) {
         let overhead = self.overhead.load(Ordering::Relaxed);
-        let bytes = self.held.load(Ordering::Relaxed) + overhead;
-        books.book(bytes);
-        books.note_overhead(overhead);
-        Some((books, bytes))
+        (self.held.load(Ordering::Relaxed) + overhead, overhead)
     }
 }

@@ -29,12 +29,13 @@ pub(crate) mod settings;
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::ptr::null_mut;
+use core::ptr::{from_ref, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use cuota_region::event::Event;
 use cuota_region::hami::variables::HELPER;
 use cuota_region::header::Unusable;
+use cuota_region::ledger::Books;
 use cuota_region::member::Member;
 use cuota_region::policy::Policy;
 use cuota_region::sys::{self, Errno, InChild, Mapping};
@@ -228,19 +229,24 @@ impl Process {
         let _ = member.sweep();
         // SAFETY: the caller holds JOINING, so nobody reads or writes the cell.
         unsafe { (*self.policy.get()).write(policy) };
-        if self.admit(member) { MANAGED } else { CLOSED }
+        let Some(member) = self.keep(member) else { return CLOSED };
+        self.admit(member);
+        MANAGED
     }
 
-    /// Makes `member` the one in force. The caller holds JOINING.
+    /// Keeps a member for the rest of the process's life. The caller holds JOINING.
     #[inline(never)]
-    fn admit(&self, member: Member) -> bool {
+    fn keep(&self, member: Member) -> Option<&Member> {
         let lives = self.lives.load(Ordering::Relaxed);
-        let Some(cell) = self.members.get(lives) else { return false };
         // SAFETY: no reader looks at a cell beyond `lives`, and the caller is the only writer.
-        let member = unsafe { (*cell.get()).write(member) };
+        let member = unsafe { (*self.members.get(lives)?.get()).write(member) };
         self.lives.store(lives + 1, Ordering::Relaxed);
-        self.member.store(member, Ordering::Release);
-        true
+        Some(member)
+    }
+
+    /// Makes `member` the one in force.
+    fn admit(&self, member: &Member) {
+        self.member.store(from_ref(member).cast_mut(), Ordering::Release);
     }
 
     /// The policy in force.
@@ -283,21 +289,11 @@ impl Process {
         let named = || settings.directory().map(|(directory, _)| directory);
         let Some(directory) = self.hami.directory().or_else(named) else { return false };
         let lost = self.member();
-        let Ok(member) = Member::join(&directory, &settings.tenant()) else { return false };
-        if !self.admit(member) {
-            return false;
-        }
-        let member = self.member();
+        let Ok(member) = lost.join_again(&directory, &settings.tenant()) else { return false };
+        let Some(member) = self.keep(member) else { return false };
+        let booked = self.bring(lost, member);
+        self.admit(member);
         self.hami.moved(lost, member);
-        let brought = (0_u32..).zip(&self.devices).map(|(ordinal, device)| {
-            let books = device.bring(member);
-            let Some((books, bytes)) = books else { return 0 };
-            self.handles.each_share(ordinal, |key, bytes| {
-                books.share(key, bytes);
-            });
-            bytes
-        });
-        let brought = brought.sum();
         let (exports, open) = self.pools.shared();
         member.bring_pools(exports, open);
         for ordinal in (0..).take(self.devices.len()) {
@@ -305,9 +301,28 @@ impl Process {
                 account.note_pools(0);
             }
         }
-        // Not before: what is held must be booked at each moment.
-        lost.leave();
-        member.tenant().events().add(sys::process_id(), Event::Rejoined { booked: brought });
+        member.settle_in(lost);
+        member.tenant().events().add(sys::process_id(), Event::Rejoined { booked });
         true
+    }
+
+    /// Brings what is booked in the place that was lost to `member`; how much that is, bytes.
+    #[inline(always)]
+    fn bring(&'static self, lost: &'static Member, member: &'static Member) -> u64 {
+        let moved = member.take_over(lost);
+        let mut booked = moved.unwrap_or(0);
+        for (ordinal, device) in (0_u32..).zip(&self.devices) {
+            let Some(books) = device.known_index().map(|index| Books::of(member, index)) else { continue };
+            let (bytes, overhead) = device.booked();
+            books.note_overhead(overhead);
+            if moved.is_none() {
+                books.book(bytes);
+                booked += bytes;
+                self.handles.each_share(ordinal, |key, bytes| {
+                    books.share(key, bytes);
+                });
+            }
+        }
+        booked
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use cuota_region::event::Event;
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
@@ -213,6 +214,36 @@ fn process_that_closed_every_descriptor_rejoins_with_its_total() {
     assert!(other.alloc(128 * MIB).is_ok());
     one.finish();
     other.finish();
+}
+
+#[test]
+fn allocation_in_flight_stays_booked_while_its_process_joins_again() {
+    if has_real_gpu() {
+        return skip("NVIDIA's driver does not survive the loss of its own descriptors");
+    }
+    // What the usual short way takes, and what goes the long one.
+    for bytes in [2 * MIB, 512 * MIB] {
+        let machine = Machine::new();
+        let (mut one, mut other) = (machine.start("t", "6GiB"), machine.start("t", "6GiB"));
+        let piece = one.alloc(1024 * MIB).expect("there is room");
+        assert_eq!(one.ask(&format!("fly {bytes}")).status, 0);
+        let _ = one.ask("closefrom 3");
+        // It looks for the dead, and finds that it sees none.
+        assert_eq!(one.alloc(6 * 1024 * MIB), Err(OUT_OF_MEMORY));
+        let rejoined = Event::Rejoined { booked: machine.processes("t")[1].usage.booked };
+        assert!(machine.events("t").contains(&rejoined), "{:?}", machine.events("t"));
+        assert!(machine.held("t") >= 1024 * MIB + bytes, "{} MiB", machine.held("t") / MIB);
+        let rest = other.fill(64 * MIB).len() as u64 * 64 * MIB;
+        let landed = one.ask("land").ok().number(0);
+        assert_eq!(machine.held("t"), 1024 * MIB + bytes + rest);
+        assert!(one.nvml_own() + other.nvml_own() <= 6 * 1024 * MIB);
+        for address in [piece, landed] {
+            assert_eq!(one.free(address), 0);
+        }
+        assert_eq!(machine.held("t"), rest);
+        one.finish();
+        other.finish();
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Processes that live and are taken for dead, because the program closed the live file's descriptor.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::sync::AtomicU32;
-use super::world::{World, explore};
+use super::world::{Process, World, explore, object};
 use crate::death::HOLD_NS;
 use crate::ledger::{Books, UNIT_BYTES};
 use crate::sync::Ordering;
@@ -68,4 +68,154 @@ fn one_that_was_evicted_unawares_changes_no_books_of_the_next() {
             }
         });
     }
+}
+
+/// The process's books as its calls find them: those of the place that is in force, once the second of them is.
+type Current = Arc<(AtomicU32, Mutex<Vec<Books>>)>;
+
+fn now(current: &Current) -> Books {
+    let which = current.0.load(Ordering::SeqCst);
+    current.1.lock().unwrap()[which as usize]
+}
+
+/// Moves the process's books from the place that it `lost` to place 2, as the guest does it. What it holds is known to it in case that the
+/// place has become another's.
+fn rejoin(again: Process, lost: Books, current: &Current, held: &AtomicU32) {
+    let books = again.join_again_at(2, lost);
+    if books.member().take_over(lost.member()).is_none() {
+        books.book(u64::from(held.load(Ordering::SeqCst)) * UNIT_BYTES);
+    }
+    current.1.lock().unwrap().push(books);
+    current.0.store(1, Ordering::SeqCst);
+    lost.member().leave();
+}
+
+/// A call that takes two units, as the guest makes it: what it took is known before it is booked, and it books in the place that is in force
+/// when the driver has answered.
+fn fly(process: Process, current: &Current, held: &AtomicU32, is_taken: bool) -> bool {
+    let Ok(reservation) = process.reserve(now(current), None, 2) else { return false };
+    if !is_taken {
+        now(current).cancel(reservation);
+        return false;
+    }
+    process.take(2);
+    assert!(process.world.taken() <= process.quota, "granted over the quota: {}", process.world.taken());
+    held.fetch_add(2, Ordering::SeqCst);
+    now(current).commit(reservation, 2 * UNIT_BYTES);
+    true
+}
+
+/// A process at place 0 that has one unit and has lost its lock.
+fn one_that_flies(world: &'static World) -> (Process, Books, Current, Arc<AtomicU32>) {
+    world.set_now_ns(10 * MS);
+    let process = world.process(0, 4);
+    let lost = process.join_at(0).unwrap();
+    process.allocate(lost, 1).unwrap();
+    world.close_live(0);
+    let held = AtomicU32::default();
+    held.store(1, Ordering::SeqCst);
+    (process, lost, Arc::new((AtomicU32::default(), Mutex::new(vec![lost]))), Arc::new(held))
+}
+
+#[test]
+fn what_is_in_flight_at_a_rejoin_is_in_every_sum() {
+    for is_taken in [true, false] {
+        explore(Some(2), move |world| {
+            let (process, lost, current, held) = one_that_flies(world);
+            let other = world.process(1, 4);
+            let others = other.join_at(1).unwrap();
+            let (at, has) = (current.clone(), held.clone());
+            let flight = process.start(None, move |process| fly(process, &at, &has, is_taken));
+            let ask = other.start(None, move |other| other.allocate(others, 2).is_ok());
+            rejoin(world.process(2, 4), lost, &current, &held);
+            let (flown, granted) = (flight.join().unwrap().unwrap(), ask.join().unwrap().unwrap());
+            assert!(!(flown && granted), "five units of four");
+            assert_eq!(world.booked(), world.taken());
+            assert_eq!(now(&current).own_pending(), 0);
+        });
+    }
+}
+
+#[test]
+fn what_is_given_back_at_a_rejoin_is_given_back_once() {
+    explore(Some(3), |world| {
+        let (process, lost, current, held) = one_that_flies(world);
+        let at = current.clone();
+        let free = process.start(None, move |process| process.free(now(&at), 1));
+        rejoin(world.process(2, 4), lost, &current, &held);
+        free.join().unwrap();
+        assert_eq!((world.booked(), world.taken()), (0, 0));
+    });
+}
+
+#[test]
+fn one_that_is_buried_while_it_joins_again_comes_with_all_that_it_holds() {
+    explore(Some(3), |world| {
+        let (process, lost, current, held) = one_that_flies(world);
+        let sweeper = world.process(1, 4).join_at(1).unwrap();
+        let reservation = process.reserve(lost, None, 2).unwrap();
+        sweeper.member().sweep().unwrap();
+        world.set_now_ns(world.now_ns() + HOLD_NS + MS);
+        let sweep = world.process(1, 4).start(None, move |_| sweeper.member().sweep().unwrap());
+        let (at, has) = (current.clone(), held.clone());
+        let flight = process.start(None, move |process| {
+            process.take(2);
+            has.fetch_add(2, Ordering::SeqCst);
+            now(&at).commit(reservation, 2 * UNIT_BYTES);
+        });
+        rejoin(world.process(2, 4), lost, &current, &held);
+        sweep.join().unwrap();
+        flight.join().unwrap();
+        assert_eq!(world.booked(), world.taken());
+        assert_eq!(now(&current).own_pending(), 0);
+    });
+}
+
+#[test]
+fn one_whose_place_is_anothers_by_now_leaves_the_newcomer_alone_and_is_booked_in_full() {
+    explore(Some(3), |world| {
+        let (process, lost, current, held) = one_that_flies(world);
+        let sweeper = world.process(1, 4).join_at(1).unwrap();
+        let reservation = process.reserve(lost, None, 2).unwrap();
+        sweeper.member().sweep().unwrap();
+        world.set_now_ns(world.now_ns() + HOLD_NS + MS);
+        let newcomer = world.process(3, 4).start(None, |newcomer| {
+            let books = newcomer.join()?;
+            books.book(UNIT_BYTES);
+            newcomer.take(1);
+            Some(books)
+        });
+        let (at, has) = (current.clone(), held.clone());
+        let flight = process.start(None, move |process| {
+            process.take(2);
+            has.fetch_add(2, Ordering::SeqCst);
+            now(&at).commit(reservation, 2 * UNIT_BYTES);
+        });
+        rejoin(world.process(2, 4), lost, &current, &held);
+        let next = newcomer.join().unwrap().unwrap();
+        flight.join().unwrap();
+        assert!(world.booked() >= world.taken(), "{} of {}", world.booked(), world.taken());
+        if let Some(next) = next {
+            assert_eq!(next.own_booked().0, UNIT_BYTES, "the newcomer has one unit");
+        }
+    });
+}
+
+#[test]
+fn what_is_shared_counts_once_at_each_moment_of_a_rejoin() {
+    explore(Some(2), |world| {
+        let (_, lost, current, held) = one_that_flies(world);
+        world.process(0, 4).make_object(lost, 1);
+        let other = world.process(1, 4);
+        let others = other.join_at(1).unwrap();
+        assert_eq!(other.open_object(others), Ok(true));
+        // One unit of its own, and one that both hold: two are left.
+        let ask = other.start(None, move |other| other.allocate(others, 2).is_ok());
+        let at = current.clone();
+        let close = world.process(0, 4).start(None, move |process| process.close_object(now(&at)));
+        rejoin(world.process(2, 4), lost, &current, &held);
+        close.join().unwrap();
+        ask.join().unwrap();
+        assert_eq!(world.booked(), world.taken());
+    });
 }

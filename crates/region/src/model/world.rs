@@ -172,7 +172,7 @@ impl Process {
     /// Takes the first place that is free now.
     pub(crate) fn join(self) -> Option<Books> {
         let live = self.world.live(self.number);
-        let member = Member::take_a_place(self.world.tenant(), live, self.world.now_ns());
+        let member = Member::take_a_place(self.world.tenant(), live, self.world.now_ns(), 0);
         self.open(member.unwrap()?)
     }
 
@@ -181,6 +181,15 @@ impl Process {
         let live = self.world.live(self.number);
         assert!(self.world.try_lock(self.number, place), "the place is locked");
         self.open(Member::settle(self.world.tenant(), place, live, self.world.now_ns())?)
+    }
+
+    /// Takes a certain place after another was `lost`: it holds nothing yet.
+    pub(crate) fn join_again_at(self, place: usize, lost: Books) -> Books {
+        let live = self.world.live(self.number);
+        assert!(self.world.try_lock(self.number, place), "the place is locked");
+        let mut member = Member::settle(self.world.tenant(), place, live, self.world.now_ns()).unwrap();
+        member.follow(lost.member());
+        self.open(member).unwrap()
     }
 
     fn open(self, member: Member) -> Option<Books> {
@@ -246,7 +255,12 @@ impl Process {
         books.release(self.world.object.load(Ordering::Relaxed) * UNIT_BYTES);
     }
 
-    fn reserve(self, books: Books, key: Option<ShareKey>, units: u64) -> Result<Reservation, Refusal> {
+    pub(crate) fn reserve(
+        self,
+        books: Books,
+        key: Option<ShareKey>,
+        units: u64,
+    ) -> Result<Reservation, Refusal> {
         let (bytes, quota) = (units * UNIT_BYTES, self.quota * UNIT_BYTES);
         self.world.enter(books.member().place, TRYING);
         let granted = match key {

@@ -322,7 +322,11 @@ impl Stream {
         // A green context's: its device is, with hardly an exception, the one that is launched on.
         let Some(device) = device.or_else(|| process.current_device()) else { return false };
         self.clear();
-        self.tail.clear();
+        match process.limiter.line(self.context()).visit() {
+            Some(_visit) => self.tail.clear(),
+            // It goes with its context.
+            None => self.tail.forget(),
+        }
         self.handle.store(handle, Ordering::Relaxed);
         self.thread.store(thread, Ordering::Relaxed);
         self.home.store(device << 8 | u32::from(context), Ordering::Relaxed);

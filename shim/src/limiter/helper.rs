@@ -177,7 +177,7 @@ fn wait_while(word: &AtomicU32, value: u32) {
     }
 }
 
-/// The process's exit handlers have begun: waits until the helper has settled what has ended, and is out of the driver, a tenth of a
+/// The process's exit handlers have begun: waits until the helper has settled what has ended, and is out of the driver, two tenths of a
 /// second at most. It is done there: an exit handler may run where the driver must not be called, say in a host function.
 extern "C" fn exiting(_: *mut c_void) {
     let Standing::Managed(process) = process::standing() else { return };

@@ -16,25 +16,27 @@ use cuota_region::policy::{Limits, MemoryLimit};
 
 use crate::cli::Set;
 use crate::home::Home;
+use crate::inject::mounted::those_who_have;
 use crate::share::show_cap;
 
 /// 1 % in parts per million.
 const PERCENT: u32 = 10_000;
 
-/// The directory with the books of the container that has this file for its monitor, as it is seen from here: our own if we are in the
-/// container, else through `/proc` by any process that has the container's mounts (a pod's first one is there while the pod is). Where
-/// there is none yet, the best place. `None`: the file has no folder.
+/// The directory with the books of the container that has this file for its monitor, as it is seen from here: through `/proc`, by a
+/// process that has the file's folder mounted, and so is the container's; in our own mounts, if we are in the container; or by any
+/// other process: a pod's first one has its `/dev/shm` while the pod is there. Where there are none yet, the best place. `None`: the
+/// file has no folder.
 pub(crate) fn directory_of(file: &Path) -> Option<PathBuf> {
     let places = Places::of(file.as_os_str().as_bytes()).ok()?;
     let place = |number| Some(PathBuf::from(OsStr::from_bytes(places.at(number).ok()?.as_bytes())));
     let [memory, disk, beside] = [place(0)?, place(1)?, place(2)?];
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let is_process = |name: &OsStr| name.as_bytes().iter().all(u8::is_ascii_digit);
-    let roots =
-        processes.filter(|entry| is_process(&entry.file_name())).map(|entry| entry.path().join("root"));
-    let everywhere = [PathBuf::from("/")].into_iter().chain(roots);
+    let own = those_who_have(file.parent()?, usize::MAX).unwrap_or_default().into_iter();
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let root = |process: u32| PathBuf::from(format!("/proc/{process}/root"));
+    let roots = own.map(root).chain([PathBuf::from("/")]).chain(all.map(root));
     let inside = |root: &Path, place: &Path| root.join(place.strip_prefix("/").unwrap_or(place));
-    let seen = everywhere.flat_map(|root| [&memory, &disk].map(|place| inside(&root, place)));
+    let seen = roots.flat_map(|root| [&memory, &disk].map(|place| inside(&root, place)));
     let has_books = |place: &PathBuf| place.join("tenant/default.v1").exists();
     seen.chain([beside]).find(has_books).or_else(|| Some(memory.clone()))
 }

@@ -13,7 +13,7 @@ use cuota_governor::cap::Cap;
 use cuota_region::event::{Event, Problem};
 use cuota_region::hami::file::{self, Monitored};
 use cuota_region::hami::layout::UUID_BYTES;
-use cuota_region::hami::own::{self, Joined};
+use cuota_region::hami::own::{Joined, Places};
 use cuota_region::hami::variables::{self, Variables, When};
 use cuota_region::hami::{DEFAULT_FILE, LIBRARY};
 use cuota_region::header::Unusable;
@@ -26,7 +26,7 @@ use cuota_region::sys::{self, Errno};
 
 use super::device::{DEVICES, Device};
 use super::settings::{Settings, is_protected, own_path};
-use super::{CLOSED, MANAGED, PROCESS, Process, driver, nvml};
+use super::{CLOSED, MANAGED, PROCESS, Process, UNKNOWN, driver, nvml};
 
 /// How often the file's shares of time are compared with what they were.
 const LOOK_NS: u64 = 10_000_000;
@@ -189,15 +189,22 @@ fn number_of(error: Unusable) -> u32 {
 impl Process {
     /// Joins the container's tenant. The caller holds JOINING.
     pub(super) fn join_hami(&'static self, variables: &'static Variables) -> u32 {
-        let named = variables.path().and_then(|path| self.join_by(path, variables, 0));
-        named.or_else(|| self.join_by(DEFAULT_FILE, variables, variables.found() & FILE)).unwrap_or(CLOSED)
+        // Only a folder that is missing leads to another file: the books of that one are a quota of their own.
+        let named = variables.path().map_or(UNKNOWN, |path| self.join_by(path, variables, 0));
+        let standing = match named {
+            UNKNOWN => self.join_by(DEFAULT_FILE, variables, variables.found() & FILE),
+            found => found,
+        };
+        if standing == UNKNOWN { CLOSED } else { standing }
     }
 
-    /// The same, with the monitor's file at `path`; `bad`: the variable that named another one.
+    /// The same, with the monitor's file at `path`; `bad`: the variable that named another one. UNKNOWN: its folder is missing.
     #[inline(never)]
-    fn join_by(&'static self, path: &'static [u8], variables: &'static Variables, bad: u32) -> Option<u32> {
-        let Joined { member, directory, place } = own::join(path, &Settings::get().tenant())?;
-        let changes = PolicyWriter::of_own().ok()?;
+    fn join_by(&'static self, path: &'static [u8], variables: &'static Variables, bad: u32) -> u32 {
+        let Ok(places) = Places::of(path) else { return UNKNOWN };
+        let Some(joined) = places.join(&Settings::get().tenant()) else { return CLOSED };
+        let Joined { member, directory, place } = joined;
+        let Ok(changes) = PolicyWriter::of_own() else { return CLOSED };
         let (unreadable, ignored) = variables.complaints();
         say(&member, unreadable, Problem::Unreadable, 0);
         say(&member, ignored, Problem::NotSupported, 0);
@@ -218,7 +225,7 @@ impl Process {
         // SAFETY: the caller holds JOINING, and `on` is still 0: nobody else looks.
         unsafe { (*self.hami.container.get()).write(Container { variables, file, directory, changes }) };
         self.hami.on.store(1, Ordering::Release);
-        Some(self.begin(policy, member))
+        self.begin(policy, member)
     }
 
     /// The tenant's limits on a GPU.

@@ -14,6 +14,7 @@ use cuota_region::path::Directory;
 use cuota_region::sys;
 use cuota_region::tenant::Tenant;
 use cuota_tests::build;
+use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{MIB, Machine, skip};
@@ -203,6 +204,21 @@ fn limits_hold_where_the_folder_of_the_file_is_missing() {
     places_of(file).iter().for_each(|place| drop(fs::remove_dir_all(place)));
     let _ = fs::remove_file(file);
     assert_eq!(total, QUOTA_BYTES);
+}
+
+#[test]
+fn books_that_cannot_be_used_are_no_way_to_others() {
+    let container = Container::new();
+    container.start(&[QUOTA]).finish();
+    // Another user of the container, or a sibling that shares its memory.
+    let live = container.places()[0].join("tenant/default.v1.live");
+    fs::remove_file(&live).expect("it was made");
+    std::os::unix::fs::symlink("/dev/null", &live).expect("the folder is everybody's");
+    let mut console = container.program(&[QUOTA]).start();
+    let _ = console.call("cuInit", &[Is(0)]).ok();
+    assert_eq!(console.call("cuDevicePrimaryCtxRetain", &[Out(8), Is(0)]).status, OUT_OF_MEMORY);
+    assert!(container.places()[1..].iter().all(|place| !place.exists()));
+    console.finish();
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod container;
 mod file;
 mod hook;
 mod in_root;
-mod mounted;
+pub(crate) mod mounted;
 mod preload;
 mod readable;
 mod view;

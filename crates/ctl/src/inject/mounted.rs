@@ -23,21 +23,27 @@ struct Mount {
 /// # Errors
 /// What cannot be read, so that nobody can tell.
 pub(super) fn who_has(folder: &Path) -> anyhow::Result<Option<u32>> {
+    those_who_have(folder, 1).map(|processes| processes.first().copied())
+}
+
+/// As [`who_has`]: the first of them, `most` at most.
+pub(crate) fn those_who_have(folder: &Path, most: usize) -> anyhow::Result<Vec<u32>> {
     let folder = match folder.canonicalize() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         found => found.with_context(|| format!("cannot look at {}", folder.display()))?,
     };
     let (device, root) = place_of(&folder, &mounts("self")?)
         .with_context(|| format!("cannot tell which file system {} lies on", folder.display()))?;
+    let is_it = |mount: &Mount| mount.device == device && mount.root.starts_with(&root);
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").context("cannot read /proc")? {
         let name = entry.context("cannot read /proc")?.file_name();
         let Some(process) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        let is_it = |mount: &Mount| mount.device == device && mount.root.starts_with(&root);
-        if mounts(&format!("{process}"))?.iter().any(is_it) {
-            return Ok(Some(process));
+        if found.len() < most && mounts(&format!("{process}"))?.iter().any(is_it) {
+            found.push(process);
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// The file system that `folder` lies on, and its path there.

@@ -51,6 +51,29 @@ impl<'a> Places<'a> {
             _ => [self.file, DIRECTORY_SUFFIX],
         })
     }
+
+    /// Joins the container's tenant where its files are, or else where they can be made. `None`: nowhere.
+    #[must_use]
+    pub fn join(&self, name: &TenantName) -> Option<Joined> {
+        for is_there in [true, false] {
+            for place in (0..).take(PLACES) {
+                let directory = Directory::of_everybody(self.at(place).ok()?);
+                let can_be_used = match is_there {
+                    // Whatever has become possible since: two sets of books would be two quotas.
+                    true => sys::open(directory.tenant(name).ok()?.as_c_str(), libc::O_RDWR, 0).is_ok(),
+                    false => directory.make().is_ok(),
+                };
+                if can_be_used {
+                    match Member::join(&directory, name) {
+                        Ok(member) => return Some(Joined { member, directory, place }),
+                        Err(_) if is_there => return None,
+                        Err(_) => {}
+                    }
+                }
+            }
+        }
+        None
+    }
 }
 
 /// A member of the container's tenant.
@@ -61,30 +84,6 @@ pub struct Joined {
     pub directory: Directory,
     /// The number of the place.
     pub place: u32,
-}
-
-/// Joins the container's tenant where its files are, or else where they can be made. `None`: nowhere.
-#[must_use]
-pub fn join(file: &[u8], name: &TenantName) -> Option<Joined> {
-    let places = Places::of(file).ok()?;
-    for is_there in [true, false] {
-        for place in (0..).take(PLACES) {
-            let directory = Directory::of_everybody(places.at(place).ok()?);
-            let can_be_used = match is_there {
-                // Whatever has become possible since: two sets of books would be two quotas.
-                true => sys::open(directory.tenant(name).ok()?.as_c_str(), libc::O_RDWR, 0).is_ok(),
-                false => directory.make().is_ok(),
-            };
-            if can_be_used {
-                match Member::join(&directory, name) {
-                    Ok(member) => return Some(Joined { member, directory, place }),
-                    Err(_) if is_there => return None,
-                    Err(_) => {}
-                }
-            }
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ pub(crate) unsafe extern "C" fn release(call: &Call) -> CUresult {
     match (status, last) {
         (OK, Some(last)) => let_go(&last),
         // What is mapped of it keeps it; another object may get its handle.
-        (OK, None) if call.note() != 0 => process.handles.make_nameless(place),
+        (OK, None) if call.note() != 0 => process.handles.make_nameless(place, call.word(0)),
         (OK, None) => {}
         // The driver kept it: so do we.
         (_, Some(last)) => process.handles.put_back(&last),

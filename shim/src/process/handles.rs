@@ -191,10 +191,11 @@ impl Handles {
         }
     }
 
-    /// Lets no look-up find what is in a place: it has lost its handle, and something keeps it.
-    pub(crate) fn make_nameless(&self, place: u32) {
+    /// Lets no look-up find what is in a place: it has lost its `handle`, and something keeps it. Unless that has let it go by now: then the
+    /// place is free, or another's.
+    pub(crate) fn make_nameless(&self, place: u32, handle: u64) {
         if let Some(place) = self.place(place) {
-            place.handle.store(NAMELESS, Ordering::Release);
+            let _ = place.handle.compare_exchange(handle, NAMELESS, Ordering::Release, Ordering::Relaxed);
         }
     }
 
@@ -339,6 +340,24 @@ mod tests {
         assert_eq!((taken.key, table.has_marks()), (Some(ShareKey::of(b"handle")), false));
         table.put_back(&taken);
         assert_eq!(table.take_mark(0x7f00_0000_0000), Some(taken));
+    }
+
+    #[test]
+    fn what_took_the_place_of_an_object_keeps_its_name() {
+        const GONE: u64 = 0x55cf_d5ea_8620;
+        let table = handles();
+        assert!(table.add(GONE, 4 << 20, THREE));
+        let place = table.find(GONE).unwrap();
+        // Another thread drops the last reference while the driver ends the handle; and the next object comes to lie here.
+        assert!(table.release(place).is_some());
+        let next = (1..).map(|n| GONE + 16 * n).find(|next| hash(*next) == hash(GONE)).unwrap();
+        assert!(table.add(next, 4 << 20, THREE));
+        assert_eq!(table.find(next), Some(place));
+        table.make_nameless(place, GONE);
+        assert_eq!(table.find(next), Some(place));
+        table.make_nameless(place, next);
+        assert_eq!(table.find(next), None);
+        assert_eq!(table.release(place).map(|last| last.bytes), Some(4 << 20));
     }
 
     #[test]

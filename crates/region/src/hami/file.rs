@@ -245,6 +245,13 @@ impl Monitored {
     /// Moves into this process's slot, which may have been a dead one's.
     pub fn enter(self, member: &Member) {
         if let Some(slot) = self.slot(member) {
+            // Whoever clears it after the last one will have done so: or was killed at it, and nobody waits for that one for long.
+            for _ in 0..MOST_WAITS {
+                if !is_being_cleared(slot) {
+                    break;
+                }
+                sys::sleep_ns(WAIT_NS);
+            }
             clear(slot);
             self.stay(member);
         }
@@ -255,9 +262,14 @@ impl Monitored {
         if let Some(slot) = self.slot(member) {
             slot.pid.store(sys::process_id().cast_signed(), Ordering::Relaxed);
             slot.status.store(1, Ordering::Release);
-            let end = i32::try_from(member.place() + 1).unwrap_or(0);
-            self.0.processes.fetch_max(end, Ordering::Release);
+            self.show_up_to(member.place());
         }
+    }
+
+    /// Lets the monitor look as far as a place.
+    fn show_up_to(self, place: usize) {
+        let end = i32::try_from(place + 1).unwrap_or(0);
+        self.0.processes.fetch_max(end, Ordering::AcqRel);
     }
 
     /// Shows what this process has booked on a device, bytes, and what of it is overhead.
@@ -292,27 +304,65 @@ impl Monitored {
         let in_use = usize::try_from(end).unwrap_or(0).min(SLOTS);
         let mut left = 0;
         for (place, slot) in self.0.slots.iter().take(in_use).enumerate() {
-            if slot.status.load(Ordering::Acquire) == 0 {
-                continue;
-            }
-            let pid = slot.pid.load(Ordering::Relaxed);
-            let is_dead = place != member.place() && member.is_locked_elsewhere(place) == Ok(false);
-            // Not one that has taken the place meanwhile.
-            if is_dead && slot.pid.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                clear(slot);
-            } else {
+            let is_free = || place != member.place() && member.is_locked_elsewhere(place) == Ok(false);
+            if slot.status.load(Ordering::Acquire) != 0 && !take_out(slot, &is_free) {
                 left = place + 1;
             }
         }
-        let left = i32::try_from(left).unwrap_or(0);
-        let _ = self.0.processes.compare_exchange(end, left, Ordering::AcqRel, Ordering::Relaxed);
+        self.lower(end, left);
     }
+
+    /// Lets the monitor look no further than the first `left` slots, where it looked as far as `end`.
+    fn lower(self, end: i32, left: usize) {
+        let shown = i32::try_from(left).unwrap_or(0);
+        if self.0.processes.compare_exchange(end, shown, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return;
+        }
+        // One who came in between was within the old bound, and raised nothing.
+        for (place, slot) in self.0.slots.iter().enumerate().skip(left) {
+            if slot.status.load(Ordering::Acquire) != 0 {
+                self.show_up_to(place);
+            }
+        }
+    }
+}
+
+/// How long a newcomer waits at a time for one who clears its slot, and how often: a second at most.
+const WAIT_NS: u64 = 1_000_000;
+const MOST_WAITS: u32 = 1000;
+
+/// A process without an id: a dead one that somebody takes out of the file just now.
+fn is_being_cleared(slot: &Slot) -> bool {
+    slot.status.load(Ordering::Acquire) != 0 && slot.pid.load(Ordering::Acquire) == 0
+}
+
+/// Takes a dead process out of its slot, whose place nobody has locked as long as it `is_free`. `false`: it is not free.
+///
+/// Who has locked the place is seen by the second look, or comes after it: and waits, because the slot has no id until it is clear.
+#[inline(never)]
+fn take_out(slot: &Slot, is_free: &dyn Fn() -> bool) -> bool {
+    let pid = slot.pid.load(Ordering::Acquire);
+    if !is_free() || slot.pid.compare_exchange(pid, 0, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+        return false;
+    }
+    let is_free = is_free();
+    if is_free {
+        empty(slot);
+        slot.status.store(0, Ordering::Release);
+    } else {
+        let _ = slot.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Relaxed);
+    }
+    is_free
 }
 
 fn clear(slot: &Slot) {
     slot.status.store(0, Ordering::Release);
     slot.pid.store(0, Ordering::Relaxed);
-    // All that any of us ever writes.
+    empty(slot);
+}
+
+/// Clears all that any of us ever writes of what a process takes.
+fn empty(slot: &Slot) {
     for (used, busy) in slot.used.iter().zip(&slot.utilization) {
         for field in [&used.context, &used.data, &used.total, &busy.sm] {
             field.store(0, Ordering::Relaxed);
@@ -517,5 +567,63 @@ mod tests {
         file.leave(member);
         assert_eq!(slot.status.load(Ordering::Relaxed), 0);
         assert_eq!(slot.used[0].total.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn one_who_comes_while_the_dead_are_taken_out_is_shown() {
+        let (folder, bench) = (Folder::new(), Bench::new());
+        let file = folder.open(&[]).unwrap();
+        file.enter(bench.member_at(bench.tenant(), 4));
+        // Somebody has looked at all five places and found one process, at the first, when another comes.
+        file.enter(bench.member_at(bench.tenant(), 2));
+        file.leave(bench.member_at(bench.tenant(), 4));
+        file.lower(5, 1);
+        assert_eq!(file.0.processes.load(Ordering::Relaxed), 3);
+        file.leave(bench.member_at(bench.tenant(), 2));
+        file.lower(3, 1);
+        assert_eq!(file.0.processes.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn newcomer_keeps_its_slot_whoever_takes_the_dead_out_of_it() {
+        use std::cell::Cell;
+        let (folder, bench) = (Folder::new(), Bench::new());
+        let file = folder.open(&[]).unwrap();
+        let member = bench.member_at(bench.tenant(), 3);
+        let slot = &file.0.slots[3];
+        let come = || {
+            file.enter(member);
+            file.show(member, 0, 9, 5);
+        };
+        let is_shown = || {
+            let pid = slot.pid.load(Ordering::Relaxed);
+            let total = slot.used[0].total.load(Ordering::Relaxed);
+            (slot.status.load(Ordering::Relaxed), pid, total) == (1, std::process::id().cast_signed(), 9)
+        };
+        // It comes after the first look, with the id that the dead one had: in another namespace it can.
+        file.enter(member);
+        let looks = Cell::new(0);
+        let took_out = take_out(slot, &|| {
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                come();
+            }
+            looks.get() == 1
+        });
+        assert!(!took_out && is_shown());
+        // It comes after the second.
+        std::thread::scope(|scope| {
+            looks.set(0);
+            let took_out = take_out(slot, &|| {
+                looks.set(looks.get() + 1);
+                if looks.get() == 2 {
+                    let newcomer = scope.spawn(come);
+                    (0..64).take_while(|_| !newcomer.is_finished()).for_each(|_| std::thread::yield_now());
+                }
+                true
+            });
+            assert!(took_out);
+        });
+        assert!(is_shown());
     }
 }

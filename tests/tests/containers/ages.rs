@@ -35,10 +35,9 @@ pub(crate) fn dist() -> Option<PathBuf> {
 fn what_is_shipped_runs_in_root_file_systems_old_and_new() {
     let roots = fetched(&["bullseye", "bookworm", "trixie", "focal", "jammy", "noble"]);
     let Some(dist) = dist().filter(|_| !roots.is_empty()) else { return };
+    let runtimes: Vec<Runtime> = RUNTIMES.into_iter().filter(|runtime| runtime.is_there()).collect();
     let mut versions = Vec::new();
-    for (root, runtime) in
-        roots.iter().zip(RUNTIMES.into_iter().cycle()).filter(|(_, runtime)| runtime.is_there())
-    {
+    for (root, runtime) in roots.iter().zip(runtimes.iter().copied().cycle()) {
         let site = Site::new();
         for (from, to) in [
             ("bin/cuota", "guest/cuota"),

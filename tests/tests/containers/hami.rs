@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
+use cuota_tests::console::Console;
 use cuota_tests::machine::{GIB, MIB};
 
 use crate::RUNTIMES;
@@ -86,6 +87,42 @@ fn processes_of_a_container_of_hamis_share_one_quota() {
         assert!(second.alloc(GIB).is_err() && second.alloc(16 * MIB).is_ok());
         second.finish();
         first.finish();
+    }
+}
+
+/// As in a pod, and with the file in the default place, as KAI has it: the same path in both.
+#[test]
+fn containers_of_a_pod_with_one_memory_and_one_path_have_a_quota_each() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let memory = folder(&site, "shm");
+        let list = site.path("list");
+        fs::write(&list, "/kai/libvgpu.so\n").expect("the folder is ours");
+        let container = || {
+            Container::plain(&site, runtime)
+                .with_volume(memory.clone(), "/dev/shm", true)
+                .with_volume(site.library(), "/kai/libvgpu.so", false)
+                .with_volume(list.clone(), "/etc/ld.so.preload", false)
+                .with_variable("CUDA_DEVICE_MEMORY_LIMIT", "2g")
+        };
+        let containers = [container(), container()];
+        let mut consoles = containers.each_ref().map(|container| {
+            let mut console = container.start(0, &["/guest/console"]);
+            console.use_primary_context();
+            console
+        });
+        for console in &mut consoles {
+            assert_eq!(console.total(), 2 * GIB);
+            assert!(console.alloc(GIB).is_ok() && console.alloc(GIB).is_err(), "{runtime:?}");
+        }
+        let books = names_in(&memory);
+        assert_eq!(books.iter().filter(|name| name.starts_with("cuota-hami-")).count(), 2, "{books:?}");
+        // And one that comes later has its own container's.
+        let mut later = containers[0].console_inside();
+        later.use_primary_context();
+        assert!(later.alloc(64 * MIB).is_err() && later.alloc(16 * MIB).is_ok());
+        later.finish();
+        consoles.into_iter().for_each(Console::finish);
     }
 }
 

@@ -251,6 +251,9 @@ struct CUOTA_ALIGNED(64) cuota_tenant_file {
 // How many tenants of a GPU can take turns.
 #define CUOTA_ARENA_SEATS 64
 
+// A process that takes part holds the record lock of one of so many bytes of the file: so it is told from one that does not.
+#define PROCESSES 128
+
 // Whose turn it is, and what was noticed.
 struct CUOTA_ALIGNED(64) cuota_arena_desk {
   // The turn: `cuota_governor::turn`. One word, so that one instruction hands it over.
@@ -263,7 +266,9 @@ struct CUOTA_ALIGNED(64) cuota_arena_desk {
   uint64_t rubbish;
   // How often a tenant took a seat, or came back to one that it had not used for long: who was alone may not be so any more.
   uint64_t comings;
-  uint64_t reserved[3];
+  // When somebody last saw that turns are nothing here, ns: a process on the GPU that takes none, or MPS. 0: never.
+  uint64_t outsiders_ns;
+  uint64_t reserved[2];
 };
 
 // A tenant's place in the circle.

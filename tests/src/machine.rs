@@ -48,6 +48,7 @@ pub struct Machine {
     home: TempDir,
     observer: Observer,
     death_ms: u32,
+    library: fn() -> &'static Path,
     /// A real GPU is one for all tests, and what one takes another one sees: one test at a time.
     _alone: Option<MutexGuard<'static, ()>>,
 }
@@ -86,7 +87,17 @@ impl Machine {
         let observer = Observer::new(move || {
             Console::start(&mut prepared(&build::program("console"), &gpu, true, death_ms))
         });
-        Self { home, observer, death_ms, _alone: alone }
+        Self { home, observer, death_ms, library: build::libcuota, _alone: alone }
+    }
+
+    /// A machine whose tenants take turns.
+    pub fn with_turns() -> Self {
+        Self { library: build::libcuota_with_turns, ..Self::new() }
+    }
+
+    /// The library that its tenants run under.
+    pub fn library(&self) -> &'static Path {
+        (self.library)()
     }
 
     /// The directory of the region.
@@ -129,7 +140,7 @@ impl Machine {
 
     /// A console with `libcuota.so` preloaded that nobody has made a tenant.
     pub fn preloaded(&self) -> Program {
-        self.native().with("LD_PRELOAD", build::libcuota())
+        self.native().with("LD_PRELOAD", self.library())
     }
 
     /// A console as `cuota run` starts it, in this tenant. The quota is as `--memory` takes it.
@@ -155,7 +166,7 @@ impl Machine {
         if !has_real_gpu() {
             command.arg("--sim").env("CUOTA_SIM_LIB", build::software_gpu());
         }
-        command.arg("--lib").arg(build::libcuota()).arg("--").arg(program);
+        command.arg("--lib").arg(self.library()).arg("--").arg(program);
         self.program(command)
     }
 

@@ -223,6 +223,8 @@ impl Home {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
             made.map_err(|error| Trouble::Failed { doing: "make", path, error })?;
         }
+        // Where this user's tenants take turns; to others the operator opens its files one by one. Without it there are no turns.
+        let _ = DirBuilder::new().mode(0o700).create(self.path.join("arena"));
         // In a place where anyone may make directories, such as /dev/shm, another user can have been first.
         let about = std::fs::metadata(&self.path);
         let about =

@@ -13,7 +13,7 @@ use core::ptr::NonNull;
 
 use crate::header::{Header, Kind, Unusable, layout_hash};
 use crate::name::GpuId;
-use crate::path::Directory;
+use crate::path::{Directory, Path};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{self, Fd, InChild, Mapping};
 
@@ -39,7 +39,9 @@ pub(crate) struct Desk {
     pub(crate) rubbish: AtomicU64,
     /// How often a tenant took a seat, or came back to one that it had not used for long: who was alone may not be so any more.
     pub(crate) comings: AtomicU64,
-    reserved: [AtomicU64; 3],
+    /// When somebody last saw that turns are nothing here, ns: a process on the GPU that takes none, or MPS. 0: never.
+    pub(crate) outsiders_ns: AtomicU64,
+    reserved: [AtomicU64; 2],
 }
 
 /// A tenant's place in the circle.
@@ -77,7 +79,7 @@ pub(crate) struct File {
 /// See [`crate::abi`].
 #[doc(hidden)]
 pub const LAYOUTS: &[crate::abi::Layout] = &[
-    crate::abi::layout!(Desk as "cuota_arena_desk": turn, passed, ended, rubbish, comings, reserved),
+    crate::abi::layout!(Desk as "cuota_arena_desk": turn, passed, ended, rubbish, comings, outsiders_ns, reserved),
     crate::abi::layout!(Place as "cuota_arena_place":
         tenant, entitlement, asks, horizon, held_ns, seen_ns, bell, ended, reserved),
     crate::abi::layout!(File as "cuota_arena_file": header, desk, places),
@@ -103,6 +105,9 @@ pub const KIND: Kind = Kind {
 /// The descriptor goes where the live file's does: above what most programs count on, below 64.
 const HIGH_DESCRIPTOR: i32 = 50;
 
+/// A process that takes part holds the record lock of one of so many bytes of the file: so it is told from one that does not.
+pub const PROCESSES: u64 = 128;
+
 /// A GPU's arena, mapped for the rest of the process's life.
 #[derive(Clone, Copy)]
 pub struct Arena {
@@ -120,11 +125,22 @@ impl Arena {
     /// # Errors
     /// Why it cannot be used.
     pub fn open_or_create(directory: &Directory, gpu: GpuId, mode: u32) -> Result<Self, Unusable> {
-        let path = directory.arena(gpu)?;
-        let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT, mode)?;
+        Self::at(&directory.arena(gpu)?, mode)
+    }
+
+    /// Maps the arena at `path`, as [`Self::open_or_create`] does.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    #[inline(never)]
+    pub fn at(path: &Path, mode: u32) -> Result<Self, Unusable> {
+        // A link that another user has put there leads nowhere.
+        let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW, mode)?;
         let need = KIND.bytes as u64;
         if sys::file_info(&fd)?.bytes < need {
             sys::take_space(&fd, KIND.bytes)?;
+            // Whatever the process's umask. Of another user's file that is refused, and was done by that user.
+            let _ = sys::set_mode(&fd, mode);
         }
         let info = sys::file_info(&fd)?;
         let memory = sys::map(Mapping::Shared(&fd), KIND.bytes)?;
@@ -135,7 +151,7 @@ impl Arena {
         // SAFETY: the mapping is page-aligned, as long as `File`, never unmapped while the reference is used, and `File` is
         // atomics throughout.
         let file = unsafe { file.as_ref() };
-        if file.header.check(KIND, info.bytes) == Err(Unusable::NotOurs) && file.header.is_blank() {
+        if file.header.is_blank() {
             file.header.write(KIND);
         }
         file.header.check(KIND, info.bytes)?;
@@ -150,6 +166,20 @@ impl Arena {
         let fd = core::mem::ManuallyDrop::new(Fd::from_owned(self.number));
         sys::file_info(&fd)
             .is_ok_and(|info| info.identity == self.identity && info.bytes >= KIND.bytes as u64)
+    }
+
+    /// Says that this process takes part, for as long as it lives. `false`: too many do.
+    #[must_use]
+    pub fn sign_in(&self) -> bool {
+        let fd = core::mem::ManuallyDrop::new(Fd::from_owned(self.number));
+        (0..PROCESSES).any(|byte| sys::try_lock_byte(&fd, byte) == Ok(true))
+    }
+
+    /// Whether another process of this PID namespace takes part.
+    #[must_use]
+    pub fn has_signed(&self, pid: u32) -> bool {
+        let fd = core::mem::ManuallyDrop::new(Fd::from_owned(self.number));
+        (0..PROCESSES).any(|byte| sys::who_locks_byte(&fd, byte) == Ok(Some(pid)))
     }
 
     /// The time by which the tenants of all time namespaces agree, ns, when CLOCK_MONOTONIC here is `local_ns`.

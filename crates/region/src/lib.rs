@@ -59,5 +59,8 @@ pub const DIR_VARIABLE: &str = "CUOTA_DIR";
 /// The environment variable that, at `off`, keeps the limiter from having a thread.
 pub const HELPER_VARIABLE: &str = "CUOTA_HELPER";
 
+/// The environment variable that says, with `on` or `off`, whether a program takes turns with other tenants.
+pub const TURNS_VARIABLE: &str = "CUOTA_TURNS";
+
 /// The environment variable that names the tenant.
 pub const TENANT_VARIABLE: &str = "CUOTA_TENANT";

@@ -137,6 +137,12 @@ impl Member {
         Some(Member { tenant, place, life, root: root(place, life), next: AtomicU64::default(), live })
     }
 
+    /// What tells its tenant from all others of the machine: which file it is. Not 0.
+    #[must_use]
+    pub fn identity(&self) -> u64 {
+        self.live.identity().max(1)
+    }
+
     /// The tenant's file.
     #[must_use]
     pub fn tenant(&self) -> Tenant {

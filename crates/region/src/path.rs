@@ -62,6 +62,19 @@ pub(crate) fn decimal(number: u64) -> [u8; 20] {
     digits
 }
 
+/// A GPU's arena: `GPU.v1` behind `before`, the GPU by the 32 hexadecimal digits of its UUID.
+#[inline(never)]
+pub(crate) fn arena(before: &[&[u8]; 2], gpu: GpuId) -> Result<Path, Unusable> {
+    let mut digits = [0; 32];
+    let [mut high, mut low] = gpu.words();
+    for digit in &mut digits {
+        let half = (high >> 60).to_le_bytes()[0];
+        *digit = half + if half < 10 { b'0' } else { b'a' - 10 };
+        (high, low) = (high << 4 | low >> 60, low << 4);
+    }
+    Path::of(&[before[0], before[1], &digits, b".v1"])
+}
+
 /// The directory that holds the files.
 #[derive(Clone, Copy)]
 pub struct Directory {
@@ -137,13 +150,7 @@ impl Directory {
     /// # Errors
     /// [`Unusable::PathTooLong`].
     pub fn arena(&self, gpu: GpuId) -> Result<Path, Unusable> {
-        let mut digits = [0; 32];
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(gpu.uuid()) {
-            for (digit, half) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
-                *digit = half + if half < 10 { b'0' } else { b'a' - 10 };
-            }
-        }
-        self.file(&[b"/arena/", &digits, b".v1"])
+        arena(&[self.path.as_bytes(), b"/arena/"], gpu)
     }
 
     /// A name for a tenant file that is being written; `tag` tells drafts apart.

@@ -6,11 +6,11 @@
 //!
 //! Times are the arena's ([`Arena::common_ns`]).
 
-use core::sync::atomic::AtomicU64 as OwnWord;
+use core::sync::atomic::{AtomicU64 as OwnWord, AtomicUsize as OwnIndex};
 
 use cuota_governor::arbiter::{self, Bid, Shares};
 use cuota_governor::doubt::Doubt;
-use cuota_governor::entitlement::Entitlement;
+use cuota_governor::entitlement::{Entitlement, Priority};
 use cuota_governor::hand_over::{Change, Intent, Move, Scene};
 use cuota_governor::turn::Turn;
 
@@ -22,6 +22,9 @@ const STALE_NS: u64 = 10_000_000_000;
 
 /// A tenant that was not here for so long, ns, is no company; when it comes, it says so.
 const AWAY_NS: u64 = STALE_NS / 2;
+
+/// For so long it counts that somebody has seen outsiders, ns: who sees them says so every second.
+const OUTSIDERS_NS: u64 = 3_000_000_000;
 
 /// How long a launch waits for a turn at most, ns. Then it goes; and a tenant that by its share has a turn at least every half of that time
 /// ([`cuota_governor::arbiter::LEAST_PPM`]: one a second, below a higher priority) knows that somebody does not keep to the rules.
@@ -36,7 +39,7 @@ const NAP_NS: u64 = 50_000;
 /// A tenant's seat, as one of its processes has it.
 pub struct Seat {
     arena: Arena,
-    index: usize,
+    number: OwnIndex,
     tenant: u64,
     doubt: OwnWord,
 }
@@ -64,10 +67,8 @@ impl Arena {
     /// A seat for the tenant whose name has this hash, which is not 0. `None`: all are taken.
     #[must_use]
     pub fn seat(self, tenant: u64, entitlement: Entitlement, now_ns: u64) -> Option<Seat> {
-        let index = self.find_seat(tenant, now_ns)?;
-        let seat = Seat { arena: self, index, tenant, doubt: OwnWord::new(0) };
-        seat.entitle(entitlement);
-        Some(seat)
+        let seat = Seat { arena: self, number: OwnIndex::new(SEATS), tenant, doubt: OwnWord::new(0) };
+        seat.take(entitlement, now_ns).then_some(seat)
     }
 
     fn find_seat(self, tenant: u64, now_ns: u64) -> Option<usize> {
@@ -87,7 +88,7 @@ impl Arena {
                 let _ = place.horizon.compare_exchange(debt, now_ns, Ordering::SeqCst, Ordering::SeqCst);
             }
             place.seen_ns.store(now_ns, Ordering::SeqCst);
-            self.file.desk.comings.fetch_add(1, Ordering::SeqCst);
+            self.announce();
             // Another process of the tenant may have taken another seat meanwhile. Each looks after it has taken its own, so one of them at
             // least sees both: the first seat counts.
             let first = self.first_of(tenant).unwrap_or(index);
@@ -97,6 +98,14 @@ impl Arena {
             return Some(first);
         }
         None
+    }
+
+    /// A tenant has come: who is alone may be asleep.
+    #[cold]
+    fn announce(self) {
+        self.file.desk.comings.fetch_add(1, Ordering::SeqCst);
+        let taken = self.file.places.iter().filter(|place| place.tenant.load(Ordering::SeqCst) != 0);
+        taken.for_each(|place| sync::ring(&place.bell));
     }
 
     fn first_of(self, tenant: u64) -> Option<usize> {
@@ -117,7 +126,49 @@ impl Arena {
 
 impl Seat {
     fn place(&self) -> Option<&'static Place> {
-        self.arena.file.places.get(self.index)
+        self.arena.file.places.get(self.index())
+    }
+
+    /// Which seat it is.
+    #[inline(always)]
+    pub(crate) fn index(&self) -> usize {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// Takes a seat: the first, or another where the last was lost. `false`: all are taken.
+    #[must_use]
+    pub fn take(&self, entitlement: Entitlement, now_ns: u64) -> bool {
+        let Some(index) = self.arena.find_seat(self.tenant, now_ns) else { return false };
+        self.number.store(index, Ordering::Relaxed);
+        self.entitle(entitlement);
+        true
+    }
+
+    /// The arena's time, ns.
+    #[cfg(not(loom))]
+    #[inline(never)]
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.arena.common_ns(crate::sys::monotonic_ns())
+    }
+
+    /// The arena that it is in.
+    #[must_use]
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// The bell, for [`Seat::sleep`]. Read it before what is to be waited for.
+    #[must_use]
+    pub fn bell(&self) -> u32 {
+        self.place().map_or(0, |place| place.bell.load(Ordering::SeqCst))
+    }
+
+    /// Wakes who sleeps on this tenant's bell.
+    pub fn ring(&self) {
+        if let Some(place) = self.place() {
+            sync::ring(&place.bell);
+        }
     }
 
     /// Whether the seat is still this tenant's: one that was away for long may have lost it.
@@ -138,7 +189,7 @@ impl Seat {
     #[must_use]
     pub fn look(&self, now_ns: u64) -> Option<u64> {
         let turn = Turn::from_word(self.arena.file.desk.turn.load(Ordering::Acquire), now_ns).ok()?;
-        (turn.is_of(self.index) && now_ns < turn.until_ns()).then_some(turn.until_ns())
+        (turn.is_of(self.index()) && now_ns < turn.until_ns()).then_some(turn.until_ns())
     }
 
     /// Says that a process of the tenant is at work: between two batches of a turn, and now and then while it is alone.
@@ -147,7 +198,7 @@ impl Seat {
         let seen_ns = place.seen_ns.load(Ordering::Relaxed);
         place.seen_ns.store(now_ns, Ordering::SeqCst);
         if now_ns.abs_diff(seen_ns) > AWAY_NS {
-            self.arena.file.desk.comings.fetch_add(1, Ordering::SeqCst);
+            self.arena.announce();
         }
     }
 
@@ -161,11 +212,40 @@ impl Seat {
     /// Whether another tenant was here within the last seconds. `false`: turns are nothing to this one until [`Seat::comings`] changes.
     #[must_use]
     pub fn has_company(&self, now_ns: u64) -> bool {
-        self.arena.file.places.iter().enumerate().any(|(index, place)| {
-            index != self.index
-                && place.tenant.load(Ordering::SeqCst) != 0
+        (0..SEATS).any(|index| self.is_company(index, now_ns))
+    }
+
+    /// Whether another tenant has this seat, and was here within the last seconds.
+    fn is_company(&self, index: usize, now_ns: u64) -> bool {
+        let place = self.arena.file.places.get(index).filter(|_| index != self.index());
+        place.is_some_and(|place| {
+            place.tenant.load(Ordering::SeqCst) != 0
                 && now_ns.abs_diff(place.seen_ns.load(Ordering::SeqCst)) <= AWAY_NS
         })
+    }
+
+    fn priority(&self, index: usize) -> Priority {
+        let place = self.arena.file.places.get(index);
+        let word = place.map_or(0, |place| place.entitlement.load(Ordering::Relaxed));
+        Entitlement::from_word(word).unwrap_or_default().priority
+    }
+
+    /// Says that turns are nothing here: there is a process on the GPU that takes none, or MPS.
+    pub fn note_outsiders(&self, now_ns: u64) {
+        self.arena.file.desk.outsiders_ns.store(now_ns, Ordering::SeqCst);
+    }
+
+    /// Whether somebody has said so within the last seconds.
+    #[must_use]
+    pub fn is_beside_outsiders(&self, now_ns: u64) -> bool {
+        now_ns.abs_diff(self.arena.file.desk.outsiders_ns.load(Ordering::SeqCst)) < OUTSIDERS_NS
+    }
+
+    /// Whether a tenant of higher priority was here within the last seconds.
+    #[must_use]
+    pub fn is_below_another(&self, now_ns: u64) -> bool {
+        (0..SEATS)
+            .any(|index| self.is_company(index, now_ns) && self.priority(index) > self.priority(self.index()))
     }
 
     /// For how long no process of the tenant has been at work, ns.
@@ -202,16 +282,16 @@ impl Seat {
             let (word, turn) = self.turn(now_ns);
             let mut bids = self.bids(now_ns);
             if intent == Intent::Launch
-                && let Some(bid) = bids.get_mut(self.index)
+                && let Some(bid) = bids.get_mut(self.index())
             {
                 // Another process of the tenant may have given up meanwhile.
                 bid.asks = true;
             }
-            if intent == (Intent::Release { asks_on: false }) && turn.holder == Some(self.index) {
+            if intent == (Intent::Release { asks_on: false }) && turn.holder == Some(self.index()) {
                 // Before the turn is anybody's who might offer the next one to this tenant.
                 self.withdraw();
             }
-            let scene = Scene { bids: bids.as_mut_slice(), turn, me: self.index, now_ns };
+            let scene = Scene { bids: bids.as_mut_slice(), turn, me: self.index(), now_ns };
             last = scene.step(intent);
             let Move::Change(change) = last else { break };
             if self.change(word, change) && intent != Intent::Launch {
@@ -256,7 +336,7 @@ impl Seat {
     pub fn note_shared(&self, now_ns: u64, used_ns: u64) -> [u64; 2] {
         let mut bids = self.bids(now_ns);
         let entry_ns = arbiter::entry_ns(&bids, now_ns);
-        let (Some(place), Some(bid)) = (self.place(), bids.get_mut(self.index)) else { return [0; 2] };
+        let (Some(place), Some(bid)) = (self.place(), bids.get_mut(self.index())) else { return [0; 2] };
         // Its share is what it would be if it asked.
         bid.asks = true;
         let entitlement = bid.entitlement;
@@ -271,32 +351,13 @@ impl Seat {
     pub fn is_below_holder(&self, now_ns: u64) -> bool {
         let word = self.arena.file.desk.turn.load(Ordering::Acquire);
         let Ok(Turn { holder: Some(holder), .. }) = Turn::from_word(word, now_ns) else { return false };
-        let priority = |index: usize| {
-            let word = self
-                .arena
-                .file
-                .places
-                .get(index)
-                .map_or(0, |place| place.entitlement.load(Ordering::Relaxed));
-            Entitlement::from_word(word).unwrap_or_default().priority
-        };
-        priority(holder) > priority(self.index)
+        self.priority(holder) > self.priority(self.index())
     }
 
     /// How many tenants want turns.
     #[must_use]
     pub fn askers(&self) -> usize {
         self.arena.file.places.iter().filter(|place| place.asks.load(Ordering::SeqCst) != 0).count()
-    }
-
-    #[cfg(loom)]
-    pub(crate) fn index(&self) -> usize {
-        self.index
-    }
-
-    #[cfg(loom)]
-    pub(crate) fn bell(&self) -> u32 {
-        self.place().map_or(0, |place| place.bell.load(Ordering::SeqCst))
     }
 
     fn ask(&self, place: &Place, now_ns: u64) {
@@ -341,7 +402,7 @@ impl Seat {
     #[cold]
     fn note_kept_out(&self, now_ns: u64) {
         let bids = self.bids(now_ns);
-        let (shares, Some(bid)) = (Shares::of(&bids), bids.get(self.index)) else { return };
+        let (shares, Some(bid)) = (Shares::of(&bids), bids.get(self.index())) else { return };
         if shares.period_ns(shares.share_ppm(bid.entitlement)) <= LONGEST_WAIT_NS / 2 {
             self.arena.file.desk.rubbish.fetch_add(1, Ordering::Relaxed);
             self.doubt.store(Doubt::certain(now_ns).to_word(), Ordering::Relaxed);
@@ -379,7 +440,7 @@ impl Seat {
             desk.passed.fetch_add(1, Ordering::Relaxed);
             place.horizon.fetch_add(ended.worth_ns, Ordering::SeqCst);
             place.held_ns.fetch_add(ended.used_ns, Ordering::Relaxed);
-            if ended.is_out && ended.holder != self.index {
+            if ended.is_out && ended.holder != self.index() {
                 let _ = place.asks.compare_exchange(asked, 0, Ordering::SeqCst, Ordering::SeqCst);
                 desk.ended.fetch_add(1, Ordering::Relaxed);
                 place.ended.fetch_add(1, Ordering::Relaxed);
@@ -391,7 +452,7 @@ impl Seat {
                 Some(next) => index == next,
                 None => place.asks.load(Ordering::SeqCst) != 0,
             };
-            if is_meant && index != self.index {
+            if is_meant && index != self.index() {
                 sync::ring(&place.bell);
             }
         }
@@ -406,7 +467,6 @@ mod tests {
     use crate::header::Unusable;
     use crate::name::GpuId;
     use crate::path::Directory;
-    use cuota_governor::entitlement::Priority;
     use cuota_governor::turn::{ACCEPT_NS, GRACE_NS};
     use proptest::prelude::*;
     use std::os::unix::ffi::OsStrExt;
@@ -461,7 +521,7 @@ mod tests {
         let arena = arena();
         let [a, also_a] = [1, 1].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
         let b = arena.seat(2, USUAL, NOW).unwrap();
-        assert_eq!(a.index, also_a.index);
+        assert_eq!(a.index(), also_a.index());
         assert!(go(&a, NOW).is_some() && go(&also_a, NOW + MS).is_some());
         assert_eq!(go(&b, NOW + MS), None);
     }
@@ -527,7 +587,7 @@ mod tests {
         let later_ns = NOW + STALE_NS + 1;
         seats.iter().skip(1).for_each(|seat| seat.touch(later_ns));
         let newcomer = arena.seat(99, USUAL, later_ns).unwrap();
-        assert_eq!(newcomer.index, 0);
+        assert_eq!(newcomer.index(), 0);
         assert!(!seats[0].is_mine() && newcomer.is_mine());
     }
 
@@ -576,7 +636,7 @@ mod tests {
         // A writes its turn anew whenever it ends, without asking anybody.
         for step in 0..300 {
             let now_ns = NOW + step * 10 * MS;
-            let turn = Turn::NOBODYS.next(now_ns, Some((a.index, 40 * MS)), a.index);
+            let turn = Turn::NOBODYS.next(now_ns, Some((a.index(), 40 * MS)), a.index());
             arena.file.desk.turn.store(turn.to_word(), Ordering::SeqCst);
             assert!(matches!(b.admit(now_ns, NOW), Admission::Wait { .. }));
         }
@@ -610,7 +670,7 @@ mod tests {
         let [first, second] = [(); 2].map(|()| Arena::open_or_create(&directory, gpu, 0o600).unwrap());
         let seat = first.seat(5, USUAL, NOW).unwrap();
         assert!(seat.admit(NOW, NOW) != Admission::Aloof);
-        assert_eq!(second.seat(6, USUAL, NOW).map(|seat| seat.index), Some(1));
+        assert_eq!(second.seat(6, USUAL, NOW).map(|seat| seat.index()), Some(1));
         assert!(first.is_whole());
 
         let path = dir.path().join("arena").join("00000000000000010000000000000002.v1");

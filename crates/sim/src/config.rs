@@ -30,6 +30,8 @@ pub struct Config {
     /// they look at the handles that they are given, as if they lost the processor, in nanoseconds here. A handle that is none by then
     /// ends the process, as it may with NVIDIA's driver. Default: 0, and an error is the answer.
     pub hesitation_ns: u64,
+    /// `CUOTA_SIM_MPS=1`: the driver says that programs reach the devices through an MPS server. Default: 0.
+    pub is_under_mps: bool,
     /// `CUOTA_SIM_OLD_FORMS=1`: the 32-bit forms of CUDA 2 work, as far as they can; those of an H100's driver do not. Default: 0.
     pub has_old_forms: bool,
     /// `CUOTA_SIM_DRIVER_VERSION`: what `cuDriverGetVersion` answers. Default: 13000.
@@ -66,8 +68,8 @@ impl Config {
             }),
             death_ns: read("CUOTA_SIM_DEATH_MS", 0, nanoseconds),
             hesitation_ns: read("CUOTA_SIM_HESITATION_MS", 0, nanoseconds),
-            has_old_forms: read("CUOTA_SIM_OLD_FORMS", 0, |t| t.parse().ok().filter(|n| (0..=1).contains(n)))
-                == 1,
+            is_under_mps: read("CUOTA_SIM_MPS", 0, flag) == 1,
+            has_old_forms: read("CUOTA_SIM_OLD_FORMS", 0, flag) == 1,
             driver_version: read("CUOTA_SIM_DRIVER_VERSION", 13000, |t| t.parse().ok()),
         }
     }
@@ -128,6 +130,11 @@ impl Config {
 
 /// What people read as the device's name.
 pub const DEVICE_NAME: &str = "cuota software GPU";
+
+/// 0 or 1.
+fn flag(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|n| *n <= 1)
+}
 
 fn nanoseconds(milliseconds: &str) -> Option<u64> {
     milliseconds.parse::<u64>().ok()?.checked_mul(1_000_000)

@@ -26,10 +26,14 @@ fn create(device: CUdevice, primary: bool, call: &Call) -> CUresult {
         Booking::Refuse => return REFUSED,
     };
     let Some(reservation) = account.reserve_context() else { return REFUSED };
+    let limiter = &account.process().limiter;
+    limiter.arrive(account.process(), device.cast_unsigned());
     let status = call.make();
     // SAFETY: the driver has written the context, where it made one.
     if status == OK && account.process().contexts.add(unsafe { *call.pointer(0) }, device, primary) {
         account.commit_context(reservation);
+        // It may be the first on its GPU.
+        limiter.forget_caps();
     } else {
         account.cancel(reservation);
     }

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use cuota_abi::nvml::nvmlProcessInfo_t;
 use cuota_governor::batch::{Close, Settlement};
 use cuota_governor::budget::{Budget, Correction, Look, Opening, book_period, book_window};
 use cuota_governor::cap::Cap;
@@ -14,6 +15,8 @@ use cuota_region::tenant::{GpuIndex, Meter};
 
 use super::Limiter;
 use super::stream::InFlight;
+use super::turns::Turns;
+use crate::process::device::Device;
 use crate::process::nvml::Room;
 use crate::process::{Process, driver};
 
@@ -23,6 +26,9 @@ const COSTS: usize = 512 * WAYS;
 /// How long an answer to "is anybody else on the GPU?" is believed, ns: NVML takes some 40 µs for it.
 const ALONE_NS: u64 = 100_000_000;
 
+/// There are others of the tenant's.
+const COMPANIONS: u32 = 1 << 31;
+
 /// What a process without a helper is believed to have had on the GPU after its last look, if it dies before the next, ns.
 const UNSEEN_NS: u64 = 1_000_000_000;
 
@@ -31,7 +37,7 @@ const UNSEEN_NS: u64 = 1_000_000_000;
 pub(super) struct Gpu {
     /// The cap, parts per million; 0: not read yet.
     cap_ppm: AtomicU32,
-    /// Others on the GPU when NVML was last asked: 0, none; else one more than those that are not the tenant's.
+    /// Others on the GPU when NVML was last asked: 0, none; else one more than those that are not the tenant's, and [`COMPANIONS`].
     shared_with: AtomicU32,
     /// When it was, ns.
     asked_ns: AtomicU64,
@@ -48,12 +54,23 @@ pub(super) struct Gpu {
     others_ns: AtomicU64,
     /// What it has had beside others and was not charged ([`Arrears`]).
     arrears: AtomicU64,
+    pub(super) turns: Turns,
     costs: [AtomicU64; COSTS],
 }
 
 impl Gpu {
     pub(super) fn cap(&self) -> Cap {
         Cap::from_ppm(self.cap_ppm.load(Ordering::Relaxed)).unwrap_or(Cap::FULL)
+    }
+
+    /// Whether launches are counted: a cap binds, or others are there.
+    pub(super) fn is_managed(&self) -> bool {
+        self.cap().binds() || self.turns.is_on()
+    }
+
+    /// GPU time that this process has used, as far as it was counted, ns.
+    pub(super) fn used_ns(&self) -> u64 {
+        self.used_ns.load(Ordering::Relaxed)
     }
 
     fn is_known(&self) -> bool {
@@ -86,7 +103,7 @@ pub(super) struct Ground {
 impl Limiter {
     /// GPU time that this process has used on a device, as far as it was counted, ns.
     pub(crate) fn used_ns(&self, ordinal: usize) -> u64 {
-        self.gpus.get(ordinal).map_or(0, |gpu| gpu.used_ns.load(Ordering::Relaxed))
+        self.gpus.get(ordinal).map_or(0, Gpu::used_ns)
     }
 
     /// Reads the caps of all devices, where the policy has changed since.
@@ -102,7 +119,7 @@ impl Limiter {
     #[inline(never)]
     fn read_caps(&self, process: &'static Process, epoch: u64) {
         let member = process.member();
-        let (mut may_bind, mut epoch_read) = (false, epoch);
+        let (mut may_bind, mut is_unwatched, mut epoch_read) = (false, false, epoch);
         // Before `cuInit` there is nothing to launch, and nothing to tell: whoever comes next reads them.
         let Some(devices) = driver::device_count() else { return };
         for ordinal in 0..devices {
@@ -113,14 +130,21 @@ impl Limiter {
             };
             let found = device.index(member, ordinal).map(|_| process.limits(device.gpu()));
             match found {
-                Some(Found::Limits(limits)) => gpu.cap_ppm.store(limits.compute.ppm(), Ordering::Relaxed),
+                Some(Found::Limits(limits)) => {
+                    gpu.cap_ppm.store(limits.compute.ppm(), Ordering::Relaxed);
+                    gpu.turns.entitle(limits.entitlement);
+                }
                 Some(Found::Nothing) => gpu.cap_ppm.store(Cap::FULL.ppm(), Ordering::Relaxed),
                 // What was known stays, and whoever comes next asks again.
                 Some(Found::Unsettled) => (may_bind, epoch_read) = (true, 0),
                 // Without a place in the tenant's books: nothing is launched there, for no context is granted. See `capped`.
                 None => gpu.cap_ppm.store(0, Ordering::Relaxed),
             }
-            may_bind |= gpu.cap().binds() || !gpu.is_known();
+            if device.has_contexts() {
+                self.arrive(process, ordinal);
+            }
+            is_unwatched |= gpu.turns.is_alone() && !self.has_helper();
+            may_bind |= gpu.is_managed() || !gpu.is_known();
         }
         if !may_bind {
             // From here on nobody looks: what is open must not take what comes now for its own.
@@ -128,17 +152,24 @@ impl Limiter {
         }
         self.caps_epoch.store(epoch_read, Ordering::Release);
         // HAMi's monitor is told of every launch, and may ask for a pause.
-        let looks = may_bind || process.hami.is_on();
-        self.free_epoch.store(if looks { 0 } else { epoch_read }, Ordering::Release);
+        let looks = may_bind || is_unwatched || process.hami.is_on();
+        self.free_epoch.store(if looks { 0 } else { epoch_read }, Ordering::SeqCst);
+        // Who has come meanwhile was seen by the helper before that store, perhaps.
+        if self.gpus.iter().any(|gpu| gpu.turns.is_on()) {
+            self.free_epoch.store(0, Ordering::SeqCst);
+        }
     }
 
-    /// The GPU with this ordinal, if a cap binds there. One that had no place in the books when the caps were read is asked for again.
+    /// The GPU with this ordinal, if launches are counted there. One that had no place in the books when the caps were read is asked for again.
     pub(super) fn capped(&'static self, process: &'static Process, ordinal: u32) -> Option<&'static Gpu> {
         let gpu = self.gpus.get(ordinal as usize)?;
         if !gpu.is_known() {
             self.read_caps(process, u64::from(process.policy().epoch()) + 1);
         }
-        gpu.cap().binds().then_some(gpu)
+        if gpu.turns.is_alone() && self.is_unwatched() {
+            let _ = gpu.turns.watch(&Ground::of(process, ordinal)?);
+        }
+        gpu.is_managed().then_some(gpu)
     }
 }
 
@@ -188,15 +219,23 @@ impl Ground {
         }
     }
 
+    /// Whether what is counted is taken from a budget. Who only takes turns has none.
+    fn has_budget(&self) -> bool {
+        cfg!(not(feature = "turns")) || self.gpu.cap().binds()
+    }
+
     /// Books `gpu_ns`: when what they are for may go.
     pub(super) fn book(&self, gpu_ns: u64) -> Opening {
+        if !self.has_budget() {
+            return Opening::Now { left_ns: Cap::FULL.quantum_ns() };
+        }
         let opening = self.book_in(self.meter.window(), gpu_ns, None);
         self.book_in(self.meter.period(), gpu_ns, Some(opening))
     }
 
     /// Corrects what was booked.
     pub(super) fn correct(&self, correction: Correction) {
-        if correction == Correction::None {
+        if correction == Correction::None || !self.has_budget() {
             return;
         }
         self.meter.correct(correction, &|_| Some(self.look()));
@@ -270,28 +309,39 @@ impl Ground {
     }
 
     /// How many processes that are not the tenant's have a context on the GPU; `None`: no other process at all has. NVML says so, at most
-    /// ten times a second. Where it does not say, somebody may.
-    pub(super) fn strangers(&self) -> Option<u32> {
+    /// ten times a second. Where it does not say, somebody may. In a turn the tenant's own alone use it.
+    pub(super) fn strangers(&self, in_turn: bool) -> Option<u32> {
         let (now, asked) = (sys::coarse_ns(), self.gpu.asked_ns.load(Ordering::Relaxed));
         if asked == 0 || now.saturating_sub(asked) >= ALONE_NS {
             self.gpu.asked_ns.store(now.max(1), Ordering::Relaxed);
             self.gpu.shared_with.store(self.ask_who_is_there(), Ordering::Relaxed);
         }
-        self.gpu.shared_with.load(Ordering::Relaxed).checked_sub(1)
+        let with = self.gpu.shared_with.load(Ordering::Relaxed);
+        let others = if in_turn { with >> 31 } else { with & !COMPANIONS };
+        others.checked_sub(1)
     }
 
     /// As [`Gpu::shared_with`].
     #[cold]
     fn ask_who_is_there(&self) -> u32 {
         const SOMEBODY: u32 = 2;
-        let Some(device) = self.process.devices.get(self.ordinal as usize) else { return SOMEBODY };
         let (me, mut room) = (sys::process_id(), Room::new());
-        let Ok(shown) = device.nvml.processes(device.gpu(), &mut room) else { return SOMEBODY };
+        let Some(shown) = self.shown(&mut room) else { return SOMEBODY };
         let mut with = 0;
         for pid in shown.iter().map(|info| info.pid).filter(|&pid| pid != me) {
             let is_ours = self.process.member().booked_by(self.index, pid).is_some();
-            with = with.max(1) + u32::from(!is_ours);
+            with = if is_ours { with.max(1) | COMPANIONS } else { with.max(1) + 1 };
         }
         with
+    }
+
+    /// What NVML shows on the GPU, if it says.
+    pub(super) fn shown<'a>(&self, room: &'a mut Room) -> Option<&'a [nvmlProcessInfo_t]> {
+        let device = self.device()?;
+        device.nvml.processes(device.gpu(), room).ok()
+    }
+
+    pub(super) fn device(&self) -> Option<&'static Device> {
+        self.process.devices.get(self.ordinal as usize)
     }
 }

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{CUresult, CUstream};
-use cuota_governor::admission::{Arrival, Bound, Cause, Pass, Scene, Verdict};
+use cuota_governor::admission::{Arrival, Cause, Pass, Scene, Verdict};
 use cuota_governor::batch::{Close, Place, TARGET_NS, Unit};
 use cuota_governor::budget::{Correction, Opening};
 use cuota_governor::cost::Estimate;
@@ -123,11 +123,12 @@ impl Limiter {
             Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
         };
         let mut arrival = Arrival::new(look, booked_ns, on.book(booked_ns));
-        let mut held_since_ns = None;
-        let pass = loop {
+        let (mut held_since_ns, mut turn_since_ns) = (None, 0);
+        let (pass, _entering) = loop {
             let epoch = on.process.policy().epoch();
             let (budget, look) = on.budget();
-            let verdict = arrival.judge(look, budget, &self.scene(on, stream));
+            let scene = self.scene(on, stream);
+            let verdict = arrival.judge(look, budget, &scene);
             if let Some(since_ns) = held_since_ns.take() {
                 on.note_throttled(look.now_ns.saturating_sub(since_ns));
             }
@@ -136,7 +137,17 @@ impl Limiter {
                     // What waits for a value or an event leaves the GPU to others: the clock helps it as soon as anybody.
                     self.progress_ns.store(look.now_ns, Ordering::Relaxed);
                 }
-                Verdict::Go(pass) => break pass,
+                Verdict::Go(pass) => {
+                    if let Some(entering) = self.has_turn(on, &scene, booked_ns, &mut turn_since_ns) {
+                        break (pass, entering);
+                    }
+                    // As for the budget: what waits elsewhere for this launch is dearer than it is.
+                    self.held.fetch_add(1, Ordering::Relaxed);
+                    stream.held.fetch_add(1, Ordering::Relaxed);
+                    self.close_all(on.process, Close::Held);
+                    self.follow_policy(on.process);
+                    self.reap(on.process, Tails::Settled);
+                }
                 Verdict::Wait { look_ns, cause, .. } => {
                     if arrival.is_held(look, cause) {
                         self.held.fetch_add(1, Ordering::Relaxed);
@@ -149,13 +160,16 @@ impl Limiter {
                             continue;
                         }
                     }
-                    on.process.policy().wait(epoch, look_ns);
+                    match cause {
+                        Cause::Budget => on.process.policy().wait(epoch, look_ns),
+                        Cause::Bound => on.gpu.turns.wait_for_room(on, epoch, look_ns),
+                    }
                     self.follow_policy(on.process);
                     self.reap(on.process, if cause == Cause::Bound { Tails::Settled } else { Tails::Left });
                 }
             }
         };
-        if !on.gpu.cap().binds() {
+        if !on.gpu.is_managed() {
             // Taken off while it waited: nobody would close what it opened.
             on.correct(Correction::Refund(booked_ns));
             return None;
@@ -167,7 +181,7 @@ impl Limiter {
         let mut scene = Scene {
             batches: 0,
             in_flight_ns: 0,
-            bound: Bound::USUAL,
+            bound: on.gpu.turns.bound(),
             own_stream_busy: of.batches() != 0,
             process_busy: false,
             progress_ns: self.progress_ns.load(Ordering::Relaxed),
@@ -218,7 +232,7 @@ impl Limiter {
                 books.boundary = self.record(on.process, stream);
             }
         }
-        self.helper.call();
+        self.call_helper();
         books.batch.book(booked_ns);
         books.batch.add(unit, estimate);
         books.unknown |= !estimate.is_learned();

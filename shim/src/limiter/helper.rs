@@ -60,38 +60,14 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Something was put on a stream: there is to be a helper, and it is to be awake.
-    #[inline]
-    pub(super) fn call(&self) {
-        // Against `park`, each stores its own word before it reads the other's: one of the two sees the other.
-        self.launched.swap(1, Ordering::SeqCst);
-        if self.begun.load(Ordering::Relaxed) == 0 {
-            self.begin();
-        }
-        if self.parked.load(Ordering::SeqCst) != 0 {
-            self.wake();
-        }
-    }
-
     /// There is to be none.
     pub(crate) fn keep_away(&self) {
         self.begun.store(NONE_COMES, Ordering::Relaxed);
     }
 
-    fn wake(&self) {
-        if self.parked.swap(0, Ordering::SeqCst) != 0 {
-            sys::wake_all(&self.parked);
-        }
-    }
-
-    /// Sleeps until somebody calls.
-    fn park(&self) {
-        self.parked.swap(1, Ordering::SeqCst);
-        // Who came before saw nobody to wake.
-        if self.launched.load(Ordering::SeqCst) == 0 && EXITING.load(Ordering::SeqCst) == LIVES {
-            sys::wait_until(&self.parked, 1, u64::MAX);
-        }
-        self.parked.store(0, Ordering::SeqCst);
+    /// Whether somebody wants it awake.
+    pub(super) fn is_called(&self) -> bool {
+        self.launched.load(Ordering::SeqCst) != 0 || EXITING.load(Ordering::SeqCst) != LIVES
     }
 
     /// Whether it runs.
@@ -186,10 +162,11 @@ extern "C" fn exiting(_: *mut c_void) {
     let comes = helper.begun.load(Ordering::SeqCst) == COMES;
     EXITING.store(if comes { LAST_ROUNDS } else { OVER }, Ordering::SeqCst);
     sys::wake_all(&EXITING);
-    helper.wake();
+    process.limiter.wake_helper();
     wait_while(&EXITING, LAST_ROUNDS);
     EXITING.store(OVER, Ordering::SeqCst);
     wait_while(&helper.is_inside, 1);
+    process.limiter.leave_turns();
     // Where it did not come to its turn.
     process.limiter.note_left(process, 0, Tails::Left, 0);
 }
@@ -202,6 +179,49 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
 }
 
 impl Limiter {
+    /// Something was put on a stream, or others may come: there is to be a helper, and it is to be awake.
+    #[inline(never)]
+    pub(super) fn call_helper(&self) {
+        // Against `park`, each stores its own word before it reads the other's: one of the two sees the other.
+        self.helper.launched.swap(1, Ordering::SeqCst);
+        if self.helper.begun.load(Ordering::Relaxed) == 0 {
+            self.helper.begin();
+        }
+        if self.helper.parked.load(Ordering::SeqCst) != 0 {
+            self.wake_helper();
+        }
+    }
+
+    /// Whether there is a helper, which is called, to watch for others.
+    #[cold]
+    pub(super) fn has_helper(&self) -> bool {
+        self.call_helper();
+        !self.is_unwatched()
+    }
+
+    /// Whether there is to be no helper, so that launches look themselves.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.helper.begun.load(Ordering::Acquire) == NONE_COMES
+    }
+
+    fn wake_helper(&self) {
+        if self.helper.parked.swap(0, Ordering::SeqCst) != 0 {
+            sys::wake_all(&self.helper.parked);
+            self.ring();
+        }
+    }
+
+    /// Sleeps until somebody calls, or comes to a GPU on which the tenant is alone.
+    fn park(&self) {
+        let helper = &self.helper;
+        helper.parked.swap(1, Ordering::SeqCst);
+        // Who called before saw nobody to wake.
+        if !self.sleep_alone() && !helper.is_called() {
+            sys::wait_until(&helper.parked, 1, u64::MAX);
+        }
+        helper.parked.store(0, Ordering::SeqCst);
+    }
+
     fn help(&'static self, process: &'static Process) -> ! {
         let (helper, mut rounds) = (&self.helper, Rounds::new());
         helper.runs.store(1, Ordering::SeqCst);
@@ -209,6 +229,7 @@ impl Limiter {
             helper.is_inside.store(1, Ordering::SeqCst);
             let end = EXITING.load(Ordering::SeqCst);
             let found = if end == OVER { Found::Idle } else { self.round(process) };
+            let turn_ns = if end == LIVES { self.tend(process) } else { u64::MAX };
             helper.is_inside.store(0, Ordering::SeqCst);
             let nap = match end {
                 LIVES => rounds.next(found),
@@ -218,8 +239,11 @@ impl Limiter {
             };
             match nap {
                 // Until then, or until exit handlers come further.
-                Nap::For(ns) => sys::wait_until(&EXITING, end, sys::monotonic_ns().saturating_add(ns)),
-                Nap::Parked => helper.park(),
+                Nap::Parked if turn_ns == u64::MAX => self.park(),
+                nap => {
+                    let ns = if let Nap::For(ns) = nap { ns.min(turn_ns) } else { turn_ns };
+                    sys::wait_until(&EXITING, end, sys::monotonic_ns().saturating_add(ns));
+                }
             }
         }
     }

@@ -7,6 +7,7 @@
 //! - [`sensor`]: batches are closed, and settled when they have ended.
 //! - [`captures`]: what may be recorded while they live.
 //! - [`per_thread`]: streams that only their own thread can name.
+//! - [`turns`]: where others are on the GPU, its tenant's turn.
 //! - [`helper`]: the thread that does it where the program does not come by.
 //! - [`lock`]: nobody waits for anybody for long.
 //!
@@ -21,6 +22,11 @@ mod per_thread;
 pub(crate) mod sensor;
 pub(crate) mod stream;
 mod timeline;
+#[cfg(feature = "turns")]
+mod turns;
+#[cfg(not(feature = "turns"))]
+#[path = "no_turns.rs"]
+mod turns;
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -59,5 +65,11 @@ impl Limiter {
     #[inline(always)]
     pub(crate) fn is_free(&self, process: &Process) -> bool {
         self.free_epoch.load(Ordering::Relaxed) == u64::from(process.policy().epoch()) + 1
+    }
+
+    /// The next launch reads the caps again: something has changed that the policy does not say.
+    pub(crate) fn forget_caps(&self) {
+        self.caps_epoch.store(0, Ordering::SeqCst);
+        self.free_epoch.store(0, Ordering::SeqCst);
     }
 }

@@ -132,7 +132,7 @@ impl Limiter {
         start.into_iter().for_each(|start| line.let_go(start));
         books.since_ns = now_ns;
         self.progress_ns.store(now_ns, Ordering::Relaxed);
-        let strangers = on.strangers();
+        let strangers = on.strangers(false);
         let measured = Measured { bracket_ns, covered_ns, exclusive: strangers.is_none(), late_ns };
         on.charge(&batch.settle(measured, on.gpu.concurrency()), strangers);
         true

@@ -380,7 +380,7 @@ impl Limiter {
             on.charge_since(since_ns, closed.batch.booked_ns());
             return true;
         };
-        let strangers = on.strangers();
+        let strangers = on.strangers(on.gpu.turns.had_since(since_ns));
         let exclusive = strangers.is_none();
         let measured = Measured { bracket_ns, covered_ns, exclusive, late_ns: closed.late_ns };
         let settled = closed.batch.settle(measured, on.gpu.concurrency());

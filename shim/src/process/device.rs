@@ -91,6 +91,11 @@ impl Device {
         GpuId::from_words([self.uuid[0].load(Ordering::Relaxed), self.uuid[1].load(Ordering::Relaxed)])
     }
 
+    /// Whether the process has a context here.
+    pub(crate) fn has_contexts(&self) -> bool {
+        self.contexts.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether any executable graph of this process allocates, or did.
     #[inline]
     pub(crate) fn uses_graph_memory(&self) -> bool {

@@ -13,7 +13,9 @@ use cuota_region::header::Unusable;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
 use cuota_region::sys::{self, Errno};
-use cuota_region::{ASSIGNED_TENANT, DEFAULT_DIR, DIR_VARIABLE, HELPER_VARIABLE, TENANT_VARIABLE};
+use cuota_region::{
+    ASSIGNED_TENANT, DEFAULT_DIR, DIR_VARIABLE, HELPER_VARIABLE, TENANT_VARIABLE, TURNS_VARIABLE,
+};
 
 use crate::elf::link_map::LinkMap;
 
@@ -42,6 +44,7 @@ struct Values {
     directory: Value<512>,
     tenant: Value<64>,
     helper: Value<8>,
+    turns: Value<8>,
     /// What HAMi and FCSP say to a container.
     variables: Variables,
 }
@@ -64,6 +67,7 @@ static CELL: Cell = Cell {
         directory: Value::none(),
         tenant: Value::none(),
         helper: Value::none(),
+        turns: Value::none(),
         variables: Variables::none(),
     }),
 };
@@ -132,6 +136,16 @@ impl Settings {
         self.0.and_then(|values| values.helper.get()) == Some(b"off")
     }
 
+    /// Whether it takes turns with other tenants, who then can end it by cutting the file short that they share: as the variable says, else `usually`.
+    #[cfg(feature = "turns")]
+    pub(crate) fn takes_turns(self, usually: bool) -> bool {
+        match self.0.and_then(|values| values.turns.get()) {
+            Some(b"on") => true,
+            Some(b"off") => false,
+            _ => usually,
+        }
+    }
+
     /// The tenant that this process belongs to. A name that is none belongs to the default tenant: it must not be a
     /// way out.
     pub(crate) fn tenant(self) -> TenantName {
@@ -172,7 +186,8 @@ unsafe fn copy_environment(mut entry: *const *const c_char, values: &mut Values)
         if text.starts_with(b"CUOTA_") {
             let _ = values.directory.take(text, DIR_VARIABLE)
                 || values.tenant.take(text, TENANT_VARIABLE)
-                || values.helper.take(text, HELPER_VARIABLE);
+                || values.helper.take(text, HELPER_VARIABLE)
+                || cfg!(feature = "turns") && values.turns.take(text, TURNS_VARIABLE);
         } else {
             values.variables.note(text);
         }
@@ -205,6 +220,7 @@ mod tests {
             directory: Value::none(),
             tenant: Value::none(),
             helper: Value::none(),
+            turns: Value::none(),
             variables: Variables::none(),
         };
         // SAFETY: a live array of C strings that ends with null.

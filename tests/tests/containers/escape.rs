@@ -1,5 +1,7 @@
 //! What a container that wants to get out of its limits can try without a loader of its own.
 
+use std::os::unix::fs::PermissionsExt;
+
 use cuota_tests::console::Arg;
 use cuota_tests::driver::OUT_OF_MEMORY;
 
@@ -166,7 +168,10 @@ fn other_tenants_files_are_not_there() {
         let site = Site::new();
         let arena = site.machine.region().join("arena");
         std::fs::create_dir_all(&arena).expect("the folder is ours");
-        std::fs::write(arena.join(format!("{}.v1", "0".repeat(32))), "").expect("the folder is ours");
+        let arena = arena.join(format!("{}.v1", "0".repeat(32)));
+        std::fs::write(&arena, "").expect("the folder is ours");
+        // As the operator opens it to all tenants.
+        std::fs::set_permissions(&arena, std::fs::Permissions::from_mode(0o666)).expect("the folder is ours");
         let (alice, _bob) = (
             site.tenant(runtime, "alice", &["--memory", "2GiB"]),
             site.tenant(runtime, "bob", &["--memory", "2GiB"]),

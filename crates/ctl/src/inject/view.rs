@@ -97,16 +97,20 @@ impl<'a> View<'a> {
         files.iter().flatten().filter_map(below).collect()
     }
 
-    /// The files by which the tenants of a GPU take turns, one a GPU: all that there are. A container can make none, so that
-    /// it fills no memory of this machine's with them.
+    /// The files by which the tenants of a GPU take turns, one a GPU: those that the operator has opened to every user. Who can write one can
+    /// cut it short, and so end the programs that have it mapped: no container gets one without being asked for. A container can make none,
+    /// so that it fills no memory of this machine's with them.
     fn arena_files(&self) -> Vec<PathBuf> {
         let files = fs::read_dir(self.home.path().join("arena")).into_iter().flatten().flatten();
         let is_arena = |name: &str| {
             name.split_once(".v")
                 .is_some_and(|(gpu, _)| gpu.len() == 32 && gpu.bytes().all(|b| b.is_ascii_hexdigit()))
         };
-        let names =
-            files.filter_map(|file| file.file_name().into_string().ok()).filter(|name| is_arena(name));
+        let is_open = |file: &fs::DirEntry| file.metadata().is_ok_and(|about| about.mode() & 0o002 != 0);
+        let names = files
+            .filter(is_open)
+            .filter_map(|file| file.file_name().into_string().ok())
+            .filter(|name| is_arena(name));
         let mut files: Vec<PathBuf> = names.map(|name| Path::new("arena").join(name)).collect();
         files.sort();
         files
@@ -197,12 +201,6 @@ impl<'a> View<'a> {
                 None => fs::set_permissions(&path, Permissions::from_mode(0o666)),
             };
             given.with_context(|| format!("cannot give {} to the container's users", path.display()))?;
-        }
-        // Of all tenants, whoever they are: nothing that a quota rests on stands in it.
-        for file in self.arena_files() {
-            let path = self.home.path().join(file);
-            fs::set_permissions(&path, Permissions::from_mode(0o666))
-                .with_context(|| format!("cannot give {} to all tenants", path.display()))?;
         }
         Ok(())
     }
@@ -304,9 +302,13 @@ pub(super) mod tests {
         let (_dir, home) = home();
         let view = View::of(&home, alice(&home));
         let arena = format!("{}.v1", "0f".repeat(16));
-        fs::create_dir(home.path().join("arena")).unwrap();
-        for name in [arena.as_str(), ".draft", "x.v1"] {
-            fs::write(home.path().join("arena").join(name), "").unwrap();
+        fs::create_dir_all(home.path().join("arena")).unwrap();
+        let kept_shut = format!("{}.v1", "1f".repeat(16));
+        for (name, mode) in [(arena.as_str(), 0o666), (".draft", 0o666), ("x.v1", 0o666), (&kept_shut, 0o600)]
+        {
+            let path = home.path().join("arena").join(name);
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         }
         view.make(None).unwrap();
         assert!(view.path().join("arena").join(&arena).exists());

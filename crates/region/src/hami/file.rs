@@ -15,7 +15,8 @@ use super::layout::{BYTES, File, MAGIC, SLOTS, Slot, UUID_BYTES, VERSION};
 use super::variables::{COMPUTE, MEMORY, Variables, When};
 use crate::header::Unusable;
 use crate::member::Member;
-use crate::path::Path;
+use crate::name::GpuId;
+use crate::path::{self, Path};
 use crate::policy::MemoryLimit;
 use crate::sys::{self, Errno, Fd, InChild, Mapping};
 use crate::tenant::PROCESSES;
@@ -44,6 +45,17 @@ pub struct Monitored(&'static File);
 #[must_use]
 pub fn is_there(path: &[u8]) -> bool {
     Path::of(&[path]).is_ok_and(|path| sys::open(path.as_c_str(), libc::O_PATH | libc::O_NOFOLLOW, 0).is_ok())
+}
+
+/// What HAMi's device plugin gives to all containers of a machine, for a lock of HAMi's own; and here for the GPUs' arenas.
+const SHARED: [&[u8]; 2] = [b"/tmp/vgpulock", b"/cuota-"];
+
+/// A GPU's arena among containers of HAMi's: `/tmp/vgpulock/cuota-GPU.v1`.
+///
+/// # Errors
+/// None in fact: it is short.
+pub fn arena(gpu: GpuId) -> Result<Path, Unusable> {
+    path::arena(&SHARED, gpu)
 }
 
 fn open_or_make(path: &Path) -> sys::Result<Fd> {

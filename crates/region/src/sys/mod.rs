@@ -404,11 +404,19 @@ pub fn unlock_byte(fd: &Fd, byte: u64) {
 /// # Errors
 /// What `fcntl(F_GETLK)` returns.
 pub fn byte_is_locked_elsewhere(fd: &Fd, byte: u64) -> Result<bool> {
+    // The type, never the PID: across PID namespaces the kernel reports a PID of 0 for a lock that is held.
+    who_locks_byte(fd, byte).map(|pid| pid.is_some())
+}
+
+/// Which other process holds the record lock on one byte of `fd`, by this PID namespace; 0: one of another.
+///
+/// # Errors
+/// What `fcntl(2)` returns.
+pub fn who_locks_byte(fd: &Fd, byte: u64) -> Result<Option<u32>> {
     let mut lock = record(libc::F_WRLCK, byte);
     // SAFETY: the kernel reads and fills the one `flock` that the pointer leads to.
     unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_GETLK), &raw mut lock as usize]) }?;
-    // The type, never the PID: across PID namespaces the kernel reports a PID of 0 for a lock that is held.
-    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+    Ok((i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid.cast_unsigned()))
 }
 
 /// The process's limit on the size of files (RLIMIT_FSIZE), bytes.
@@ -563,31 +571,25 @@ pub fn monotonic_ns() -> u64 {
 #[must_use]
 pub fn clock_ahead_ns() -> i64 {
     let mut text = [0; 256];
-    let length = open(c"/proc/self/timens_offsets", libc::O_RDONLY, 0).and_then(|fd| read(&fd, &mut text));
-    length.ok().and_then(|length| ahead_ns(text.get(..length)?)).unwrap_or(0)
+    // What is not read stays empty, which is 0.
+    let _ = open(c"/proc/self/timens_offsets", libc::O_RDONLY, 0).and_then(|fd| read(&fd, &mut text));
+    ahead_ns(&text)
 }
 
 /// The first line: `monotonic`, seconds, nanoseconds. The seconds may be below zero, and then the nanoseconds are above them.
-fn ahead_ns(text: &[u8]) -> Option<i64> {
-    let line = text.strip_prefix(b"monotonic")?;
-    let (mut numbers, mut at, mut sign, mut inside) = ([0_i64; 2], 0, 1, false);
-    for byte in line.iter().take_while(|byte| **byte != b'\n') {
+fn ahead_ns(text: &[u8]) -> i64 {
+    let (mut seconds, mut number, mut sign) = (0_i64, 0_i64, 1);
+    for byte in text.iter().skip(b"monotonic".len()) {
         match byte {
-            b'0'..=b'9' => {
-                let number = numbers.get_mut(at)?;
-                *number = number.wrapping_mul(10).wrapping_add(i64::from(byte - b'0'));
-                inside = true;
-            }
-            b' ' | b'\t' => {
-                at += usize::from(inside);
-                inside = false;
-            }
+            b'0'..=b'9' => number = number.wrapping_mul(10).wrapping_add(i64::from(byte - b'0')),
             b'-' => sign = -1,
-            _ => return None,
+            b'\n' => break,
+            // The number before it, if that was one.
+            _ if number != 0 => (seconds, number) = (number, 0),
+            _ => {}
         }
     }
-    let [seconds, nanoseconds] = numbers;
-    (seconds * sign).checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+    seconds.wrapping_mul(sign * 1_000_000_000).wrapping_add(number)
 }
 
 /// CLOCK_MONOTONIC as of the last timer tick, 1–10 ms coarse: about 6 ns a call.
@@ -673,12 +675,10 @@ mod tests {
     #[test]
     fn a_time_namespaces_offset_is_read_with_its_sign() {
         let text = b"monotonic      172800         5\nboottime       0         0\n";
-        assert_eq!(ahead_ns(text), Some(172_800_000_000_005));
-        assert_eq!(ahead_ns(b"monotonic -2 300\n"), Some(-1_999_999_700));
-        assert_eq!(ahead_ns(b"monotonic\t0 500\n"), Some(500));
-        assert_eq!(ahead_ns(b"monotonic two 0\n"), None);
-        assert_eq!(ahead_ns(b"monotonic 1 2 3\n"), None);
-        assert_eq!(ahead_ns(b"boottime 1 1\n"), None);
+        assert_eq!(ahead_ns(text), 172_800_000_000_005);
+        assert_eq!(ahead_ns(b"monotonic -2 300\n"), -1_999_999_700);
+        assert_eq!(ahead_ns(b"monotonic\t0 500\n"), 500);
+        assert_eq!(ahead_ns(&[0; 256]), 0);
     }
 
     #[test]

@@ -343,6 +343,7 @@ mod tests {
             visible: vec![0],
             death_ns: 0,
             hesitation_ns: 0,
+            is_under_mps: false,
             has_old_forms: false,
             driver_version: 13000,
         }

@@ -67,6 +67,7 @@ const ATTRIBUTES: &[(u32, i32)] = &[
 
 const MULTIPROCESSORS: u32 = 16;
 const PCI_BUS_ID: u32 = 33;
+const MPS_ENABLED: u32 = 133;
 
 fn attribute(ordinal: u32, number: u32) -> Answer<i32> {
     if number == 0 || number >= CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX.0 {
@@ -74,6 +75,9 @@ fn attribute(ordinal: u32, number: u32) -> Answer<i32> {
     }
     if number == PCI_BUS_ID {
         return i32::try_from(mig::parent(ordinal) + 1).map_err(|_| Fault::InvalidValue);
+    }
+    if number == MPS_ENABLED {
+        return Ok(i32::from(Driver::get()?.config().is_under_mps));
     }
     if number == MULTIPROCESSORS {
         return i32::try_from(Driver::get()?.config().sms_of(ordinal)).map_err(|_| Fault::InvalidValue);

@@ -1,0 +1,501 @@
+//! Turns: where other tenants are on a GPU, a launch waits until it is its tenant's turn, too. The rules are `cuota_governor`'s, the file that
+//! the tenants share is `cuota_region`'s ([`Seat`]).
+//!
+//! Alone nothing is counted, and no launch looks: the helper sleeps on the seat's bell, which whoever comes rings. With others there a launch
+//! looks once in a batch, and it is the launch that waits for the next turn that hands this one over; the helper does where nobody
+//! launches any more. All waiting is for the clock: [`cuota_governor::turn`].
+
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use cuota_abi::nvml::nvmlProcessInfo_t;
+use cuota_governor::admission::{Bound, Scene};
+use cuota_governor::arbiter::cycle_ns;
+use cuota_governor::entitlement::{Entitlement, Priority};
+use cuota_governor::habit::Habit;
+use cuota_governor::turn::{DRAIN_NS, GRACE_NS, Inside, LINGER_NS, QUIET_NS, inside};
+use cuota_region::arena::Arena;
+use cuota_region::hami::file;
+use cuota_region::seat::{Admission, Seat};
+use cuota_region::sys;
+
+use super::Limiter;
+use super::caps::{Gpu, Ground};
+use crate::process::nvml::Room;
+use crate::process::settings::Settings;
+use crate::process::{Process, driver};
+
+/// A turn is handed over so long before what is in flight should have drained, ns: H100, the gap is then the card's own switch of contexts.
+const LEAD_NS: u64 = 100_000;
+
+/// The bounds of a sleep in which what is in flight drains, ns.
+const NAPS_NS: [u64; 2] = [50_000, 300_000];
+
+/// How long a launch sleeps at most before it looks at the policy again, ns.
+const LONGEST_NAP_NS: u64 = 20_000_000;
+
+/// How often the helper says that the tenant is there, and looks whether the others are, ns.
+const LOOKS_NS: u64 = 1_000_000_000;
+
+/// The same with several GPUs, of which it sleeps on one's bell only, ns.
+const LOOKS_AT_SEVERAL_NS: u64 = 20_000_000;
+
+/// How often the helper looks during a turn while launches come, ns: they look themselves.
+const HOLDS_NS: u64 = 1_000_000;
+
+/// Nobody has looked for an arena.
+const UNKNOWN: u32 = 0;
+/// A thread takes a seat.
+const SITTING: u32 = 1;
+/// It has one, or had: [`Seat::is_mine`].
+const SEATED: u32 = 2;
+/// There is no arena that can be used, or no seat in it: the driver slices.
+const NONE: u32 = 3;
+
+/// A GPU's turns, as this process has them. All-zero: nobody has looked for them. Times are the arena's unless said otherwise.
+#[repr(C)]
+pub(super) struct Turns {
+    standing: AtomicU32,
+    /// 1 while others are there.
+    on: AtomicU32,
+    entitlement: AtomicU64,
+    /// [`Seat::comings`] when it was last looked whether others are there.
+    comings: AtomicU64,
+    /// When that was, ns.
+    looked_ns: AtomicU64,
+    /// Launches that wait for a turn, or for room, or are about to be in the books.
+    entering: AtomicU32,
+    /// Until when this process has the turn; 0: it has none that it knows of, ns.
+    until_ns: AtomicU64,
+    /// Since when, ns, and since when by this time namespace's clock.
+    since_ns: AtomicU64,
+    local_since_ns: AtomicU64,
+    /// The GPU time that the process had used when its last turn ended, or when it was last charged for what it takes beside turns, ns: what is seen
+    /// to end between two turns counts for the second.
+    used_ns: AtomicU64,
+    habit: AtomicU64,
+    /// How long launches have waited for room on the GPU since then, ns.
+    wanted_ns: AtomicU64,
+    /// When a launch last went, ns.
+    went_ns: AtomicU64,
+    /// Since when work of a turn that others have ended runs on, ns; 0: none does.
+    late_ns: AtomicU64,
+    /// 1 while a tenant of higher priority is there.
+    below: AtomicU32,
+    seat: UnsafeCell<MaybeUninit<Seat>>,
+}
+
+// SAFETY: the seat's cell is written by the one thread that holds SITTING, before the release store that lets others read it; never again.
+unsafe impl Sync for Turns {}
+
+/// A launch that is about to go, or waits for something but its budget: while there is one, the helper gives no turn up.
+pub(super) struct Entering(&'static Turns);
+
+impl Entering {
+    fn to(turns: &'static Turns) -> Self {
+        turns.entering.fetch_add(1, Ordering::Relaxed);
+        Self(turns)
+    }
+}
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        self.0.entering.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn load(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+impl Turns {
+    /// Whether others are there, so that launches take turns.
+    pub(super) fn is_on(&self) -> bool {
+        self.on.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether the helper is to watch for others.
+    pub(super) fn is_alone(&self) -> bool {
+        self.standing.load(Ordering::Acquire) == SEATED && !self.is_on()
+    }
+
+    /// The seat, if the arena is there as it was. Look each time: see [`Arena::is_whole`].
+    fn seat(&self) -> Option<&Seat> {
+        if self.standing.load(Ordering::Acquire) != SEATED {
+            return None;
+        }
+        // SAFETY: SEATED, so it was written.
+        let seat = unsafe { (*self.seat.get()).assume_init_ref() };
+        if !seat.arena().is_whole() {
+            self.leave_alone();
+            return None;
+        }
+        Some(seat)
+    }
+
+    /// No turns here any more.
+    #[cold]
+    fn leave_alone(&self) {
+        self.standing.store(NONE, Ordering::Release);
+        self.on.store(0, Ordering::SeqCst);
+    }
+
+    /// Says what the tenant is entitled to.
+    pub(super) fn entitle(&self, entitlement: Entitlement) {
+        if self.entitlement.swap(entitlement.to_word(), Ordering::Relaxed) != entitlement.to_word()
+            && let Some(seat) = self.seat()
+        {
+            seat.entitle(entitlement);
+        }
+    }
+
+    fn entitlement(&self) -> Entitlement {
+        Entitlement::from_word(load(&self.entitlement)).unwrap_or_default()
+    }
+
+    /// Takes a seat in the GPU's arena, where it has none; again, where it was lost.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn sit(&self, on: &Ground) {
+        if let Some(seat) = self.seat() {
+            if seat.is_mine() {
+                return;
+            }
+            self.until_ns.store(0, Ordering::Relaxed);
+            if seat.take(self.entitlement(), seat.now_ns()) {
+                self.look_around(seat, on);
+            } else {
+                self.leave_alone();
+            }
+            return;
+        }
+        let sitting = self.standing.compare_exchange(UNKNOWN, SITTING, Ordering::AcqRel, Ordering::Relaxed);
+        if sitting.is_err() {
+            return;
+        }
+        let seat = open(on).filter(Arena::sign_in).and_then(|arena| {
+            let now_ns = arena.common_ns(sys::monotonic_ns());
+            arena.seat(on.process.member().identity(), self.entitlement(), now_ns)
+        });
+        let mut standing = NONE;
+        if let Some(seat) = seat {
+            // SAFETY: this thread holds SITTING, and nobody reads the cell before SEATED.
+            let seat = unsafe { (*self.seat.get()).write(seat) };
+            self.look_around(seat, on);
+            standing = SEATED;
+        }
+        self.standing.store(standing, Ordering::Release);
+    }
+
+    /// Whether others are there to take turns with.
+    #[inline(never)]
+    fn look_around(&self, seat: &Seat, on: &Ground) -> bool {
+        let now_ns = seat.now_ns();
+        self.looked_ns.store(now_ns, Ordering::Relaxed);
+        self.comings.store(seat.comings(), Ordering::Relaxed);
+        let mut is_on = seat.has_company(now_ns);
+        if is_on {
+            if is_beside_outsiders(on, seat.arena()) || driver::is_under_mps(on.ordinal) {
+                seat.note_outsiders(now_ns);
+            }
+            is_on = !seat.is_beside_outsiders(now_ns);
+        }
+        self.below.store(u32::from(seat.is_below_another(now_ns)), Ordering::Relaxed);
+        self.on.store(u32::from(is_on), Ordering::SeqCst);
+        is_on
+    }
+
+    /// While it takes no turns: says that the tenant is there, and whether there are others to take them with.
+    pub(super) fn watch(&self, on: &Ground) -> bool {
+        let Some(seat) = self.seat() else { return false };
+        let now_ns = seat.now_ns();
+        seat.touch(now_ns);
+        let is_due = seat.comings() != load(&self.comings) || self.is_due(now_ns);
+        is_due && self.look_around(seat, on)
+    }
+
+    fn is_due(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(load(&self.looked_ns)) > LOOKS_NS
+    }
+
+    /// What may be in flight: less while a tenant of higher priority is there.
+    pub(super) fn bound(&self) -> Bound {
+        if self.below.load(Ordering::Relaxed) == 0 { Bound::USUAL } else { Bound::BESIDE_PRIORITY }
+    }
+
+    /// What ran on after others had ended its turn is done, or goes on in a turn of its own.
+    fn is_not_late(&self, seat: &Seat, now_ns: u64) {
+        let late_ns = self.late_ns.swap(0, Ordering::Relaxed);
+        if late_ns != 0 {
+            seat.note_late(now_ns, now_ns.saturating_sub(late_ns));
+        }
+    }
+
+    fn begin(&self, seat: &Seat, now_ns: u64, until_ns: u64) {
+        self.is_not_late(seat, now_ns);
+        // Another thread may have begun it.
+        if self.until_ns.swap(until_ns, Ordering::Relaxed) != until_ns {
+            self.since_ns.store(now_ns, Ordering::Relaxed);
+            self.local_since_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether all that was on the GPU from then on by this time namespace's clock, ns, was in the turn that this process has.
+    pub(super) fn had_since(&self, local_ns: u64) -> bool {
+        let Some(seat) = self.seat().filter(|_| load(&self.until_ns) != 0) else { return false };
+        let now_ns = seat.now_ns();
+        load(&self.local_since_ns) <= local_ns && seat.look(now_ns).is_some()
+    }
+
+    /// The turn is over that this process had: how well it was filled. `held_ns`: how long it counts for.
+    fn learn(&self, gpu: &Gpu, now_ns: u64, held_ns: u64) {
+        if self.until_ns.swap(0, Ordering::Relaxed) == 0 || gpu.cap().binds() {
+            return;
+        }
+        // While a launch waits for room the GPU has enough to do, or the program's CPU is late: it wants the turn.
+        let wanted_ns = self.wanted_ns.swap(0, Ordering::Relaxed);
+        let busy_ns = gpu.used_ns().saturating_sub(load(&self.used_ns)).max(wanted_ns);
+        let habit = Habit::from_word(load(&self.habit)).after_turn(now_ns, busy_ns, held_ns);
+        self.habit.store(habit.to_word(), Ordering::Relaxed);
+        self.used_ns.store(gpu.used_ns(), Ordering::Relaxed);
+    }
+
+    /// Whether the tenant's habit is not to take turns.
+    fn may_share(&self, now_ns: u64) -> bool {
+        let habit = Habit::from_word(load(&self.habit));
+        !habit.takes_turns(now_ns, 0, 0, 0) && self.entitlement().priority != Priority::High
+    }
+
+    /// A launch waits for room on the GPU until then by this time namespace's clock, ns, or until the policy changes.
+    pub(super) fn wait_for_room(&'static self, on: &Ground, epoch: u32, until_ns: u64) {
+        let since_ns = sys::monotonic_ns();
+        let _entering = Entering::to(self);
+        on.process.policy().wait(epoch, until_ns);
+        self.wanted_ns.fetch_add(sys::monotonic_ns().saturating_sub(since_ns), Ordering::Relaxed);
+    }
+
+    /// Whether a launch goes beside the turns of others.
+    fn shares(&self, gpu: &Gpu, seat: &Seat, now_ns: u64) -> bool {
+        if !self.may_share(now_ns) {
+            return false;
+        }
+        let habit = Habit::from_word(load(&self.habit));
+        let used_ns = gpu.used_ns();
+        let taken_ns = used_ns.saturating_sub(self.used_ns.swap(used_ns, Ordering::Relaxed));
+        let [horizon_ns, entry_ns] = seat.note_shared(now_ns, taken_ns);
+        let tenants = u32::try_from(seat.askers()).unwrap_or(0) + 1;
+        if habit.takes_turns(now_ns, horizon_ns, entry_ns, cycle_ns(tenants)) || seat.is_below_holder(now_ns)
+        {
+            return false;
+        }
+        seat.withdraw();
+        seat.touch(now_ns);
+        true
+    }
+}
+
+/// Whether NVML shows another process on the GPU that has not signed the arena. Where it does not say, none is there.
+fn is_beside_outsiders(on: &Ground, arena: &Arena) -> bool {
+    let (me, mut room) = (sys::process_id(), Room::new());
+    let is_outside = |info: &nvmlProcessInfo_t| info.pid != me && !arena.has_signed(info.pid);
+    on.shown(&mut room).is_some_and(|shown| shown.iter().any(is_outside))
+}
+
+/// The arena of a GPU: in the directory of the tenants' files, or where HAMi's containers have one.
+fn open(on: &Ground) -> Option<Arena> {
+    let (settings, is_hamis) = (Settings::get(), on.process.hami.is_on());
+    let gpu = on.device()?.gpu();
+    // All containers of the machine can write HAMi's, so there each says for itself that it wants to.
+    if !settings.takes_turns(!is_hamis) {
+        return None;
+    }
+    let path = if is_hamis { file::arena(gpu) } else { settings.directory()?.0.arena(gpu) };
+    Arena::at(&path.ok()?, if is_hamis { 0o666 } else { 0o600 }).ok()
+}
+
+impl Limiter {
+    /// The process is about to have a context on a device: who takes turns there is to know before NVML shows it.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn arrive(&self, process: &'static Process, ordinal: u32) {
+        if let Some(on) = Ground::of(process, ordinal) {
+            on.gpu.turns.sit(&on);
+        }
+    }
+
+    /// Whether a unit may go that has its budget and room: it is its tenant's turn, or nobody's business. `None`: it has slept a while, and is to
+    /// look at everything again. `since_ns`: since when it has waited, ns, 0 at first.
+    pub(super) fn has_turn(
+        &'static self,
+        on: &Ground,
+        scene: &Scene,
+        booked_ns: u64,
+        since_ns: &mut u64,
+    ) -> Option<Entering> {
+        let entering = Entering::to(&on.gpu.turns);
+        self.may_enter(on, scene, booked_ns, since_ns).then_some(entering)
+    }
+
+    fn may_enter(&'static self, on: &Ground, scene: &Scene, booked_ns: u64, since_ns: &mut u64) -> bool {
+        let turns = &on.gpu.turns;
+        let Some(seat) = turns.seat().filter(|_| turns.is_on()) else { return true };
+        if !seat.is_mine() {
+            // Away for long. Whoever reads the caps next takes another.
+            self.forget_caps();
+            return true;
+        }
+        let now_ns = seat.now_ns();
+        turns.went_ns.store(now_ns, Ordering::Relaxed);
+        if turns.shares(on.gpu, seat, now_ns) {
+            return true;
+        }
+        let until_ns = seat.look(now_ns);
+        if let Some(until_ns) = until_ns {
+            turns.begin(seat, now_ns, until_ns);
+            let is_first = scene.batches == 0;
+            if inside(now_ns, scene.in_flight_ns, booked_ns, until_ns, is_first) == Inside::Launch {
+                seat.touch(now_ns);
+                return true;
+            }
+        } else if now_ns < load(&turns.until_ns) {
+            // Taken by a higher priority, which says nothing about a habit.
+            turns.until_ns.store(0, Ordering::Relaxed);
+        }
+        if load(&turns.until_ns) != 0 {
+            return self.hand_over(on, seat, scene, now_ns);
+        }
+        if *since_ns == 0 {
+            *since_ns = now_ns;
+        }
+        match seat.admit(now_ns, *since_ns) {
+            Admission::Go { until_ns } => turns.begin(seat, now_ns, until_ns),
+            Admission::Aloof => {}
+            Admission::Wait { bell, until_ns } => {
+                seat.sleep(bell, until_ns.min(now_ns.saturating_add(LONGEST_NAP_NS)));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The turn is over, or too short for the next batch: lets what is in flight drain, and hands over a little before it has.
+    fn hand_over(&'static self, on: &Ground, seat: &Seat, scene: &Scene, now_ns: u64) -> bool {
+        let turns = &on.gpu.turns;
+        let over_ns = load(&turns.until_ns);
+        let drains_ns = scene
+            .in_flight_ns
+            .saturating_add(seat.arena().common_ns(load(&turns.local_since_ns).max(scene.progress_ns)));
+        let left_ns = drains_ns.saturating_sub(LEAD_NS).saturating_sub(now_ns);
+        // Nobody else wants it: there is nothing to drain for.
+        let is_wanted = seat.askers() > 1;
+        let is_draining = scene.batches > 1 || scene.batches == 1 && left_ns != 0;
+        if is_wanted && is_draining && now_ns < over_ns.saturating_add(DRAIN_NS) {
+            if now_ns > over_ns {
+                seat.drain(now_ns);
+            }
+            let epoch = on.process.policy().epoch();
+            let nap_ns = left_ns.clamp(NAPS_NS[0], NAPS_NS[1]);
+            turns.wait_for_room(on, epoch, sys::monotonic_ns().saturating_add(nap_ns));
+            return false;
+        }
+        if scene.batches != 0 && now_ns > over_ns.saturating_add(GRACE_NS) {
+            turns.late_ns.store(now_ns, Ordering::Relaxed);
+        }
+        turns.learn(on.gpu, now_ns, now_ns.saturating_sub(load(&turns.since_ns)));
+        let Some(until_ns) = seat.release(now_ns, !turns.may_share(now_ns)) else { return false };
+        turns.begin(seat, now_ns, until_ns);
+        true
+    }
+
+    /// The helper's part, in each of its rounds: gives up the turns that nobody uses any more, and looks whether there are others to take them
+    /// with. When it is to look again at the latest, ns from now.
+    pub(super) fn tend(&self, process: &'static Process) -> u64 {
+        let mut nap_ns = u64::MAX;
+        for (ordinal, gpu) in (0..).zip(&self.gpus) {
+            let turns = &gpu.turns;
+            let (Some(seat), Some(on)) = (turns.seat(), Ground::of(process, ordinal)) else { continue };
+            if turns.is_on() {
+                nap_ns = nap_ns.min(self.tend_on(&on, seat));
+            } else if turns.watch(&on) {
+                self.forget_caps();
+            }
+        }
+        nap_ns
+    }
+
+    fn tend_on(&self, on: &Ground, seat: &Seat) -> u64 {
+        let turns = &on.gpu.turns;
+        let now_ns = seat.now_ns();
+        let quiet_ns = now_ns.saturating_sub(load(&turns.went_ns));
+        if turns.is_due(now_ns) && !turns.look_around(seat, on) {
+            // None from here on.
+            turns.until_ns.store(0, Ordering::Relaxed);
+            seat.release(now_ns, false);
+            self.forget_caps();
+            return 0;
+        }
+        let batches = self.batches_on(on.ordinal);
+        if batches == 0 {
+            turns.is_not_late(seat, now_ns);
+        }
+        let over_ns = load(&turns.until_ns);
+        if over_ns == 0 {
+            return u64::MAX;
+        }
+        if turns.entering.load(Ordering::Relaxed) != 0 {
+            return HOLDS_NS;
+        }
+        let is_high = turns.entitlement().priority == Priority::High;
+        let may_ns = if is_high { LINGER_NS } else { QUIET_NS };
+        if batches == 0 && quiet_ns.min(seat.quiet_ns(now_ns)) >= may_ns {
+            // It could have had the rest, too.
+            turns.learn(on.gpu, now_ns, over_ns.max(now_ns).saturating_sub(load(&turns.since_ns)));
+            seat.release(now_ns, false);
+            return u64::MAX;
+        }
+        if batches != 0 && now_ns > over_ns {
+            seat.drain(now_ns);
+        }
+        if quiet_ns < HOLDS_NS && batches != 0 { HOLDS_NS } else { may_ns }
+    }
+
+    /// Batches of this process on a GPU that have not ended.
+    fn batches_on(&self, ordinal: u32) -> u32 {
+        let on = self.streams.seen().filter(|stream| stream.device() == ordinal);
+        on.fold(0, |sum, stream| sum + stream.batches())
+    }
+
+    /// Sleeps while the tenant is alone on its GPUs, until somebody calls or comes. `false`: there is nobody to wait for.
+    pub(super) fn sleep_alone(&self) -> bool {
+        let mut alone = self.gpus.iter().map(|gpu| &gpu.turns).filter(|turns| turns.is_alone());
+        let Some((first, seat)) = alone.next().and_then(|turns| Some((turns, turns.seat()?))) else {
+            return false;
+        };
+        let is_one = alone.next().is_none();
+        let bell = seat.bell();
+        if !self.helper.is_called() && seat.comings() == load(&first.comings) {
+            let now_ns = seat.now_ns();
+            seat.sleep(bell, now_ns.saturating_add(if is_one { LOOKS_NS } else { LOOKS_AT_SEVERAL_NS }));
+        }
+        true
+    }
+
+    /// Rings this tenant's own bells: the helper may sleep on one.
+    pub(super) fn ring(&self) {
+        for gpu in self.gpus.iter().filter(|gpu| gpu.turns.is_alone()) {
+            if let Some(seat) = gpu.turns.seat() {
+                seat.ring();
+            }
+        }
+    }
+
+    /// The process ends: others need not wait for it.
+    pub(super) fn leave_turns(&self) {
+        for gpu in &self.gpus {
+            if let Some(seat) = gpu.turns.seat() {
+                seat.release(seat.now_ns(), false);
+            }
+        }
+    }
+}

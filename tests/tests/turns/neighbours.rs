@@ -1,0 +1,137 @@
+//! Who is on the GPU beside the tenants that take turns.
+
+use std::path::Path;
+use std::process::Command;
+
+use cuota_tests::machine::{Machine, Program, skip};
+use cuota_tests::wait::eventually;
+
+use crate::{ENDLESS, MS, Worker, arena_file, passed};
+
+/// Two tenants that have work without end, and their arena.
+fn two_that_take_turns(machine: &Machine) -> ([Worker; 2], std::path::PathBuf) {
+    let mut workers = ["a", "b"].map(|name| Worker::start(machine, name, &[], MS / 2));
+    workers.iter_mut().for_each(|worker| worker.begin(ENDLESS));
+    let arena = arena_file(machine).expect("tenants have begun");
+    goes_on("they take turns", || passed(&arena));
+    (workers, arena)
+}
+
+#[track_caller]
+fn goes_on(what: &str, count: impl Fn() -> u64) {
+    let before = count();
+    eventually(what, || count() > before + 5);
+}
+
+/// Until nothing is counted for half a second.
+#[track_caller]
+fn stands_still(what: &str, count: impl Fn() -> u64) {
+    let mut before = 0;
+    eventually(what, || {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        core::mem::replace(&mut before, count()) == before
+    });
+}
+
+#[test]
+fn beside_a_process_without_cuota_there_are_no_turns_until_it_is_gone() {
+    let machine = Machine::with_turns();
+    let (workers, arena) = two_that_take_turns(&machine);
+    let stranger = machine.native().start_with_context();
+    stands_still("the turns end", || passed(&arena));
+    // Nothing is counted any more, and nobody waits.
+    let used = || workers[0].used_ns(&machine) + workers[1].used_ns(&machine);
+    stands_still("nothing is counted", used);
+    stranger.finish();
+    goes_on("the turns come back", || passed(&arena));
+    workers.into_iter().for_each(|worker| worker.console.kill());
+}
+
+#[test]
+fn tenants_with_a_context_and_nothing_to_launch_are_no_strangers() {
+    let machine = Machine::with_turns();
+    let idle = ["x", "y"].map(|tenant| Worker::start(&machine, tenant, &[], MS));
+    let (workers, arena) = two_that_take_turns(&machine);
+    // Longer than a round of looks, whose second each helper counts for itself.
+    for _ in 0..15 {
+        goes_on("they go on taking turns", || passed(&arena));
+    }
+    workers.into_iter().for_each(|worker| worker.console.kill());
+    idle.into_iter().for_each(|worker| worker.console.finish());
+}
+
+#[test]
+fn one_that_takes_no_turns_by_its_own_wish_is_a_stranger() {
+    let machine = Machine::with_turns();
+    let (workers, arena) = two_that_take_turns(&machine);
+    let other = machine.tenant_with("c", &[]).with("CUOTA_TURNS", "off").start_with_context();
+    stands_still("the turns end", || passed(&arena));
+    other.finish();
+    goes_on("the turns come back", || passed(&arena));
+    workers.into_iter().for_each(|worker| worker.console.kill());
+}
+
+#[test]
+fn under_mps_there_are_no_turns() {
+    let machine = Machine::with_turns();
+    let mut workers = ["a", "b"].map(|name| {
+        let program = machine.tenant_with(name, &[]).with("CUOTA_SIM_MPS", "1");
+        Worker::on(program.start_with_context(), name, MS / 2)
+    });
+    // The first is alone for a moment, and nobody is counted.
+    workers.iter_mut().for_each(|worker| worker.work(200));
+    assert_eq!(workers.each_ref().map(|worker| worker.used_ns(&machine)), [0, 0]);
+    let arena = arena_file(&machine).expect("tenants have begun");
+    assert_eq!(passed(&arena), 0);
+    workers.into_iter().for_each(|worker| worker.console.finish());
+}
+
+/// What HAMi's device plugin gives to each container of a machine.
+const SHARED: &str = "/tmp/vgpulock";
+
+/// A program of a container of HAMi's, with a folder of the machine's in the place of the shared one. `None`: that cannot be mounted here.
+fn of_hami(machine: &Machine, folder: &Path, cache: &str, turns: Option<&str>) -> Option<Program> {
+    let shown = machine.region().join("vgpulock");
+    std::fs::create_dir_all(&shown).expect("the folder is ours");
+    let script = format!("mount --bind {} {SHARED} && exec \"$@\"", shown.display());
+    let wrap = ["--mount", "--", "sh", "-c", &script, "sh"];
+    std::fs::create_dir_all(SHARED).ok()?;
+    let tried = Command::new("unshare").args(wrap).arg("true").status();
+    if !tried.is_ok_and(|status| status.success()) {
+        return None;
+    }
+    let mut program = machine.native_of(Path::new("unshare"));
+    let preload = format!("LD_PRELOAD={}", machine.library().display());
+    let console = cuota_tests::build::program("console");
+    program.command().args(wrap).args(["env", &preload]).arg(console);
+    let program = program
+        .with("CUDA_DEVICE_MEMORY_LIMIT_0", "2048m")
+        .with("CUDA_DEVICE_MEMORY_SHARED_CACHE", folder.join(cache));
+    Some(turns.into_iter().fold(program, |program, turns| program.with("CUOTA_TURNS", turns)))
+}
+
+#[test]
+fn containers_of_hamis_take_turns_where_they_say_so() {
+    let machine = Machine::with_turns();
+    let folder = machine.region();
+    let start = |name: &str, turns| {
+        let program = of_hami(&machine, &folder, &format!("{name}.cache"), turns)?;
+        Some(Worker::on(program.start_with_context(), name, MS / 2))
+    };
+    let (Some(mut first), Some(mut second)) = (start("a", Some("on")), start("b", Some("on"))) else {
+        return skip("mount namespaces are needed");
+    };
+    first.begin(ENDLESS);
+    second.begin(ENDLESS);
+    let shared = folder.join("vgpulock");
+    let file =
+        std::fs::read_dir(&shared).expect("it is there").next().expect("an arena").expect("it is ours");
+    goes_on("they take turns", || passed(&file.path()));
+    first.console.kill();
+    second.console.kill();
+    std::fs::remove_file(file.path()).expect("it is ours");
+    let mut alone = start("c", None).expect("as before");
+    alone.work(20);
+    alone.console.finish();
+    assert!(std::fs::read_dir(shared).expect("it is there").next().is_none(), "nobody asked for it");
+}

@@ -1,0 +1,93 @@
+use cuota_tests::machine::Machine;
+use cuota_tests::wait::eventually;
+
+use crate::{ENDLESS, MS, Worker};
+
+/// What programs get of what all of them get together, in per cent, while each has work without end.
+fn shares_of(machine: &Machine, mut workers: Vec<Worker>) -> Vec<f64> {
+    workers.iter_mut().for_each(|worker| worker.begin(ENDLESS));
+    let used = || -> Vec<u64> { workers.iter().map(|worker| worker.used_ns(machine)).collect() };
+    // What each learns at first is not looked at.
+    eventually("they have begun", || used().iter().sum::<u64>() > 400 * MS);
+    let before = used();
+    eventually("they go on", || used().iter().sum::<u64>() > before.iter().sum::<u64>() + 1_500 * MS);
+    let taken: Vec<u64> = used().iter().zip(&before).map(|(after, before)| after - before).collect();
+    workers.into_iter().for_each(|worker| worker.console.kill());
+    let all: u64 = taken.iter().sum();
+    taken.iter().map(|ns| 100.0 * *ns as f64 / all as f64).collect()
+}
+
+#[track_caller]
+fn share(options: &[&[&str]], due: &[f64]) {
+    let machine = Machine::with_turns();
+    let workers = (0..).zip(options);
+    let workers =
+        workers.map(|(number, options)| Worker::start(&machine, &format!("t{number}"), options, MS / 2));
+    let shares = shares_of(&machine, workers.collect());
+    let is_due = shares.iter().zip(due).all(|(share, due)| (share - due).abs() <= 10.0);
+    assert!(is_due, "{shares:?} where {due:?} was due");
+}
+
+#[test]
+fn two_of_equal_weight_have_half_each() {
+    share(&[&[], &[]], &[50.0, 50.0]);
+}
+
+#[test]
+fn shares_follow_the_weights() {
+    share(&[&["--weight", "300"], &["--weight", "100"]], &[75.0, 25.0]);
+}
+
+#[test]
+fn guarantee_is_kept_beside_others_with_larger_weights() {
+    let greedy: &[&str] = &["--weight", "1000"];
+    share(&[&["--guarantee", "60%", "--weight", "1"], greedy, greedy], &[60.0, 20.0, 20.0]);
+}
+
+#[test]
+fn high_priority_has_the_gpu_while_it_is_busy() {
+    share(&[&["--priority", "high"], &[]], &[100.0, 0.0]);
+}
+
+#[test]
+fn nothing_rests_on_the_helper() {
+    let machine = Machine::with_turns();
+    let workers = ["a", "b"].map(|tenant| {
+        let program = machine.tenant_with(tenant, &[]).with("CUOTA_HELPER", "off");
+        Worker::on(program.start_with_context(), tenant, MS / 2)
+    });
+    let shares = shares_of(&machine, workers.into());
+    assert!((shares[0] - 50.0).abs() <= 10.0, "{shares:?}");
+}
+
+#[test]
+fn one_that_is_alone_is_not_counted_until_another_comes() {
+    let machine = Machine::with_turns();
+    let mut first = Worker::start(&machine, "a", &[], MS / 2);
+    first.work(200);
+    assert_eq!(first.used_ns(&machine), 0);
+    first.begin(ENDLESS);
+    let mut second = Worker::start(&machine, "b", &[], MS / 2);
+    second.work(20);
+    eventually("the first is counted", || first.used_ns(&machine) > 100 * MS);
+    second.console.finish();
+    let mut before = 0;
+    eventually("it is not counted any more", || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        core::mem::replace(&mut before, first.used_ns(&machine)) == before
+    });
+    first.console.kill();
+}
+
+#[test]
+fn one_that_has_nothing_to_launch_keeps_nobody_waiting() {
+    let machine = Machine::with_turns();
+    let [mut idle, mut busy] = ["a", "b"].map(|name| Worker::start(&machine, name, &[], MS / 2));
+    idle.work(20);
+    let before = idle.used_ns(&machine);
+    // Each of its turns would be waited for, were it offered any.
+    busy.work(1_000);
+    assert_eq!(idle.used_ns(&machine), before);
+    idle.work(20);
+    [idle, busy].into_iter().for_each(|worker| worker.console.finish());
+}

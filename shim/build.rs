@@ -12,6 +12,8 @@ fn main() {
         "-Wl,-z,nodelete",
         "-Wl,-z,noexecstack",
         "-Wl,--gc-sections",
+        // It would be another than that of the same library with its symbols, so it leads nobody to them.
+        "-Wl,--build-id=none",
         // Nothing of crti and crtbegin is used: no .init, no transactional memory, no profiling, nothing to be done at dlclose.
         "-nostartfiles",
         // No NEEDED entry for a library that nothing is taken from.

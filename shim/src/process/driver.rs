@@ -164,7 +164,7 @@ pub(crate) fn set_pool(device: CUdevice, pool: CUmemoryPool) {
 /// Runs `act` with the thread's capture mode relaxed: a call that we make for ourselves while *any* thread captures
 /// in global mode would fail with 900 and ruin the tenant's capture.
 pub(crate) fn outside_captures<T>(act: impl FnOnce() -> T) -> T {
-    let found = exchange_mode(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
+    let found = relax_mode();
     let result = act();
     exchange_mode(found);
     result
@@ -273,6 +273,12 @@ pub(crate) fn context_of(stream: CUstream) -> Option<CUcontext> {
 
 /// What stands for a mode that is not known, and is not to be put back.
 const NO_MODE: CUstreamCaptureMode = CUstreamCaptureMode(u32::MAX);
+
+/// Relaxes the calling thread's capture mode; the one that it was in.
+#[inline(never)]
+fn relax_mode() -> CUstreamCaptureMode {
+    exchange_mode(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
+}
 
 /// Puts the calling thread into a capture mode; the one that it was in.
 #[inline(never)]

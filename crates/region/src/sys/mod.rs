@@ -453,9 +453,8 @@ pub fn start_of(pid: u32) -> Option<u64> {
         return None;
     }
     let ticks = fields.nth(18)?;
-    ticks.iter().try_fold(0_u64, |sum, digit| {
-        sum.checked_mul(10)?.checked_add(u64::from(char::from(*digit).to_digit(10)?))
-    })
+    // The kernel's digits: no more than fit, and nothing else.
+    Some(ticks.iter().fold(0_u64, |sum, digit| sum.wrapping_mul(10).wrapping_add(u64::from(*digit & 15))))
 }
 
 /// The calling thread's id in its process's PID namespace.

@@ -4,6 +4,8 @@
 //! occupied time is therefore its cost times the share of a batch that no other batch of the tenant had covered,
 //! learned from each batch whose end was seen in time. Beside a neighbour too: its slices lie in the batch and in what it adds alike.
 
+use crate::part;
+
 /// All of a batch's own time. A power of two: each launch scales an estimate, and what is built for size divides by dividing.
 const ALL: u64 = 1 << 20;
 /// The least share: 64 streams that overlap completely.
@@ -43,8 +45,7 @@ impl Concurrency {
         if bracket_ns == 0 {
             return self;
         }
-        let share = u128::from(covered_ns.min(bracket_ns)) * u128::from(ALL) / u128::from(bracket_ns);
-        let share = u64::try_from(share).unwrap_or(ALL);
+        let share = part(ALL, covered_ns.min(bracket_ns), bracket_ns);
         // An eighth of the way: it settles within some twenty batches, a few milliseconds.
         Self(((self.0 * 7 + share) / 8).clamp(LEAST, ALL))
     }

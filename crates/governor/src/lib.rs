@@ -35,3 +35,11 @@ pub mod physical;
 pub mod quota;
 pub mod rounds;
 pub mod turn;
+
+/// The part of `of` that `share` is of `whole`, rounded down; a `whole` of 0 counts as 1. One body: the guest is small, and a division
+/// of 128 bits is not.
+#[inline(never)]
+pub(crate) fn part(of: u64, share: u64, whole: u64) -> u64 {
+    let part = u128::from(of) * u128::from(share) / u128::from(whole.max(1));
+    u64::try_from(part).unwrap_or(u64::MAX)
+}

@@ -94,7 +94,7 @@ impl fmt::Display for Trouble {
             }
             Trouble::OfHami(file) => write!(
                 f,
-                "{} is the file of a container of HAMi's, which has its limits there and no policy\n  \
+                "{} is a file, and as such that of a container of HAMi's, which has its limits there and no policy\n  \
                  use ps, events or set with it, or name a directory with --dir",
                 file.display()
             ),

@@ -116,7 +116,7 @@ fn containers_of_a_pod_with_one_memory_and_one_path_have_a_quota_each() {
             assert!(console.alloc(GIB).is_ok() && console.alloc(GIB).is_err(), "{runtime:?}");
         }
         let books = names_in(&memory);
-        assert_eq!(books.iter().filter(|name| name.starts_with("cuota-hami-")).count(), 2, "{books:?}");
+        assert_eq!(books.iter().filter(|name| name.starts_with(".cuota-hami-")).count(), 2, "{books:?}");
         // And one that comes later has its own container's.
         let mut later = containers[0].console_inside();
         later.use_primary_context();

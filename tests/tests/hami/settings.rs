@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +18,7 @@ use cuota_tests::build;
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
-use cuota_tests::machine::{MIB, Machine, skip};
+use cuota_tests::machine::{MIB, Machine, Program, skip};
 
 use crate::{Container, QUOTA, QUOTA_BYTES, places_of, tenant_in};
 
@@ -222,6 +223,32 @@ fn books_that_cannot_be_used_are_no_way_to_others() {
 }
 
 #[test]
+fn books_that_one_user_has_closed_are_no_way_to_others_for_the_next() {
+    if sys::user_id() != 0 {
+        return skip("only root can start a program as another user");
+    }
+    let container = Container::new();
+    program_of_user(&container, 1001).start_with_context().finish();
+    let books = container.places()[0].join("tenant/default.v1");
+    fs::set_permissions(&books, fs::Permissions::from_mode(0o600)).expect("it was made");
+    let mut console = program_of_user(&container, 1000).start();
+    let _ = console.call("cuInit", &[Is(0)]).ok();
+    assert_eq!(console.call("cuDevicePrimaryCtxRetain", &[Out(8), Is(0)]).status, OUT_OF_MEMORY);
+    assert!(container.places()[1..].iter().all(|place| !place.exists()));
+    console.finish();
+}
+
+/// A program of the container as this user. Only for root.
+fn program_of_user(container: &Container, user: u32) -> Program {
+    let program = container.machine.native_of(Path::new("/bin/sh")).with("LD_PRELOAD", build::libcuota());
+    let mut program = container.program_of(program, &[QUOTA]);
+    // So that the software GPU's own files are everybody's, too.
+    let command = program.command().args(["-c", "umask 0; exec \"$0\""]).arg(build::program("console"));
+    command.uid(user).gid(user);
+    program
+}
+
+#[test]
 fn environment_that_is_changed_after_the_start_moves_no_limit() {
     for change in ["setenv CUDA_DEVICE_MEMORY_LIMIT_0 64g", "unsetenv CUDA_DEVICE_MEMORY_LIMIT_0", "clearenv"]
     {
@@ -335,14 +362,7 @@ fn programs_of_two_users_are_one_tenant() {
         return skip("only root can start a program as another user");
     }
     let container = Container::new();
-    let start = |user: u32| {
-        let program = container.machine.native_of(Path::new("/bin/sh")).with("LD_PRELOAD", build::libcuota());
-        let mut program = container.program_of(program, &[QUOTA]);
-        // So that the software GPU's own files are everybody's, too.
-        let command = program.command().args(["-c", "umask 0; exec \"$0\""]).arg(build::program("console"));
-        command.uid(user).gid(user);
-        program.start_with_context()
-    };
+    let start = |user| program_of_user(&container, user).start_with_context();
     let (mut first, mut second) = (start(1000), start(1001));
     let _ = first.alloc(512 * MIB).expect("it fits");
     assert_eq!(second.total(), QUOTA_BYTES);

@@ -4,14 +4,14 @@
 //! two names in it (`loadCache`), and it is on the node's disk, while every launch writes to the books. The container's `/dev/shm` is
 //! memory, and the container's or its pod's alone. The folder there is named by what the monitor's file lies in, device and inode, and by
 //! its name: so all processes of a container find it, and so does who looks from the node; two containers of a pod, which share
-//! `/dev/shm`, and may even have the same paths, have two.
+//! `/dev/shm`, and may even have the same paths, have two. It begins with a dot, since there are programs that begin with `rm /dev/shm/*`.
 
 use super::DIRECTORY_SUFFIX;
 use crate::header::Unusable;
 use crate::member::Member;
 use crate::name::TenantName;
 use crate::path::{Directory, Path, decimal};
-use crate::sys;
+use crate::sys::{self, Errno};
 
 /// The number of places where the files may lie.
 pub const PLACES: usize = 3;
@@ -33,10 +33,9 @@ impl<'a> Places<'a> {
         let folder = Path::of(&[folder, b"."])?;
         let folder = sys::open(folder.as_c_str(), libc::O_PATH | libc::O_DIRECTORY, 0)?;
         let (device, inode) = sys::file_info(&folder)?.identity;
-        // FNV-1a, begun with the folder instead of the usual constant.
-        let key = name.iter().fold(device.rotate_left(32) ^ inode, |key, byte| {
-            (key ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        // As FNV-1a, which multiplies after each step: neighbours' inodes differ by as little as names do.
+        let step = |key: u64, next: u64| (key ^ next).wrapping_mul(0x0100_0000_01b3);
+        let key = name.iter().fold(step(step(0, device), inode), |key, byte| step(key, u64::from(*byte)));
         Ok(Places { file, key: decimal(key) })
     }
 
@@ -46,8 +45,8 @@ impl<'a> Places<'a> {
     /// [`Unusable::PathTooLong`].
     pub fn at(&self, number: u32) -> Result<Path, Unusable> {
         Path::of(&match number {
-            0 => [b"/dev/shm/cuota-hami-", &self.key[..]],
-            1 => [b"/tmp/cuota-hami-", &self.key],
+            0 => [b"/dev/shm/.cuota-hami-", &self.key[..]],
+            1 => [b"/tmp/.cuota-hami-", &self.key],
             _ => [self.file, DIRECTORY_SUFFIX],
         })
     }
@@ -59,8 +58,12 @@ impl<'a> Places<'a> {
             for place in (0..).take(PLACES) {
                 let directory = Directory::of_everybody(self.at(place).ok()?);
                 let can_be_used = match is_there {
-                    // Whatever has become possible since: two sets of books would be two quotas.
-                    true => sys::open(directory.tenant(name).ok()?.as_c_str(), libc::O_RDWR, 0).is_ok(),
+                    // Though this process may not use it, and could make its own elsewhere: two sets of books would be two quotas.
+                    true => {
+                        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+                        let found = sys::open(directory.tenant(name).ok()?.as_c_str(), flags, 0);
+                        found.err() != Some(Errno(libc::ENOENT))
+                    }
                     false => directory.make().is_ok(),
                 };
                 if can_be_used {
@@ -116,11 +119,16 @@ mod tests {
     }
 
     #[test]
-    fn two_containers_have_two_places() {
-        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let files = [one.path().join("x.cache"), one.path().join("y.cache"), other.path().join("x.cache")];
-        let [a, b, c] = files.each_ref().map(|file| places_of(file)[0].clone());
-        assert!(a != b && a != c && b != c);
+    fn no_two_containers_have_one_place() {
+        // In a row, so that their inodes differ by little.
+        let root = tempfile::tempdir().unwrap();
+        let mut places = std::collections::HashSet::new();
+        for folder in (0..64).map(|number| root.path().join(number.to_string())) {
+            std::fs::create_dir(&folder).unwrap();
+            for name in ["x.cache", "y.cache", "z.cache", "cudevshr.cache"] {
+                assert!(places.insert(places_of(&folder.join(name))[0].clone()));
+            }
+        }
     }
 
     #[test]

@@ -285,6 +285,9 @@ impl Process {
     }
 
     fn take_new_place(&'static self) -> bool {
+        if self.lives.load(Ordering::Relaxed) == LIVES {
+            return false;
+        }
         let settings = Settings::get();
         let named = || settings.directory().map(|(directory, _)| directory);
         let Some(directory) = self.hami.directory().or_else(named) else { return false };

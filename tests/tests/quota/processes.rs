@@ -247,6 +247,26 @@ fn allocation_in_flight_stays_booked_while_its_process_joins_again() {
 }
 
 #[test]
+fn process_that_joins_again_too_often_is_granted_nothing_more_and_booked_once() {
+    if has_real_gpu() {
+        return skip("NVIDIA's driver does not survive the loss of its own descriptors");
+    }
+    const LIVES: usize = 64;
+    let machine = Machine::new();
+    let mut console = machine.start("t", SHARED);
+    let _piece = console.alloc(64 * MIB).expect("there is room");
+    eventually("it has lost its last place", || {
+        let _ = console.ask("closefrom 3");
+        // It looks for the dead, unless it has just done so, and finds that it sees none.
+        assert_eq!(console.alloc(SHARED_BYTES), Err(OUT_OF_MEMORY));
+        console.alloc(2 * MIB).map(|piece| console.free(piece)).is_err()
+    });
+    let again = machine.events("t").iter().filter(|event| matches!(event, Event::Rejoined { .. })).count();
+    assert_eq!((again, machine.held("t")), (LIVES - 1, 64 * MIB));
+    console.finish();
+}
+
+#[test]
 fn process_that_closed_every_descriptor_takes_nobody_for_dead() {
     if has_real_gpu() {
         return skip("NVIDIA's driver does not survive the loss of its own descriptors");

@@ -1,8 +1,10 @@
-// Work of fixed size on the GPU, and how much of it gets done: for scripts/gpu/limiter. The driver's API only; no toolkit.
+// Work of fixed size on the GPU, and how much of it gets done: for scripts/gpu/limiter and scripts/gpu/turns. The driver's API only; no toolkit.
 //
 //     limiter_guest rate WORKLOAD SECONDS [SCALE]     groups and seconds from the first to the last completed one; with its own clock
 //     limiter_guest occupied WORKLOAD SECONDS         the part of the time in which its work is on the GPU, gaps below 50 us too, by timing events
 //     limiter_guest series WORKLOAD SECONDS           CLOCK_MONOTONIC, ns, at which each group had ended
+//     limiter_guest between WORKLOAD FROM SCALE TO    as series, from now until TO, and the ends from FROM on: both by CLOCK_MONOTONIC, s
+//     limiter_guest bursts WORKLOAD FROM SCALE TO     25 graphs of 0.13 ms, each waited for, then 3 ms of nothing: us of each; "first" before a burst's first
 //     limiter_guest launches COUNT THREADS            ns of a launch of an empty kernel, median over stretches of 200
 //
 // SCALE is how many rounds of its loop a kernel of 1 us makes; `limiter_guest scale` measures it. Kernels are work and not time: one
@@ -160,6 +162,26 @@ static void print(long index, double at) {
     printf("%.0f\n", at * 1e9);
 }
 
+static void print_between(long index, double at) {
+    if (at >= warm_until_s && at <= until_s) print(index, at);
+}
+
+static void bursts(void) {
+    enum { STEPS = 25 };
+    while (now() < until_s) {
+        double us[STEPS], begun = now();
+        for (int i = 0; i < STEPS; i++) {
+            double begin = now();
+            OK(cuGraphLaunch(graph, streams[0]));
+            OK(cuStreamSynchronize(streams[0]));
+            us[i] = (now() - begin) * 1e6;
+        }
+        for (int i = 0; i < STEPS && begun >= warm_until_s; i++) printf(i ? "%.1f\n" : "first %.1f\n", us[i]);
+        struct timespec idle = {0, 3000000};
+        nanosleep(&idle, NULL);
+    }
+}
+
 static double occupied(int kind, double seconds) {
     void *starts[2], *ends[2];
     for (int i = 0; i < 2; i++) {
@@ -266,13 +288,20 @@ int main(int argc, char **argv) {
     int kind = find(argv[2]);
     double seconds = atof(argv[3]);
     if (argc > 4) scale = atof(argv[4]);
-    if (kind == 4) capture(20, 5);
-    if (kind == 8) capture(40, 8);
+    int is_burst = strcmp(mode, "bursts") == 0;
+    if (is_burst) capture(26, 5);
+    else if (kind == 4) capture(20, 5);
+    else if (kind == 8) capture(40, 8);
     if (strcmp(mode, "occupied") == 0) {
         printf("%.6f\n", occupied(kind, seconds));
     } else if (strcmp(mode, "series") == 0) {
         setvbuf(stdout, NULL, _IOLBF, 0);
         run(kind, seconds, print);
+    } else if (argc > 5) {
+        warm_until_s = seconds;
+        until_s = atof(argv[5]);
+        if (is_burst) bursts();
+        else run(kind, until_s - now(), print_between);
     } else {
         warm_until_s = now() + 0.5;
         until_s = warm_until_s + seconds;

@@ -17,6 +17,7 @@ mod set;
 mod share;
 mod size;
 mod status;
+mod turns;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -16,6 +16,7 @@ use crate::hami::Container;
 use crate::home::Home;
 use crate::share::show_cap;
 use crate::size::{show_bytes, show_limit};
+use crate::turns::Turns;
 use crate::{lease, output, status};
 
 /// The JSON's version, by the same rule as `doctor`'s.
@@ -47,7 +48,7 @@ struct Row {
     compute: String,
     /// The same in parts per million.
     compute_cap_ppm: u32,
-    /// Never less than this while it has work, parts per million; noted, not enforced by this version, as the next two.
+    /// Never less than this while it has work, parts per million; enforced, as the next two, where the library takes turns.
     guarantee_ppm: u32,
     /// Its part of what nobody is guaranteed.
     weight: u32,
@@ -57,6 +58,10 @@ struct Row {
     compute_used_ns: u64,
     /// How long its launches have waited for the cap, ns, summed over threads.
     compute_throttled_ns: u64,
+    /// How it stands with turns there: `taken`, `alone`, `off` (a process on the GPU takes none, or MPS is on), or `none`, without a seat.
+    turns: &'static str,
+    /// How long it has had the turn, ns.
+    turns_held_ns: u64,
     /// The ids of the tenant's processes on that GPU, in their own PID namespace.
     processes: Vec<u32>,
     /// Made by `cuota run` for one program.
@@ -140,7 +145,11 @@ fn rows_of(home: &Home, policy: Option<Policy>, name: &TenantName, lives: Lives<
             let sum = |of: fn(&Usage) -> u64| {
                 living.iter().map(|process| of(&process.usage)).fold(0, u64::saturating_add)
             };
+            let (turns, turns_held_ns) =
+                Turns::on(home, gpu).and_then(|turns| turns.of(home, name)).unwrap_or(("none", 0));
             Row {
+                turns,
+                turns_held_ns,
                 gpu: Some(gpu.to_string()),
                 booked_bytes: sum(|usage| usage.booked),
                 overhead_bytes: sum(|usage| usage.overhead),
@@ -194,6 +203,8 @@ fn blank(name: &TenantName, limits: Option<Limits>, total: u64) -> Row {
         priority: entitlement.priority as u32,
         compute_used_ns: 0,
         compute_throttled_ns: 0,
+        turns: "none",
+        turns_held_ns: 0,
         processes: Vec::new(),
         ephemeral: limits.is_some_and(|limits| limits.ephemeral),
     }
@@ -238,6 +249,7 @@ fn table(rows: &[Row], directory: &str) -> String {
         "CAP",
         "GPU TIME",
         "THROTTLED",
+        "TURNS",
         "PROCESSES",
     ]
     .map(str::to_owned);
@@ -252,14 +264,19 @@ fn table(rows: &[Row], directory: &str) -> String {
             row.compute.clone(),
             show_seconds(row.compute_used_ns),
             show_seconds(row.compute_throttled_ns),
+            match row.turns {
+                "none" => "-".to_owned(),
+                "taken" => show_seconds(row.turns_held_ns),
+                other => other.to_owned(),
+            },
             match row.processes.is_empty() {
                 true => "-".to_owned(),
                 false => row.processes.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
             },
         ]
     });
-    let lines: Vec<[String; 10]> = std::iter::once(head).chain(body).collect();
-    let widths: [usize; 10] = std::array::from_fn(|column| {
+    let lines: Vec<[String; 11]> = std::iter::once(head).chain(body).collect();
+    let widths: [usize; 11] = std::array::from_fn(|column| {
         lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)
     });
     let mut text = String::new();

@@ -217,6 +217,64 @@ impl Arena {
     }
 }
 
+/// A seat as it stood in an arena's file.
+#[cfg(not(loom))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sitting {
+    /// Whose: [`crate::member::identity_of`]; 0: nobody's.
+    pub tenant: u64,
+    /// How long the tenant has had the turn in all, ns.
+    pub held_ns: u64,
+    /// When one of its processes was last here, ns of the arena's time.
+    pub seen_ns: u64,
+}
+
+/// What stood in an arena's file: for who looks without taking part, and without a mapping that somebody could cut short.
+#[cfg(not(loom))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sight {
+    /// Turns that passed.
+    pub passed: u64,
+    /// Turns that others ended.
+    pub ended: u64,
+    /// What made no sense.
+    pub rubbish: u64,
+    /// When somebody last said that turns are nothing here, ns of the arena's time; 0: never.
+    pub outsiders_ns: u64,
+    /// The seats.
+    pub seats: [Sitting; SEATS],
+}
+
+#[cfg(not(loom))]
+impl Sight {
+    /// Of a file's content. `None`: it is no arena of this layout.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Option<Self> {
+        let word = |at: usize| {
+            let bytes = content.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+            bytes.map_or(0, u64::from_le_bytes)
+        };
+        let desk = |field: usize| word(offset_of!(File, desk) + field);
+        let seats = core::array::from_fn(|index| {
+            let place = |field: usize| word(offset_of!(File, places) + index * size_of::<Place>() + field);
+            Sitting {
+                tenant: place(offset_of!(Place, tenant)),
+                held_ns: place(offset_of!(Place, held_ns)),
+                seen_ns: place(offset_of!(Place, seen_ns)),
+            }
+        });
+        // The header's first word, and the third.
+        let is_ours = [word(0), word(16)] == [KIND.magic, KIND.layout_hash] && content.len() >= KIND.bytes;
+        is_ours.then(|| Sight {
+            passed: desk(offset_of!(Desk, passed)),
+            ended: desk(offset_of!(Desk, ended)),
+            rubbish: desk(offset_of!(Desk, rubbish)),
+            outsiders_ns: desk(offset_of!(Desk, outsiders_ns)),
+            seats,
+        })
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

@@ -40,7 +40,7 @@ impl Live {
 
     /// Which file it is, as the tenant's file notes it.
     pub(crate) fn identity(self) -> u64 {
-        self.identity.0.rotate_left(48) ^ self.identity.1
+        number_of(self.identity)
     }
 
     /// Takes the lock of a place, without waiting. `false`: another process has it.
@@ -57,6 +57,11 @@ impl Live {
     pub(crate) fn is_locked_elsewhere(self, place: usize) -> sys::Result<bool> {
         with_file(self.number, |fd| sys::byte_is_locked_elsewhere(fd, place as u64))
     }
+}
+
+/// A file's device and inode as one number.
+pub(crate) fn number_of((device, inode): (u64, u64)) -> u64 {
+    device.rotate_left(48) ^ inode
 }
 
 /// The number of this process's descriptor of the live file; a child made by `fork` inherits the descriptor, finds its

@@ -35,6 +35,12 @@ pub struct Member {
     live: Live,
 }
 
+/// What [`Member::identity`] is of a tenant whose live file has this device and inode.
+#[must_use]
+pub fn identity_of(device: u64, inode: u64) -> u64 {
+    crate::live::number_of((device, inode)).max(1)
+}
+
 impl Member {
     /// Takes a place for this process in the tenant's file, which is made where it does not exist.
     ///

@@ -21,10 +21,10 @@ use crate::sync::{self, Ordering};
 const STALE_NS: u64 = 10_000_000_000;
 
 /// A tenant that was not here for so long, ns, is no company; when it comes, it says so.
-const AWAY_NS: u64 = STALE_NS / 2;
+pub const AWAY_NS: u64 = STALE_NS / 2;
 
 /// For so long it counts that somebody has seen outsiders, ns: who sees them says so every second.
-const OUTSIDERS_NS: u64 = 3_000_000_000;
+pub const OUTSIDERS_NS: u64 = 3_000_000_000;
 
 /// How long a launch waits for a turn at most, ns. Then it goes; and a tenant that by its share has a turn at least every half of that time
 /// ([`cuota_governor::arbiter::LEAST_PPM`]: one a second, below a higher priority) knows that somebody does not keep to the rules.

@@ -135,3 +135,24 @@ fn containers_of_hamis_take_turns_where_they_say_so() {
     alone.console.finish();
     assert!(std::fs::read_dir(shared).expect("it is there").next().is_none(), "nobody asked for it");
 }
+
+#[test]
+fn ps_and_doctor_say_who_takes_turns_and_who_ends_them() {
+    let machine = Machine::with_turns();
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(cuota_tests::build::command());
+        command.env("CUOTA_DIR", machine.region()).env("CUOTA_SIM_DIR", machine.gpu_folder());
+        command.env("CUOTA_SIM_LIB", cuota_tests::build::software_gpu());
+        let output = command.args(arguments).output().expect("the command runs");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let (workers, arena) = two_that_take_turns(&machine);
+    eventually("both have had a turn", || ask(&["ps", "--json"]).matches(r#""turns": "taken""#).count() == 2);
+    assert!(ask(&["doctor", "--sim"]).contains("2 tenants have a seat"));
+    let stranger = machine.native().start_with_context();
+    stands_still("the turns end", || passed(&arena));
+    assert_eq!(ask(&["ps", "--json"]).matches(r#""turns": "off""#).count(), 2);
+    assert!(ask(&["doctor", "--sim"]).contains("takes no turns, or MPS is on"));
+    stranger.finish();
+    workers.into_iter().for_each(|worker| worker.console.kill());
+}

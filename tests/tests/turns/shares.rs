@@ -50,6 +50,15 @@ fn high_priority_has_the_gpu_while_it_is_busy() {
 }
 
 #[test]
+fn each_of_eight_has_turns() {
+    let machine = Machine::with_turns();
+    let workers = (0..8).map(|number| Worker::start(&machine, &format!("t{number}"), &[], MS / 2));
+    let shares = shares_of(&machine, workers.collect());
+    // 12.5 each.
+    assert!(shares.iter().all(|share| (3.0..30.0).contains(share)), "{shares:?}");
+}
+
+#[test]
 fn nothing_rests_on_the_helper() {
     let machine = Machine::with_turns();
     let workers = ["a", "b"].map(|tenant| {

@@ -1,6 +1,6 @@
 //! `cuota doctor`: what is here, who could lift a limit, and the proof that one holds.
 //!
-//! - [`system`], [`gpus`], [`mps`], [`caps`]: what was found.
+//! - [`system`], [`gpus`], [`mps`], [`caps`], [`turns`]: what was found.
 //! - [`files`]: what can become of the directory's files.
 //! - [`protection`], [`namespaces`]: the directory, and whether a tenant could change its limits, or leave them.
 //! - [`proof`], [`verdict`]: the probe under a quota, and what its facts show.
@@ -15,6 +15,7 @@ mod proof;
 pub(crate) mod protection;
 mod report;
 mod system;
+mod turns;
 mod verdict;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ pub(crate) fn doctor(home: &Home, asked: &Doctor) -> u8 {
     let (mut protection, directory_checks) = protection::look(home, &system);
     checks.push(library_check(&library));
     checks.push(caps::look(home));
+    checks.extend(turns::look(home));
     checks.extend(directory_checks);
     checks.extend(files::look(home));
     let (sim, sim_error) = match sim {

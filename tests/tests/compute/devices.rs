@@ -8,7 +8,7 @@ use cuota_tests::driver::uuid_text;
 use cuota_tests::machine::{Machine, skip};
 
 use crate::changes::set;
-use crate::{MS, Worker, eventually, meter, meter_on};
+use crate::{MS, Worker, assert_share, eventually, meter, meter_on};
 
 const ONE_DEVICE: &str = "this machine may have one GPU only";
 
@@ -34,15 +34,18 @@ fn each_gpu_is_held_to_its_own_cap() {
         let mut worker = Worker::on(console, MS);
         worker.launch(percent);
         worker.synchronize();
-        let (count, begin) = (15 * percent, Instant::now());
-        worker.launch(count);
-        worker.synchronize();
-        let share = 100.0 * count as f64 * MS as f64 / begin.elapsed().as_nanos() as f64;
-        let most = percent as f64 * 1.02 + 0.5;
-        assert!((percent as f64 - 10.0..=most).contains(&share), "{share} under a cap of {percent} %");
+        let (count, cap) = (15 * percent, percent as f64);
+        let mut work_ns = percent * MS;
+        assert_share(cap - 10.0, cap * 1.02 + 0.5, || {
+            let begin = Instant::now();
+            worker.launch(count);
+            worker.synchronize();
+            work_ns += count * MS;
+            100.0 * count as f64 * MS as f64 / begin.elapsed().as_nanos() as f64
+        });
         let used = || meter_on(&machine, "t", GpuId::from_uuid(uuid)).0;
-        eventually("the GPU's books have its work", || used() >= count * MS * 9 / 10);
-        assert!(used() <= count * MS * 3 / 2, "{} ns on GPU {ordinal}", used());
+        eventually("the GPU's books have its work", || used() >= work_ns * 9 / 10);
+        assert!(used() <= work_ns * 3 / 2, "{} ns on GPU {ordinal}", used());
         console = worker.console;
     }
     console.finish();
@@ -64,22 +67,23 @@ fn contexts_of_a_gpu_share_its_cap() {
         contexts.push((context, worker.function, worker.stream));
         console = worker.console;
     }
-    let begin = Instant::now();
-    for _ in 0..ROUNDS {
-        for (context, function, stream) in &contexts {
-            let _ = console.call("cuCtxSetCurrent", &[Is(*context)]).ok();
-            let mut worker = Worker { console, function: *function, stream: *stream };
-            worker.launch(EACH);
-            console = worker.console;
-        }
-    }
-    for (context, ..) in &contexts {
-        let _ = console.call("cuCtxSetCurrent", &[Is(*context)]).ok();
-        console.synchronize();
-    }
+    let mut worker = Worker { console, function: 0, stream: 0 };
     let work_ns = 2 * ROUNDS * EACH * MS;
-    let share = 100.0 * work_ns as f64 / begin.elapsed().as_nanos() as f64;
-    assert!((30.0..=41.5).contains(&share), "{share} under a cap of 40 %");
+    assert_share(30.0, 41.5, || {
+        let begin = Instant::now();
+        for _ in 0..ROUNDS {
+            for (context, function, stream) in &contexts {
+                let _ = worker.console.call("cuCtxSetCurrent", &[Is(*context)]).ok();
+                (worker.function, worker.stream) = (*function, *stream);
+                worker.launch(EACH);
+            }
+        }
+        for (context, ..) in &contexts {
+            let _ = worker.console.call("cuCtxSetCurrent", &[Is(*context)]).ok();
+            worker.console.synchronize();
+        }
+        100.0 * work_ns as f64 / begin.elapsed().as_nanos() as f64
+    });
     eventually("the books have its work", || meter(&machine, "t").0 >= work_ns * 9 / 10);
-    console.finish();
+    worker.console.finish();
 }

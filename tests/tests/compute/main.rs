@@ -121,6 +121,21 @@ impl Worker {
     }
 }
 
+/// So often a share is taken until one is large enough: less can be this machine's, whose processors others use, too.
+const ATTEMPTS: usize = 10;
+
+/// Of the shares that `take` takes none is above the most, per cent, and one is at least the least.
+#[track_caller]
+fn assert_share(least: f64, most: f64, mut take: impl FnMut() -> f64) {
+    let mut taken = Vec::new();
+    while taken.last().is_none_or(|last| *last < least) {
+        assert!(taken.len() < ATTEMPTS, "{taken:?}, but never {least} %");
+        let share = take();
+        assert!(share <= most, "{share} % instead of {most} at most, after {taken:?}");
+        taken.push(share);
+    }
+}
+
 /// GPU time that a tenant has used, and that its launches have waited, ns.
 fn meter(machine: &Machine, tenant: &str) -> (u64, u64) {
     let file = file(machine, tenant);

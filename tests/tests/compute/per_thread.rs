@@ -8,7 +8,7 @@ use cuota_tests::console::Console;
 use cuota_tests::machine::Machine;
 
 use crate::changes::set;
-use crate::{MS, Worker, eventually, meter, spin_as_told};
+use crate::{MS, Worker, assert_share, eventually, meter, spin_as_told};
 
 /// The driver's name for it.
 const PER_THREAD: u64 = 2;
@@ -77,13 +77,14 @@ fn threads_that_ended_hold_nobody_back() {
     worker.synchronize();
     launch_in_threads(&mut worker, 8, 20, MS / 10);
     worker.console.synchronize();
-    let begin = Instant::now();
-    for _ in 0..COUNT {
-        worker.launch_as_told(2 * MS, worker.stream);
-    }
-    worker.synchronize();
-    let share = (COUNT * 2 * MS) as f64 / begin.elapsed().as_nanos() as f64;
-    assert!((0.3..=0.6).contains(&share), "{share} under a cap of 0.5");
+    assert_share(30.0, 60.0, || {
+        let begin = Instant::now();
+        for _ in 0..COUNT {
+            worker.launch_as_told(2 * MS, worker.stream);
+        }
+        worker.synchronize();
+        100.0 * (COUNT * 2 * MS) as f64 / begin.elapsed().as_nanos() as f64
+    });
     worker.console.finish();
 }
 

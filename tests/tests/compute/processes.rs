@@ -3,7 +3,7 @@ use std::time::Instant;
 use cuota_tests::build;
 use cuota_tests::machine::Machine;
 
-use crate::{MS, Worker, eventually, meter};
+use crate::{MS, Worker, assert_share, eventually, meter};
 
 #[test]
 fn processes_of_a_tenant_share_its_cap() {
@@ -14,12 +14,13 @@ fn processes_of_a_tenant_share_its_cap() {
         worker.launch(20);
         worker.synchronize();
     }
-    let begin = Instant::now();
-    workers.iter_mut().for_each(|worker| worker.begin(COUNT, worker.stream));
-    workers.iter_mut().for_each(|worker| assert_eq!(worker.console.hear().status, 0));
-    workers.iter_mut().for_each(Worker::synchronize);
-    let share = (2 * COUNT * MS) as f64 / begin.elapsed().as_nanos() as f64;
-    assert!((0.15..=0.45).contains(&share), "{share} under a cap of 0.4");
+    assert_share(15.0, 45.0, || {
+        let begin = Instant::now();
+        workers.iter_mut().for_each(|worker| worker.begin(COUNT, worker.stream));
+        workers.iter_mut().for_each(|worker| assert_eq!(worker.console.hear().status, 0));
+        workers.iter_mut().for_each(Worker::synchronize);
+        100.0 * (2 * COUNT * MS) as f64 / begin.elapsed().as_nanos() as f64
+    });
     workers.into_iter().for_each(|worker| worker.console.finish());
 }
 

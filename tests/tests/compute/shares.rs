@@ -3,7 +3,7 @@ use std::time::Instant;
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::machine::Machine;
 
-use crate::{End, MS, Worker, meter, spin};
+use crate::{End, MS, Worker, assert_share, meter, spin};
 
 /// What a program that never waits for its kernels gets done in some 1.5 s, in per cent of the time.
 fn share_at(machine: &Machine, tenant: &str, percent: u64, helper: &str) -> f64 {
@@ -26,16 +26,12 @@ fn share_at(machine: &Machine, tenant: &str, percent: u64, helper: &str) -> f64 
 #[track_caller]
 fn holds(percent: u64, helper: &str) {
     let machine = Machine::new();
-    let shares: Vec<f64> =
-        (0..3).map(|turn| share_at(&machine, &format!("t{turn}"), percent, helper)).collect();
+    let (cap, mut turn) = (percent as f64, 0);
     // A quantum of credit is left at most: 20 ms of the cap in 1.5 s.
-    let most = percent as f64 * 1.02 + 0.5;
-    assert!(shares.iter().all(|share| *share <= most), "{shares:?} under a cap of {percent} %");
-    let best = shares.iter().copied().fold(0.0, f64::max);
-    assert!(best >= percent as f64 - 10.0, "{shares:?} under a cap of {percent} %");
-    if percent >= 25 {
-        assert!(best >= percent as f64 * 0.8, "{shares:?} under a cap of {percent} %");
-    }
+    assert_share((cap - 10.0).max(cap * 0.8), cap * 1.02 + 0.5, || {
+        turn += 1;
+        share_at(&machine, &format!("t{turn}"), percent, helper)
+    });
 }
 
 #[test]

@@ -17,7 +17,11 @@ use crate::resume;
 pub fn main(files: &[PathBuf], out: &Path) -> Result<ExitCode> {
     let all = files.iter().map(|file| Results::read(file)).collect::<Result<Vec<_>>>()?;
     for (file, results) in files.iter().zip(&all).skip(1) {
-        let differences = all[0].environment.differences(&results.environment);
+        let mut differences = all[0].environment.differences(&results.environment);
+        if all[0].schema != results.schema {
+            // Their chances come from different tests, and one family needs one test.
+            differences.push(format!("schema: {} and {}", all[0].schema, results.schema));
+        }
         if !differences.is_empty() {
             bail!(
                 "{} and {} were not measured alike: {}. Merge runs of one card, driver, set of limits and libraries",
@@ -134,5 +138,16 @@ mod tests {
         let error = main(&paths, &folder.path().join("out")).unwrap_err().to_string();
         assert!(error.contains("card: NVIDIA H100 80GB HBM3 and NVIDIA A100"), "{error}");
         assert!(!folder.path().join("out").exists());
+    }
+
+    #[test]
+    fn files_whose_chances_come_from_different_tests_are_not_merged() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut all = parts();
+        all[1].schema = crate::results::READABLE[1].to_owned();
+        let paths: Vec<PathBuf> = ["a.json", "b.json"].iter().map(|name| folder.path().join(name)).collect();
+        all.iter().zip(&paths).for_each(|(results, path)| results.write(path).unwrap());
+        let error = main(&paths, &folder.path().join("out")).unwrap_err().to_string();
+        assert!(error.contains("schema: cuota-bench/3 and cuota-bench/2"), "{error}");
     }
 }

@@ -28,6 +28,9 @@ pub fn begin(folder: &Path, resume: bool, fresh: Results) -> Result<Results> {
     }
     let mut earlier = Results::read(&path)?;
     let mut differences = earlier.environment.differences(&fresh.environment);
+    if earlier.schema != fresh.schema {
+        differences.push(format!("schema: {} and {}", earlier.schema, fresh.schema));
+    }
     if earlier.order() != fresh.order() {
         differences.push(format!("systems: {} and {}", earlier.order().join(" "), fresh.order().join(" ")));
     }

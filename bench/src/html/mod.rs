@@ -164,7 +164,7 @@ fn differences(results: &Results) -> String {
     let mut text = String::from("<h2>Key differences</h2>\n<ul>\n");
     let all = scorecard::differences(results);
     if all.is_empty() {
-        text.push_str("<li>None was found: every comparison with native is a tie.</li>\n");
+        let _ = writeln!(text, "<li>{}</li>", report::no_difference(results));
     }
     for difference in all {
         let sentence = report::sentence(&difference).replace("**", "");

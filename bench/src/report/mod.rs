@@ -130,12 +130,20 @@ fn key_differences(results: &Results) -> String {
     let mut text = String::from("\n## Key differences\n\n");
     let differences = scorecard::differences(results);
     if differences.is_empty() {
-        text.push_str("None was found: every comparison with native is a tie.\n");
+        let _ = writeln!(text, "{}", no_difference(results));
     }
     for difference in differences {
         let _ = writeln!(text, "- {}", sentence(&difference));
     }
     text
+}
+
+/// What stands where differences would, when there is none.
+pub fn no_difference(results: &Results) -> &'static str {
+    match judge::family(results, false).is_empty() {
+        true => "Nothing here is compared with native.",
+        false => "None was found: every comparison with native is a tie.",
+    }
 }
 
 /// One difference as a sentence.

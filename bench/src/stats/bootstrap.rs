@@ -77,6 +77,22 @@ mod tests {
         assert!(width(&many) < width(&few));
     }
 
+    /// What docs/bench-method.md promises of intervals of few samples.
+    #[test]
+    fn intervals_of_six_to_twelve_samples_hold_the_true_median_in_nine_of_ten_cases() {
+        let mut random = SplitMix64::new(9);
+        for count in [6, 8, 12] {
+            let mut noise = || (0..12).map(|_| random.next_u64() as f64 / u64::MAX as f64).sum::<f64>() - 6.0;
+            let holds = (0..200)
+                .filter(|_| {
+                    let samples: Vec<f64> = (0..count).map(|_| noise()).collect();
+                    median_interval(&samples).unwrap().contains(0.0)
+                })
+                .count();
+            assert!(holds >= 174, "{holds} of 200 with {count}");
+        }
+    }
+
     #[test]
     fn no_samples_give_no_interval() {
         assert_eq!(median_interval(&[]), None);

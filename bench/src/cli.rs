@@ -38,8 +38,8 @@ pub enum Verb {
     Merge(MergeArguments),
     /// Say what became better or worse from one results file to another
     ///
-    /// Systems are compared by what they make of native, so that a slower machine is no finding. Exit status: 0 when nothing
-    /// became worse, 1 on an error, 4 when something did.
+    /// Systems are compared by what their hooks add and by what they make of native, so that a slower machine is no finding.
+    /// Exit status: 0 when nothing became worse, 1 on an error, 4 when something did.
     Compare(CompareArguments),
     /// Test the benchmark against itself (SELF-001)
     ///

@@ -22,7 +22,7 @@ static INFO: Info = Info {
     headline: "4 streams: of native's gain",
     in_process: &[],
     comparison: Comparison::RatioToNative,
-    method: "kernels of 200 µs that each fill a quarter of the multiprocessors, 25 in each of 4 streams against 100 in one: time of one stream / time of four, under the system / natively, from neighbouring processes of one sample; natively the same, as a control",
+    method: "kernels of 100 to 200 µs that each have a block for a quarter of the multiprocessors, 25 in each of 4 streams against 100 in one: time of one stream / time of four, under the system / natively, from neighbouring processes of one sample; natively the same, as a control",
     presumes: Presumes::Nothing,
 };
 

@@ -25,7 +25,7 @@ static INFO: Info = Info {
     headline: "busy",
     in_process: &[],
     comparison: Comparison::AddedToNative,
-    method: "CPU time (schedstat) of all threads of a tenant at the run's cap but the one that launches, over some seconds with a context and no work, and over as long with 100 µs kernels launched without a pause, 30 s and more over all samples; the driver's own threads are in native's figure, so what is added is the system's; daemons are not part of a tenant and are not counted",
+    method: "CPU time (schedstat) of all threads of a tenant at the run's cap but the one that launches, over some seconds with a context and no work, and over as long with 100 µs kernels, launched three at a time and never waited for, that use 60 % of the cap, so that every system has the same to do; 30 s and more over all samples; the driver's own threads are in native's figure, so what is added is the system's; daemons are not part of a tenant and are not counted",
     presumes: Presumes::Compute,
 };
 
@@ -48,8 +48,9 @@ impl Metric for Monitoring {
         thread::sleep(Duration::from_nanos(span_ns));
         record("idle", idle.percent()?);
         let busy = Span::begin()?;
-        loads::drive(&gpu, load.as_mut(), now_ns() + span_ns, false, None, 0)?;
+        paced(load.as_mut(), tenant.request.compute_percent, now_ns() + span_ns)?;
         record("busy", busy.percent()?);
+        gpu.synchronize()?;
         Ok(work)
     }
 
@@ -63,6 +64,25 @@ impl Metric for Monitoring {
         let capped = launcher.clone().on_cpu(None).with_compute(launcher.session.compute_percent);
         Ok(capped.run(INFO.id, "")?.series)
     }
+}
+
+/// Kernels in a group.
+const GROUP: u32 = 3;
+/// The part of the cap that is used. Less than all of it, so that every system gets the same work done, and the driver's threads
+/// have as much to do under a cap as natively.
+const USED: f64 = 0.6;
+
+/// Launches groups of kernels until `until_ns`, so often that they take [`USED`] of a cap of `percent` of the device's time.
+fn paced(load: &mut dyn loads::Load, percent: u32, until_ns: u64) -> Result<()> {
+    let group_ns = f64::from(GROUP) * load.unit_ns() as f64;
+    let period_ns = loads::whole_ns(group_ns / (USED * f64::from(percent) / 100.0));
+    let mut next_ns = now_ns();
+    while next_ns < until_ns {
+        thread::sleep(Duration::from_nanos(next_ns.saturating_sub(now_ns())));
+        (0..GROUP).try_for_each(|_| load.submit())?;
+        next_ns += period_ns;
+    }
+    Ok(())
 }
 
 /// The beginning of a span of time.

@@ -20,7 +20,7 @@ static INFO: Info = Info {
     headline: "accuracy",
     in_process: &[],
     comparison: Comparison::Limit,
-    method: "nine workloads at caps of 10, 25, 50, 75 and 90 %, a process for each cap between native ones; share = rate / native rate x occupancy, the occupancy measured in a native process of its own; 100 less the mean distance of share and cap in points; a cell with a cap of the occupancy or more is left out of the mean and must show 99 % of native's rate",
+    method: "nine workloads at caps of 10, 25, 50, 75 and 90 % (the middle three with --quick), a process for each cap between native ones; share = rate / native rate x occupancy, the occupancy measured in a native process of its own; 100 less the mean distance of share and cap in points; a cell with a cap of the occupancy or more is left out of the mean and must show 99 % of native's rate",
     presumes: Presumes::Compute,
 };
 

@@ -20,7 +20,7 @@ static INFO: Info = Info {
     headline: "mean over cells",
     in_process: &[],
     comparison: Comparison::RatioToNative,
-    method: "a tenant with 100 µs kernels and a cap of 1/(N+1) beside N aggressors of the same cap (kernels of 1 ms, memory copies, empty kernels, allocations, graphs) against the same tenant at the same cap alone, alone measured before and after; natively without caps",
+    method: "a tenant with 100 µs kernels and a cap of 1/(N+1) beside N aggressors of the same cap (kernels of 1 ms, memory copies, empty kernels, allocations, graphs; with --quick the first two and N = 1) against the same tenant at the same cap alone, alone measured before and after; natively without caps",
     presumes: Presumes::Compute,
 };
 

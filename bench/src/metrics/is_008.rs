@@ -20,7 +20,7 @@ static INFO: Info = Info {
     headline: "4 equal, different kernels: Jain's index",
     in_process: &[],
     comparison: Comparison::RatioToNative,
-    method: "tenants that run together: rate / native rate alone / entitlement for each, Jain's index over them, and the worst of them; four equal ones with kernels of 5 µs, 100 µs, 1 ms and a graph, two equal ones, and two of 75 and 25 % with 100 µs; natively without caps, so that unequal ones are not asked for",
+    method: "tenants that run together: rate / native rate alone / entitlement for each, Jain's index over them, and the worst of them; four equal ones with kernels of 5 µs, 100 µs, 1 ms and a graph, two equal ones (not with --quick), and two of 75 and 25 % with 100 µs; natively without caps, so that unequal ones are not asked for",
     presumes: Presumes::Compute,
 };
 

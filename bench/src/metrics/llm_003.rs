@@ -22,7 +22,7 @@ static INFO: Info = Info {
     headline: "batch 16: scaling",
     in_process: &[],
     comparison: Comparison::RatioToNative,
-    method: "steps of two decoder layers (real products and attention, a CUDA graph) launched without a pause at batches of 1 to 64: tokens/s / (batch x tokens/s at 1); and the tokens/s themselves; where the system has a cap, also at the run's",
+    method: "steps of two decoder layers (real products and attention, a CUDA graph) launched without a pause at batches of 1 to 64 (with --quick 1, 16 and 64): tokens/s / (batch x tokens/s at 1); and the tokens/s themselves; where the system has a cap, also at the run's",
     presumes: Presumes::Nothing,
 };
 

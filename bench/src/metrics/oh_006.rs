@@ -25,7 +25,7 @@ static INFO: Info = Info {
     headline: "4 processes: pair, p50",
     in_process: &[],
     comparison: Comparison::AddedToNative,
-    method: "1, 2, 4, 8, 16 (--full: 64) processes of one tenant allocate and free 64 KiB from one start on, another allocation alive in the block: median over processes of the p50 and p99 of a pair; the slope of p50 over the number of processes",
+    method: "1, 2, 4, 8, 16 (--full: 64 too, --quick: 1 and 4) processes of one tenant allocate and free 64 KiB from one start on, another allocation alive in the block: median over processes of the p50 and p99 of a pair; the slope of p50 over the number of processes",
     presumes: Presumes::Memory,
 };
 

@@ -8,6 +8,7 @@
 use crate::budget::Correction;
 use crate::concurrency::Concurrency;
 use crate::cost::{BOUNDED, Costs, Estimate, FOLLOWED, HELD, Key, Lesson};
+use crate::pace::UNEXPLAINED_NS;
 use crate::part;
 
 /// Estimated work in a batch, ns. With batches of 1 ms 5 µs kernels got 47.9 % under a cap of 50, with 0.3 ms 49.8 %
@@ -87,8 +88,11 @@ impl Share {
 pub struct Batch {
     cost_ns: u64,
     booked_ns: u64,
+    /// How long its stream was dry between its units, as far as that is known.
+    idle_ns: u64,
     units: u32,
     unknown: bool,
+    is_timed: bool,
     /// Those with units; the others are free.
     shares: [Share; KEYS],
 }
@@ -112,8 +116,9 @@ pub struct Measured {
 impl Measured {
     /// The batch without the boundary at its end, and without one of its own at its start: that lies in the short
     /// gap before the bracket, which the union has added. Where other streams cover the bracket they cover its end too.
-    fn without_boundaries(self) -> Self {
-        let gap_ns = self.covered_ns.saturating_sub(self.bracket_ns);
+    fn without_boundaries(self, is_timed: bool) -> Self {
+        // Where batches are timed, the program's own gaps hide what begins them.
+        let gap_ns = if is_timed { 0 } else { self.covered_ns.saturating_sub(self.bracket_ns) };
         let end_ns = part(BOUNDARY_NS, self.covered_ns.min(self.bracket_ns), self.bracket_ns);
         let sensor_ns = end_ns + gap_ns.min(LONE_BOUNDARY_NS);
         let bracket_ns = self.bracket_ns.saturating_sub(BOUNDARY_NS);
@@ -144,7 +149,15 @@ impl Batch {
     /// An empty batch.
     #[must_use]
     pub const fn new() -> Self {
-        Self { shares: [Share::NONE; KEYS], cost_ns: 0, booked_ns: 0, units: 0, unknown: false }
+        Self {
+            shares: [Share::NONE; KEYS],
+            cost_ns: 0,
+            booked_ns: 0,
+            idle_ns: 0,
+            units: 0,
+            unknown: false,
+            is_timed: false,
+        }
     }
 
     /// Whether nothing was launched into it.
@@ -173,7 +186,8 @@ impl Batch {
             Place::Same
         } else if self.unknown || !estimate.is_learned() {
             Place::New(Close::Unknown)
-        } else if self.cost_ns.saturating_add(estimate.cost_ns() / 2) > target_ns {
+        } else if self.cost_ns.saturating_add(self.idle_ns).saturating_add(estimate.cost_ns() / 2) > target_ns
+        {
             Place::New(Close::Full)
         } else {
             Place::Same
@@ -207,6 +221,20 @@ impl Batch {
         }
     }
 
+    /// Notes how long the stream was dry before the last unit, ns ([`crate::pace::Pace::launch`]): the batch is timed.
+    pub const fn idle(&mut self, ns: u64) {
+        self.is_timed = true;
+        self.idle_ns = self.idle_ns.saturating_add(ns);
+    }
+
+    /// Whether a gap may lie between its units that nobody has seen: it took clearly longer than they are known to. It is charged, since
+    /// they may have taken longer this time, and teaches nothing; the next batches are timed ([`crate::pace`]).
+    #[must_use]
+    pub const fn may_have_gaps(&self, measured: Measured) -> bool {
+        let known_ns = self.cost_ns.saturating_add(self.cost_ns / 16).saturating_add(UNEXPLAINED_NS);
+        measured.late_ns == 0 && !self.is_timed && !self.unknown && measured.bracket_ns > known_ns
+    }
+
     /// Notes what was booked for the batch, GPU-ns.
     pub const fn book(&mut self, gpu_ns: u64) {
         self.booked_ns = self.booked_ns.saturating_add(gpu_ns);
@@ -215,7 +243,8 @@ impl Batch {
     /// Closes the batch: from now until it ends it is charged its estimate, and neither what was booked and not spent nor
     /// less than what was launched. Returns the correction for both words of the budget.
     pub const fn close(&mut self, concurrency: Concurrency) -> Correction {
-        let estimate_ns = if self.is_empty() { 0 } else { concurrency.scale(self.cost_ns) };
+        let known_ns = concurrency.scale(self.cost_ns).saturating_add(self.idle_ns);
+        let estimate_ns = if self.is_empty() { 0 } else { known_ns };
         let correction = Correction::from(self.booked_ns, estimate_ns);
         self.booked_ns = estimate_ns;
         correction
@@ -244,7 +273,7 @@ impl Batch {
     /// that.
     #[must_use]
     pub fn settle(&self, measured: Measured, concurrency: Concurrency) -> Settlement {
-        let measured = measured.without_boundaries();
+        let measured = measured.without_boundaries(self.is_timed);
         let charge_ns = if !measured.exclusive && !self.unknown {
             self.part_of_cost_ns(measured).min(measured.bracket_ns)
         } else if measured.late_ns == 0 {
@@ -284,12 +313,17 @@ impl Batch {
     // One body for all lessons: the guest is small.
     #[inline(never)]
     fn divide(&self, measured: Measured, costs: &Costs<'_>, lesson: &Lesson) {
-        let measured = measured.without_boundaries();
+        let measured = measured.without_boundaries(self.is_timed);
         if measured.late_ns != 0 || measured.bracket_ns == 0 || self.cost_ns == 0 {
             return;
         }
+        // What its stream was dry meanwhile is not what its units take.
+        let busy_ns = measured.bracket_ns.saturating_sub(self.idle_ns);
+        if busy_ns == 0 {
+            return;
+        }
         for share in self.shares.iter().filter(|share| share.units != 0) {
-            let of_all = part(share.cost_ns, measured.bracket_ns, self.cost_ns);
+            let of_all = part(share.cost_ns, busy_ns, self.cost_ns);
             costs.take(share.key, of_all / u64::from(share.units), lesson);
         }
     }

@@ -31,6 +31,7 @@ pub mod hand_over;
 pub mod lease;
 pub mod neighbours;
 pub mod occupancy;
+pub mod pace;
 pub mod physical;
 pub mod quota;
 pub mod rounds;

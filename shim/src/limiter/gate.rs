@@ -8,6 +8,7 @@ use cuota_governor::batch::{Close, Place, TARGET_NS, Unit};
 use cuota_governor::budget::{Correction, Opening};
 use cuota_governor::cost::Estimate;
 use cuota_governor::lease::{self, Spend};
+use cuota_governor::pace::is_gap;
 use cuota_governor::rounds::Watch;
 
 use cuota_region::sys;
@@ -83,28 +84,64 @@ impl Limiter {
             return Some(After::Passed(on, stream));
         };
         let place = books.batch.place(unit, estimate, TARGET_NS);
-        if let (false, Place::Same, Spend::Within { word }) =
-            (books.batch.is_empty(), place, lease::spend(books.lease, cost_ns))
+        let (is_open, is_timed) = (!books.batch.is_empty(), books.pace.is_timed());
+        if let (true, false, Place::Same, Spend::Within { word }) =
+            (is_open, is_timed, place, lease::spend(books.lease, cost_ns))
         {
             books.lease = word;
             books.batch.add(unit, estimate);
             return tail_behind(stream, &mut books, unit);
         }
         let on = Ground::of(process, stream.device())?;
-        if !unit.continues_chain {
-            let is_open = !books.batch.is_empty();
+        if is_open && is_timed && place == Place::Same {
+            let entered = Self::follow(&on, stream, &mut books, unit, estimate);
+            if let Some(entered) = entered {
+                return entered;
+            }
+        }
+        // Where it is known whether the stream has run dry, what ended the batch before may begin this one.
+        if !unit.continues_chain && (is_open || !is_timed) {
             let (units, cost_ns) = (books.batch.units(), books.batch.cost_ns());
-            if is_open && books.watch.may_be_dry(units, cost_ns, sys::monotonic_ns()) {
+            if is_open && !is_timed && books.watch.may_be_dry(units, cost_ns, sys::monotonic_ns()) {
                 self.helper.is_sparse();
                 books.was_dry = self.may_record(stream) && driver::has_ended(stream.handle());
             }
-            if self.close(&on, stream, &mut books, Close::Full) && books.was_dry {
+            if self.close(&on, stream, &mut books, Close::Full) && !is_timed && books.was_dry {
                 // It is charged as it is; its gaps are not what its units cost.
                 books.was_late(1);
             }
         }
         drop(books);
         self.look(&on, stream, unit)
+    }
+
+    /// Enters a unit into the open batch of a stream whose units come with gaps between them. `None`: it begins another.
+    #[cold]
+    #[inline(never)]
+    fn follow(
+        on: &Ground,
+        stream: &'static Stream,
+        books: &mut Books,
+        unit: &Unit,
+        estimate: Estimate,
+    ) -> Option<Entered> {
+        let now_ns = sys::monotonic_ns();
+        let idle_ns = books.pace.idle_ns(now_ns);
+        if is_gap(idle_ns) && !unit.continues_chain {
+            return None;
+        }
+        let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
+        let Spend::Within { word } = lease::spend(books.lease, cost_ns.saturating_add(idle_ns)) else {
+            return None;
+        };
+        books.lease = word;
+        books.batch.add(unit, estimate);
+        let tail = tail_behind(stream, books, unit);
+        if !books.is_last_of_burst(now_ns, estimate) {
+            return Some(tail);
+        }
+        books.is_under_way = true;
+        Some(Some(After::End(*on, stream)))
     }
 
     /// One launch in a batch looks at the clock, at what has ended, and at the budget.
@@ -174,7 +211,7 @@ impl Limiter {
             on.correct(Correction::Refund(booked_ns));
             return None;
         }
-        self.pass(on, stream, unit, booked_ns, pass)
+        self.pass(on, stream, unit, booked_ns, (arrival.arrived_ns(), pass))
     }
 
     fn scene(&self, on: &Ground, of: &Stream) -> Scene {
@@ -204,7 +241,7 @@ impl Limiter {
         stream: &'static Stream,
         unit: &Unit,
         booked_ns: u64,
-        pass: Pass,
+        (arrived_ns, pass): (u64, Pass),
     ) -> Entered {
         let Some(mut books) = stream.books() else {
             // What was booked stays so.
@@ -213,12 +250,22 @@ impl Limiter {
         let estimate = on.gpu.costs().estimate(unit.key);
         let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
         let mut is_apart = false;
+        let now_ns = sys::monotonic_ns();
         if books.batch.is_empty() {
-            let now_ns = sys::monotonic_ns();
             // What was closed on a dry stream has ended.
-            let was_dry = core::mem::take(&mut books.was_dry) || !books.is_busy();
+            let was_dry = core::mem::take(&mut books.was_dry);
+            // What it has waited here is no gap of the program's.
+            if is_gap(books.pace.idle_ns(arrived_ns)) {
+                books.pace.gap();
+                if !was_dry {
+                    // It lies before the gap.
+                    books.boundary.take().into_iter().for_each(|mark| self.let_go(stream, mark));
+                }
+            }
+            let was_dry = was_dry || !books.is_busy();
             let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
-            is_apart = was_dry && books.watch.apart(estimate.cost_ns(), now_ns);
+            let is_timed = books.pace.begin(now_ns, front_ns);
+            is_apart = !is_timed && was_dry && books.watch.apart(estimate.cost_ns(), now_ns);
             books.watch = Watch::new(now_ns, front_ns);
             if !books.is_busy() {
                 books.since_ns = now_ns;
@@ -243,7 +290,8 @@ impl Limiter {
             on.correct(books.batch.close(on.gpu.concurrency()));
         }
         let tail = tail_behind(stream, &mut books, unit);
-        let ends_here = books.batch.ends_here(unit) || is_apart && !books.launches.has_chains();
+        is_apart &= !books.launches.has_chains();
+        let ends_here = books.is_last_of_burst(now_ns, estimate) || books.batch.ends_here(unit) || is_apart;
         books.is_under_way = ends_here;
         drop(books);
         if !self.helper.is_there() {

@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 use cuota_abi::cuda::{CUresult, CUstream};
 use cuota_governor::batch::{Close, Measured};
 use cuota_governor::budget::Correction;
+use cuota_governor::pace::is_gap;
 use cuota_region::sys;
 
 use super::Limiter;
@@ -61,7 +62,7 @@ impl Limiter {
         }
     }
 
-    fn let_go(&self, stream: &Stream, mark: Mark) {
+    pub(super) fn let_go(&self, stream: &Stream, mark: Mark) {
         self.line(stream.context()).let_go(mark);
     }
 
@@ -80,11 +81,21 @@ impl Limiter {
             return false;
         }
         let unknown = books.unknown;
-        let (start, batch) = books.take_open(on);
+        let (start, mut batch) = books.take_open(on);
         if batch.is_empty() {
             // The boundary ended the batch before; another is recorded when work comes.
             start.into_iter().for_each(|mark| self.let_go(stream, mark));
             return false;
+        }
+        let mut late_ns = 0;
+        if books.pace.is_timed() {
+            let idle_ns = books.pace.idle_ns(sys::monotonic_ns());
+            batch.idle(idle_ns);
+            if is_gap(idle_ns) && self.may_record(stream) && driver::has_ended(stream.handle()) {
+                // Nobody knows how much of it was work: it is charged, and teaches nothing.
+                late_ns = 1;
+                books.was_dry = true;
+            }
         }
         let end = start.and_then(|_| self.record(on.process, stream));
         let Some((start, end)) = start.zip(end) else {
@@ -99,7 +110,7 @@ impl Limiter {
             return false;
         };
         let others_held = books.others_held;
-        books.push(Closed { batch, start, end, unknown, late_ns: 0, others_held });
+        books.push(Closed { batch, start, end, unknown, late_ns, others_held });
         // One event ends a batch and begins the next, if that comes at once.
         if matches!(why, Close::Full | Close::Unknown | Close::Held) {
             self.line(stream.context()).hold(end);
@@ -384,10 +395,14 @@ impl Limiter {
         let exclusive = strangers.is_none();
         let measured = Measured { bracket_ns, covered_ns, exclusive, late_ns: closed.late_ns };
         let settled = closed.batch.settle(measured, on.gpu.concurrency());
-        if self.others_held(stream) == closed.others_held {
-            closed.batch.teach(measured, &on.gpu.costs());
-        } else {
+        let has_gaps = closed.batch.may_have_gaps(measured);
+        if has_gaps {
+            books.pace.may_have_gaps();
+        }
+        if self.others_held(stream) != closed.others_held {
             closed.batch.teach_held(measured, &on.gpu.costs());
+        } else if !has_gaps {
+            closed.batch.teach(measured, &on.gpu.costs());
         }
         on.gpu.set_concurrency(settled.concurrency);
         on.charge(&settled, strangers);

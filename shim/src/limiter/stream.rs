@@ -7,6 +7,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use cuota_abi::cuda::CUstream;
 use cuota_governor::admission::weight;
 use cuota_governor::batch::Batch;
+use cuota_governor::cost::Estimate;
+use cuota_governor::pace::Pace;
 use cuota_governor::rounds::Watch;
 use cuota_region::sys;
 
@@ -63,6 +65,8 @@ pub(super) struct Books {
     pub(super) was_dry: bool,
     /// The open batch as its watchers know it.
     pub(super) watch: Watch,
+    /// How its units come.
+    pub(super) pace: Pace,
     /// Looks at which launches on *other* streams were held back, when the open batch began.
     pub(super) others_held: u64,
     /// Since when what is in flight may have been on the GPU, ns.
@@ -129,6 +133,14 @@ impl Books {
             && sys::monotonic_ns().saturating_sub(self.since_ns) > OLD_NS
     }
 
+    /// Notes when a unit was launched into the open batch, where that is timed. Whether it may be the last before a gap.
+    pub(super) fn is_last_of_burst(&mut self, now_ns: u64, estimate: Estimate) -> bool {
+        if self.pace.is_timed() {
+            self.batch.idle(self.pace.launch(now_ns, estimate.cost_ns()));
+        }
+        self.pace.ends_here() && !self.launches.has_chains()
+    }
+
     /// Takes the open batch and its first boundary out: from now on it is charged its estimate.
     #[inline(never)]
     pub(super) fn take_open(&mut self, on: &Ground) -> (Option<Mark>, Batch) {
@@ -186,6 +198,7 @@ impl Books {
 
     /// Says since when the newest closed batch may have been idle, ns.
     pub(super) fn was_late(&mut self, late_ns: u64) {
+        self.pace.may_have_gaps();
         let newest = self.count.checked_sub(1).map(|index| (self.first + index) % IN_FLIGHT);
         if let Some(place) = newest.and_then(|index| self.closed.get_mut(index)) {
             // SAFETY: as in `front`.

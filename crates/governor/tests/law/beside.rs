@@ -110,12 +110,15 @@ fn beside_busy_processes_of_its_own_a_tenant_gets_no_more_than_twice_its_cap() {
 
 #[test]
 fn beside_busy_strangers_nobody_pays_for_what_they_do() {
-    let own: [Program; 5] = [
+    let own: [Program; 6] = [
         ("20 us", |stream| without_pause(stream, 20_000)),
         ("100 us", |stream| without_pause(stream, 100_000)),
         ("1 ms", |stream| without_pause(stream, MS)),
         ("100 us, waited for", |stream| waited_for(stream, &[100_000])),
         ("20 of 5 us and 1 ms", |stream| in_bursts(stream, 20, 5_000, MS)),
+        ("3 of 20 us, 0.4 ms", |stream| {
+            Box::new(move |step| if step % 4 < 3 { launch(stream, 1, 20_000) } else { Op::Host(400_000) })
+        }),
     ];
     let theirs: [Program; 4] = [
         ("nothing", |_| Box::new(|_| Op::End)),

@@ -1,6 +1,7 @@
 //! The whole law on a modelled GPU and on virtual time. `model/guest.rs` shows how a guest calls the governor.
 
 mod beside;
+mod bursts;
 mod model;
 mod programs;
 mod progress;

@@ -22,6 +22,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// At least one launch, and what else.
+fn program() -> impl Strategy<Value = Vec<Op>> {
+    let launches = |ops: &Vec<Op>| ops.iter().any(|op| matches!(op, Op::Launch { .. }));
+    prop::collection::vec(op(), 1..40).prop_filter("launches something", launches)
+}
+
 fn repeat(ops: Vec<Op>) -> Script {
     Box::new(move |step| ops[usize::try_from(step).unwrap_or(0) % ops.len()])
 }
@@ -46,7 +52,7 @@ proptest! {
     #[test]
     fn any_program_goes_on_and_gets_no_more_than_its_cap(
         ppm in 50_000..950_000u32, helper: bool, spin: bool,
-        programs in prop::collection::vec(prop::collection::vec(op(), 1..40), 1..4),
+        programs in prop::collection::vec(program(), 1..4),
     ) {
         let mut world = world(ppm, STREAMS, helper);
         let mut threads: Vec<_> = programs.into_iter().map(|ops| world.thread(0, repeat(ops))).collect();

@@ -12,6 +12,7 @@ use cuota_governor::cost::{Costs, Estimate};
 use cuota_governor::lease::{self, Spend};
 use cuota_governor::neighbours::{Arrears, Neighbours};
 use cuota_governor::occupancy::{Interval, Union};
+use cuota_governor::pace::{Pace, is_gap};
 use cuota_governor::rounds::{Flow, Found, Nap, Rounds, Watch};
 
 use super::gpu::Gpu;
@@ -58,6 +59,7 @@ struct Books {
     unknown: bool,
     closed: VecDeque<Closed>,
     watch: Watch,
+    pace: Pace,
     /// The batch before was closed on a stream that had run dry; so this unit comes alone, or the batch began so.
     was_dry: bool,
     apart: bool,
@@ -176,11 +178,18 @@ impl Guest {
         let cost_ns = self.concurrency.scale(estimate.cost_ns());
         let books = self.books(stream);
         let place = books.batch.place(unit, estimate, TARGET_NS);
-        if let (false, Place::Same, Spend::Within { word }) =
-            (books.batch.is_empty(), place, lease::spend(books.lease, cost_ns))
-        {
+        let is_behind_a_gap = is_gap(books.pace.idle_ns(on.now_ns)) && !unit.continues_chain;
+        if let (false, false, Place::Same, Spend::Within { word }) = (
+            is_behind_a_gap,
+            books.batch.is_empty(),
+            place,
+            lease::spend(books.lease, cost_ns + books.pace.idle_ns(on.now_ns)),
+        ) {
             books.lease = word;
             books.batch.add(unit, estimate);
+            if books.pace.is_timed() {
+                books.batch.idle(books.pace.launch(on.now_ns, estimate.cost_ns()));
+            }
             return Gate::Go;
         }
         self.look(on, stream, unit)
@@ -190,18 +199,20 @@ impl Guest {
     fn look(&mut self, on: &mut Ground<'_>, stream: usize, unit: &Unit) -> Gate {
         self.looks += 1;
         self.reap(on);
-        if !unit.continues_chain {
-            let books = self.books(stream);
-            let is_open = !books.batch.is_empty();
+        let books = self.books(stream);
+        let (is_open, is_timed) = (!books.batch.is_empty(), books.pace.is_timed());
+        // Where it is known whether the stream has run dry, what ended the batch before may begin this one.
+        if !unit.continues_chain && (is_open || !is_timed) {
             let dry =
                 is_open && books.watch.may_be_dry(books.batch.units(), books.batch.cost_ns(), on.now_ns);
-            let dry = dry && on.gpu.queued(stream) == 0;
+            let dry = dry && !is_timed && on.gpu.queued(stream) == 0;
             books.was_dry = dry;
             self.sparse |= dry;
             self.close(on, stream, Close::Full);
             if let Some(closed) = self.books(stream).closed.back_mut().filter(|_| dry) {
                 // It is charged as it is; its gaps are not what its units cost.
                 closed.late_ns = 1;
+                self.books(stream).pace.may_have_gaps();
             }
         }
         let look = on.look();
@@ -303,13 +314,21 @@ impl Guest {
             // What was closed on a dry stream has ended.
             let was_dry = std::mem::take(&mut books.was_dry) || books.closed.is_empty();
             let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
-            books.apart = was_dry && books.watch.apart(estimate.cost_ns(), on.now_ns);
+            // What it has waited here is no gap of the program's.
+            if is_gap(books.pace.idle_ns(waiting.arrival.arrived_ns())) {
+                books.pace.gap();
+            }
+            let is_timed = books.pace.begin(on.now_ns, front_ns);
+            books.apart = !is_timed && was_dry && books.watch.apart(estimate.cost_ns(), on.now_ns);
             books.watch = Watch::new(on.now_ns, front_ns);
             books.others_held = held - books.held;
         }
         books.batch.book(waiting.booked_ns);
         books.boundary.get_or_insert_with(|| on.gpu.record(stream));
         books.batch.add(unit, estimate);
+        if books.pace.is_timed() {
+            books.batch.idle(books.pace.launch(on.now_ns, estimate.cost_ns()));
+        }
         books.unknown |= !estimate.is_learned();
         books.lease = books.lease.saturating_add(waiting.booked_ns).saturating_sub(cost_ns);
         if pass == Pass::Stalled {
@@ -322,7 +341,9 @@ impl Guest {
     /// After the kernel was launched.
     pub(crate) fn launched(&mut self, on: &mut Ground<'_>, stream: usize, unit: &Unit) {
         let books = self.books(stream);
-        let ends = books.batch.ends_here(unit) || books.apart && books.batch.units() == 1;
+        let ends = books.batch.ends_here(unit)
+            || books.apart && books.batch.units() == 1
+            || books.pace.ends_here() && !unit.continues_chain;
         if self.managed && on.tenant.cap.binds() && ends {
             self.close(on, stream, Close::Unknown);
         }
@@ -342,9 +363,18 @@ impl Guest {
             // The boundary ended the batch before; a new one is recorded when work comes.
             return;
         }
+        let idle_ns = books.pace.idle_ns(on.now_ns);
+        let is_late = is_gap(idle_ns) && on.gpu.queued(stream) == 0;
+        if is_late {
+            books.was_dry = true;
+        }
+        if books.pace.is_timed() {
+            batch.idle(idle_ns);
+        }
         let end = on.gpu.record(stream);
         let others_held = books.others_held;
-        books.closed.push_back(Closed { batch, start, end, unknown, late_ns: 0, others_held });
+        let late_ns = u64::from(is_late);
+        books.closed.push_back(Closed { batch, start, end, unknown, late_ns, others_held });
         // One event ends a batch and begins the next, if that comes at once.
         books.boundary = matches!(why, Close::Full | Close::Unknown | Close::Held).then_some(end);
     }
@@ -372,8 +402,10 @@ impl Guest {
                 Flow::Quiet { late_ns } => {
                     found = Found::Sparse;
                     self.close(on, stream, Close::Quiet);
-                    if let Some(closed) = self.streams[stream].closed.back_mut() {
+                    let books = &mut self.streams[stream];
+                    if let Some(closed) = books.closed.back_mut() {
                         closed.late_ns = late_ns;
+                        books.pace.may_have_gaps();
                     }
                 }
             }
@@ -399,10 +431,14 @@ impl Guest {
                     late_ns: closed.late_ns,
                 };
                 let settled = closed.batch.settle(measured, self.concurrency);
-                if held - books.held == closed.others_held {
-                    closed.batch.teach(measured, &costs);
-                } else {
+                let has_gaps = closed.batch.may_have_gaps(measured);
+                if has_gaps {
+                    books.pace.may_have_gaps();
+                }
+                if held - books.held != closed.others_held {
                     closed.batch.teach_held(measured, &costs);
+                } else if !has_gaps {
+                    closed.batch.teach(measured, &costs);
                 }
                 self.concurrency = settled.concurrency;
                 on.tenant.correct(look, settled.correction);

@@ -15,7 +15,7 @@ use guest::{Gate, Ground, Guest, Tenant, Waiting};
 /// How late a sleeper wakes, ns.
 pub(crate) const OVERSLEEP_NS: u64 = 60_000;
 /// How long a launch, and the return from a synchronisation, keep the CPU, ns (measured on an H100).
-const LAUNCH_NS: u64 = 2_900;
+pub(crate) const LAUNCH_NS: u64 = 2_900;
 const SYNC_NS: u64 = 5_000;
 /// The driver's submission queue; with it full, a launch blocks.
 const QUEUE: usize = 1_000;

@@ -89,11 +89,18 @@ fn under_mps_there_are_no_turns() {
 /// What HAMi's device plugin gives to each container of a machine.
 const SHARED: &str = "/tmp/vgpulock";
 
-/// A program of a container of HAMi's, with a folder of the machine's in the place of the shared one. `None`: that cannot be mounted here.
+/// A program of a container of HAMi's, with a folder of the machine's in the place of the shared one, and a `/dev/shm` that goes with the
+/// machine, for the container's books. `None`: that cannot be mounted here.
 fn of_hami(machine: &Machine, folder: &Path, cache: &str, turns: Option<&str>) -> Option<Program> {
-    let shown = machine.region().join("vgpulock");
-    std::fs::create_dir_all(&shown).expect("the folder is ours");
-    let script = format!("mount --bind {} {SHARED} && exec \"$@\"", shown.display());
+    let [shown, memory] = ["vgpulock", "shm"].map(|name| machine.region().join(name));
+    for folder in [&shown, &memory] {
+        std::fs::create_dir_all(folder).expect("the folder is ours");
+    }
+    let script = format!(
+        "mount --bind {} {SHARED} && mount --bind {} /dev/shm && exec \"$@\"",
+        shown.display(),
+        memory.display()
+    );
     let wrap = ["--mount", "--", "sh", "-c", &script, "sh"];
     std::fs::create_dir_all(SHARED).ok()?;
     let tried = Command::new("unshare").args(wrap).arg("true").status();

@@ -14,11 +14,17 @@ const LATE_AWAITED_NS: u64 = 20_000;
 const LATE_NS: u64 = 100_000;
 
 impl Gpu {
-    /// Brings the engine up to now where a unit ended since it was last.
+    /// Brings the engine up to now where a unit ended since it was last, or where the worker is late: who asks without a pause has the
+    /// engine's lock nearly always, and the worker hardly ever.
     pub(super) fn pump_if_due(&self, engine: &mut Engine) {
         let now = now_ns();
-        if engine.next_end_ns().is_some_and(|end| end <= now) || engine.is_polling() {
-            self.pump(engine);
+        let is_late = self.sleeps_until_ns.load(Ordering::Acquire) <= now;
+        if is_late || engine.next_end_ns().is_some_and(|end| end <= now) || engine.is_polling() {
+            let wake = self.pump(engine);
+            if is_late {
+                // As if the worker had been here; it has woken by itself, and looks for itself when it has the lock.
+                self.sleeps_until_ns.store(wake, Ordering::Release);
+            }
         }
     }
 

@@ -34,11 +34,12 @@ impl Gpu {
         while engine.depth(stream) >= QUEUE {
             self.wait_for_progress(&mut engine);
         }
-        let was_empty = engine.depth(stream) == 0;
         let now = now_ns();
         if engine.next_end_ns().is_some_and(|end| end <= now) {
             self.pump(&mut engine);
         }
+        // Asked only now: what was there may just have ended, and the turn with it.
+        let was_empty = engine.depth(stream) == 0;
         let mut ticket = engine.last_ticket(stream);
         for work in works {
             ticket = engine.submit(stream, work, now);

@@ -30,6 +30,29 @@ fn events_measure_the_cost_of_kernels() {
     });
 }
 
+/// Whoever asks without a pause has the engine's lock nearly always, and the worker hardly ever: then nothing may be left to the worker.
+#[test]
+fn work_goes_on_while_a_program_asks_for_it_without_a_pause() {
+    const COST_US: f32 = 200.0;
+    in_child("execution::work_goes_on_while_a_program_asks_for_it_without_a_pause", || {
+        let program = Program::start();
+        let (stream, first, last) = (program.stream(1), program.event(), program.event());
+        let mut taken_us: Vec<f32> = (0..60)
+            .map(|_| {
+                assert_eq!(program.record(first, stream), 0);
+                assert_eq!(program.launch("spin", 200_000, stream), 0);
+                assert_eq!(program.record(last, stream), 0);
+                while call!(program.cuda, cuStreamQuery: PFN_cuStreamQuery_v2000(stream)) != 0 {}
+                std::thread::sleep(Duration::from_micros(300));
+                program.elapsed_us(first, last)
+            })
+            .collect();
+        taken_us.sort_by(f32::total_cmp);
+        // By the model's clock; where the program itself loses its processor, a launch comes late.
+        assert!(taken_us[45] <= 3.0 * COST_US, "{taken_us:?} us for {COST_US} each");
+    });
+}
+
 #[test]
 fn a_kernel_that_waits_is_released_by_another_stream() {
     in_child("execution::a_kernel_that_waits_is_released_by_another_stream", || {

@@ -161,7 +161,7 @@ pub(crate) fn say_what_is_noted_only(limits: Limits) {
     // A strict share is held by its cap, whatever its guarantee.
     if guarantee_ppm != 0 || weight != usual.weight || priority != usual.priority {
         eprintln!(
-            "cuota: note: guarantees, weights and priorities are written to the policy; this version takes no turns yet, so only caps are enforced"
+            "cuota: note: guarantees, weights and priorities are written to the policy; a libcuota.so that takes turns enforces them, the one that is built by default enforces caps only (docs/turns.md)"
         );
     }
 }

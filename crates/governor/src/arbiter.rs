@@ -125,6 +125,7 @@ impl Shares {
     }
 
     /// The length of a turn under this share, ns.
+    #[inline(never)]
     #[must_use]
     pub fn turn_ns(&self, share_ppm: u64) -> u64 {
         let length_ns = cycle_ns(self.count) * share_ppm / u64::from(WHOLE_PPM);

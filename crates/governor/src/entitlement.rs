@@ -79,6 +79,12 @@ impl Entitlement {
             | self.guarantee_ppm as u64
     }
 
+    /// Whether a word's priority is [`Priority::High`].
+    #[must_use]
+    pub const fn is_high(word: u64) -> bool {
+        word >> PRIORITY_SHIFT & 3 == Priority::High as u64
+    }
+
     /// What a word says; `None`: it is none that was ever written by [`Self::to_word`].
     #[must_use]
     pub const fn from_word(word: u64) -> Option<Self> {

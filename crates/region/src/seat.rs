@@ -67,8 +67,14 @@ impl Arena {
     /// A seat for the tenant whose name has this hash, which is not 0. `None`: all are taken.
     #[must_use]
     pub fn seat(self, tenant: u64, entitlement: Entitlement, now_ns: u64) -> Option<Seat> {
-        let seat = Seat { arena: self, number: OwnIndex::new(SEATS), tenant, doubt: OwnWord::new(0) };
-        seat.take(entitlement, now_ns).then_some(seat)
+        let seat = self.no_seat(tenant);
+        seat.take(entitlement.to_word(), now_ns).then_some(seat)
+    }
+
+    /// A tenant's seat before it has taken any.
+    #[must_use]
+    pub fn no_seat(self, tenant: u64) -> Seat {
+        Seat { arena: self, number: OwnIndex::new(SEATS), tenant, doubt: OwnWord::new(0) }
     }
 
     fn find_seat(self, tenant: u64, now_ns: u64) -> Option<usize> {
@@ -135,9 +141,9 @@ impl Seat {
         self.number.load(Ordering::Relaxed)
     }
 
-    /// Takes a seat: the first, or another where the last was lost. `false`: all are taken.
+    /// Takes a seat: the first, or another where the last was lost. `entitlement`: its word. `false`: all are taken.
     #[must_use]
-    pub fn take(&self, entitlement: Entitlement, now_ns: u64) -> bool {
+    pub fn take(&self, entitlement: u64, now_ns: u64) -> bool {
         let Some(index) = self.arena.find_seat(self.tenant, now_ns) else { return false };
         self.number.store(index, Ordering::Relaxed);
         self.entitle(entitlement);
@@ -177,10 +183,10 @@ impl Seat {
         self.place().is_some_and(|place| place.tenant.load(Ordering::SeqCst) == self.tenant)
     }
 
-    /// Says what the tenant is entitled to: the policy was read again.
-    pub fn entitle(&self, entitlement: Entitlement) {
+    /// Says what the tenant is entitled to, as a word: the policy was read again.
+    pub fn entitle(&self, entitlement: u64) {
         if let Some(place) = self.place() {
-            place.entitlement.store(entitlement.to_word(), Ordering::SeqCst);
+            place.entitlement.store(entitlement, Ordering::SeqCst);
         }
     }
 
@@ -392,6 +398,8 @@ impl Seat {
         (word, turn)
     }
 
+    #[cold]
+    #[inline(never)]
     fn note_rubbish(&self, now_ns: u64) {
         self.arena.file.desk.rubbish.fetch_add(1, Ordering::Relaxed);
         let doubt = Doubt::from_word(self.doubt.load(Ordering::Relaxed)).after_rubbish(now_ns);

@@ -175,13 +175,9 @@ impl Limiter {
                     self.progress_ns.store(look.now_ns, Ordering::Relaxed);
                 }
                 Verdict::Go(pass) => {
-                    if let Some(entering) = self.has_turn(on, &scene, booked_ns, &mut turn_since_ns) {
+                    if let Some(entering) = self.has_turn(on, stream, &scene, booked_ns, &mut turn_since_ns) {
                         break (pass, entering);
                     }
-                    // As for the budget: what waits elsewhere for this launch is dearer than it is.
-                    self.held.fetch_add(1, Ordering::Relaxed);
-                    stream.held.fetch_add(1, Ordering::Relaxed);
-                    self.close_all(on.process, Close::Held);
                     self.follow_policy(on.process);
                     self.reap(on.process, Tails::Settled);
                 }

@@ -5,6 +5,7 @@ use cuota_governor::entitlement::Entitlement;
 
 use super::Limiter;
 use super::caps::Ground;
+use super::stream::Stream;
 use crate::process::Process;
 
 /// A GPU's turns: none.
@@ -44,7 +45,14 @@ impl Turns {
 impl Limiter {
     pub(crate) fn arrive(&self, _: &Process, _: u32) {}
 
-    pub(super) fn has_turn(&self, _: &Ground, _: &Scene, _: u64, _: &mut u64) -> Option<Entering> {
+    pub(super) fn has_turn(
+        &self,
+        _: &Ground,
+        _: &Stream,
+        _: &Scene,
+        _: u64,
+        _: &mut u64,
+    ) -> Option<Entering> {
         Some(Entering)
     }
 

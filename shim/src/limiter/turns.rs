@@ -12,7 +12,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use cuota_abi::nvml::nvmlProcessInfo_t;
 use cuota_governor::admission::{Bound, Scene};
 use cuota_governor::arbiter::cycle_ns;
-use cuota_governor::entitlement::{Entitlement, Priority};
+use cuota_governor::batch::Close;
+use cuota_governor::entitlement::Entitlement;
 use cuota_governor::habit::Habit;
 use cuota_governor::turn::{DRAIN_NS, GRACE_NS, Inside, LINGER_NS, QUIET_NS, inside};
 use cuota_region::arena::Arena;
@@ -22,6 +23,7 @@ use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::{Gpu, Ground};
+use super::stream::Stream;
 use crate::process::nvml::Room;
 use crate::process::settings::Settings;
 use crate::process::{Process, driver};
@@ -92,6 +94,14 @@ unsafe impl Sync for Turns {}
 /// A launch that is about to go, or waits for something but its budget: while there is one, the helper gives no turn up.
 pub(super) struct Entering(&'static Turns);
 
+/// What a launch does that asks for its turn.
+enum Entry {
+    /// It goes.
+    Go,
+    /// It sleeps while the bell is as it was, until then, ns.
+    Sleep { bell: u32, until_ns: u64 },
+}
+
 impl Entering {
     fn to(turns: &'static Turns) -> Self {
         turns.entering.fetch_add(1, Ordering::Relaxed);
@@ -143,15 +153,16 @@ impl Turns {
 
     /// Says what the tenant is entitled to.
     pub(super) fn entitle(&self, entitlement: Entitlement) {
-        if self.entitlement.swap(entitlement.to_word(), Ordering::Relaxed) != entitlement.to_word()
+        let word = entitlement.to_word();
+        if self.entitlement.swap(word, Ordering::Relaxed) != word
             && let Some(seat) = self.seat()
         {
-            seat.entitle(entitlement);
+            seat.entitle(word);
         }
     }
 
-    fn entitlement(&self) -> Entitlement {
-        Entitlement::from_word(load(&self.entitlement)).unwrap_or_default()
+    fn is_high(&self) -> bool {
+        Entitlement::is_high(load(&self.entitlement))
     }
 
     /// Takes a seat in the GPU's arena, where it has none; again, where it was lost.
@@ -163,7 +174,7 @@ impl Turns {
                 return;
             }
             self.until_ns.store(0, Ordering::Relaxed);
-            if seat.take(self.entitlement(), seat.now_ns()) {
+            if seat.take(load(&self.entitlement), seat.now_ns()) {
                 self.look_around(seat, on);
             } else {
                 self.leave_alone();
@@ -175,8 +186,8 @@ impl Turns {
             return;
         }
         let seat = open(on).filter(Arena::sign_in).and_then(|arena| {
-            let now_ns = arena.common_ns(sys::monotonic_ns());
-            arena.seat(on.process.member().identity(), self.entitlement(), now_ns)
+            let seat = arena.no_seat(on.process.member().identity());
+            seat.take(load(&self.entitlement), seat.now_ns()).then_some(seat)
         });
         let mut standing = NONE;
         if let Some(seat) = seat {
@@ -264,7 +275,14 @@ impl Turns {
     /// Whether the tenant's habit is not to take turns.
     fn may_share(&self, now_ns: u64) -> bool {
         let habit = Habit::from_word(load(&self.habit));
-        !habit.takes_turns(now_ns, 0, 0, 0) && self.entitlement().priority != Priority::High
+        !habit.takes_turns(now_ns, 0, 0, 0) && !self.is_high()
+    }
+
+    /// A launch waits for its turn.
+    fn sleep(&self, bell: u32, until_ns: u64) {
+        if let Some(seat) = self.seat() {
+            seat.sleep(bell, until_ns);
+        }
     }
 
     /// A launch waits for room on the GPU until then by this time namespace's clock, ns, or until the policy changes.
@@ -329,26 +347,36 @@ impl Limiter {
     pub(super) fn has_turn(
         &'static self,
         on: &Ground,
+        stream: &Stream,
         scene: &Scene,
         booked_ns: u64,
         since_ns: &mut u64,
     ) -> Option<Entering> {
         let entering = Entering::to(&on.gpu.turns);
-        self.may_enter(on, scene, booked_ns, since_ns).then_some(entering)
+        let (bell, until_ns) = match self.may_enter(on, scene, booked_ns, since_ns) {
+            Entry::Go => return Some(entering),
+            Entry::Sleep { bell, until_ns } => (bell, until_ns),
+        };
+        // As for the budget: what waits elsewhere for this launch is dearer than it is. What is closed is seen to end.
+        self.held.fetch_add(1, Ordering::Relaxed);
+        stream.held.fetch_add(1, Ordering::Relaxed);
+        self.close_all(on.process, Close::Held);
+        on.gpu.turns.sleep(bell, until_ns);
+        None
     }
 
-    fn may_enter(&'static self, on: &Ground, scene: &Scene, booked_ns: u64, since_ns: &mut u64) -> bool {
+    fn may_enter(&'static self, on: &Ground, scene: &Scene, booked_ns: u64, since_ns: &mut u64) -> Entry {
         let turns = &on.gpu.turns;
-        let Some(seat) = turns.seat().filter(|_| turns.is_on()) else { return true };
+        let Some(seat) = turns.seat().filter(|_| turns.is_on()) else { return Entry::Go };
         if !seat.is_mine() {
             // Away for long. Whoever reads the caps next takes another.
             self.forget_caps();
-            return true;
+            return Entry::Go;
         }
         let now_ns = seat.now_ns();
         turns.went_ns.store(now_ns, Ordering::Relaxed);
         if turns.shares(on.gpu, seat, now_ns) {
-            return true;
+            return Entry::Go;
         }
         let until_ns = seat.look(now_ns);
         if let Some(until_ns) = until_ns {
@@ -356,7 +384,7 @@ impl Limiter {
             let is_first = scene.batches == 0;
             if inside(now_ns, scene.in_flight_ns, booked_ns, until_ns, is_first) == Inside::Launch {
                 seat.touch(now_ns);
-                return true;
+                return Entry::Go;
             }
         } else if now_ns < load(&turns.until_ns) {
             // Taken by a higher priority, which says nothing about a habit.
@@ -372,15 +400,14 @@ impl Limiter {
             Admission::Go { until_ns } => turns.begin(seat, now_ns, until_ns),
             Admission::Aloof => {}
             Admission::Wait { bell, until_ns } => {
-                seat.sleep(bell, until_ns.min(now_ns.saturating_add(LONGEST_NAP_NS)));
-                return false;
+                return Entry::Sleep { bell, until_ns: until_ns.min(now_ns.saturating_add(LONGEST_NAP_NS)) };
             }
         }
-        true
+        Entry::Go
     }
 
     /// The turn is over, or too short for the next batch: lets what is in flight drain, and hands over a little before it has.
-    fn hand_over(&'static self, on: &Ground, seat: &Seat, scene: &Scene, now_ns: u64) -> bool {
+    fn hand_over(&'static self, on: &Ground, seat: &Seat, scene: &Scene, now_ns: u64) -> Entry {
         let turns = &on.gpu.turns;
         let over_ns = load(&turns.until_ns);
         let drains_ns = scene
@@ -394,18 +421,19 @@ impl Limiter {
             if now_ns > over_ns {
                 seat.drain(now_ns);
             }
-            let epoch = on.process.policy().epoch();
             let nap_ns = left_ns.clamp(NAPS_NS[0], NAPS_NS[1]);
-            turns.wait_for_room(on, epoch, sys::monotonic_ns().saturating_add(nap_ns));
-            return false;
+            turns.wanted_ns.fetch_add(nap_ns, Ordering::Relaxed);
+            return Entry::Sleep { bell: seat.bell(), until_ns: now_ns.saturating_add(nap_ns) };
         }
         if scene.batches != 0 && now_ns > over_ns.saturating_add(GRACE_NS) {
             turns.late_ns.store(now_ns, Ordering::Relaxed);
         }
         turns.learn(on.gpu, now_ns, now_ns.saturating_sub(load(&turns.since_ns)));
-        let Some(until_ns) = seat.release(now_ns, !turns.may_share(now_ns)) else { return false };
+        let Some(until_ns) = seat.release(now_ns, !turns.may_share(now_ns)) else {
+            return Entry::Sleep { bell: seat.bell(), until_ns: now_ns };
+        };
         turns.begin(seat, now_ns, until_ns);
-        true
+        Entry::Go
     }
 
     /// The helper's part, in each of its rounds: gives up the turns that nobody uses any more, and looks whether there are others to take them
@@ -446,7 +474,7 @@ impl Limiter {
         if turns.entering.load(Ordering::Relaxed) != 0 {
             return HOLDS_NS;
         }
-        let is_high = turns.entitlement().priority == Priority::High;
+        let is_high = turns.is_high();
         let may_ns = if is_high { LINGER_NS } else { QUIET_NS };
         if batches == 0 && quiet_ns.min(seat.quiet_ns(now_ns)) >= may_ns {
             // It could have had the rest, too.

@@ -139,11 +139,7 @@ impl Settings {
     /// Whether it takes turns with other tenants, who then can end it by cutting the file short that they share: as the variable says, else `usually`.
     #[cfg(feature = "turns")]
     pub(crate) fn takes_turns(self, usually: bool) -> bool {
-        match self.0.and_then(|values| values.turns.get()) {
-            Some(b"on") => true,
-            Some(b"off") => false,
-            _ => usually,
-        }
+        self.0.and_then(|values| values.turns.get()).map_or(usually, |value| value == b"on")
     }
 
     /// The tenant that this process belongs to. A name that is none belongs to the default tenant: it must not be a

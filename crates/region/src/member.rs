@@ -36,6 +36,7 @@ pub struct Member {
 }
 
 /// What [`Member::identity`] is of a tenant whose live file has this device and inode.
+#[cfg(not(loom))]
 #[must_use]
 pub fn identity_of(device: u64, inode: u64) -> u64 {
     crate::live::number_of((device, inode)).max(1)

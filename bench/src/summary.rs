@@ -79,7 +79,7 @@ fn against_native(
     result.p = headline.p;
     if headline.added_by == Some(AddedBy::InProcess) {
         // A difference in per cent is one in per cent of native already.
-        let found = against_nothing(&headline.samples).filter(|_| natives.is_some());
+        let found = stats::added(&headline.samples, None).filter(|_| natives.is_some());
         result.detectable = found.map(|found| found.detectable);
         result.detectable_percent = result.detectable.filter(|_| headline.unit == "%");
     } else if let Some((scale, natives)) = natives
@@ -93,12 +93,6 @@ fn against_native(
         result.verdict_in_process = series.verdict;
         result.p_in_process = series.p;
     }
-}
-
-/// Differences held against zero.
-fn against_nothing(samples: &[f64]) -> Option<Paired> {
-    let pairs: Vec<(f64, f64)> = samples.iter().map(|sample| (0.0, *sample)).collect();
-    stats::paired(&pairs, Scale::Difference)
 }
 
 /// The turns in which a sample has the series `name`: what pairs systems.
@@ -155,7 +149,10 @@ fn one_series(
     let first = measures.first()?;
     // A difference that was measured within the process is held against zero, natively too: a control.
     let (found, by) = match first.is_difference {
-        true => (against_nothing(&samples), AddedBy::InProcess),
+        true => {
+            let logarithms: Option<Vec<f64>> = measures.iter().map(|measure| measure.log_ratio).collect();
+            (stats::added(&samples, logarithms.as_deref()), AddedBy::InProcess)
+        }
         false => {
             let found = natives.and_then(|(scale, natives)| compared(name, mine, natives, scale));
             (found, AddedBy::ProcessAgainstProcess)

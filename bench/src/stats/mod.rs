@@ -8,7 +8,7 @@ mod student;
 mod trimmed;
 
 pub use bootstrap::{Interval, median_interval};
-pub use paired::{Direction, FEWEST_PAIRS, Paired, Scale, Verdict, paired};
+pub use paired::{Direction, FEWEST_PAIRS, Paired, Scale, Verdict, added, paired};
 pub use quantile::{median, quantile};
 pub(crate) use random::SplitMix64;
 pub use trimmed::{POWER_PERCENT, SIGNIFICANCE, about_each_other, correction, holm};

@@ -106,6 +106,15 @@ pub fn paired(pairs: &[(f64, f64)], scale: Scale) -> Option<Paired> {
     })
 }
 
+/// Holds `differences` against zero; `None` below [`FEWEST_PAIRS`]. Where the `logarithms` of the ratios that belong to them are
+/// known they are what is tested: what slows a process down as a whole is not in them.
+pub fn added(differences: &[f64], logarithms: Option<&[f64]>) -> Option<Paired> {
+    let pairs: Vec<(f64, f64)> = differences.iter().map(|difference| (0.0, *difference)).collect();
+    let found = paired(&pairs, Scale::Difference)?;
+    let by_ratio = logarithms.and_then(about_zero).map(|test| test.p);
+    Some(Paired { p: by_ratio.unwrap_or(found.p), ..found })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::random::SplitMix64;
@@ -162,6 +171,21 @@ mod tests {
         let found = paired(&pairs, Scale::Ratio).unwrap();
         assert_eq!(found.ratio.unwrap(), Interval { value: 2.0, ci95: [2.0, 2.0] });
         assert_eq!(found.detectable_percent, Some(0.0));
+    }
+
+    /// A hook that takes 20 µs more than the driver's 0.1, in processes of which others of the machine slow some down to a seventh.
+    #[test]
+    fn what_slows_processes_down_does_not_hide_what_a_hook_adds() {
+        let slow = [1.0, 1.0, 1.5, 3.6, 2.4, 7.0];
+        let differences = slow.map(|factor| 20.0 * factor);
+        let logarithms = slow.map(|factor| (20.1_f64 / 0.1).ln() + 0.5 * (factor - 1.0_f64).min(1.0));
+        let alone = added(&differences, None).unwrap();
+        let both = added(&differences, Some(&logarithms)).unwrap();
+        assert!(alone.p > 0.01 && both.p < 1e-5, "{} {}", alone.p, both.p);
+        assert_eq!(alone.difference, both.difference);
+        // Nothing is added where nothing is, however fast or slow.
+        let nothing = [0.01, -0.02, 0.015, -0.01, 0.005, -0.002];
+        assert!(added(&nothing, Some(&nothing)).unwrap().p > SIGNIFICANCE);
     }
 
     #[test]

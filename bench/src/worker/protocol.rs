@@ -174,6 +174,10 @@ pub struct Measure {
     /// against native's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_difference: bool,
+    /// Of a difference of two times: the logarithm of the one over the other, where both are above zero. What slows a whole
+    /// process down is in the difference and not in this, so it is by this that the difference is tested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_ratio: Option<f64>,
     /// Points x, y of a curve that belongs to the value: a time series, a distribution. 500 at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<[f64; 2]>,
@@ -192,7 +196,15 @@ impl Measure {
 
     /// A single value.
     pub fn single(value: f64, unit: &str) -> Self {
-        Self { value, unit: unit.to_owned(), p99: None, calls: 1, is_difference: false, curve: Vec::new() }
+        Self {
+            value,
+            unit: unit.to_owned(),
+            p99: None,
+            calls: 1,
+            is_difference: false,
+            log_ratio: None,
+            curve: Vec::new(),
+        }
     }
 
     /// Calls of about a microsecond, timed singly in nanoseconds: the median of the means of 16 neighbours, in
@@ -214,6 +226,7 @@ impl Measure {
             p99: p99.map(|value| value / 1_000.0),
             calls: values_ns.len(),
             is_difference: false,
+            log_ratio: None,
             curve: Vec::new(),
         })
     }

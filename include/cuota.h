@@ -244,7 +244,7 @@ struct CUOTA_ALIGNED(64) cuota_tenant_file {
   // By GPU, then by the process's place. A tenant's usage is the sum over the lines that count.
   struct cuota_tenant_line books[CUOTA_TENANT_GPUS][CUOTA_TENANT_PROCESSES];
   struct cuota_events events;
-  // By the process's place. Last: most of it is never touched, and takes no memory.
+  // By the process's place. Last, and the largest.
   struct cuota_tenant_share shares[CUOTA_TENANT_PROCESSES][CUOTA_TENANT_SHARES];
 };
 

@@ -143,7 +143,7 @@ pub(crate) struct File {
     /// By GPU, then by the process's place. A tenant's usage is the sum over the lines that count.
     pub(crate) books: [[Line; PROCESSES]; GPUS],
     pub(crate) events: Events,
-    /// By the process's place. Last: most of it is never touched, and takes no memory.
+    /// By the process's place. Last, and the largest.
     pub(crate) shares: [[Share; SHARES]; PROCESSES],
 }
 

@@ -65,7 +65,7 @@ fn lives_on(tenant: Tenant, number: usize, place: &Place, now_ns: u64) -> bool {
         other != number
             && life & ALIVE != 0
             && at.pools.load(Ordering::SeqCst) & !EXPORTS != 0
-            && died().is_none_or(|ago| ago < HOLD_NS / MS)
+            && (died().is_none_or(|ago| ago < HOLD_NS / MS) || lives_after_all(tenant, other, at))
     };
     place.pools.load(Ordering::SeqCst) & EXPORTS != 0
         && tenant.0.places.iter().enumerate().take(tenant.places_in_use()).any(has_open)

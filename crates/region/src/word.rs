@@ -113,8 +113,9 @@ pub(crate) fn is_whole(line: &Line, life: u64) -> bool {
 /// Brings the word of `to`, a line that nobody else changes yet and its life, up to what stands in the word of `life`. That word as it was
 /// then; `None`: it is another's by now.
 pub(crate) fn bring(line: &Line, life: u64, to: (&Line, u64)) -> Option<u64> {
+    // First what is there: whoever finds the old line another's from now on changes the new one, and keeps what it changed.
+    let is_there = to.0.booked.load(Ordering::Acquire) ^ mark(to.1) ^ mark(life);
     let now = line.booked.load(Ordering::SeqCst);
-    let is_there = to.0.booked.load(Ordering::Relaxed) ^ mark(to.1) ^ mark(life);
     is_of(now, life).then(|| {
         // As one number, both of whose fields end where they are to.
         add(to.0, to.1, 0, now.wrapping_sub(is_there));
@@ -127,9 +128,10 @@ pub(crate) fn close(line: &Line, life: u64, before: u64) -> bool {
     line.booked.compare_exchange(before, closed(life), Ordering::SeqCst, Ordering::Relaxed).is_ok()
 }
 
-/// A word of `life` whose content has been moved: nobody's, until the next life begins with just this one.
+/// A word of `life` whose content has been moved: nobody's. The mark is of neither the life before nor the next ones: whoever has added to it
+/// unawares must not take that back from a newcomer.
 fn closed(life: u64) -> u64 {
-    mark(life.wrapping_add(2))
+    mark(life.wrapping_add(64))
 }
 
 /// Leaves at most `booked` units in the word of `life`, whose process is dead, and nothing pending; if it lives after all, the word is its
@@ -162,6 +164,32 @@ fn change(line: &Line, life: u64, new: impl Fn(u64) -> u64) -> bool {
 /// line's, somebody scribbled over the word, and nothing is booked; unless its books have been moved.
 #[cold]
 fn begun_again(line: &Line, life: u64, word: u64) -> Option<u64> {
-    let is_scribbled = !is_of(word, life.wrapping_add(2)) && line.life.load(Ordering::Acquire) == life;
+    let is_scribbled = !is_of(word, life.wrapping_add(64)) && line.life.load(Ordering::Acquire) == life;
     is_scribbled.then(|| mark(life))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::ledger::Books;
+    use crate::name::GpuId;
+    use crate::testing::Bench;
+
+    #[test]
+    fn what_was_added_to_a_closed_word_is_not_taken_back_from_a_newcomer() {
+        let bench = Bench::new();
+        let gpu = bench.tenant().gpu_index(GpuId::from_words([1, 2])).unwrap();
+        let lost = bench.member_at(bench.tenant(), 0);
+        let line = &bench.tenant().0.books[0][0];
+        assert!(close(line, lost.life, line.booked.load(Ordering::SeqCst)));
+        // A thread of the process that has moved comes late,
+        let word = line.booked.fetch_add((100 << FIELD_BITS) + 100, Ordering::SeqCst);
+        assert!(!is_of(word, lost.life));
+        // and before it takes back what it added the place is another process's.
+        lost.leave();
+        let next = Books::of(bench.member_at(bench.tenant(), 0), gpu);
+        next.book(64 << 20);
+        assert!(!add_again(line, lost.life, word, 100, 100));
+        assert_eq!((next.own_booked().0, next.own_pending()), (64 << 20, 0));
+    }
 }

@@ -336,7 +336,7 @@ impl Account {
     #[cold]
     fn fits_after_growth(self, bytes: u64) -> bool {
         self.log(Event::GrewInsideCall { bytes });
-        self.books().is_within(self.quota())
+        self.is_within(self.quota())
     }
 
     /// Gives all of a reservation back: the driver took nothing.
@@ -438,6 +438,9 @@ impl Account {
     /// The tenant's free and total bytes on a device that really has `free` of `total`.
     pub(crate) fn shown(self, free: u64, total: u64) -> (u64, u64) {
         let quota = self.quota();
+        // What the dead had is free when it is, not when somebody has been refused.
+        let _ = self.process().member().sweep();
+        self.close_books_of_gone();
         (free_to_show(quota, self.books().tenant_usage().booked, free), quota.min(total))
     }
 
@@ -649,7 +652,19 @@ impl Account {
             // No figure: it is taken all the same, until NVML says less.
             self.add_overhead(unasked);
         }
-        // What others only wish for is no reason to undo what was done.
+        self.is_within(quota)
+    }
+
+    /// Whether the tenant is within a quota, without what the dead had, if need be. What others only wish for is no reason to undo what
+    /// was done.
+    #[inline(never)]
+    fn is_within(self, quota: u64) -> bool {
+        let until = sys::monotonic_ns().saturating_add(2 * HOLD_NS);
+        let mut waits = true;
+        while waits && !self.books().is_within(quota) {
+            waits = self.sweep() | self.close_books_of_gone()
+                || self.wait_for_the_dead(0, quota, until).is_some();
+        }
         self.books().is_within(quota)
     }
 

@@ -69,6 +69,8 @@ pub(crate) struct Process {
     pub(crate) device_count: AtomicU32,
     /// 1 once an executable graph allocates: a launch looks at this one word.
     pub(crate) allocating_graphs: AtomicU32,
+    /// Whether NVML has been opened.
+    nvml: AtomicU32,
     pub(crate) hami: Hami,
     members: [UnsafeCell<MaybeUninit<Member>>; LIVES],
     pub(crate) devices: [Device; DEVICES],

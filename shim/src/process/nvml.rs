@@ -6,7 +6,7 @@
 //! near the quota.
 
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use cuota_abi::nvml::{nvmlDevice_st, nvmlDevice_t, nvmlProcessInfo_t};
 use cuota_region::name::GpuId;
@@ -42,6 +42,11 @@ pub(crate) fn name_of(gpu: GpuId, kind: &[u8]) -> [u8; UUID_CHARS] {
     name
 }
 
+/// What a process's `nvml` says.
+const CLOSED: u32 = 0;
+const OPENING: u32 = 1;
+const OPEN: u32 = 2;
+
 /// Room for the processes on a GPU.
 pub(crate) struct Room([MaybeUninit<nvmlProcessInfo_t>; PROCESSES]);
 
@@ -52,9 +57,8 @@ impl Room {
     }
 }
 
-/// NVML as one device's state knows it: opened once, the handle kept.
+/// NVML as one device's state knows it: the handle, kept.
 pub(crate) struct Nvml {
-    opened: AtomicU32,
     device: AtomicPtr<nvmlDevice_st>,
 }
 
@@ -81,9 +85,7 @@ impl Nvml {
         if !known.is_null() {
             return Ok(known);
         }
-        if self.opened.swap(1, Ordering::Relaxed) == 0 {
-            open().inspect_err(|_| self.opened.store(0, Ordering::Relaxed))?;
-        }
+        open_once()?;
         let named = |kind| driver::nvml_device(&name_of(gpu, kind));
         // To CUDA a MIG instance is a device; NVML wants to know which of the two it is.
         let device = named(b"GPU").or_else(|_| named(b"MIG"))?;
@@ -92,8 +94,28 @@ impl Nvml {
     }
 }
 
+/// Begins to use NVML, unless this process has begun. Where another thread is at it there is no figure yet: a library that is being loaded is
+/// in the loader's list before its addresses are filled in, and whoever called it would jump to 0. Nor is it waited for, who may want a
+/// lock that this thread holds.
+fn open_once() -> Answer<()> {
+    let state = &super::managed().nvml;
+    match state.compare_exchange(CLOSED, OPENING, Ordering::Acquire, Ordering::Acquire) {
+        Ok(_) => {
+            let opened = open();
+            state.store(if opened.is_ok() { OPEN } else { CLOSED }, Ordering::Release);
+            opened
+        }
+        Err(OPENING) => Err(driver::NO_LIBRARY),
+        Err(_) => Ok(()),
+    }
+}
+
 /// Begins to use NVML.
 pub(crate) fn open() -> Answer<()> {
+    // While somebody loads a library, which may be this one, nobody calls it.
+    if !link_map::list_is_consistent() {
+        return Err(driver::NO_LIBRARY);
+    }
     open_library();
     driver::nvml_init()
 }

@@ -1,5 +1,7 @@
 //! Memory of the dead stays booked until the driver has let it go, and nobody waits for it in vain.
 
+use cuota_tests::code;
+use cuota_tests::console::Arg::{At, Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{GIB, MIB, Machine, has_real_gpu, skip};
@@ -103,6 +105,28 @@ fn context_waits_for_the_room_of_the_dead() {
     next.use_primary_context();
     assert!(next.alloc(HELD).is_ok());
     next.finish();
+}
+
+#[test]
+fn module_waits_for_the_room_of_the_dead() {
+    let machine = Machine::whose_dead_linger(DEATH_MS);
+    let (victim, mut heir) = start(&machine);
+    victim.kill();
+    let image = code::with_variable(HELD + 256 * MIB);
+    let module = heir.call("cuModuleLoadData", &[Out(8), At(&image)]).ok().number(0);
+    assert!(machine.books("t").booked <= SHARED_BYTES);
+    assert_eq!(heir.call("cuModuleUnload", &[Is(module)]).status, 0);
+    heir.finish();
+}
+
+#[test]
+fn what_the_dead_had_is_shown_as_free_though_nobody_was_refused() {
+    let machine = Machine::whose_dead_linger(DEATH_MS);
+    let (victim, mut heir) = start(&machine);
+    let (free, _) = heir.memory();
+    victim.kill();
+    eventually("it is free", || heir.memory().0 >= free + HELD);
+    heir.finish();
 }
 
 #[test]

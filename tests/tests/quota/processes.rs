@@ -35,6 +35,18 @@ fn processes_of_a_tenant_share_its_quota() {
 }
 
 #[test]
+fn threads_that_come_near_the_quota_at_once_are_answered_all() {
+    let machine = Machine::new();
+    for _ in 0..20 {
+        let mut console = machine.start("t", SHARED);
+        // Each asks NVML, which nobody has loaded yet.
+        let done = console.in_threads(8, 1, "cuMemAlloc_v2", &[Out(8), Is(SHARED_BYTES - 200 * MIB)]);
+        assert_eq!(done, (OUT_OF_MEMORY, 0));
+        console.finish();
+    }
+}
+
+#[test]
 fn room_of_a_killed_process_is_granted_to_the_others() {
     let machine = Machine::new();
     let (mut victim, mut heir) = (machine.start("t", SHARED), machine.start("t", SHARED));

@@ -181,6 +181,24 @@ fn pool_of_a_stranger_is_not_opened_though_the_tenant_has_exported_one() {
 }
 
 #[test]
+fn dead_exporter_s_pool_stays_booked_for_a_sibling_that_has_it_open_and_lost_its_descriptors() {
+    let machine = Machine::new();
+    let (mut owner, mut other) = (machine.start("t", QUOTA), machine.start("t", QUOTA));
+    let mut third = machine.start("t", QUOTA);
+    let descriptor = pool_handed_over(&mut other, &mut owner, 2 * GIB);
+    assert!(import_pool(&mut other, descriptor).is_ok());
+    let _ = other.ask("closefrom 3");
+    owner.kill();
+    // It asks for so long as the dead are held for, two seconds.
+    for _ in 0..5 {
+        assert_eq!(third.alloc(2 * GIB), Err(OUT_OF_MEMORY), "{:?}", machine.processes("t"));
+        std::thread::sleep(std::time::Duration::from_millis(700));
+    }
+    other.kill();
+    third.finish();
+}
+
+#[test]
 fn quota_holds_without_a_current_context_on_each_of_two_gpus() {
     if has_real_gpu() {
         return skip("this machine may have one GPU only");

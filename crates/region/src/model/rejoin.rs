@@ -219,3 +219,34 @@ fn what_is_shared_counts_once_at_each_moment_of_a_rejoin() {
         assert_eq!(world.booked(), world.taken());
     });
 }
+
+#[test]
+fn call_that_comes_too_late_leaves_the_newcomer_alone() {
+    explore(Some(3), |world| {
+        let (process, lost, current, held) = one_that_flies(world);
+        let at = current.clone();
+        let late = process.start(None, move |process| {
+            if let Ok(reservation) = process.reserve(lost, None, 1) {
+                now(&at).cancel(reservation);
+            }
+        });
+        let newcomer = world.process(3, 4).start(None, |newcomer| {
+            let books = newcomer.join()?;
+            books.book(UNIT_BYTES);
+            Some(books)
+        });
+        rejoin(world.process(2, 4), lost, &current, &held);
+        late.join().unwrap();
+        let next = newcomer.join().unwrap().unwrap();
+        if let Some(next) = next {
+            assert_eq!(
+                (next.own_booked().0, next.own_pending()),
+                (UNIT_BYTES, 0),
+                "at {}",
+                next.member().place
+            );
+        }
+        assert_eq!(now(&current).own_booked().0, UNIT_BYTES);
+        assert_eq!(now(&current).own_pending(), 0);
+    });
+}

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::sync::AtomicU32;
-use super::world::{Process, World, explore, object};
+use super::world::{Process, World, explore};
 use crate::death::HOLD_NS;
 use crate::ledger::{Books, UNIT_BYTES};
 use crate::sync::Ordering;

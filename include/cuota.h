@@ -181,7 +181,8 @@ struct CUOTA_ALIGNED(64) cuota_tenant_line {
   uint64_t life;
   // In units of 64 KiB: of what is booked, what may still be taken back, in the lowest 29 bits, and all that is booked in the
   // next 29; above them the lowest six bits of `life` shifted right by one. One word, so that one instruction changes all. Written
-  // by the process itself and by nobody else.
+  // by the process itself, and after its death by who takes out of it what is gone. What has been moved to a next place is closed:
+  // nothing is booked here, and the six bits are another life's.
   uint64_t booked;
   // Of what is booked, bytes for contexts, modules and local memory.
   uint64_t overhead;

@@ -5,9 +5,11 @@
 //! ends or closes it, and the kernel sees to it, in any PID namespace. So a shell script that starts a CUDA program
 //! now and then keeps its quota in between, when no process of it is a member of the tenant.
 //!
-//! A tenant is swept only when its lease is free *and* no process of it is a member. What is left open: a daemon that
+//! A tenant is swept only when its lease is free *and* no process of it is a member, by its lock or, where it has closed that, by its
+//! entry in the tenant's file: the process with that id and start, in the sweeper's PID namespace. What is left open: a daemon that
 //! closes every descriptor it inherited, outlives all others and touches CUDA for the first time afterwards finds its
-//! entry gone. Give such a program a name with `--tenant`: a named tenant is never swept.
+//! entry gone; and one in another PID namespace that has closed them keeps the limits that it had, and no books with others. Give such a
+//! program a name with `--tenant`: a named tenant is never swept.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;

@@ -12,7 +12,7 @@ use crate::name::TenantName;
 use crate::path::Directory;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys;
-use crate::tenant::{GpuIndex, PROCESSES, Tenant};
+use crate::tenant::{GpuIndex, PROCESSES, Place, Tenant};
 use crate::word;
 
 /// The bit of a life that says that it has not ended.
@@ -278,7 +278,8 @@ pub(crate) fn pid_namespace() -> u64 {
     namespace.and_then(|fd| sys::file_info(&fd)).map_or(0, |info| info.identity.1)
 }
 
-/// Whether any process of the tenant lives, as someone sees it who is none of them.
+/// Whether any process of the tenant lives, as someone sees it who is none of them: by its lock, or where its program has closed the live
+/// file's descriptor, by its id and start, which say something within a PID namespace only.
 ///
 /// # Errors
 /// Why the files cannot be used.
@@ -289,7 +290,25 @@ pub fn anyone_lives(directory: &Directory, name: &TenantName) -> Result<bool, Un
             return Ok(true);
         }
     }
-    Ok(false)
+    match Tenant::open(&directory.tenant(name)?) {
+        Ok(tenant) => Ok(anyone_runs(tenant)),
+        Err(Unusable::System(errno)) => Err(errno.into()),
+        // Rubbish, or of another version: nobody keeps books there.
+        Err(_) => Ok(false),
+    }
+}
+
+/// Whether the process of any place runs, locked or not.
+fn anyone_runs(tenant: Tenant) -> bool {
+    let here = pid_namespace();
+    let runs = |place: &Place| {
+        let started = place.started.load(Ordering::Relaxed);
+        place.life.load(Ordering::Acquire) & ALIVE != 0
+            && started != 0
+            && place.pid_namespace.load(Ordering::Relaxed) == here
+            && sys::start_of(place.pid.load(Ordering::Relaxed)) == Some(started)
+    };
+    here != 0 && tenant.0.places.iter().take(tenant.places_in_use()).any(runs)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -306,6 +325,11 @@ mod tests {
 
     /// Forks a child that joins, books `mib` MiB and waits to be killed. Returns its id once it has booked.
     fn tenant_process(bench: &Bench, mib: u64) -> i32 {
+        tenant_process_that(bench, mib, |_| {})
+    }
+
+    /// The same, of a child that does something with its end of a pipe before it says that it has booked.
+    fn tenant_process_that(bench: &Bench, mib: u64, then: fn(i32)) -> i32 {
         let mut pipe = [0; 2];
         // SAFETY: fills the two descriptors of a live array.
         assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
@@ -319,6 +343,7 @@ mod tests {
                 });
                 if let Some(books) = books {
                     books.book(mib * MIB);
+                    then(pipe[1]);
                     let _ = sys::write_all(&Fd::from_owned(pipe[1]), b"!");
                 }
                 loop {
@@ -341,6 +366,36 @@ mod tests {
             libc::kill(child, libc::SIGKILL);
             libc::waitpid(child, core::ptr::null_mut(), 0);
         }
+    }
+
+    fn close_all_but(fd: i32) {
+        for number in (3..1024).filter(|number| *number != fd) {
+            // SAFETY: a child's own descriptors, which nothing in it uses any more.
+            unsafe { libc::close(number) };
+        }
+    }
+
+    #[test]
+    fn one_that_has_closed_its_descriptors_lives_until_it_ends() {
+        let bench = Bench::new();
+        let child = tenant_process_that(&bench, 1, close_all_but);
+        let while_it_runs = anyone_lives(&bench.directory, &bench.name);
+        // Before anything can fail: it would not end by itself.
+        kill(child);
+        assert_eq!(while_it_runs, Ok(true));
+        assert_eq!(anyone_lives(&bench.directory, &bench.name), Ok(false));
+    }
+
+    #[test]
+    fn books_that_are_none_are_nobodys() {
+        let bench = Bench::new();
+        let [live, books] = [bench.directory.live(&bench.name), bench.directory.tenant(&bench.name)]
+            .map(|path| path.unwrap().as_c_str().to_str().unwrap().to_owned());
+        std::fs::write(live, "").unwrap();
+        let missing = Unusable::System(sys::Errno(libc::ENOENT));
+        assert_eq!(anyone_lives(&bench.directory, &bench.name), Err(missing));
+        std::fs::write(books, "rubbish").unwrap();
+        assert_eq!(anyone_lives(&bench.directory, &bench.name), Ok(false));
     }
 
     fn sweep_until_one_is_found(member: &Member) {

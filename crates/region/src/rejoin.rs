@@ -27,16 +27,23 @@ impl Member {
     /// Makes this the place that is taken after `lost`, and books here what is booked there, if that is not another's by now.
     #[inline(never)]
     pub(crate) fn follow(&mut self, lost: &Member) {
-        if (0..GPUS).all(|gpu| self.bring(lost, gpu).is_some()) {
+        if self.numbers_gpus_as(lost) && (0..GPUS).all(|gpu| self.bring(lost, gpu).is_some()) {
             self.root = lost.root;
         } else {
             self.lines().for_each(|line| word::begin(line, self.life));
         }
     }
 
+    /// Whether each GPU has the index here that it had there. Not so in a file that was made anew, where others came first; where nobody
+    /// did, the GPUs get the same.
+    #[inline(never)]
+    fn numbers_gpus_as(&self, lost: &Member) -> bool {
+        lost.tenant.gpus().all(|(index, gpu)| self.tenant.gpu_index(gpu) == Some(index))
+    }
+
     /// Moves all that is booked in the place that was `lost` here, in flight or not, and what is shared. Returns the bytes that were
-    /// booked; `None`: the place has become another's, so the caller books anew what the process holds. In both cases
-    /// [`Member::settle_in`] ends it.
+    /// booked; `None`: the place has become another's, or the GPUs have other indices here, so the caller books anew what the process
+    /// holds. In both cases [`Member::settle_in`] ends it.
     pub fn take_over(&'static self, lost: &Member) -> Option<u64> {
         // From here on whoever finds a line closed, or another's, looks here. Whoever found so before has noted what it holds.
         lost.next.swap(from_ref(self).expose_provenance() as u64, Ordering::SeqCst);
@@ -171,6 +178,34 @@ mod tests {
             [newcomer, now].map(|books| books.own_booked().0),
             [5, 26].map(|units| units * UNIT_BYTES)
         );
+    }
+
+    #[test]
+    fn file_that_was_made_anew_numbers_the_gpus_as_before_where_nobody_came_first() {
+        let [old, anew] = [Bench::new(), Bench::new()];
+        let (gpu, other) = (old.tenant().gpu_index(GPU).unwrap(), GpuId::from_words([3, 4]));
+        let lost = old.member_at(old.tenant(), 0);
+        Books::of(lost, gpu).book(7 * UNIT_BYTES);
+        let now = after(&anew, lost, 1);
+        assert_eq!(now.take_over(lost), Some(7 * UNIT_BYTES));
+        now.settle_in(lost);
+        assert_ne!(anew.tenant().gpu_index(other), Some(gpu));
+        assert_eq!(anew.tenant().usage(gpu).booked, 7 * UNIT_BYTES);
+        assert_eq!(anew.tenant().gpus().next(), Some((gpu, GPU)));
+    }
+
+    #[test]
+    fn books_are_not_moved_to_where_another_gpu_has_the_index() {
+        let [old, anew] = [Bench::new(), Bench::new()];
+        let (gpu, other) = (old.tenant().gpu_index(GPU).unwrap(), GpuId::from_words([3, 4]));
+        let theirs = anew.tenant().gpu_index(other).unwrap();
+        let lost = old.member_at(old.tenant(), 0);
+        Books::of(lost, gpu).book(7 * UNIT_BYTES);
+        let now = after(&anew, lost, 1);
+        assert_eq!((gpu, now.take_over(lost)), (theirs, None));
+        now.settle_in(lost);
+        assert_eq!(anew.tenant().usage(theirs).booked, 0);
+        assert_ne!(anew.tenant().gpu_index(GPU), Some(theirs));
     }
 
     #[test]

@@ -134,6 +134,8 @@ impl Limiter {
                     gpu.cap_ppm.store(limits.compute.ppm(), Ordering::Relaxed);
                     gpu.turns.entitle(limits.entitlement);
                 }
+                // An entry that is gone lifts no limit: what was known stays.
+                Some(Found::Nothing) if gpu.is_known() => {}
                 Some(Found::Nothing) => gpu.cap_ppm.store(Cap::FULL.ppm(), Ordering::Relaxed),
                 // What was known stays, and whoever comes next asks again.
                 Some(Found::Unsettled) => (may_bind, epoch_read) = (true, 0),

@@ -119,6 +119,15 @@ impl Device {
         GpuIndex::new((self.index.load(Ordering::Acquire) as usize).wrapping_sub(1))
     }
 
+    /// The same in the books of another `member`, whose file may number the GPUs otherwise; kept from now on.
+    pub(super) fn index_anew(&self, member: &Member) -> Option<GpuIndex> {
+        let known = self.known_index()?;
+        let index = member.tenant().gpu_index(self.gpu()).unwrap_or(known);
+        member.tenant().note_total(index, self.total_bytes());
+        self.index.store(u32::try_from(index.number() + 1).ok()?, Ordering::Release);
+        Some(index)
+    }
+
     #[cold]
     fn find(&self, member: &'static Member, ordinal: u32) -> Option<GpuIndex> {
         let device = CUdevice::try_from(ordinal).ok()?;
@@ -159,6 +168,10 @@ impl Device {
         let epoch = u64::from(process.policy().epoch()) + 1;
         let quota = match process.limits(self.gpu()) {
             Found::Limits(limits) => limits.memory.in_bytes(self.total_bytes()),
+            // Whoever lifts a quota writes so. Where an entry is gone, what was known stays.
+            Found::Nothing if self.quota_epoch.load(Ordering::Acquire) != 0 => {
+                self.quota_bytes.load(Ordering::Relaxed)
+            }
             Found::Nothing => UNLIMITED,
             // The last good one; before there is one, nothing is granted.
             Found::Unsettled if self.quota_epoch.load(Ordering::Acquire) == 0 => return 0,

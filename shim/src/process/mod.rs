@@ -317,7 +317,9 @@ impl Process {
         let moved = member.take_over(lost);
         let mut booked = moved.unwrap_or(0);
         for (ordinal, device) in (0_u32..).zip(&self.devices) {
-            let Some(books) = device.known_index().map(|index| Books::of(member, index)) else { continue };
+            let Some(books) = device.index_anew(member).map(|index| Books::of(member, index)) else {
+                continue;
+            };
             let (bytes, overhead) = device.booked();
             books.note_overhead(overhead);
             if moved.is_none() {

@@ -1,11 +1,14 @@
 //! Several GPUs, and parts of one: a quota belongs to a UUID, however a program counts its devices.
 
+use std::fs;
+
+use cuota_region::event::Event;
 use cuota_tests::console::Arg::{At, Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::driver::{OUT_OF_MEMORY, uuid_text};
 use cuota_tests::machine::{GIB, MIB, Machine, Program, has_real_gpu, skip};
 
-use crate::{QUOTA, QUOTA_BYTES};
+use crate::{QUOTA, QUOTA_BYTES, eventually};
 
 const ONE_DEVICE: &str = "this machine may have one GPU only";
 const NO_MIG: &str = "this machine's GPU may not be cut into instances";
@@ -123,6 +126,38 @@ fn processes_that_count_the_gpus_differently_share_each_ones_quota() {
     assert!(other.alloc(PIECE).is_ok(), "what one gives back on GPU 1, the other gets there");
     one.finish();
     other.finish();
+}
+
+#[test]
+fn process_that_joins_again_in_books_made_anew_is_booked_on_the_gpu_that_it_uses() {
+    if has_real_gpu() {
+        return skip("NVIDIA's driver does not survive the loss of its own descriptors");
+    }
+    for other_is_first in [false, true] {
+        let (machine, all) = machine();
+        let mut one = tenant(&machine).start();
+        one.use_device(1);
+        let _piece = one.alloc(GIB).expect("there is room");
+        for file in ["t.v1", "t.v1.live"] {
+            fs::remove_file(machine.region().join("tenant").join(file)).expect("the file is ours");
+        }
+        let mut other = tenant(&machine).start();
+        if other_is_first {
+            other.use_device(0);
+        }
+        let _ = one.ask("closefrom 3");
+        eventually("it has joined again", || {
+            // It looks for the dead, unless it has just done so, and finds that it sees none.
+            assert_eq!(one.alloc(QUOTAS[1]), Err(OUT_OF_MEMORY));
+            machine.events("t").iter().any(|event| matches!(event, Event::Rejoined { .. }))
+        });
+        other.use_device(0);
+        assert_eq!([all[0], all[1]].map(|uuid| booked_on(&machine, uuid)), [0, GIB]);
+        other.use_device(1);
+        assert_eq!(other.alloc(QUOTAS[1] - GIB), Err(OUT_OF_MEMORY));
+        one.finish();
+        other.finish();
+    }
 }
 
 #[test]

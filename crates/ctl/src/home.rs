@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cuota_region::header::Unusable;
@@ -50,6 +50,8 @@ pub(crate) enum Trouble {
         /// Its owner.
         owner: u32,
     },
+    /// Others than this user can change what lies in it.
+    OthersChange(PathBuf),
     /// A file in it cannot be used.
     Unusable {
         /// The file.
@@ -76,6 +78,13 @@ impl fmt::Display for Trouble {
                 "quotas in {path} are set by its owner, user {owner}, and you are user {uid}\n  \
                  run without --memory, --compute and --tenant to take what the owner has set, or name a directory of your own \
                  with --dir or CUOTA_DIR, such as /dev/shm/cuota-{uid}",
+                path = path.display(),
+                uid = user(),
+            ),
+            Trouble::OthersChange(path) => write!(
+                f,
+                "{path} is not a directory that you, user {uid}, alone can change: containers set up from it would have the limits that \
+                 another user wants\n  look at what is there, and remove it; or name a directory of your own with --dir or CUOTA_DIR",
                 path = path.display(),
                 uid = user(),
             ),
@@ -180,7 +189,10 @@ impl Home {
         }
         self.make()?;
         let path = self.path.join("policy.lock");
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        // Where the directory was another user's first, no link of that user's is followed.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        let lock = options.open(&path);
         let failed = |doing: &'static str| {
             let path = path.clone();
             move |error| Trouble::Failed { doing, path, error }
@@ -190,19 +202,30 @@ impl Home {
         let unusable = |why| Trouble::Unusable { path: self.policy_path(), why };
         let policy = self.files.policy().map_err(unusable)?;
         let was_there = self.policy_path().exists();
-        let fd = sys::open(policy.as_c_str(), libc::O_RDWR | libc::O_CREAT, 0o644)
-            .map_err(|errno| unusable(errno.into()))?;
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW;
+        let fd = sys::open(policy.as_c_str(), flags, 0o644).map_err(|errno| unusable(errno.into()))?;
         if !was_there {
             // The umask may have taken bits away. Who may look into the directory is to read it.
-            let readable = std::fs::Permissions::from_mode(0o644);
-            std::fs::set_permissions(self.policy_path(), readable).map_err(|error| Trouble::Failed {
+            sys::set_mode(&fd, 0o644).map_err(|errno| Trouble::Failed {
                 doing: "let users read",
                 path: self.policy_path(),
-                error,
+                error: io::Error::from_raw_os_error(errno.0),
             })?;
         }
         let writer = PolicyWriter::on(&fd).map_err(unusable)?;
         Ok(Operator { writer, _lock: lock })
+    }
+
+    /// Refuses where this user is not the only one who can change what lies in the directory.
+    ///
+    /// # Errors
+    /// [`Trouble::OthersChange`], or why it cannot be looked at.
+    pub(crate) fn refuse_if_others_change_it(&self) -> Result<(), Trouble> {
+        let about = std::fs::symlink_metadata(&self.path);
+        let about =
+            about.map_err(|error| Trouble::Failed { doing: "look at", path: self.path.clone(), error })?;
+        let is_ours_alone = about.is_dir() && about.uid() == user() && about.mode() & 0o022 == 0;
+        is_ours_alone.then_some(()).ok_or_else(|| Trouble::OthersChange(self.path.clone()))
     }
 
     /// Makes a tenant's files, so that they can be given to the user who is to be that tenant.
@@ -238,6 +261,8 @@ impl Home {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -249,6 +274,32 @@ mod tests {
             assert_eq!(std::fs::metadata(path).unwrap().mode() & 0o777, 0o700);
         }
         assert!(home.policy().unwrap().is_some());
+    }
+
+    #[test]
+    fn no_link_in_the_place_of_a_policy_is_followed() {
+        for name in ["policy.v1", "policy.lock"] {
+            let dir = tempfile::tempdir().unwrap();
+            let target = dir.path().join("target");
+            std::os::unix::fs::symlink(&target, dir.path().join(name)).unwrap();
+            assert!(Home::at(dir.path()).unwrap().operate().is_err(), "{name}");
+            assert!(!target.exists(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_can_change_is_told_from_ones_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("own");
+        let home = Home::at(&own).unwrap();
+        drop(home.operate().unwrap());
+        home.refuse_if_others_change_it().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        let error = Home::at(&link).unwrap().refuse_if_others_change_it().unwrap_err().to_string();
+        assert!(error.contains("alone can change"), "{error}");
+        std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(home.refuse_if_others_change_it().is_err());
     }
 
     #[test]

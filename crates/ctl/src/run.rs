@@ -105,7 +105,9 @@ fn is_anothers(home: &Home, trouble: &Trouble) -> bool {
         Trouble::Failed { error, .. } => {
             matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
         }
-        Trouble::Unusable { .. } | Trouble::TooLong(_) | Trouble::OfHami(_) => false,
+        Trouble::OthersChange(_) | Trouble::Unusable { .. } | Trouble::TooLong(_) | Trouble::OfHami(_) => {
+            false
+        }
     };
     refused && matches!(home.policy(), Ok(Some(_)))
 }

@@ -117,6 +117,7 @@ fn install(home: &Home, asked: &Inject) -> anyhow::Result<String> {
     let spec = asked.cdi.then(|| cdi::spec(&tenant, mounts)).transpose()?;
     // Until all is done: of two that set a tenant up, or away, each finds all or nothing.
     let operator = home.operate()?;
+    home.refuse_if_others_change_it()?;
     view.refuse_if_open(asked.user)?;
     let policy = operator.writer.policy();
     view.begin(policy.rows().any(|row| row.tenant == tenant))?;
@@ -158,6 +159,9 @@ fn remove(home: &Home, asked: &Inject) -> anyhow::Result<String> {
     };
     let view = View::of(home, tenant);
     let operator = view.has_any().then(|| home.operate()).transpose()?;
+    if operator.is_some() {
+        home.refuse_if_others_change_it()?;
+    }
     refuse_if_used(home, &tenant, &view)?;
     if asked.cdi {
         let path = cdi::path(folder(asked), &tenant);

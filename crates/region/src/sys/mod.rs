@@ -121,12 +121,13 @@ fn as_int(value: usize) -> i32 {
     value as i32
 }
 
-/// Opens `path` with `open(2)`'s flags (`O_CLOEXEC` is added) and, for a new file, `mode`.
+/// Opens `path` with `open(2)`'s flags and, for a new file, `mode`. `O_CLOEXEC` is added, and `O_NONBLOCK`: a FIFO that somebody has put in
+/// a file's place must not stop a program.
 ///
 /// # Errors
 /// What `openat(2)` returns.
 pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<Fd> {
-    let flags = flags | libc::O_CLOEXEC;
+    let flags = flags | libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: `path` is NUL-terminated and outlives the call.
     let fd = unsafe {
         call_with_six(

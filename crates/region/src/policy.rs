@@ -444,6 +444,16 @@ mod tests {
     const GPU: GpuId = GpuId::from_words([7, 9]);
 
     #[test]
+    fn nobody_waits_for_a_fifo_in_the_policy_s_place() {
+        let bench = bench();
+        let name = bench.path.as_c_str();
+        std::fs::remove_file(std::ffi::OsStr::from_bytes(name.to_bytes())).unwrap();
+        // SAFETY: the path is NUL-terminated.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o644) }, 0);
+        assert!(Policy::open(&bench.path).is_err());
+    }
+
+    #[test]
     fn the_layout_is_the_one_that_version_1_has() {
         assert_eq!(size_of::<Entry>(), 192);
         assert_eq!((offset_of!(Key, gpu), offset_of!(Key, select)), (32, 48));

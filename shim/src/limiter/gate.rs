@@ -299,6 +299,8 @@ impl Limiter {
 
     fn end_here(&self, on: &Ground, stream: &Stream) {
         if let Some(mut books) = stream.books() {
+            // It has been launched, also where as many batches are in flight as there may be and this one stays open.
+            books.is_under_way = false;
             self.close(on, stream, &mut books, Close::Unknown);
         }
     }

@@ -221,8 +221,10 @@ impl Limiter {
             {
                 while self.settle(&on, stream, &mut books) {}
             }
-            let settles = if synced.is_some() { AT_A_LOOK } else { STREAMS };
-            self.note_left(process, settles, tails, SLEEPS_SYNCED);
+            // Of streams that were not waited for, those that another thread is at are left to it: threads that launch and
+            // synchronise on a stream each must not wait for one another.
+            let (settles, sleeps) = if synced.is_some() { (AT_A_LOOK, 0) } else { (STREAMS, SLEEPS_SYNCED) };
+            self.note_left(process, settles, tails, sleeps);
         });
     }
 

@@ -4,11 +4,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use cuota_tests::build;
-use cuota_tests::console::Arg::{Is, Out};
+use cuota_tests::console::Arg::{Is, Out, Parameter};
 use cuota_tests::console::Console;
 use cuota_tests::machine::Machine;
 
-use crate::{End, MS, Worker, eventually, meter, spin};
+use crate::{End, MS, Worker, eventually, meter, spin, spin_as_told};
 
 /// The kernel's length, and what of it must be in the books at least.
 const LONG: u64 = 200 * MS;
@@ -204,5 +204,28 @@ fn stream_that_is_destroyed_waits_for_the_helper_that_is_about_to_use_it() {
         sleep(Duration::from_millis(100));
         worker.stream = next;
     }
+    worker.console.finish();
+}
+
+#[test]
+fn idle_time_behind_more_batches_than_are_followed_is_not_charged() {
+    const WORK: u64 = 400 * MS;
+    let machine = Machine::new();
+    let console = machine.tenant_with("t", &["--compute", "50%"]).start_with_context();
+    let mut worker = Worker::with(console, &spin_as_told());
+    worker.launch_as_told(WORK, worker.stream);
+    // Each of a shape that is not known, and so a batch of its own.
+    let (one, none, parameter) = (Is(1), Is(0), 1_000_u64.to_le_bytes());
+    for grid in 2..20 {
+        let shape = [Is(worker.function), Is(grid), one, one, one, one, one, none];
+        let rest = [Is(worker.stream), Parameter(&parameter), none];
+        let _ = worker.console.call("cuLaunchKernel", &[&shape[..], &rest[..]].concat()).ok();
+    }
+    worker.synchronize();
+    sleep(Duration::from_secs(1));
+    worker.launch_as_told(1_000, worker.stream);
+    worker.synchronize();
+    let (used_ns, _) = meter(&machine, "t");
+    assert!(used_ns <= WORK * 3 / 2, "{used_ns} ns for {WORK} ns of work");
     worker.console.finish();
 }

@@ -28,10 +28,12 @@ fn holds(percent: u64, helper: &str) {
     let machine = Machine::new();
     let (cap, mut turn) = (percent as f64, 0);
     // A quantum of credit is left at most: 20 ms of the cap in 1.5 s.
-    assert_share((cap - 10.0).max(cap * 0.8), cap * 1.02 + 0.5, || {
-        turn += 1;
-        share_at(&machine, &format!("t{turn}"), percent, helper)
-    });
+    for _ in 0..3 {
+        assert_share((cap - 10.0).max(cap * 0.8), cap * 1.02 + 0.5, || {
+            turn += 1;
+            share_at(&machine, &format!("t{turn}"), percent, helper)
+        });
+    }
 }
 
 #[test]

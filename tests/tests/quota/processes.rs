@@ -39,7 +39,7 @@ fn threads_that_come_near_the_quota_at_once_are_answered_all() {
     let machine = Machine::new();
     for _ in 0..20 {
         let mut console = machine.start("t", SHARED);
-        // Each asks NVML, which nobody has loaded yet.
+        // Each asks NVML, which nobody has loaded yet. Calls into one half loaded end some 4 % of such programs, so a single run may miss it.
         let done = console.in_threads(8, 1, "cuMemAlloc_v2", &[Out(8), Is(SHARED_BYTES - 200 * MIB)]);
         assert_eq!(done, (OUT_OF_MEMORY, 0));
         console.finish();

@@ -153,7 +153,7 @@ fn log(tenant: Tenant, pid: u32, booked: u64) {
 }
 
 /// Whether a line counts for `life`, whose process may have been found dead.
-fn is_of(line: &Line, life: u64) -> bool {
+pub(crate) fn is_of(line: &Line, life: u64) -> bool {
     line.life.load(Ordering::SeqCst) & !EVICTED == life
 }
 

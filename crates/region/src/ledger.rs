@@ -9,6 +9,7 @@ use core::num::NonZeroU64;
 
 use cuota_governor::quota::{self, Sum, Verdict};
 
+use crate::death;
 use crate::member::Member;
 use crate::share::ShareKey;
 use crate::sync::{self, Ordering};
@@ -117,6 +118,13 @@ impl Books {
     #[inline(always)]
     fn own(&self) -> &'static Line {
         &self.lines()[self.member.place % PROCESSES]
+    }
+
+    /// This place's line, unless it is another process's by now.
+    #[inline(never)]
+    fn noted_line(&self) -> Option<&'static Line> {
+        let line = self.own();
+        death::is_of(line, self.member.life).then_some(line)
     }
 
     /// The place that these are the books of.
@@ -317,19 +325,25 @@ impl Books {
     /// Notes how much of what is booked is overhead (contexts, modules, local memory), bytes.
     #[inline(never)]
     pub fn note_overhead(&self, bytes: u64) {
-        self.own().overhead.store(bytes, Ordering::Relaxed);
+        if let Some(line) = self.noted_line() {
+            line.overhead.store(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Notes how much of what is booked is of memory pools that others can open, bytes.
     #[inline(never)]
     pub fn note_pools(&self, bytes: u64) {
-        self.own().pools.store(bytes, Ordering::Relaxed);
+        if let Some(line) = self.noted_line() {
+            line.pools.store(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Counts a refused allocation.
     #[inline(never)]
     pub fn note_refusal(&self) {
-        self.own().refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(line) = self.noted_line() {
+            line.refused.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Bytes that this process has booked and may still take back.
@@ -543,7 +557,25 @@ mod tests {
         books.commit(granted, 5 * U);
         books.release(5 * U);
         books.book(5 * U);
-        assert_eq!(successor.tenant_usage().booked, 0);
+        books.note_overhead(5 * U);
+        books.note_refusal();
+        assert_eq!(successor.tenant_usage(), Usage::default());
+    }
+
+    #[test]
+    fn an_evicted_process_says_nothing_of_the_pools_of_the_next() {
+        let bench = Bench::new();
+        let [books] = members(&bench, 1)[..] else { panic!() };
+        let [next, onlooker] = [0, 1].map(|place| bench.member_at(bench.tenant(), place));
+        next.note_pool_open(true);
+        books.note_pools(5 * U);
+        books.member().note_pool_exported();
+        books.member().note_pool_open(false);
+        books.member().bring_pools(true, 3);
+        let file = bench.tenant().0;
+        assert_eq!(file.places[0].pools.load(Ordering::SeqCst), 1);
+        assert_eq!(file.books[0][0].pools.load(Ordering::SeqCst), 0);
+        assert!(!onlooker.others_export_pools());
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Member {
     /// Notes which process it is: its other places hold nothing.
     pub(crate) fn begin(&self) {
         let started = sys::start_of(sys::process_id()).unwrap_or(0);
-        if let Some(place) = self.tenant.0.places.get(self.place) {
+        if let Some(place) = self.own_place() {
             place.started.store(started, Ordering::Release);
         }
     }
@@ -194,8 +194,14 @@ impl Member {
 
     /// Whether nobody has taken this process for dead.
     pub(crate) fn lives(&self) -> bool {
+        self.own_place().is_some()
+    }
+
+    /// What stands of it in the tenant's file. `None`: it was taken for dead, and another process may be there by now.
+    #[inline(never)]
+    pub(crate) fn own_place(&self) -> Option<&'static Place> {
         let place = self.tenant.0.places.get(self.place);
-        place.is_some_and(|place| place.life.load(Ordering::Acquire) == self.life)
+        place.filter(|place| place.life.load(Ordering::Acquire) == self.life)
     }
 
     /// Notes what is to be charged if this process dies now: the GPU time of its work in flight on `gpu`, ns, and what of it is not
@@ -210,14 +216,14 @@ impl Member {
 
     /// Notes that others can open memory pools of this process.
     pub fn note_pool_exported(&self) {
-        if let Some(place) = self.tenant.0.places.get(self.place) {
+        if let Some(place) = self.own_place() {
             place.pools.fetch_or(death::EXPORTS, Ordering::SeqCst);
         }
     }
 
     /// Notes that this process has opened a memory pool of another, or closed one.
     pub fn note_pool_open(&self, opened: bool) {
-        let Some(place) = self.tenant.0.places.get(self.place) else { return };
+        let Some(place) = self.own_place() else { return };
         if opened {
             place.pools.fetch_add(1, Ordering::SeqCst);
             return;
@@ -233,7 +239,7 @@ impl Member {
 
     /// Notes in a new place whether others can open memory pools of this process, and how many pools of others it has open.
     pub fn bring_pools(&self, exports: bool, open: u32) {
-        if let Some(place) = self.tenant.0.places.get(self.place) {
+        if let Some(place) = self.own_place() {
             place.pools.store(u32::from(exports) << 31 | open & !death::EXPORTS, Ordering::SeqCst);
         }
     }

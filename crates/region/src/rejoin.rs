@@ -27,6 +27,9 @@ impl Member {
     /// Makes this the place that is taken after `lost`, and books here what is booked there, if that is not another's by now.
     #[inline(never)]
     pub(crate) fn follow(&mut self, lost: &Member) {
+        if let (Some(here), Some(there)) = (self.own_place(), lost.own_place()) {
+            here.pools.store(there.pools.load(Ordering::SeqCst), Ordering::SeqCst);
+        }
         if self.numbers_gpus_as(lost) && (0..GPUS).all(|gpu| self.bring(lost, gpu).is_some()) {
             self.root = lost.root;
         } else {
@@ -64,7 +67,10 @@ impl Member {
     /// Brings here what is booked on a GPU in the place that was `lost`. Its word as it was then; `None`: it is another's by now.
     #[inline(never)]
     fn bring(&self, lost: &Member, gpu: usize) -> Option<u64> {
-        word::bring(lost.line(gpu)?, lost.life, (self.line(gpu)?, self.life))
+        let (from, to) = (lost.line(gpu)?, self.line(gpu)?);
+        // Known before it is needed: a process may die half way, and others have its pools open.
+        to.pools.store(from.pools.load(Ordering::Relaxed), Ordering::Relaxed);
+        word::bring(from, lost.life, (to, self.life))
     }
 
     /// Begins in this place, after the one that was `lost`, which is given up. Not before all that is held is booked here: then nobody
@@ -137,6 +143,27 @@ mod tests {
         assert_eq!(before.reserve(UNIT_BYTES, QUOTA), Err(crate::ledger::Refusal::Evicted));
         now.member().settle_in(lost);
         assert_eq!((now.tenant_usage().booked, now.own_pending()), (21 * UNIT_BYTES, 0));
+    }
+
+    #[test]
+    fn pools_that_others_have_open_stay_booked_where_their_owner_dies_while_it_moves() {
+        let bench = Bench::new();
+        let gpu = bench.tenant().gpu_index(GPU).unwrap();
+        let [lost, heir] = [0, 1].map(|place| bench.member_at(bench.tenant(), place));
+        heir.note_pool_open(true);
+        let before = Books::of(lost, gpu);
+        before.book(9 * UNIT_BYTES);
+        lost.note_pool_exported();
+        before.note_pools(4 * UNIT_BYTES);
+        let now = after(&bench, lost, 2);
+        assert_eq!(now.take_over(lost), Some(9 * UNIT_BYTES));
+        for now_ns in [HOLD_NS, 3 * HOLD_NS] {
+            for member in [lost, now] {
+                let place = &bench.tenant().0.places[member.place];
+                death::bury(bench.tenant(), member.place, place, member.life, now_ns);
+            }
+        }
+        assert_eq!(Books::of(heir, gpu).tenant_usage().booked, 4 * UNIT_BYTES);
     }
 
     #[test]

@@ -488,14 +488,15 @@ pub(crate) unsafe extern "C" fn import_pool(call: &Call) -> CUresult {
         Booking::No => return call.make(),
         Booking::Refuse => return REFUSED,
     };
-    let (process, member) = (account.process(), account.process().member());
+    let process = account.process();
     let note = |opened| {
         process.pools.open(opened);
-        member.note_pool_open(opened);
+        // Asked each time: it may have taken another place while the driver was at it.
+        process.member().note_pool_open(opened);
     };
     // First this, so that whoever dies from here on keeps its pool booked.
     note(true);
-    let is_known = account.quota() == UNLIMITED || member.others_export_pools();
+    let is_known = account.quota() == UNLIMITED || process.member().others_export_pools();
     let status = if is_known { call.make() } else { account.decline(Why::ForeignPool) };
     if status != OK {
         note(false);

@@ -42,8 +42,3 @@ impl Live {
         Ok(self.world.is_locked_elsewhere(self.process, place))
     }
 }
-
-/// A model has one live file.
-pub(crate) fn number_of(_: (u64, u64)) -> u64 {
-    0
-}

@@ -2,6 +2,7 @@
 //
 //     cc -O2 -o ledger_guest scripts/gpu/ledger_guest.c -ldl
 //     ledger_guest watch              asked for PIDs on standard input, answers with what NVML shows for each, bytes; `d`: the device
+//     ledger_guest show               what is free, and all of the device as cuMemGetInfo, cuDeviceTotalMem and both forms of NVML say, bytes; its UUID
 //     ledger_guest fill PATH          takes memory by PATH until it is refused, prints the bytes, and holds them
 //     ledger_guest live COUNT...      COUNT:ns:ns, of an allocation and its free beside COUNT live ones: the driver's own functions, the hooked
 //     ledger_guest pairs COUNT        ns of an allocation and its free, the hooked functions and the driver's own by turns
@@ -106,6 +107,30 @@ static int watch(void) {
         }
         say("");
     }
+    return 0;
+}
+
+// ---- show
+static int show(void) {
+    size_t available = 0, total = 0, whole = 0;
+    void *context, *nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW), *device;
+    struct { unsigned version; u64 total, reserved, available, used; } second = {.version = 40 | 2 << 24};
+    u64 first[3];
+    char uuid[96];
+    if (!nvml) return fprintf(stderr, "%s\n", dlerror()), 3;
+    must(find("cuInit")(0), "cuInit");
+    must(find("cuDeviceTotalMem_v2")(&whole, 0), "cuDeviceTotalMem");
+    // With a quota of nothing there is no context.
+    if (find("cuDevicePrimaryCtxRetain")(&context, 0) == 0) {
+        must(find("cuCtxSetCurrent")(context), "cuCtxSetCurrent");
+        must(find("cuMemGetInfo_v2")(&available, &total), "cuMemGetInfo");
+    }
+    must(((fn)dlsym(nvml, "nvmlInit_v2"))(), "nvmlInit_v2");
+    must(((fn)dlsym(nvml, "nvmlDeviceGetHandleByIndex_v2"))(0, &device), "nvmlDeviceGetHandleByIndex_v2");
+    must(((fn)dlsym(nvml, "nvmlDeviceGetMemoryInfo"))(device, first), "nvmlDeviceGetMemoryInfo");
+    must(((fn)dlsym(nvml, "nvmlDeviceGetMemoryInfo_v2"))(device, &second), "nvmlDeviceGetMemoryInfo_v2");
+    must(((fn)dlsym(nvml, "nvmlDeviceGetUUID"))(device, uuid, 96), "nvmlDeviceGetUUID");
+    printf("%zu %zu %zu %llu %llu %s\n", available, total, whole, first[0], second.total, uuid);
     return 0;
 }
 
@@ -309,7 +334,8 @@ int main(int count, char **arguments) {
     if (!strcmp(what, "watch")) return watch();
     driver = dlopen("libcuda.so.1", RTLD_NOW);
     if (!driver) return fprintf(stderr, "%s\n", dlerror()), 3;
-    if (count < 3) return fprintf(stderr, "usage: ledger_guest watch | fill PATH | live COUNT... | pairs COUNT | take BYTES | churn SEED\n"), 2;
+    if (!strcmp(what, "show")) return show();
+    if (count < 3) return fprintf(stderr, "usage: ledger_guest watch | show | fill PATH | live COUNT... | pairs COUNT | take BYTES | churn SEED\n"), 2;
     if (!strcmp(what, "fill")) return fill(arguments[2]);
     if (!strcmp(what, "live")) return live(count - 2, arguments + 2);
     if (!strcmp(what, "pairs")) return pairs(atoi(arguments[2]));

@@ -219,7 +219,7 @@ impl Limiter {
             process_busy: false,
             progress_ns: self.progress_ns.load(Ordering::Relaxed),
         };
-        for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
+        for stream in self.streams.busy() {
             scene.process_busy = true;
             if stream.device() == of.device() {
                 scene.batches += stream.batches();
@@ -265,7 +265,7 @@ impl Limiter {
             books.watch = Watch::new(now_ns, front_ns);
             if !books.is_busy() {
                 books.since_ns = now_ns;
-                if self.streams.seen().all(|stream| stream.batches() == 0) {
+                if self.streams.busy().next().is_none() {
                     // What others had while this process had nothing on the GPU was not taken from it.
                     let _ = on.companions_ns();
                 }

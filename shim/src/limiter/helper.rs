@@ -265,7 +265,7 @@ impl Limiter {
         if self.helper.sparse.swap(0, Ordering::Relaxed) != 0 {
             found = Found::Sparse;
         }
-        for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
+        for stream in self.streams.busy() {
             found = found.max(Found::Draining);
             if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
                 // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.

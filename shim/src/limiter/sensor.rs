@@ -170,7 +170,7 @@ impl Limiter {
     /// After a context has gone: its streams have, too, and no event says any more how long their work took. It was on the GPU until
     /// now at most.
     fn end_context(&self, process: &'static Process, context: u8) {
-        let busy = self.streams.seen().filter(|stream| stream.batches() != 0 && stream.context() == context);
+        let busy = self.streams.busy().filter(|stream| stream.context() == context);
         for stream in busy {
             if let (Some(on), Some(mut books)) =
                 (Ground::of(process, stream.device()), stream.books_after(SLEEPS_AT_LAST))
@@ -191,7 +191,7 @@ impl Limiter {
     #[inline(never)]
     pub(crate) fn close_all(&self, process: &'static Process, why: Close) -> bool {
         let mut were_open = false;
-        for stream in self.streams.seen().filter(|stream| stream.batches() != 0) {
+        for stream in self.streams.busy() {
             if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
                 let was_open = !books.batch.is_empty();
                 self.close(&on, stream, &mut books, why);
@@ -234,7 +234,7 @@ impl Limiter {
     pub(super) fn note_left(&self, process: &'static Process, settles: usize, tails: Tails, sleeps: u32) {
         let mut is_sure = true;
         let mut left = [InFlight::NONE; DEVICES];
-        let busy = || self.streams.seen().filter(|stream| stream.batches() != 0);
+        let busy = || self.streams.busy();
         let count = busy().count().max(1);
         // All of them where they are few.
         let first =
@@ -362,7 +362,7 @@ impl Limiter {
             let Some(start) = books.front().map(|closed| closed.start).or(boundary) else { return false };
             self.line(stream.context()).visit().is_some_and(|line| line.is_reached(start))
         };
-        driver::outside_captures(|| self.streams.seen().filter(|stream| stream.batches() != 0).any(has_begun))
+        driver::outside_captures(|| self.streams.busy().any(has_begun))
     }
 
     /// Settles the oldest batch of a stream, if it has ended.

@@ -455,15 +455,36 @@ pub(crate) fn key_of(process: &Process, handle: CUstream) -> u64 {
     meant(process, handle).0
 }
 
+/// See [`Streams::busy`].
+pub(super) struct Busy<'a> {
+    streams: &'a Streams,
+    next: usize,
+}
+
+impl<'a> Iterator for Busy<'a> {
+    type Item = &'a Stream;
+
+    #[inline(never)]
+    fn next(&mut self) -> Option<&'a Stream> {
+        while self.next < self.streams.in_use() {
+            let (key, place) = (self.streams.keys.get(self.next)?, self.streams.places.get(self.next)?);
+            self.next += 1;
+            if !matches!(key.load(Ordering::Acquire), 0 | CLAIMED) && place.batches() != 0 {
+                return Some(place);
+            }
+        }
+        None
+    }
+}
+
 impl Streams {
     fn in_use(&self) -> usize {
         (self.high_water.load(Ordering::Acquire) as usize).min(STREAMS)
     }
 
-    /// The streams of which anything is open or in flight, or may be.
-    pub(super) fn seen(&self) -> impl Iterator<Item = &Stream> {
-        let keys = self.keys.iter().take(self.in_use()).zip(&self.places);
-        keys.filter(|(key, _)| !matches!(key.load(Ordering::Acquire), 0 | CLAIMED)).map(|(_, place)| place)
+    /// The streams on which anything is open or in flight.
+    pub(super) fn busy(&self) -> Busy<'_> {
+        Busy { streams: self, next: 0 }
     }
 
     fn with_key(&self, key: u64) -> Option<(&AtomicU64, &Stream)> {

@@ -490,7 +490,7 @@ impl Limiter {
 
     /// Batches of this process on a GPU that have not ended.
     fn batches_on(&self, ordinal: u32) -> u32 {
-        let on = self.streams.seen().filter(|stream| stream.device() == ordinal);
+        let on = self.streams.busy().filter(|stream| stream.device() == ordinal);
         on.fold(0, |sum, stream| sum + stream.batches())
     }
 

@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use cuota_abi::nvml::nvmlProcessInfo_t;
-use cuota_governor::batch::{Close, Settlement};
+use cuota_governor::batch::{Batch, Close, Settlement};
 use cuota_governor::budget::{Budget, Correction, Look, Opening, book_period, book_window};
 use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
@@ -81,8 +81,21 @@ impl Gpu {
         Costs::new(&self.costs)
     }
 
+    #[inline(always)]
     pub(super) fn concurrency(&self) -> Concurrency {
         Concurrency::from_word(self.concurrency.load(Ordering::Relaxed))
+    }
+
+    /// What units that cost so much alone are believed to add to the occupied time, ns.
+    #[inline(never)]
+    pub(super) fn scale(&self, cost_ns: u64) -> u64 {
+        self.scale_hot(cost_ns)
+    }
+
+    /// [`Self::scale`], for each launch.
+    #[inline(always)]
+    pub(super) fn scale_hot(&self, cost_ns: u64) -> u64 {
+        self.concurrency().scale(cost_ns)
     }
 
     pub(super) fn set_concurrency(&self, concurrency: Concurrency) {
@@ -241,6 +254,12 @@ impl Ground {
             return;
         }
         self.meter.correct(correction, &|_| Some(self.look()));
+    }
+
+    /// Closes a batch, and gives back what was booked for it and is not its units' cost.
+    #[inline(never)]
+    pub(super) fn close(&self, batch: &mut Batch) {
+        self.correct(batch.close(self.gpu.concurrency()));
     }
 
     /// Charges work for the time since then: it was on the GPU until now at most. `booked_ns` were booked for it.

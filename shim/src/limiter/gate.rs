@@ -76,7 +76,7 @@ impl Limiter {
             return None;
         }
         let estimate = gpu.costs().estimate(unit.key);
-        let cost_ns = gpu.concurrency().scale(estimate.cost_ns());
+        let cost_ns = gpu.scale_hot(estimate.cost_ns());
         let Some(mut books) = stream.books() else {
             // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
             let on = Ground::of(process, stream.device())?;
@@ -130,7 +130,7 @@ impl Limiter {
         if is_gap(idle_ns) && !unit.continues_chain {
             return None;
         }
-        let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
+        let cost_ns = on.gpu.scale(estimate.cost_ns());
         let Spend::Within { word } = lease::spend(books.lease, cost_ns.saturating_add(idle_ns)) else {
             return None;
         };
@@ -148,7 +148,7 @@ impl Limiter {
     fn look(&'static self, on: &Ground, stream: &'static Stream, unit: &Unit) -> Entered {
         self.reap(on.process, Tails::Left);
         let estimate = on.gpu.costs().estimate(unit.key);
-        let unit_ns = on.gpu.concurrency().scale(estimate.cost_ns());
+        let unit_ns = on.gpu.scale(estimate.cost_ns());
         let (budget, look) = on.budget();
         let most_ns = match budget.peek(look) {
             Opening::Now { left_ns } => left_ns,
@@ -156,7 +156,7 @@ impl Limiter {
         };
         let booked_ns = match estimate {
             // What a batch of the target's size occupies beside the process's other streams.
-            Estimate::Learned(_) => lease::size(on.gpu.concurrency().scale(TARGET_NS), most_ns, unit_ns),
+            Estimate::Learned(_) => lease::size(on.gpu.scale(TARGET_NS), most_ns, unit_ns),
             Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
         };
         let mut arrival = Arrival::new(look, booked_ns, on.book(booked_ns));
@@ -226,7 +226,7 @@ impl Limiter {
                 scene.in_flight_ns = scene.in_flight_ns.saturating_add(stream.in_flight_ns());
             }
         }
-        scene.in_flight_ns = on.gpu.concurrency().scale(scene.in_flight_ns);
+        scene.in_flight_ns = on.gpu.scale(scene.in_flight_ns);
         scene
     }
 
@@ -244,7 +244,7 @@ impl Limiter {
             return Some(After::Passed(*on, stream));
         };
         let estimate = on.gpu.costs().estimate(unit.key);
-        let cost_ns = on.gpu.concurrency().scale(estimate.cost_ns());
+        let cost_ns = on.gpu.scale(estimate.cost_ns());
         let mut is_apart = false;
         let now_ns = sys::monotonic_ns();
         if books.batch.is_empty() {
@@ -283,7 +283,7 @@ impl Limiter {
         if pass == Pass::Stalled {
             // One unit, and no more.
             books.lease = lease::EMPTY;
-            on.correct(books.batch.close(on.gpu.concurrency()));
+            on.close(&mut books.batch);
         }
         let tail = tail_behind(stream, &mut books, unit);
         is_apart &= !books.launches.has_chains();

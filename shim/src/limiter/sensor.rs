@@ -326,7 +326,7 @@ impl Limiter {
         if self.waits(stream, books) {
             books.since_ns = sys::monotonic_ns();
         }
-        on.correct(books.batch.close(on.gpu.concurrency()));
+        on.close(&mut books.batch);
         let mut booked_ns = books.batch.booked_ns().saturating_add(books.blind_ns);
         while let Some(&mut closed) = books.front() {
             booked_ns = booked_ns.saturating_add(closed.batch.booked_ns());

@@ -147,7 +147,7 @@ impl Books {
         let mut batch = core::mem::take(&mut self.batch);
         self.lease = cuota_governor::lease::EMPTY;
         (self.unknown, self.is_under_way) = (false, false);
-        on.correct(batch.close(on.gpu.concurrency()));
+        on.close(&mut batch);
         (self.boundary.take(), batch)
     }
 

@@ -255,7 +255,7 @@ impl Limiter {
                 books.pace.gap();
                 if !was_dry {
                     // It lies before the gap.
-                    books.boundary.take().into_iter().for_each(|mark| self.let_go(stream, mark));
+                    self.let_go(stream, books.boundary.take());
                 }
             }
             let was_dry = was_dry || !books.is_busy();

@@ -292,7 +292,7 @@ impl Limiter {
             }
             Flow::Quiet { late_ns } => {
                 // Who ends the context waits for who visits it.
-                let visit = self.line(stream.context()).visit();
+                let visit = self.visit(stream);
                 // The legacy stream, and a new event, are the current context's. Said each time: the one with this number, and even
                 // with this handle, may be another than the last time.
                 let context = visit.as_ref().and_then(|_| on.process.contexts.handle_of(stream.context()));

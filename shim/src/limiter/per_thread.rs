@@ -96,7 +96,7 @@ impl Limiter {
     /// Whether the tail of a stream has been reached, or cannot be any more.
     pub(super) fn tail_is_reached(&self, stream: &Stream) -> bool {
         let event = stream.tail.event.load(Ordering::Relaxed);
-        let visit = self.line(stream.context()).visit();
+        let visit = self.visit(stream);
         visit.is_some_and(|_| driver::query_event(as_event(event)) != CUresult::CUDA_ERROR_NOT_READY)
     }
 
@@ -116,7 +116,7 @@ impl Limiter {
         if !is_behind_all || event == 0 || books.batch.is_empty() || books.is_busy() {
             return false;
         }
-        let Some(line) = self.line(stream.context()).visit() else { return false };
+        let Some(line) = self.visit(stream) else { return false };
         let now_ns = sys::monotonic_ns();
         if driver::query_event(as_event(event)) != CUresult::CUDA_SUCCESS {
             books.seen_busy_ns = now_ns;

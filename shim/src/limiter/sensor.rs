@@ -10,7 +10,7 @@ use cuota_region::sys;
 use super::Limiter;
 use super::caps::Ground;
 use super::stream::{Books, Closed, InFlight, SLEEPS_AT_LAST, SLEEPS_SYNCED, STREAMS, Stream};
-use super::timeline::{End, Mark, Timeline};
+use super::timeline::{End, Mark, Timeline, Visit};
 use crate::process::Process;
 use crate::process::device::DEVICES;
 use crate::process::driver::{self, Capturing};
@@ -31,6 +31,12 @@ impl Limiter {
     /// A context's time line.
     pub(super) fn line(&self, context: u8) -> &Timeline {
         &self.timelines[usize::from(context)]
+    }
+
+    /// Visits the time line of a stream's context, unless that is ending.
+    #[inline(never)]
+    pub(super) fn visit(&self, stream: &Stream) -> Option<Visit<'_>> {
+        self.line(stream.context()).visit()
     }
 
     /// Records an event on a stream whose books the caller holds. `None`: it cannot be, or must not.
@@ -62,8 +68,12 @@ impl Limiter {
         }
     }
 
-    pub(super) fn let_go(&self, stream: &Stream, mark: Mark) {
-        self.line(stream.context()).let_go(mark);
+    /// One reference less to an event of a stream's context.
+    #[inline(never)]
+    pub(super) fn let_go(&self, stream: &Stream, mark: Option<Mark>) {
+        if let Some(mark) = mark {
+            self.line(stream.context()).let_go(mark);
+        }
     }
 
     /// Closes the open batch of a stream whose books the caller holds. Whether it will be measured.
@@ -84,7 +94,7 @@ impl Limiter {
         let (start, mut batch) = books.take_open(on);
         if batch.is_empty() {
             // The boundary ended the batch before; another is recorded when work comes.
-            start.into_iter().for_each(|mark| self.let_go(stream, mark));
+            self.let_go(stream, start);
             return false;
         }
         let mut late_ns = 0;
@@ -100,7 +110,7 @@ impl Limiter {
         let end = start.and_then(|_| self.record(on.process, stream));
         let Some((start, end)) = start.zip(end) else {
             // Not to be measured by events. What it has cost so far is its estimate; the rest is seen by `time`.
-            start.into_iter().for_each(|mark| self.let_go(stream, mark));
+            self.let_go(stream, start);
             books.blind_ns = books.blind_ns.saturating_add(batch.booked_ns());
             if is_reachable {
                 self.blind(on.process, stream, books);
@@ -330,11 +340,11 @@ impl Limiter {
         let mut booked_ns = books.batch.booked_ns().saturating_add(books.blind_ns);
         while let Some(&mut closed) = books.front() {
             booked_ns = booked_ns.saturating_add(closed.batch.booked_ns());
-            self.let_go(stream, closed.start);
-            self.let_go(stream, closed.end);
+            self.let_go(stream, Some(closed.start));
+            self.let_go(stream, Some(closed.end));
             books.pop();
         }
-        books.boundary.into_iter().for_each(|mark| self.let_go(stream, mark));
+        self.let_go(stream, books.boundary);
         let cost_ns = on.time_since(books.since_ns).max(booked_ns);
         on.note_used(cost_ns);
         on.correct(Correction::from(booked_ns, cost_ns));
@@ -349,7 +359,7 @@ impl Limiter {
         let boundary = books.boundary;
         let first = books.front().map(|closed| closed.start).or(boundary);
         let Some(start) = first.filter(|_| !books.is_blind) else { return false };
-        self.line(stream.context()).visit().is_some_and(|line| !line.is_reached(start))
+        self.visit(stream).is_some_and(|line| !line.is_reached(start))
     }
 
     /// Whether any work of the process is on the GPU, rather than behind something that it waits for. What no event shows is not taken for
@@ -360,21 +370,22 @@ impl Limiter {
             let Some(mut books) = stream.try_books() else { return false };
             let boundary = books.boundary;
             let Some(start) = books.front().map(|closed| closed.start).or(boundary) else { return false };
-            self.line(stream.context()).visit().is_some_and(|line| line.is_reached(start))
+            self.visit(stream).is_some_and(|line| line.is_reached(start))
         };
         driver::outside_captures(|| self.streams.busy().any(has_begun))
     }
 
     /// Settles the oldest batch of a stream, if it has ended.
+    #[inline(never)]
     fn settle(&self, on: &Ground, stream: &Stream, books: &mut Books) -> bool {
         let Some(&mut closed) = books.front() else {
             if books.batch.is_empty() {
                 // The stream has run dry: the next batch begins with a boundary of its own.
-                books.boundary.take().into_iter().for_each(|mark| self.let_go(stream, mark));
+                self.let_go(stream, books.boundary.take());
             }
             return false;
         };
-        let Some(line) = self.line(stream.context()).visit() else { return false };
+        let Some(line) = self.visit(stream) else { return false };
         let end = line.look(closed.start, closed.end, |bracket_ns| {
             closed.batch.occupied_ns(bracket_ns, closed.late_ns)
         });

@@ -335,7 +335,7 @@ impl Stream {
         // A green context's: its device is, with hardly an exception, the one that is launched on.
         let Some(device) = device.or_else(|| process.current_device()) else { return false };
         self.clear();
-        match process.limiter.line(self.context()).visit() {
+        match process.limiter.visit(self) {
             Some(_visit) => self.tail.clear(),
             // It goes with its context.
             None => self.tail.forget(),

@@ -220,23 +220,18 @@ impl Visit<'_> {
         }
         let Some(bracket_ns) = driver::elapsed_ns(from, to) else { return End::Unknown };
         let bracket_ns = bracket_ns.max(0).unsigned_abs();
-        let covered_ns = self.add(start, end, &|end_ns| {
-            let start_ns = end_ns.saturating_sub(bracket_ns);
-            Interval { start_ns, end_ns: start_ns.saturating_add(occupied(bracket_ns)) }
-        });
+        let covered_ns = self.add(start, end, bracket_ns, occupied(bracket_ns));
         covered_ns.map_or(End::Unknown, |covered_ns| End::Measured { bracket_ns, covered_ns })
     }
 
     /// Adds to the union what occupied the GPU for so long from an event on, which is reached, ns. What it adds to it, ns.
     pub(super) fn cover(&self, start: Mark, occupied_ns: u64) -> Option<u64> {
-        self.add(start, start, &|start_ns| Interval {
-            start_ns,
-            end_ns: start_ns.saturating_add(occupied_ns),
-        })
+        self.add(start, start, 0, occupied_ns)
     }
 
-    /// Adds the interval that is known by the place of the event `at` on the time line, ns; `first` is there no later than that.
-    fn add(&self, first: Mark, at: Mark, interval: &dyn Fn(u64) -> Interval) -> Option<u64> {
+    /// Adds the interval that begins `before_ns` before the event `at` and lasts `occupied_ns`; the event `first` is no later than `at`.
+    #[inline(never)]
+    fn add(&self, first: Mark, at: Mark, before_ns: u64, occupied_ns: u64) -> Option<u64> {
         let event = self.handle(at)?;
         let (base, base_ns) = self.base(first)?;
         let since_base_ns = self.handle(base).and_then(|base| driver::elapsed_ns(base, event));
@@ -248,7 +243,8 @@ impl Visit<'_> {
                 (axis.base, axis.base_ns) = (Some(at), at_ns);
                 self.let_go(base);
             }
-            Some(axis.union.add(interval(at_ns)))
+            let start_ns = at_ns.saturating_sub(before_ns);
+            Some(axis.union.add(Interval { start_ns, end_ns: start_ns.saturating_add(occupied_ns) }))
         });
         self.let_go(base);
         added_ns

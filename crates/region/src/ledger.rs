@@ -115,8 +115,15 @@ impl Books {
         &self.member.tenant.0.books[self.gpu.0 % GPUS]
     }
 
-    #[inline(always)]
+    /// This process's line.
+    #[inline(never)]
     fn own(&self) -> &'static Line {
+        self.own_hot()
+    }
+
+    /// [`Self::own`], for each allocation and free.
+    #[inline(always)]
+    fn own_hot(&self) -> &'static Line {
         &self.lines()[self.member.place % PROCESSES]
     }
 
@@ -134,10 +141,16 @@ impl Books {
     }
 
     /// Whether these are still this process's books.
-    #[inline(always)]
+    #[inline(never)]
     #[must_use]
     pub fn is_mine(&self) -> bool {
-        self.own().life.load(Ordering::Acquire) == self.member.life
+        self.is_mine_hot()
+    }
+
+    /// [`Self::is_mine`], for each allocation.
+    #[inline(always)]
+    fn is_mine_hot(&self) -> bool {
+        self.own_hot().life.load(Ordering::Acquire) == self.member.life
     }
 
     /// Sums the living lines, this process's included. `pending` leaves out `mine`.
@@ -174,8 +187,8 @@ impl Books {
     #[inline(always)]
     #[must_use]
     pub fn reserve_at_once(&self, bytes: u64, quota: u64, margin: u64) -> Option<Reservation> {
-        let (own, life, wish) = (self.own(), self.member.life, units(bytes));
-        if bytes > LARGEST_BYTES || !self.is_mine() || !word::add(own, life, wish, wish) {
+        let (own, life, wish) = (self.own_hot(), self.member.life, units(bytes));
+        if bytes > LARGEST_BYTES || !self.is_mine_hot() || !word::add(own, life, wish, wish) {
             return None;
         }
         let (mut booked, mut place) = (0_u64, 0);
@@ -188,7 +201,7 @@ impl Books {
             place += 1;
         }
         // As in `reserve`: a line that was closed meanwhile was not in the sum.
-        if booked.saturating_add(margin) <= quota && self.is_mine() {
+        if booked.saturating_add(margin) <= quota && self.is_mine_hot() {
             return Some(Reservation::new(bytes, self.member));
         }
         self.settle(0, wish, wish);
@@ -201,7 +214,7 @@ impl Books {
         let reserved = units(reservation.bytes());
         let is_settled = reservation.is_of(self.member) && {
             let back = if is_taken { 0 } else { reserved };
-            word::settle_at_once(self.own(), self.member.life, back, reserved)
+            word::settle_at_once(self.own_hot(), self.member.life, back, reserved)
         };
         if !is_settled {
             let taken = if is_taken { reservation.bytes() } else { 0 };
@@ -286,7 +299,7 @@ impl Books {
     #[inline(never)]
     fn settle(&self, more: u64, mut booked: u64, mut pending: u64) {
         let mut books = *self;
-        while !word::settle(books.own(), books.member.life, more, booked, pending) {
+        while !word::settle(books.own_hot(), books.member.life, more, booked, pending) {
             let Some(next) = books.member.next() else { return };
             // What was reserved in a place whose books were lost went with them.
             if pending != 0 && next.root != books.member.root {

@@ -77,6 +77,11 @@ impl Arena {
         Seat { arena: self, number: OwnIndex::new(SEATS), tenant, doubt: OwnWord::new(0) }
     }
 
+    /// What stands in the arena for a seat; the remainder is the number itself, and says so to the compiler.
+    fn place(self, number: usize) -> &'static Place {
+        &self.file.places[number % SEATS]
+    }
+
     fn find_seat(self, tenant: u64, now_ns: u64) -> Option<usize> {
         for _ in 0..TRIES {
             let mine = self.first_of(tenant);
@@ -84,7 +89,7 @@ impl Arena {
                 Some(index) => return Some(index),
                 None => self.free_seat(now_ns)?,
             };
-            let place = self.file.places.get(index)?;
+            let place = self.place(index);
             let debt = place.horizon.load(Ordering::SeqCst);
             if place.tenant.compare_exchange(before, tenant, Ordering::SeqCst, Ordering::SeqCst).is_err() {
                 continue;
@@ -131,8 +136,9 @@ impl Arena {
 }
 
 impl Seat {
-    fn place(&self) -> Option<&'static Place> {
-        self.arena.file.places.get(self.index())
+    /// What stands in the arena for it. Not before a seat was taken.
+    fn place(&self) -> &'static Place {
+        self.arena.place(self.index())
     }
 
     /// Which seat it is.
@@ -167,27 +173,23 @@ impl Seat {
     /// The bell, for [`Seat::sleep`]. Read it before what is to be waited for.
     #[must_use]
     pub fn bell(&self) -> u32 {
-        self.place().map_or(0, |place| place.bell.load(Ordering::SeqCst))
+        self.place().bell.load(Ordering::SeqCst)
     }
 
     /// Wakes who sleeps on this tenant's bell.
     pub fn ring(&self) {
-        if let Some(place) = self.place() {
-            sync::ring(&place.bell);
-        }
+        sync::ring(&self.place().bell);
     }
 
     /// Whether the seat is still this tenant's: one that was away for long may have lost it.
     #[must_use]
     pub fn is_mine(&self) -> bool {
-        self.place().is_some_and(|place| place.tenant.load(Ordering::SeqCst) == self.tenant)
+        self.place().tenant.load(Ordering::SeqCst) == self.tenant
     }
 
     /// Says what the tenant is entitled to, as a word: the policy was read again.
     pub fn entitle(&self, entitlement: u64) {
-        if let Some(place) = self.place() {
-            place.entitlement.store(entitlement, Ordering::SeqCst);
-        }
+        self.place().entitlement.store(entitlement, Ordering::SeqCst);
     }
 
     /// Until when this tenant may launch, ns: one load. `None`: it has no turn.
@@ -200,7 +202,7 @@ impl Seat {
 
     /// Says that a process of the tenant is at work: between two batches of a turn, and now and then while it is alone.
     pub fn touch(&self, now_ns: u64) {
-        let Some(place) = self.place() else { return };
+        let place = self.place();
         let seen_ns = place.seen_ns.load(Ordering::Relaxed);
         place.seen_ns.store(now_ns, Ordering::SeqCst);
         if now_ns.abs_diff(seen_ns) > AWAY_NS {
@@ -223,16 +225,14 @@ impl Seat {
 
     /// Whether another tenant has this seat, and was here within the last seconds.
     fn is_company(&self, index: usize, now_ns: u64) -> bool {
-        let place = self.arena.file.places.get(index).filter(|_| index != self.index());
-        place.is_some_and(|place| {
-            place.tenant.load(Ordering::SeqCst) != 0
-                && now_ns.abs_diff(place.seen_ns.load(Ordering::SeqCst)) <= AWAY_NS
-        })
+        let place = self.arena.place(index);
+        index != self.index()
+            && place.tenant.load(Ordering::SeqCst) != 0
+            && now_ns.abs_diff(place.seen_ns.load(Ordering::SeqCst)) <= AWAY_NS
     }
 
     fn priority(&self, index: usize) -> Priority {
-        let place = self.arena.file.places.get(index);
-        let word = place.map_or(0, |place| place.entitlement.load(Ordering::Relaxed));
+        let word = self.arena.place(index).entitlement.load(Ordering::Relaxed);
         Entitlement::from_word(word).unwrap_or_default().priority
     }
 
@@ -257,7 +257,7 @@ impl Seat {
     /// For how long no process of the tenant has been at work, ns.
     #[must_use]
     pub fn quiet_ns(&self, now_ns: u64) -> u64 {
-        let seen_ns = self.place().map_or(0, |place| place.seen_ns.load(Ordering::Relaxed));
+        let seen_ns = self.place().seen_ns.load(Ordering::Relaxed);
         now_ns.saturating_sub(seen_ns)
     }
 
@@ -265,7 +265,10 @@ impl Seat {
     #[must_use]
     pub fn admit(&self, now_ns: u64, since_ns: u64) -> Admission {
         let doubt = Doubt::from_word(self.doubt.load(Ordering::Relaxed));
-        let Some(place) = self.place().filter(|_| !doubt.is_aloof(now_ns)) else { return Admission::Aloof };
+        if doubt.is_aloof(now_ns) {
+            return Admission::Aloof;
+        }
+        let place = self.place();
         // Before anything else is looked at: who is offered a turn later than that does not sleep.
         let bell = place.bell.load(Ordering::SeqCst);
         self.ask(place, now_ns);
@@ -287,11 +290,9 @@ impl Seat {
         for _ in 0..TRIES {
             let (word, turn) = self.turn(now_ns);
             let mut bids = self.bids(now_ns);
-            if intent == Intent::Launch
-                && let Some(bid) = bids.get_mut(self.index())
-            {
+            if intent == Intent::Launch {
                 // Another process of the tenant may have given up meanwhile.
-                bid.asks = true;
+                bids[self.index() % SEATS].asks = true;
             }
             if intent == (Intent::Release { asks_on: false }) && turn.holder == Some(self.index()) {
                 // Before the turn is anybody's who might offer the next one to this tenant.
@@ -310,9 +311,7 @@ impl Seat {
     /// Sleeps while the bell is as it was, until a time, ns.
     #[cfg(not(loom))]
     pub fn sleep(&self, bell: u32, until_ns: u64) {
-        if let Some(place) = self.place() {
-            crate::sys::wait_until(&place.bell, bell, self.arena.local_ns(until_ns));
-        }
+        crate::sys::wait_until(&self.place().bell, bell, self.arena.local_ns(until_ns));
     }
 
     /// The tenant has launched its last in this turn, and that has not ended.
@@ -328,9 +327,7 @@ impl Seat {
 
     /// The tenant does not want turns for now.
     pub fn withdraw(&self) {
-        if let Some(place) = self.place() {
-            place.asks.store(0, Ordering::SeqCst);
-        }
+        self.place().asks.store(0, Ordering::SeqCst);
     }
 
     /// Charges work that ran on for so long, ns, after others had ended the turn: twice, since they have paid for that time too.
@@ -342,7 +339,7 @@ impl Seat {
     pub fn note_shared(&self, now_ns: u64, used_ns: u64) -> [u64; 2] {
         let mut bids = self.bids(now_ns);
         let entry_ns = arbiter::entry_ns(&bids, now_ns);
-        let (Some(place), Some(bid)) = (self.place(), bids.get_mut(self.index())) else { return [0; 2] };
+        let (place, bid) = (self.place(), &mut bids[self.index() % SEATS]);
         // Its share is what it would be if it asked.
         bid.asks = true;
         let entitlement = bid.entitlement;
@@ -410,7 +407,7 @@ impl Seat {
     #[cold]
     fn note_kept_out(&self, now_ns: u64) {
         let bids = self.bids(now_ns);
-        let (shares, Some(bid)) = (Shares::of(&bids), bids.get(self.index())) else { return };
+        let (shares, bid) = (Shares::of(&bids), bids[self.index() % SEATS]);
         if shares.period_ns(shares.share_ppm(bid.entitlement)) <= LONGEST_WAIT_NS / 2 {
             self.arena.file.desk.rubbish.fetch_add(1, Ordering::Relaxed);
             self.doubt.store(Doubt::certain(now_ns).to_word(), Ordering::Relaxed);
@@ -512,9 +509,9 @@ mod tests {
         let [a, b] = [1, 2].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
         let until_ns = go(&a, NOW).unwrap();
         assert_eq!(go(&b, NOW + MS), None);
-        let bell = b.place().unwrap().bell.load(Ordering::SeqCst);
+        let bell = b.place().bell.load(Ordering::SeqCst);
         assert_eq!(a.release(until_ns, true), None);
-        assert_ne!(b.place().unwrap().bell.load(Ordering::SeqCst), bell, "it was not woken");
+        assert_ne!(b.place().bell.load(Ordering::SeqCst), bell, "it was not woken");
         // Offered: not yet held.
         assert_eq!(b.look(until_ns), None);
         let until_ns = go(&b, until_ns + MS).unwrap();

@@ -24,9 +24,9 @@ use crate::process::driver::{self, Capturing};
 /// What is to be done once the unit has been given to the driver.
 enum After {
     /// Its batch ends: it was never measured.
-    End(Ground, &'static Stream),
+    End(&'static Stream),
     /// It is in no books. Said when it is on the stream: before, who looks would find that it has ended.
-    Passed(Ground, &'static Stream),
+    Passed(&'static Stream),
     /// It is on a per-thread stream: what others look at is to be left behind this launch.
     Tail(&'static Stream, u32),
 }
@@ -56,8 +56,8 @@ impl Limiter {
         let entered = self.enter(process, stream, unit);
         let status = make(call, unit, stream);
         match entered {
-            Some(After::End(on, stream)) => self.end_here(&on, stream),
-            Some(After::Passed(on, stream)) => stream.is_passed(&on),
+            Some(After::End(stream)) => self.end_here(process, stream),
+            Some(After::Passed(stream)) => stream.is_passed(process),
             Some(After::Tail(stream, launch)) => {
                 self.leave_tail(process, stream, launch);
             }
@@ -81,7 +81,7 @@ impl Limiter {
             // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
             let on = Ground::of(process, stream.device())?;
             let _ = on.book(cost_ns);
-            return Some(After::Passed(on, stream));
+            return Some(After::Passed(stream));
         };
         let place = books.batch.place(unit, estimate, TARGET_NS);
         let (is_open, is_timed) = (!books.batch.is_empty(), books.pace.is_timed());
@@ -141,7 +141,7 @@ impl Limiter {
             return Some(tail);
         }
         books.is_under_way = true;
-        Some(Some(After::End(*on, stream)))
+        Some(Some(After::End(stream)))
     }
 
     /// One launch in a batch looks at the clock, at what has ended, and at the budget.
@@ -241,7 +241,7 @@ impl Limiter {
     ) -> Entered {
         let Some(mut books) = stream.books() else {
             // What was booked stays so.
-            return Some(After::Passed(*on, stream));
+            return Some(After::Passed(stream));
         };
         let estimate = on.gpu.costs().estimate(unit.key);
         let cost_ns = on.gpu.scale(estimate.cost_ns());
@@ -294,14 +294,14 @@ impl Limiter {
             // Nobody notes it later, where this is the last look.
             self.note_left(on.process, 0, Tails::Left, 0);
         }
-        if ends_here { Some(After::End(*on, stream)) } else { tail }
+        if ends_here { Some(After::End(stream)) } else { tail }
     }
 
-    fn end_here(&self, on: &Ground, stream: &Stream) {
-        if let Some(mut books) = stream.books() {
+    fn end_here(&self, process: &'static Process, stream: &Stream) {
+        if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.books()) {
             // It has been launched, also where as many batches are in flight as there may be and this one stays open.
             books.is_under_way = false;
-            self.close(on, stream, &mut books, Close::Unknown);
+            self.close(&on, stream, &mut books, Close::Unknown);
         }
     }
 }

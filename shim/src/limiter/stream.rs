@@ -300,11 +300,12 @@ impl Stream {
     /// Something is put on it while somebody is at the books for long, so that it cannot be entered: our own clock measures it. Where
     /// nobody has come to that since an earlier one, who holds them may never let go: what has gone by is charged here.
     #[cold]
-    pub(super) fn is_passed(&self, on: &Ground) {
+    pub(super) fn is_passed(&self, process: &'static Process) {
         let now_ns = sys::monotonic_ns();
         let passed = self.passed_ns.compare_exchange(0, now_ns, Ordering::Relaxed, Ordering::Relaxed);
         if let Err(since_ns) = passed.map_err(|since_ns| since_ns.saturating_add(PASSED_NS))
             && since_ns < now_ns
+            && let Some(on) = Ground::of(process, self.device())
         {
             on.charge_since(since_ns - PASSED_NS, 0);
         }

@@ -188,7 +188,7 @@ impl Books {
     #[must_use]
     pub fn reserve_at_once(&self, bytes: u64, quota: u64, margin: u64) -> Option<Reservation> {
         let (own, life, wish) = (self.own_hot(), self.member.life, units(bytes));
-        if bytes > LARGEST_BYTES || !self.is_mine_hot() || !word::add(own, life, wish, wish) {
+        if bytes > LARGEST_BYTES || !self.is_mine_hot() || !word::add_hot(own, life, wish, wish) {
             return None;
         }
         let (mut booked, mut place) = (0_u64, 0);

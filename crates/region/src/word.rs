@@ -53,8 +53,14 @@ pub(crate) fn booked_bytes(line: &Line) -> u64 {
 /// Adds units to the word of `life`. `false`: the line is another's by now, and as it was.
 ///
 /// Added first and looked at after, which saves 2 ns: another's books are too high for a moment, never too low.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn add(line: &Line, life: u64, booked: u64, pending: u64) -> bool {
+    add_hot(line, life, booked, pending)
+}
+
+/// [`add`], for each allocation.
+#[inline(always)]
+pub(crate) fn add_hot(line: &Line, life: u64, booked: u64, pending: u64) -> bool {
     let word = line.booked.fetch_add((booked << FIELD_BITS) + pending, Ordering::SeqCst);
     is_of(word, life) || add_again(line, life, word, booked, pending)
 }

@@ -267,7 +267,7 @@ impl Limiter {
         }
         for stream in self.streams.busy() {
             found = found.max(Found::Draining);
-            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
+            if let Some((on, mut books)) = stream.ground(process, 0) {
                 // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.
                 books.none_was_late();
                 if !books.batch.is_empty() {

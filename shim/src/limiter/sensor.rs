@@ -182,9 +182,7 @@ impl Limiter {
     fn end_context(&self, process: &'static Process, context: u8) {
         let busy = self.streams.busy().filter(|stream| stream.context() == context);
         for stream in busy {
-            if let (Some(on), Some(mut books)) =
-                (Ground::of(process, stream.device()), stream.books_after(SLEEPS_AT_LAST))
-            {
+            if let Some((on, mut books)) = stream.ground(process, SLEEPS_AT_LAST) {
                 self.write_off(&on, stream, &mut books);
             }
         }
@@ -202,7 +200,7 @@ impl Limiter {
     pub(crate) fn close_all(&self, process: &'static Process, why: Close) -> bool {
         let mut were_open = false;
         for stream in self.streams.busy() {
-            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
+            if let Some((on, mut books)) = stream.ground(process, 0) {
                 let was_open = !books.batch.is_empty();
                 self.close(&on, stream, &mut books, why);
                 were_open |= was_open && books.batch.is_empty();
@@ -226,8 +224,7 @@ impl Limiter {
         driver::outside_captures(|| {
             let stream = synced.and_then(|handle| self.streams.known(process, handle));
             if let Some(stream) = stream.filter(|stream| stream.batches() != 0)
-                && let (Some(on), Some(mut books)) =
-                    (Ground::of(process, stream.device()), stream.books_after(SLEEPS_SYNCED))
+                && let Some((on, mut books)) = stream.ground(process, SLEEPS_SYNCED)
             {
                 while self.settle(&on, stream, &mut books) {}
             }
@@ -322,7 +319,7 @@ impl Limiter {
         // The first that nobody is at.
         for _ in 0..STREAMS {
             let Some(stream) = self.streams.next_to_go() else { continue };
-            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.try_books()) {
+            if let Some((on, mut books)) = stream.ground(process, 0) {
                 self.write_off(&on, stream, &mut books);
                 break;
             }

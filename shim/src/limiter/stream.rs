@@ -366,6 +366,12 @@ impl Stream {
         })
     }
 
+    /// Where it is, and its books as [`Self::books_after`] gives them.
+    #[inline(never)]
+    pub(super) fn ground(&self, process: &'static Process, sleeps: u32) -> Option<(Ground, HeldBooks<'_>)> {
+        Some((Ground::of(process, self.device())?, self.books_after(sleeps)?))
+    }
+
     /// The books, unless somebody holds them; with what has passed meanwhile.
     pub(super) fn try_books(&self) -> Option<HeldBooks<'_>> {
         let mut books = self.books.try_take().map(|books| self.held(books))?;

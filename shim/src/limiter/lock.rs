@@ -41,6 +41,16 @@ impl<T> Lock<T> {
         self.try_take().or_else(|| self.take_later())
     }
 
+    /// Where the value is, for its holder.
+    pub(super) const fn value(&self) -> *mut T {
+        self.value.get()
+    }
+
+    /// Lets go of it: for who holds it, and has forgotten the [`Held`].
+    pub(super) fn let_go(&self) {
+        self.taken.store(0, Ordering::Release);
+    }
+
     #[cold]
     fn take_later(&self) -> Option<Held<'_, T>> {
         (0..YIELDS + SLEEPS).find_map(|turn| {
@@ -72,7 +82,7 @@ impl<T> DerefMut for Held<'_, T> {
 
 impl<T> Drop for Held<'_, T> {
     fn drop(&mut self) {
-        self.0.taken.store(0, Ordering::Release);
+        self.0.let_go();
     }
 }
 

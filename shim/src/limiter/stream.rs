@@ -248,10 +248,7 @@ pub(crate) struct Stream {
 unsafe impl Send for Books {}
 
 /// A stream's books, held. What others see of them without holding them is written when they are let go.
-pub(super) struct HeldBooks<'a> {
-    stream: &'a Stream,
-    books: Held<'a, Books>,
-}
+pub(super) struct HeldBooks<'a>(&'a Stream);
 
 impl Stream {
     pub(super) fn context(&self) -> u8 {
@@ -347,13 +344,9 @@ impl Stream {
         true
     }
 
-    fn held<'a>(&'a self, books: Held<'a, Books>) -> HeldBooks<'a> {
-        HeldBooks { stream: self, books }
-    }
-
     /// The books; see [`Lock::take`].
     pub(super) fn books(&self) -> Option<HeldBooks<'_>> {
-        self.books.take().map(|books| self.held(books))
+        self.books.take().map(|books| HeldBooks::of(self, books))
     }
 
     /// The books, for which it may sleep so often ([`SLEEP_NS`]): who holds them can have been taken off its processor for some time.
@@ -374,7 +367,7 @@ impl Stream {
 
     /// The books, unless somebody holds them; with what has passed meanwhile.
     pub(super) fn try_books(&self) -> Option<HeldBooks<'_>> {
-        let mut books = self.books.try_take().map(|books| self.held(books))?;
+        let mut books = self.books.try_take().map(|books| HeldBooks::of(self, books))?;
         let passed_ns = self.passed_ns.load(Ordering::Relaxed);
         if passed_ns != 0 {
             self.passed_ns.store(0, Ordering::Relaxed);
@@ -388,17 +381,27 @@ impl Stream {
     }
 }
 
+impl<'a> HeldBooks<'a> {
+    /// One word: whose books they are says which, and that they are held.
+    fn of(stream: &'a Stream, books: Held<'a, Books>) -> Self {
+        core::mem::forget(books);
+        Self(stream)
+    }
+}
+
 impl Deref for HeldBooks<'_> {
     type Target = Books;
 
     fn deref(&self) -> &Books {
-        &self.books
+        // SAFETY: held.
+        unsafe { &*self.0.books.value() }
     }
 }
 
 impl DerefMut for HeldBooks<'_> {
     fn deref_mut(&mut self) -> &mut Books {
-        &mut self.books
+        // SAFETY: held, and by one `HeldBooks`, which is borrowed mutably.
+        unsafe { &mut *self.0.books.value() }
     }
 }
 
@@ -406,8 +409,9 @@ impl Drop for HeldBooks<'_> {
     fn drop(&mut self) {
         let open = u32::from(!self.batch.is_empty()) + u32::from(self.is_blind);
         let batches = u32::try_from(self.count).unwrap_or(u32::MAX) + open;
-        self.stream.batches.store(batches, Ordering::Relaxed);
-        self.stream.in_flight_ns.store(self.in_flight_ns(), Ordering::Relaxed);
+        self.0.batches.store(batches, Ordering::Relaxed);
+        self.0.in_flight_ns.store(self.in_flight_ns(), Ordering::Relaxed);
+        self.0.books.let_go();
     }
 }
 

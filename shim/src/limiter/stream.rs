@@ -477,8 +477,7 @@ impl<'a> Iterator for Busy<'a> {
 
     #[inline(never)]
     fn next(&mut self) -> Option<&'a Stream> {
-        while self.next < self.streams.in_use() {
-            let (key, place) = (self.streams.keys.get(self.next)?, self.streams.places.get(self.next)?);
+        while let Some((key, place)) = self.streams.in_use(self.next) {
             self.next += 1;
             if !matches!(key.load(Ordering::Acquire), 0 | CLAIMED) && place.batches() != 0 {
                 return Some(place);
@@ -489,8 +488,10 @@ impl<'a> Iterator for Busy<'a> {
 }
 
 impl Streams {
-    fn in_use(&self) -> usize {
-        (self.high_water.load(Ordering::Acquire) as usize).min(STREAMS)
+    /// A place, if one so high was ever taken.
+    fn in_use(&self, at: usize) -> Option<(&AtomicU64, &Stream)> {
+        let is_in_use = at < self.high_water.load(Ordering::Acquire) as usize;
+        self.keys.get(at).filter(|_| is_in_use).zip(self.places.get(at))
     }
 
     /// The streams on which anything is open or in flight.
@@ -499,7 +500,8 @@ impl Streams {
     }
 
     fn with_key(&self, key: u64) -> Option<(&AtomicU64, &Stream)> {
-        let at = self.keys.iter().take(self.in_use()).position(|of| of.load(Ordering::Acquire) == key)?;
+        let in_use = self.high_water.load(Ordering::Acquire) as usize;
+        let at = self.keys.iter().take(in_use).position(|of| of.load(Ordering::Acquire) == key)?;
         Some((self.keys.get(at)?, self.places.get(at)?))
     }
 
@@ -553,7 +555,9 @@ impl Streams {
 
     /// Gives back the places of destroyed streams of which nothing is in flight any more.
     pub(super) fn sweep(&self) {
-        for (of, place) in self.keys.iter().take(self.in_use()).zip(&self.places) {
+        let mut at = 0;
+        while let Some((of, place)) = self.in_use(at) {
+            at += 1;
             if of.load(Ordering::Acquire) == GONE && place.batches() == 0 {
                 of.store(0, Ordering::Release);
             }
@@ -562,8 +566,12 @@ impl Streams {
 
     /// Forgets the streams of a context that is gone.
     pub(super) fn end_context(&self, context: u8) {
-        let places = self.keys.iter().take(self.in_use()).zip(&self.places);
-        for (of, place) in places.filter(|(_, place)| place.context() == context) {
+        let mut at = 0;
+        while let Some((of, place)) = self.in_use(at) {
+            at += 1;
+            if place.context() != context {
+                continue;
+            }
             place.tail.forget();
             if of.load(Ordering::Acquire) > CLAIMED {
                 of.store(CLAIMED, Ordering::Release);

@@ -68,7 +68,7 @@ fn lives_on(tenant: Tenant, number: usize, place: &Place, now_ns: u64) -> bool {
             && (died().is_none_or(|ago| ago < HOLD_NS / MS) || lives_after_all(tenant, other, at))
     };
     place.pools.load(Ordering::SeqCst) & EXPORTS != 0
-        && tenant.0.places.iter().enumerate().take(tenant.places_in_use()).any(has_open)
+        && tenant.places().any(has_open)
 }
 
 /// Whether the process of a place lives although its lock is free: its program has closed the live file's descriptor, or somebody has
@@ -89,7 +89,7 @@ fn lives_after_all(tenant: Tenant, number: usize, place: &Place) -> bool {
         && namespace != 0
         && sys::start_of(pid) == Some(started)
         && namespace == crate::member::pid_namespace()
-        && !tenant.0.places.iter().enumerate().take(tenant.places_in_use()).any(is_same)
+        && !tenant.places().any(is_same)
 }
 
 /// Closes what may be closed of the books that the dead holder of `life` left. `true`: nothing of them is left, and the place is
@@ -195,8 +195,7 @@ impl Member {
         if swept.compare_exchange(last, began, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return Ok(0);
         }
-        let places = self.tenant.0.places.iter().enumerate().take(self.tenant.places_in_use());
-        let others = places.filter(|(number, _)| *number != self.place);
+        let others = self.tenant.places().filter(|(number, _)| *number != self.place);
         let closed = others.filter(|(number, place)| self.reap(*number, place, now)).count();
         let _ = swept.compare_exchange(began, ended, Ordering::AcqRel, Ordering::Relaxed);
         Ok(closed)
@@ -221,8 +220,8 @@ impl Member {
     #[inline(never)]
     fn each_dead(&self, gpu: GpuIndex, each: &mut dyn FnMut(Dead<'_>)) {
         let Some(book) = self.tenant.0.books.get(gpu.0) else { return };
-        let places = self.tenant.0.places.iter().zip(book).enumerate().take(self.tenant.places_in_use());
-        for (number, (place, line)) in places {
+        for (number, place) in self.tenant.places() {
+            let Some(line) = book.get(number) else { return };
             let life = place.life.load(Ordering::Acquire);
             let is_held = life & ALIVE != 0
                 && is_of(line, life)

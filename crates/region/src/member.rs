@@ -168,8 +168,9 @@ impl Member {
     pub fn booked_by(&self, gpu: GpuIndex, pid: u32) -> Option<u64> {
         let own = self.tenant.0.places.get(self.place)?;
         let here = own.pid_namespace.load(Ordering::Relaxed);
-        let lines = self.tenant.0.places.iter().zip(self.tenant.0.books.get(gpu.0)?);
-        for (place, line) in lines.take(self.tenant.places_in_use()) {
+        let book = self.tenant.0.books.get(gpu.0)?;
+        for (number, place) in self.tenant.places() {
+            let line = book.get(number)?;
             if here != 0
                 && place.pid.load(Ordering::Relaxed) == pid
                 && place.pid_namespace.load(Ordering::Relaxed) == here
@@ -247,8 +248,7 @@ impl Member {
     /// Whether another process of the tenant lets others open its memory pools, or did until it died.
     #[must_use]
     pub fn others_export_pools(&self) -> bool {
-        let mut places = self.tenant.0.places.iter().take(self.tenant.places_in_use()).enumerate();
-        places.any(|(number, place)| {
+        self.tenant.places().any(|(number, place)| {
             number != self.place
                 && place.life.load(Ordering::Acquire) & ALIVE != 0
                 && place.pools.load(Ordering::SeqCst) & death::EXPORTS != 0

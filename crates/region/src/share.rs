@@ -155,8 +155,8 @@ impl Tenant {
     fn each_note(self, gpu: usize, each: &mut dyn FnMut(u64, u64) -> bool) {
         let Some(book) = self.0.books.get(gpu) else { return };
         let mut read = 0;
-        let notes = self.0.places.iter().zip(book).zip(&self.0.shares).take(self.places_in_use());
-        for ((place, line), shares) in notes {
+        for (number, place) in self.places() {
+            let (Some(line), Some(shares)) = (book.get(number), self.0.shares.get(number)) else { return };
             let used = place.shares.load(Ordering::SeqCst) as usize;
             if used == 0 || line.life.load(Ordering::SeqCst) & 1 == 0 {
                 continue;

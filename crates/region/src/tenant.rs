@@ -430,6 +430,31 @@ impl Tenant {
     pub(crate) fn places_in_use(&self) -> usize {
         (self.0.summary.high_water.load(Ordering::SeqCst) as usize).min(PROCESSES)
     }
+
+    /// The places that a sum must look at, by number.
+    pub(crate) fn places(self) -> Places {
+        Places { tenant: self, next: 0 }
+    }
+}
+
+/// See [`Tenant::places`].
+pub(crate) struct Places {
+    tenant: Tenant,
+    next: usize,
+}
+
+impl Iterator for Places {
+    type Item = (usize, &'static Place);
+
+    #[inline(never)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let number = self.next;
+        if number >= self.tenant.places_in_use() {
+            return None;
+        }
+        self.next += 1;
+        Some((number, self.tenant.0.places.get(number)?))
+    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::member::{ALIVE, Blind, Member};
 use crate::sync::{self, Ordering};
 use crate::sys;
-use crate::tenant::{GpuIndex, Line, Place, Tenant};
+use crate::tenant::{GPUS, GpuIndex, Line, Place, Tenant};
 use crate::word;
 
 /// How often a tenant is swept for dead processes at most.
@@ -100,7 +100,7 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
     let lives_on = is_over && lives_on(tenant, number, place, now_ns);
     // Read first: once its lines have ended, the place may be another's.
     let pid = place.pid.load(Ordering::Relaxed);
-    let lines = tenant.0.books.iter().filter_map(|book| book.get(number)).enumerate();
+    let lines = (0..GPUS).map(|gpu| (gpu, tenant.line(gpu, number)));
     let mut left = false;
     let mut closed = 0_u64;
     for (gpu, line) in lines.filter(|(_, line)| is_of(line, life)) {
@@ -170,8 +170,8 @@ fn end_line(tenant: Tenant, place: usize, gpu: usize, line: &Line, life: u64) ->
 
 /// Ends all lines of a life that its own process gives up.
 pub(crate) fn end_lines(tenant: Tenant, place: usize, life: u64) {
-    for (gpu, line) in tenant.0.books.iter().filter_map(|book| book.get(place)).enumerate() {
-        end_line(tenant, place, gpu, line, life);
+    for gpu in 0..GPUS {
+        end_line(tenant, place, gpu, tenant.line(gpu, place), life);
     }
 }
 
@@ -219,9 +219,8 @@ impl Member {
     /// Calls `each` with the dead whose memory on `gpu` is still booked.
     #[inline(never)]
     fn each_dead(&self, gpu: GpuIndex, each: &mut dyn FnMut(Dead<'_>)) {
-        let Some(book) = self.tenant.0.books.get(gpu.0) else { return };
         for (number, place) in self.tenant.places() {
-            let Some(line) = book.get(number) else { return };
+            let line = self.tenant.line(gpu.0, number);
             let life = place.life.load(Ordering::Acquire);
             let is_held = life & ALIVE != 0
                 && is_of(line, life)
@@ -248,8 +247,7 @@ impl Member {
     /// Closes the books on `gpu` of those processes found dead that `is_gone` knows the driver to have done with, by the id that
     /// they had in this process's PID namespace. Returns how many were closed.
     pub fn close_books_of_gone(&self, gpu: GpuIndex, mut is_gone: impl FnMut(u32) -> bool) -> usize {
-        let own = self.tenant.0.places.get(self.place);
-        let here = own.map_or(0, |place| place.pid_namespace.load(Ordering::Relaxed));
+        let here = self.entry().pid_namespace.load(Ordering::Relaxed);
         let mut closed = 0;
         self.each_dead(gpu, &mut |Dead { number, place, life, line, lives_on }| {
             let pid = place.pid.load(Ordering::Relaxed);

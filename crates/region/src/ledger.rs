@@ -411,8 +411,8 @@ impl crate::tenant::Tenant {
     /// What the tenant has booked on `gpu`; what several of its processes hold, once.
     #[must_use]
     pub fn usage(&self, gpu: GpuIndex) -> Usage {
-        let Some(book) = self.0.books.get(gpu.0) else { return Usage::default() };
-        let (usage, credit) = self.with_credit(gpu.0, || usage(book.iter().take(self.places_in_use())));
+        let lines = || self.places().map(|(place, _)| self.line(gpu.0, place));
+        let (usage, credit) = self.with_credit(gpu.0, || usage(lines()));
         Usage { booked: usage.booked.saturating_sub(credit * UNIT_BYTES), ..usage }
     }
 

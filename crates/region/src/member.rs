@@ -12,7 +12,7 @@ use crate::name::TenantName;
 use crate::path::Directory;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys;
-use crate::tenant::{GpuIndex, PROCESSES, Place, Tenant};
+use crate::tenant::{GPUS, GpuIndex, PROCESSES, Place, Tenant};
 use crate::word;
 
 /// The bit of a life that says that it has not ended.
@@ -57,6 +57,11 @@ impl Member {
         if let Some(place) = self.own_place() {
             place.started.store(started, Ordering::Release);
         }
+    }
+
+    /// What stands in the tenant's file at the number of its place, whosoever that is by now.
+    pub(crate) fn entry(&self) -> &'static Place {
+        self.tenant.place(self.place)
     }
 
     /// [`Member::join`], or where this process has `lost` a place, [`Member::join_again`].
@@ -111,7 +116,7 @@ impl Member {
 
     /// Moves into a place whose lock this process has. `None`: what a dead process had is still booked there.
     pub(crate) fn settle(tenant: Tenant, place: usize, live: Live, now_ns: u64) -> Option<Self> {
-        let entry = tenant.0.places.get(place)?;
+        let entry = tenant.place(place);
         let before = entry.life.load(Ordering::Acquire);
         if before & ALIVE != 0 && !death::bury(tenant, place, entry, before, now_ns) {
             return None;
@@ -126,7 +131,7 @@ impl Member {
         entry.started.store(0, Ordering::Relaxed);
         entry.uid.store(sys::user_id(), Ordering::Relaxed);
         entry.joined_ns.store(sys::coarse_ns(), Ordering::Relaxed);
-        for line in tenant.0.books.iter().filter_map(|book| book.get(place)) {
+        for line in (0..GPUS).map(|gpu| tenant.line(gpu, place)) {
             // Not counted while it is cleared: the life that it had has ended. Swaps, for the reason that `word::begin` gives.
             line.life.swap(0, Ordering::SeqCst);
             word::begin(line, life);
@@ -166,11 +171,9 @@ impl Member {
     /// here.
     #[must_use]
     pub fn booked_by(&self, gpu: GpuIndex, pid: u32) -> Option<u64> {
-        let own = self.tenant.0.places.get(self.place)?;
-        let here = own.pid_namespace.load(Ordering::Relaxed);
-        let book = self.tenant.0.books.get(gpu.0)?;
+        let here = self.entry().pid_namespace.load(Ordering::Relaxed);
         for (number, place) in self.tenant.places() {
-            let line = book.get(number)?;
+            let line = self.tenant.line(gpu.0, number);
             if here != 0
                 && place.pid.load(Ordering::Relaxed) == pid
                 && place.pid_namespace.load(Ordering::Relaxed) == here
@@ -186,9 +189,8 @@ impl Member {
     /// the program closes that descriptor: then it has to join again.
     #[must_use]
     pub fn has_its_place(&self) -> bool {
-        let mut lines = self.tenant.0.books.iter().filter_map(|book| book.get(self.place));
         // Found dead, because its lock is gone though the descriptor is there: its lines say so before its place does.
-        lines.all(|line| line.life.load(Ordering::SeqCst) == self.life)
+        self.lines().all(|line| line.life.load(Ordering::SeqCst) == self.life)
             && self.lives()
             && self.sees_the_living()
     }
@@ -201,15 +203,15 @@ impl Member {
     /// What stands of it in the tenant's file. `None`: it was taken for dead, and another process may be there by now.
     #[inline(never)]
     pub(crate) fn own_place(&self) -> Option<&'static Place> {
-        let place = self.tenant.0.places.get(self.place);
-        place.filter(|place| place.life.load(Ordering::Acquire) == self.life)
+        let place = self.entry();
+        (place.life.load(Ordering::Acquire) == self.life).then_some(place)
     }
 
     /// Notes what is to be charged if this process dies now: the GPU time of its work in flight on `gpu`, ns, and what of it is not
     /// booked.
     pub fn note_in_flight(&self, gpu: GpuIndex, in_flight_ns: u64, owed_ns: u64) {
-        let line = self.tenant.0.books.get(gpu.0).and_then(|book| book.get(self.place));
-        if let Some(line) = line.filter(|line| line.life.load(Ordering::Acquire) == self.life) {
+        let line = self.line(gpu.0);
+        if line.life.load(Ordering::Acquire) == self.life {
             line.in_flight_ns.store(in_flight_ns, Ordering::Relaxed);
             line.owed_ns.store(owed_ns, Ordering::Relaxed);
         }
@@ -257,12 +259,8 @@ impl Member {
 
     /// Gives the place up, after this process has taken another: what stands here is not counted twice.
     pub fn leave(&self) {
-        let entry = self.tenant.0.places.get(self.place);
-        let left = entry.is_some_and(|entry| {
-            let ended = self.life & !ALIVE;
-            entry.life.compare_exchange(self.life, ended, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        });
-        if left {
+        let (life, ended) = (&self.entry().life, self.life & !ALIVE);
+        if life.compare_exchange(self.life, ended, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             death::end_lines(self.tenant, self.place, self.life);
         }
     }

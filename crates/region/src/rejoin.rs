@@ -58,7 +58,7 @@ impl Member {
         for gpu in 0..GPUS {
             // What comes in between is brought, too; if the place becomes another's now, it has all been.
             while let Some(word) = self.bring(lost, gpu)
-                && !lost.line(gpu).is_some_and(|line| word::close(line, lost.life, word))
+                && !word::close(lost.line(gpu), lost.life, word)
             {}
         }
         Some(self.lines().map(word::booked_bytes).sum())
@@ -67,7 +67,7 @@ impl Member {
     /// Brings here what is booked on a GPU in the place that was `lost`. Its word as it was then; `None`: it is another's by now.
     #[inline(never)]
     fn bring(&self, lost: &Member, gpu: usize) -> Option<u64> {
-        let (from, to) = (lost.line(gpu)?, self.line(gpu)?);
+        let (from, to) = (lost.line(gpu), self.line(gpu));
         // Known before it is needed: a process may die half way, and others have its pools open.
         to.pools.store(from.pools.load(Ordering::Relaxed), Ordering::Relaxed);
         word::bring(from, lost.life, (to, self.life))
@@ -80,12 +80,12 @@ impl Member {
         lost.leave();
     }
 
-    fn line(&self, gpu: usize) -> Option<&'static Line> {
-        self.tenant.0.books.get(gpu)?.get(self.place)
+    pub(crate) fn line(&self, gpu: usize) -> &'static Line {
+        self.tenant.line(gpu, self.place)
     }
 
-    fn lines(&self) -> impl Iterator<Item = &'static Line> {
-        (0..GPUS).filter_map(|gpu| self.line(gpu))
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &'static Line> {
+        (0..GPUS).map(|gpu| self.line(gpu))
     }
 
     /// Whether the books of this place are still this process's.

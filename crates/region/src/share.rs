@@ -153,10 +153,9 @@ impl Tenant {
     /// Calls `each` with the notes on `gpu` that count, key and size in units, until it returns `true`.
     #[inline(never)]
     fn each_note(self, gpu: usize, each: &mut dyn FnMut(u64, u64) -> bool) {
-        let Some(book) = self.0.books.get(gpu) else { return };
         let mut read = 0;
         for (number, place) in self.places() {
-            let (Some(line), Some(shares)) = (book.get(number), self.0.shares.get(number)) else { return };
+            let (line, Some(shares)) = (self.line(gpu, number), self.0.shares.get(number)) else { return };
             let used = place.shares.load(Ordering::SeqCst) as usize;
             if used == 0 || line.life.load(Ordering::SeqCst) & 1 == 0 {
                 continue;

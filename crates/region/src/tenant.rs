@@ -431,6 +431,18 @@ impl Tenant {
         (self.0.summary.high_water.load(Ordering::SeqCst) as usize).min(PROCESSES)
     }
 
+    /// A process's place, by its number. The remainder, here and below, is the number itself, and says so to the compiler.
+    #[inline(never)]
+    pub(crate) fn place(self, number: usize) -> &'static Place {
+        &self.0.places[number % PROCESSES]
+    }
+
+    /// A process's line in the books of a GPU.
+    #[inline(never)]
+    pub(crate) fn line(self, gpu: usize, place: usize) -> &'static Line {
+        &self.0.books[gpu % GPUS][place % PROCESSES]
+    }
+
     /// The places that a sum must look at, by number.
     pub(crate) fn places(self) -> Places {
         Places { tenant: self, next: 0 }
@@ -453,7 +465,7 @@ impl Iterator for Places {
             return None;
         }
         self.next += 1;
-        Some((number, self.tenant.0.places.get(number)?))
+        Some((number, self.tenant.place(number)))
     }
 }
 

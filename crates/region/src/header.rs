@@ -54,10 +54,8 @@ pub enum Unusable {
     System(Errno),
     /// It is shorter than its layout: truncated, or not yet written.
     Short {
-        /// The length found, bytes.
-        bytes: u64,
-        /// The length needed, bytes.
-        need: u64,
+        /// What it lacks of the length needed, bytes; at most 2^32 − 1, so that an error is one word.
+        lacks_bytes: u32,
     },
     /// It does not begin with the magic number.
     NotOurs,
@@ -69,6 +67,14 @@ pub enum Unusable {
     PathTooLong,
     /// All places for processes are taken.
     Full,
+}
+
+impl Unusable {
+    /// The file has so many bytes, and its layout needs more.
+    pub(crate) fn short(bytes: u64, need: u64) -> Self {
+        let lacks_bytes = u32::try_from(need.saturating_sub(bytes)).unwrap_or(u32::MAX);
+        Unusable::Short { lacks_bytes }
+    }
 }
 
 impl From<Errno> for Unusable {
@@ -83,7 +89,7 @@ impl fmt::Display for Unusable {
             Unusable::System(Errno(libc::ENOENT)) => f.write_str("it does not exist"),
             Unusable::System(Errno(libc::EACCES)) => f.write_str("permission denied"),
             Unusable::System(Errno(number)) => write!(f, "system error {number}"),
-            Unusable::Short { bytes, need } => write!(f, "it has {bytes} bytes where {need} are needed"),
+            Unusable::Short { lacks_bytes } => write!(f, "it is {lacks_bytes} bytes too short"),
             Unusable::NotOurs => f.write_str("it is not a file of cuota"),
             Unusable::OtherVersion(major) => {
                 write!(f, "it has layout version {major}, this build reads version {MAJOR}")
@@ -129,7 +135,7 @@ impl Header {
             return Err(Unusable::OtherLayout);
         }
         let need = (kind.bytes as u64).max(self.file_bytes.load(Ordering::Relaxed));
-        if mapped < need { Err(Unusable::Short { bytes: mapped, need }) } else { Ok(()) }
+        if mapped < need { Err(Unusable::short(mapped, need)) } else { Ok(()) }
     }
 }
 

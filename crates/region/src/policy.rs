@@ -272,7 +272,7 @@ impl Policy {
     fn map(fd: &Fd, mapping: Mapping<'_>) -> Result<Self, Unusable> {
         let bytes = sys::file_info(fd)?.bytes;
         if bytes < KIND.bytes as u64 {
-            return Err(Unusable::Short { bytes, need: KIND.bytes as u64 });
+            return Err(Unusable::short(bytes, KIND.bytes as u64));
         }
         let file: NonNull<File> = sys::map(mapping, KIND.bytes)?.cast();
         // SAFETY: the mapping is page-aligned, as long as `File`, never unmapped, and `File` is atomics throughout,
@@ -522,7 +522,7 @@ mod tests {
         let file =
             std::fs::OpenOptions::new().write(true).open(bench.path.as_c_str().to_str().unwrap()).unwrap();
         file.set_len(100).unwrap();
-        assert!(matches!(Policy::open(&bench.path), Err(Unusable::Short { bytes: 100, .. })));
+        assert_eq!(Policy::open(&bench.path).err(), Some(Unusable::short(100, KIND.bytes as u64)));
         file.set_len(0).unwrap();
         file.set_len(KIND.bytes as u64).unwrap();
         assert_eq!(Policy::open(&bench.path).err(), Some(Unusable::NotOurs));

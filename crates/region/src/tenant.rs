@@ -296,7 +296,7 @@ impl Tenant {
     fn map(fd: &Fd) -> Result<Self, Unusable> {
         let bytes = sys::file_info(fd)?.bytes;
         if bytes < KIND.bytes as u64 {
-            return Err(Unusable::Short { bytes, need: KIND.bytes as u64 });
+            return Err(Unusable::short(bytes, KIND.bytes as u64));
         }
         let memory = sys::map(Mapping::Shared(fd), KIND.bytes)?;
         // A child must not write its parent's books: it has no mapping at all, and finds so by its wiped state.
@@ -522,6 +522,6 @@ mod tests {
         let file = std::fs::OpenOptions::new().write(true).open(path.as_c_str().to_str().unwrap()).unwrap();
         file.set_len(4096).unwrap();
         let found = Tenant::open(&path).err();
-        assert_eq!(found, Some(Unusable::Short { bytes: 4096, need: KIND.bytes as u64 }));
+        assert_eq!(found, Some(Unusable::short(4096, KIND.bytes as u64)));
     }
 }

@@ -96,7 +96,7 @@ impl Monitored {
     fn map(fd: &Fd, least: u64) -> Result<Self, Unusable> {
         let bytes = sys::file_info(fd)?.bytes;
         if bytes != least && bytes < BYTES as u64 {
-            return Err(Unusable::Short { bytes, need: BYTES as u64 });
+            return Err(Unusable::short(bytes, BYTES as u64));
         }
         // Also of one that is there: HAMi-core makes it with holes.
         sys::take_space(fd, BYTES)?;
@@ -530,7 +530,7 @@ mod tests {
         file.0.magic.store(MAGIC, Ordering::Relaxed);
         assert_eq!(std::fs::read(folder.file()).unwrap(), before);
         std::fs::write(folder.file(), b"short").unwrap();
-        let short = Unusable::Short { bytes: 5, need: BYTES as u64 };
+        let short = Unusable::short(5, BYTES as u64);
         assert_eq!(folder.open(&["CUDA_DEVICE_SM_LIMIT=50"]).err(), Some(short));
         assert_eq!(std::fs::read(folder.file()).unwrap(), b"short");
     }

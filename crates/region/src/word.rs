@@ -67,7 +67,6 @@ pub(crate) fn add_hot(line: &Line, life: u64, booked: u64, pending: u64) -> bool
 
 /// Takes back what was added to `word`, which is of another life; and adds it to a word of this one, if somebody scribbled over that.
 #[cold]
-#[inline(never)]
 fn add_again(line: &Line, life: u64, word: u64, booked: u64, pending: u64) -> bool {
     let (units, others) = ((booked << FIELD_BITS) + pending, word >> MARK_SHIFT << 1);
     raise(line, others, units.wrapping_neg());

@@ -86,30 +86,28 @@ pub(super) enum End {
 }
 
 impl Timeline {
-    fn event(&self, mark: Mark) -> Option<&Event> {
-        self.events.get(usize::from(mark.0.get()) - 1)
+    /// The remainder is the number itself, and says so to the compiler.
+    fn event(&self, mark: Mark) -> &Event {
+        &self.events[(usize::from(mark.0.get()) - 1) % EVENTS]
     }
 
     /// The event; `None`: the context has been another since.
+    #[inline(never)]
     fn handle(&self, mark: Mark) -> Option<CUevent> {
-        let handle = self.event(mark)?.handle.load(Ordering::Acquire);
+        let handle = self.event(mark).handle.load(Ordering::Acquire);
         (handle != 0).then_some(core::ptr::with_exposed_provenance_mut(usize::try_from(handle).ok()?))
     }
 
     /// One reference more.
     pub(super) fn hold(&self, mark: Mark) {
-        if let Some(event) = self.event(mark) {
-            event.references.fetch_add(1, Ordering::AcqRel);
-        }
+        self.event(mark).references.fetch_add(1, Ordering::AcqRel);
     }
 
     /// One reference less.
     pub(super) fn let_go(&self, mark: Mark) {
-        if let Some(event) = self.event(mark) {
-            // None is left where the context has gone since.
-            let less = |count: u32| count.checked_sub(1);
-            let _ = event.references.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less);
-        }
+        // None is left where the context has gone since.
+        let less = |count: u32| count.checked_sub(1);
+        let _ = self.event(mark).references.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less);
     }
 
     /// Visits, unless the context is ending.
@@ -188,7 +186,7 @@ impl Visit<'_> {
             Some(event) if driver::record_event(event, stream) => return Some(mark),
             // It may be of another context than the stream: it must not come to hand again.
             Some(event) => {
-                self.event(mark)?.handle.store(0, Ordering::Release);
+                self.event(mark).handle.store(0, Ordering::Release);
                 driver::destroy_event(event);
             }
             None => {}
@@ -199,7 +197,7 @@ impl Visit<'_> {
 
     fn make(&self, mark: Mark, context: Option<CUcontext>) -> Option<CUevent> {
         let event = driver::new_event(context, WITH_TIMING)?;
-        self.event(mark)?.handle.store(event.expose_provenance() as u64, Ordering::Release);
+        self.event(mark).handle.store(event.expose_provenance() as u64, Ordering::Release);
         Some(event)
     }
 

@@ -380,13 +380,7 @@ impl Seat {
     fn turn(&self, now_ns: u64) -> (u64, Turn) {
         let word = self.arena.file.desk.turn.load(Ordering::SeqCst);
         let turn = Turn::from_word(word, now_ns).ok().filter(|turn| {
-            turn.holder.is_none_or(|holder| {
-                self.arena
-                    .file
-                    .places
-                    .get(holder)
-                    .is_some_and(|place| place.tenant.load(Ordering::SeqCst) != 0)
-            })
+            turn.holder.is_none_or(|holder| self.arena.place(holder).tenant.load(Ordering::SeqCst) != 0)
         });
         let turn = turn.unwrap_or_else(|| {
             self.note_rubbish(now_ns);
@@ -431,7 +425,7 @@ impl Seat {
     /// Makes a change, unless another came before. Only who makes it charges the turn that ended and wakes the next tenant.
     fn change(&self, seen: u64, change: Change) -> bool {
         let desk = &self.arena.file.desk;
-        let ended = change.ended.and_then(|ended| Some((ended, self.arena.file.places.get(ended.holder)?)));
+        let ended = change.ended.map(|ended| (ended, self.arena.place(ended.holder)));
         // As it was before the turn ended: who asks after that is heard.
         let asked = ended.map_or(0, |(_, place)| place.asks.load(Ordering::SeqCst));
         if desk

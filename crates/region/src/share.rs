@@ -10,7 +10,7 @@
 //! books do. So there is nothing to repair here either.
 
 use crate::sync::Ordering;
-use crate::tenant::{GpuIndex, Share, Tenant};
+use crate::tenant::{GpuIndex, PROCESSES, Share, Tenant};
 
 /// How many notes a reader looks at: a tenant that fills its file with rubbish waits for it, and no longer than a few milliseconds.
 const READ_AT_MOST: usize = 2048;
@@ -51,11 +51,14 @@ fn gpu_of(share: &Share) -> usize {
 }
 
 impl Tenant {
+    /// A process's notes.
+    fn shares(self, place: usize) -> &'static [Share] {
+        &self.0.shares[place % PROCESSES]
+    }
+
     /// Notes that the process in `place` holds an object and has booked it. `false`: it holds 128 others.
     pub(crate) fn share(self, place: usize, key: ShareKey, gpu: GpuIndex, units: u64) -> bool {
-        let (Some(shares), Some(owner)) = (self.0.shares.get(place), self.0.places.get(place)) else {
-            return false;
-        };
+        let (shares, owner) = (self.shares(place), self.place(place));
         let free = |(index, share): &(usize, &Share)| {
             // Claimed by the size, so that the key comes last.
             *index < shares.len()
@@ -77,7 +80,7 @@ impl Tenant {
     /// Strikes out the note of the process in `place`. To be done before what it booked is given back. `false`: there is none.
     #[inline(never)]
     pub(crate) fn unshare(self, place: usize, key: ShareKey) -> bool {
-        self.0.shares.get(place).is_some_and(|shares| shares.iter().any(|share| self.strike(share, key.0)))
+        self.shares(place).iter().any(|share| self.strike(share, key.0))
     }
 
     /// Strikes out a note, if it is of this object.
@@ -93,7 +96,7 @@ impl Tenant {
 
     /// Moves the notes of the process in `place` to its place `to` of another file or of this one, once both have its bytes booked.
     pub(crate) fn move_shares(self, place: usize, to: (Tenant, usize)) {
-        for share in self.0.shares.get(place).into_iter().flatten() {
+        for share in self.shares(place) {
             let key = share.key.load(Ordering::SeqCst);
             let what = share.what.load(Ordering::SeqCst);
             let (Some(key), gpu) = (ShareKey::from_number(key), GpuIndex(gpu_of(share))) else { continue };
@@ -106,9 +109,7 @@ impl Tenant {
 
     /// Strikes out all notes of the process in `place`, which is gone or has given the place up: those on one GPU, or all.
     pub(crate) fn forget_shares(self, place: usize, gpu: Option<usize>) {
-        let (Some(owner), Some(shares)) = (self.0.places.get(place), self.0.shares.get(place)) else {
-            return;
-        };
+        let (owner, shares) = (self.place(place), self.shares(place));
         if owner.shares.load(Ordering::SeqCst) == 0 {
             return;
         }
@@ -155,7 +156,7 @@ impl Tenant {
     fn each_note(self, gpu: usize, each: &mut dyn FnMut(u64, u64) -> bool) {
         let mut read = 0;
         for (number, place) in self.places() {
-            let (line, Some(shares)) = (self.line(gpu, number), self.0.shares.get(number)) else { return };
+            let (line, shares) = (self.line(gpu, number), self.shares(number));
             let used = place.shares.load(Ordering::SeqCst) as usize;
             if used == 0 || line.life.load(Ordering::SeqCst) & 1 == 0 {
                 continue;

@@ -67,8 +67,7 @@ fn lives_on(tenant: Tenant, number: usize, place: &Place, now_ns: u64) -> bool {
             && at.pools.load(Ordering::SeqCst) & !EXPORTS != 0
             && (died().is_none_or(|ago| ago < HOLD_NS / MS) || lives_after_all(tenant, other, at))
     };
-    place.pools.load(Ordering::SeqCst) & EXPORTS != 0
-        && tenant.places().any(has_open)
+    place.pools.load(Ordering::SeqCst) & EXPORTS != 0 && tenant.places().any(has_open)
 }
 
 /// Whether the process of a place lives although its lock is free: its program has closed the live file's descriptor, or somebody has

@@ -250,32 +250,30 @@ impl Monitored {
         }
     }
 
-    fn slot(self, member: &Member) -> Option<&'static Slot> {
-        self.0.slots.get(member.place())
+    fn slot(self, member: &Member) -> &'static Slot {
+        &self.0.slots[member.place() % SLOTS]
     }
 
     /// Moves into this process's slot, which may have been a dead one's.
     pub fn enter(self, member: &Member) {
-        if let Some(slot) = self.slot(member) {
-            // Whoever clears it after the last one will have done so: or was killed at it, and nobody waits for that one for long.
-            for _ in 0..MOST_WAITS {
-                if !is_being_cleared(slot) {
-                    break;
-                }
-                sys::sleep_ns(WAIT_NS);
+        let slot = self.slot(member);
+        // Whoever clears it after the last one will have done so: or was killed at it, and nobody waits for that one for long.
+        for _ in 0..MOST_WAITS {
+            if !is_being_cleared(slot) {
+                break;
             }
-            clear(slot);
-            self.stay(member);
+            sys::sleep_ns(WAIT_NS);
         }
+        clear(slot);
+        self.stay(member);
     }
 
     /// Says once more that this process is there: somebody may have taken it for the one whose place it has.
     pub fn stay(self, member: &Member) {
-        if let Some(slot) = self.slot(member) {
-            slot.pid.store(sys::process_id().cast_signed(), Ordering::Relaxed);
-            slot.status.store(1, Ordering::Release);
-            self.show_up_to(member.place());
-        }
+        let slot = self.slot(member);
+        slot.pid.store(sys::process_id().cast_signed(), Ordering::Relaxed);
+        slot.status.store(1, Ordering::Release);
+        self.show_up_to(member.place());
     }
 
     /// Lets the monitor look as far as a place.
@@ -286,7 +284,7 @@ impl Monitored {
 
     /// Shows what this process has booked on a device, bytes, and what of it is overhead.
     pub fn show(self, member: &Member, device: usize, booked: u64, overhead: u64) {
-        if let Some(used) = self.slot(member).and_then(|slot| slot.used.get(device)) {
+        if let Some(used) = self.slot(member).used.get(device) {
             used.context.store(overhead, Ordering::Relaxed);
             used.data.store(booked.saturating_sub(overhead), Ordering::Relaxed);
             used.total.store(booked, Ordering::Relaxed);
@@ -295,16 +293,14 @@ impl Monitored {
 
     /// Shows how much of a device's time this process takes, per cent.
     pub fn show_busy(self, member: &Member, device: usize, percent: u64) {
-        if let Some(busy) = self.slot(member).and_then(|slot| slot.utilization.get(device)) {
+        if let Some(busy) = self.slot(member).utilization.get(device) {
             busy.sm.store(percent, Ordering::Relaxed);
         }
     }
 
     /// Takes this process out of the file.
     pub fn leave(self, member: &Member) {
-        if let Some(slot) = self.slot(member) {
-            clear(slot);
-        }
+        clear(self.slot(member));
     }
 
     /// Takes dead processes out of the file.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::world::{GPU, Process, World, explore};
 use crate::death::HOLD_NS;
 use crate::event::Event;
-use crate::ledger::Books;
+use crate::ledger::{Books, UNIT_BYTES};
 
 const MS: u64 = 1_000_000;
 
@@ -70,6 +70,29 @@ fn a_death_at_any_step_costs_nothing_but_two_seconds() {
         bury(world, 0, books);
         nothing_is_left_of_it(world, 4);
         lived
+    });
+}
+
+#[test]
+fn the_dead_are_looked_for_at_most_once_a_millisecond() {
+    explore(Some(2), |world| {
+        world.set_now_ns(10 * MS);
+        let dead = world.process(0, 4).join_at(0).unwrap();
+        world.process(0, 4).allocate(dead, 1).unwrap();
+        let sweepers = [1, 2].map(|number| world.process(number, 4).join_at(number).unwrap());
+        sweepers[0].member().sweep().unwrap();
+        world.drop_locks(0);
+        let is_found_at = |now_ns| {
+            world.set_now_ns(now_ns);
+            let both = [1, 2].map(|number| {
+                let books = sweepers[number - 1];
+                world.process(number, 4).start(None, move |_| books.member().sweep().unwrap())
+            });
+            both.map(|sweep| sweep.join().unwrap().unwrap());
+            sweepers[0].member().held_for_the_dead(GPU) == UNIT_BYTES
+        };
+        assert!(!is_found_at(11 * MS - 1));
+        assert!(is_found_at(11 * MS));
     });
 }
 

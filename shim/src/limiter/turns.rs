@@ -46,6 +46,9 @@ const LOOKS_AT_SEVERAL_NS: u64 = 20_000_000;
 /// How often the helper looks during a turn while launches come, ns: they look themselves.
 const HOLDS_NS: u64 = 1_000_000;
 
+/// What runs on after a turn has not begun: what was launched alone, or what the stream waits for, is before it.
+const NOT_BEGUN: u64 = 1;
+
 /// Nobody has looked for an arena.
 const UNKNOWN: u32 = 0;
 /// A thread takes a seat.
@@ -81,7 +84,7 @@ pub(super) struct Turns {
     wanted_ns: AtomicU64,
     /// When a launch last went, ns.
     went_ns: AtomicU64,
-    /// Since when work of a turn that others have ended runs on, ns; 0: none does.
+    /// Since when work of a turn that others have ended runs on, ns, or [`NOT_BEGUN`]; 0: none does.
     late_ns: AtomicU64,
     /// 1 while a tenant of higher priority is there.
     below: AtomicU32,
@@ -171,6 +174,11 @@ impl Turns {
     pub(super) fn sit(&self, on: &Ground) {
         if let Some(seat) = self.seat() {
             if seat.is_mine() {
+                // Others may have come since. The first launches of all do not wait for the helper's first look: a full queue of them would
+                // run beside the others' turns.
+                if !self.is_on() {
+                    self.watch(on);
+                }
                 return;
             }
             self.until_ns.store(0, Ordering::Relaxed);
@@ -238,7 +246,7 @@ impl Turns {
     /// What ran on after others had ended its turn is done, or goes on in a turn of its own.
     fn is_not_late(&self, seat: &Seat, now_ns: u64) {
         let late_ns = self.late_ns.swap(0, Ordering::Relaxed);
-        if late_ns != 0 {
+        if late_ns > NOT_BEGUN {
             seat.note_late(now_ns, now_ns.saturating_sub(late_ns));
         }
     }
@@ -426,7 +434,8 @@ impl Limiter {
             return Entry::Sleep { bell: seat.bell(), until_ns: now_ns.saturating_add(nap_ns) };
         }
         if scene.batches != 0 && now_ns > over_ns.saturating_add(GRACE_NS) {
-            turns.late_ns.store(now_ns, Ordering::Relaxed);
+            turns.late_ns.store(NOT_BEGUN, Ordering::Relaxed);
+            self.look_late(turns, now_ns);
         }
         turns.learn(on.gpu, now_ns, now_ns.saturating_sub(load(&turns.since_ns)));
         let Some(until_ns) = seat.release(now_ns, !turns.may_share(now_ns)) else {
@@ -434,6 +443,13 @@ impl Limiter {
         };
         turns.begin(seat, now_ns, until_ns);
         Entry::Go
+    }
+
+    /// Work runs on after its turn. It is charged from when it has begun: what was launched alone was nobody's turn, however long it takes.
+    fn look_late(&self, turns: &Turns, now_ns: u64) {
+        if load(&turns.late_ns) == NOT_BEGUN && self.any_has_begun() {
+            turns.late_ns.store(now_ns, Ordering::Relaxed);
+        }
     }
 
     /// The helper's part, in each of its rounds: gives up the turns that nobody uses any more, and looks whether there are others to take them
@@ -466,6 +482,8 @@ impl Limiter {
         let batches = self.batches_on(on.ordinal);
         if batches == 0 {
             turns.is_not_late(seat, now_ns);
+        } else {
+            self.look_late(turns, now_ns);
         }
         let over_ns = load(&turns.until_ns);
         if over_ns == 0 {

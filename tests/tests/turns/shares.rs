@@ -1,4 +1,4 @@
-use cuota_tests::machine::{Machine, skip};
+use cuota_tests::machine::Machine;
 use cuota_tests::wait::eventually;
 
 use crate::{ENDLESS, MS, Worker};
@@ -51,14 +51,26 @@ fn high_priority_has_the_gpu_while_it_is_busy() {
 
 #[test]
 fn each_of_eight_has_turns() {
-    if std::env::var_os("CUOTA_TEST_KNOWN_FAULTS").is_none() {
-        return skip("one of eight tenants is counted nothing in some runs: docs/turns.md, Known faults");
-    }
     let machine = Machine::with_turns();
     let workers = (0..8).map(|number| Worker::start(&machine, &format!("t{number}"), &[], MS / 2));
     let shares = shares_of(&machine, workers.collect());
     // 12.5 each.
     assert!(shares.iter().all(|share| (3.0..30.0).contains(share)), "{shares:?}");
+}
+
+#[test]
+fn what_was_queued_alone_is_no_debt() {
+    let machine = Machine::with_turns();
+    let mut first = Worker::start(&machine, "a", &[], MS / 2);
+    // The driver's queue is full of them, for half a second.
+    first.begin(ENDLESS);
+    let mut second = Worker::start(&machine, "b", &[], MS / 2);
+    second.begin(ENDLESS);
+    let used = [&first, &second].map(|worker| move |machine: &Machine| worker.used_ns(machine));
+    eventually("the queue has drained", || used[0](&machine) > 100 * MS);
+    let second_had_ns = used[1](&machine);
+    assert!(second_had_ns < 800 * MS, "the first waited while the second had {second_had_ns} ns");
+    [first, second].into_iter().for_each(|worker| worker.console.kill());
 }
 
 #[test]

@@ -265,6 +265,9 @@ impl Limiter {
         if self.helper.sparse.swap(0, Ordering::Relaxed) != 0 {
             found = Found::Sparse;
         }
+        if self.evicted.is_any() {
+            found = found.max(Found::Draining);
+        }
         for stream in self.streams.busy() {
             found = found.max(Found::Draining);
             if let Some((on, mut books)) = stream.ground(process, 0) {

@@ -5,6 +5,7 @@
 //! - [`timeline`]: a context's boundary events.
 //! - [`gate`]: a launch goes now, or waits.
 //! - [`sensor`]: batches are closed, and settled when they have ended.
+//! - [`evicted`]: streams that gave up their place.
 //! - [`captures`]: what may be recorded while they live.
 //! - [`per_thread`]: streams that only their own thread can name.
 //! - [`turns`]: where others are on the GPU, its tenant's turn.
@@ -15,6 +16,7 @@
 
 mod caps;
 pub(crate) mod captures;
+mod evicted;
 pub(crate) mod gate;
 mod helper;
 mod lock;
@@ -32,6 +34,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use self::caps::Gpu;
 use self::captures::Captures;
+use self::evicted::Evicted;
 use self::helper::Helper;
 use self::stream::Streams;
 use self::timeline::Timeline;
@@ -56,6 +59,7 @@ pub(crate) struct Limiter {
     pub(crate) helper: Helper,
     gpus: [Gpu; DEVICES],
     streams: Streams,
+    evicted: Evicted,
     /// By context's number.
     timelines: [Timeline; 256],
 }

@@ -37,7 +37,7 @@ pub(super) struct Launches {
     has_chains: bool,
 }
 
-fn as_event(event: u64) -> CUevent {
+pub(super) fn as_event(event: u64) -> CUevent {
     core::ptr::with_exposed_provenance_mut(usize::try_from(event).unwrap_or(0))
 }
 
@@ -66,9 +66,19 @@ impl Tail {
         self.event.store(0, Ordering::Relaxed);
     }
 
+    /// Takes the event out: it is the caller's now.
+    pub(super) fn take(&self) -> u64 {
+        self.event.swap(0, Ordering::Relaxed)
+    }
+
+    /// Whether it was recorded behind this launch last.
+    pub(super) fn is_behind(&self, launch: u32) -> bool {
+        self.behind.load(Ordering::Acquire) == launch
+    }
+
     /// Destroys the event: the place is another stream's now.
     pub(super) fn clear(&self) {
-        let event = self.event.swap(0, Ordering::Relaxed);
+        let event = self.take();
         if event != 0 {
             driver::destroy_event(as_event(event));
         }
@@ -112,7 +122,7 @@ impl Limiter {
         late_ns: u64,
     ) -> bool {
         let event = stream.tail.event.load(Ordering::Relaxed);
-        let is_behind_all = stream.tail.behind.load(Ordering::Acquire) == books.launches.count;
+        let is_behind_all = stream.tail.is_behind(books.launches.count);
         if !is_behind_all || event == 0 || books.batch.is_empty() || books.is_busy() {
             return false;
         }

@@ -187,6 +187,7 @@ impl Limiter {
             }
         }
         self.streams.end_context(context);
+        self.evicted.end_context(context);
         self.captures.remove(context, u32::MAX);
     }
 
@@ -252,7 +253,7 @@ impl Limiter {
             if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), books) {
                 let is_due = (index + count).wrapping_sub(first) % count < settles;
                 while is_due && self.settle(&on, stream, &mut books) {}
-                if is_due && books.is_old() && self.waits(stream, &mut books) {
+                if is_due && books.is_old() && self.waits(stream, &mut books).is_some() {
                     books.since_ns = sys::monotonic_ns();
                 }
                 if is_due && tails == Tails::Settled && stream.is_per_thread() {
@@ -265,6 +266,13 @@ impl Limiter {
                     left.add(&books);
                 }
             }
+        }
+        if self.evicted.is_any() {
+            is_sure &= self.time_evicted(
+                process,
+                settles == STREAMS || settles != 0 && !self.helper.is_there(),
+                &mut left,
+            );
         }
         for (ordinal, left) in (0..).zip(&left).filter(|_| is_sure) {
             self.note_in_flight(process, ordinal, *left);
@@ -316,10 +324,12 @@ impl Limiter {
         process: &'static Process,
         handle: CUstream,
     ) -> Option<&'static Stream> {
-        // The first that nobody is at.
-        for _ in 0..STREAMS {
+        // The first that nobody is at and that can be followed; where none can be, the first that nobody is at.
+        for turn in 0..2 * STREAMS {
             let Some(stream) = self.streams.next_to_go() else { continue };
-            if let Some((on, mut books)) = stream.ground(process, 0) {
+            if let Some((on, mut books)) = stream.ground(process, 0)
+                && (turn >= STREAMS || self.follow_evicted(process, stream, &mut books))
+            {
                 self.write_off(&on, stream, &mut books);
                 break;
             }
@@ -330,9 +340,6 @@ impl Limiter {
 
     /// Charges what is open and in flight on a stream as if it had been on the GPU all the time, and forgets it.
     fn write_off(&self, on: &Ground, stream: &Stream, books: &mut Books) {
-        if self.waits(stream, books) {
-            books.since_ns = sys::monotonic_ns();
-        }
         on.close(&mut books.batch);
         let mut booked_ns = books.batch.booked_ns().saturating_add(books.blind_ns);
         while let Some(&mut closed) = books.front() {
@@ -348,15 +355,15 @@ impl Limiter {
         books.clear();
     }
 
-    /// Whether the first of what is in flight on a stream has not begun, since the stream waits for a value, an event or the host. What no
-    /// event measures may have.
+    /// The event in front of what is in flight on a stream, where that has not begun, since the stream waits for a value, an event or the
+    /// host. What no event measures may have.
     #[cold]
     #[inline(never)]
-    fn waits(&self, stream: &Stream, books: &mut Books) -> bool {
+    pub(super) fn waits(&self, stream: &Stream, books: &mut Books) -> Option<Mark> {
         let boundary = books.boundary;
         let first = books.front().map(|closed| closed.start).or(boundary);
-        let Some(start) = first.filter(|_| !books.is_blind) else { return false };
-        self.visit(stream).is_some_and(|line| !line.is_reached(start))
+        let start = first.filter(|_| !books.is_blind)?;
+        self.visit(stream).is_some_and(|line| !line.is_reached(start)).then_some(start)
     }
 
     /// Whether any work of the process is on the GPU, rather than behind something that it waits for. What no event shows is not taken for

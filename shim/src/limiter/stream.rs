@@ -96,11 +96,16 @@ pub(super) struct InFlight {
 impl InFlight {
     pub(super) const NONE: Self = Self { since_ns: 0, booked_ns: 0 };
 
+    /// Adds what is on the GPU since then, ns.
+    pub(super) fn add_since(&mut self, since_ns: u64) {
+        let is_first = self.since_ns == 0 || since_ns < self.since_ns;
+        self.since_ns = if is_first { since_ns } else { self.since_ns };
+    }
+
     /// Adds what is on a stream.
     pub(super) fn add(&mut self, books: &Books) {
         if books.is_busy() || !books.batch.is_empty() {
-            let first = self.since_ns == 0 || books.since_ns < self.since_ns;
-            self.since_ns = if first { books.since_ns } else { self.since_ns };
+            self.add_since(books.since_ns);
             self.booked_ns = self.booked_ns.saturating_add(books.booked_ns());
         }
     }

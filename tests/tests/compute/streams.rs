@@ -1,10 +1,10 @@
 //! Streams that are used from elsewhere than where they were made, that are many, and that come and go.
 
 use cuota_tests::console::Arg::{Is, Out};
-use cuota_tests::machine::{Machine, has_real_gpu};
+use cuota_tests::machine::{Machine, has_real_gpu, skip};
 
 use crate::changes::set;
-use crate::{MS, Worker, eventually, meter};
+use crate::{MS, Worker, eventually, meter, spin_as_told};
 
 #[test]
 fn stream_used_with_another_context_current_is_measured() {
@@ -112,4 +112,51 @@ fn synchronisation_settles_what_it_has_waited_for_on_however_many_streams() {
         );
     }
     worker.console.finish();
+}
+
+/// More streams are in flight than there are places, and those that were first wait until the others have theirs.
+#[test]
+fn work_of_streams_that_gave_up_their_places_is_charged_whenever_it_begins() {
+    const DEAR: u64 = 24;
+    const ALL: u64 = 512 + 30;
+    const LONG: u64 = 40 * MS;
+    if has_real_gpu() {
+        return skip("streams share a card's channels, and one that waits holds up others");
+    }
+    let machine = Machine::new();
+    let mut console = machine.tenant_with("t", &["--compute", "90%"]).start();
+    let _ = console.call("cuInit", &[Is(0)]).ok();
+    // Each has events for a part of the streams.
+    let mut contexts = Vec::new();
+    for _ in 0..3 {
+        let context = console.call("cuCtxCreate_v2", &[Out(8), Is(0), Is(0)]).ok().number(0);
+        let mut worker = Worker::with(console, &spin_as_told());
+        for _ in 0..5 {
+            worker.launch_as_told(1_000, worker.stream);
+            worker.synchronize();
+        }
+        contexts.push((context, worker.function, worker.stream));
+        console = worker.console;
+    }
+    let mut worker = Worker { console, function: 0, stream: 0 };
+    let words = [0; 2].map(|_| worker.console.alloc(4096).expect("a page"));
+    let mut dear = Vec::new();
+    for (number, (context, function, _)) in (0..ALL).zip(contexts.iter().cycle().copied()) {
+        let is_dear = number < DEAR;
+        let _ = worker.console.call("cuCtxSetCurrent", &[Is(context)]).ok();
+        let stream = worker.console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
+        let word = words[usize::from(!is_dear)];
+        let _ = worker.console.call("cuStreamWaitValue32_v2", &[Is(stream), Is(word), Is(1), Is(0)]).ok();
+        worker.function = function;
+        worker.launch_as_told(if is_dear { LONG } else { 1_000 }, stream);
+        dear.extend(is_dear.then_some(stream));
+    }
+    let before_ns = meter(&machine, "t").0;
+    let (_, _, own) = contexts[2];
+    let _ = worker.console.call("cuStreamWriteValue32_v2", &[Is(own), Is(words[0]), Is(1), Is(0)]).ok();
+    for stream in dear {
+        eventually("it has ended", || worker.console.call("cuStreamQuery", &[Is(stream)]).status == 0);
+    }
+    eventually("the books have its work", || meter(&machine, "t").0 - before_ns >= DEAR * LONG * 9 / 10);
+    worker.console.kill();
 }

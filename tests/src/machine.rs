@@ -36,6 +36,19 @@ pub fn has_real_gpu() -> bool {
     env::var_os("CUOTA_TEST_GPU").is_some_and(|value| value == "1")
 }
 
+/// Whether the tests' machine has so many GPUs: one with software GPUs has as many as a test asks for.
+///
+/// # Panics
+/// If the driver cannot be asked.
+pub fn has_gpus(count: u64) -> bool {
+    !has_real_gpu() || {
+        let mut console = Machine::new().native().start();
+        let devices = console.devices();
+        console.finish();
+        devices >= count
+    }
+}
+
 /// Says that the running test is skipped, and why, past the capture of the tests' output: a run's skips can be counted.
 pub fn skip(why: &str) {
     let thread = std::thread::current();

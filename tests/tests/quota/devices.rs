@@ -9,11 +9,11 @@ use cuota_region::tenant::Tenant;
 use cuota_tests::console::Arg::{At, Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::driver::{OUT_OF_MEMORY, on_device};
-use cuota_tests::machine::{MIB, Machine, has_real_gpu, skip};
+use cuota_tests::machine::{MIB, Machine, has_gpus, has_real_gpu, skip};
 
 use crate::{QUOTA, QUOTA_BYTES};
 
-const ONE_DEVICE: &str = "this machine may have one GPU only";
+const TOO_FEW: &str = "this machine has too few GPUs";
 
 /// A tenant with a context on each of two devices, and the contexts.
 fn start(machine: &Machine) -> (Console, [u64; 2]) {
@@ -39,8 +39,8 @@ fn held(machine: &Machine) -> Vec<u64> {
 
 #[test]
 fn each_gpu_has_a_quota_of_its_own() {
-    if has_real_gpu() {
-        return skip(ONE_DEVICE);
+    if !has_gpus(2) {
+        return skip(TOO_FEW);
     }
     let machine = Machine::new();
     let (mut console, contexts) = start(&machine);
@@ -56,8 +56,8 @@ fn each_gpu_has_a_quota_of_its_own() {
 
 #[test]
 fn memory_is_given_back_where_it_was_taken_whichever_context_is_current() {
-    if has_real_gpu() {
-        return skip(ONE_DEVICE);
+    if !has_gpus(2) {
+        return skip(TOO_FEW);
     }
     let machine = Machine::new();
     let (mut console, [first, second]) = start(&machine);
@@ -65,7 +65,9 @@ fn memory_is_given_back_where_it_was_taken_whichever_context_is_current() {
     let _kept = console.alloc(32 * MIB).expect("there is room");
     make_current(&mut console, second);
     let _kept = console.alloc(48 * MIB).expect("there is room");
-    for free in ["cuMemFree_v2", "cuMemFreeAsync"] {
+    // Whether a real driver frees in the order of another device's stream, nobody has seen.
+    let ways = if has_real_gpu() { &["cuMemFree_v2"][..] } else { &["cuMemFree_v2", "cuMemFreeAsync"] };
+    for free in ways.iter().copied() {
         make_current(&mut console, first);
         let piece = console.alloc(64 * MIB).expect("there is room");
         make_current(&mut console, second);
@@ -82,8 +84,8 @@ fn memory_is_given_back_where_it_was_taken_whichever_context_is_current() {
 
 #[test]
 fn handles_and_pools_are_booked_on_the_device_that_they_name() {
-    if has_real_gpu() {
-        return skip(ONE_DEVICE);
+    if !has_gpus(2) {
+        return skip(TOO_FEW);
     }
     let machine = Machine::new();
     let (mut console, [first, _]) = start(&machine);

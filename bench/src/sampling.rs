@@ -67,6 +67,7 @@ fn bar(metric: &dyn Metric, systems: &[&System], plan: Plan) -> ProgressBar {
 
 impl Bench for Tenants<'_> {
     fn sample(&mut self, turn: usize, place: usize) -> Result<Series> {
+        self.session.note_turn(turn);
         let launcher = self.session.launcher(self.systems[place]).on_cpu(self.session.cpu_of_turn(turn));
         let series = self.metric.sample(&launcher)?;
         for (name, measure) in &series {
@@ -99,6 +100,7 @@ impl Bench for Tenants<'_> {
         self.asked = Instant::now();
         let slow = Duration::from_nanos(now_ns?.saturating_sub(before_ns?));
         (slow.as_secs_f64() > THROTTLED_PART * since.as_secs_f64()).then(|| {
+            self.session.note_slowed();
             format!("for {:.3} of {:.3} s, by NVML's count", slow.as_secs_f64(), since.as_secs_f64())
         })
     }

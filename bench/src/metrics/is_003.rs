@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 
 use super::control::by_effort_ns;
 use super::loads::{Kind, Plan, Progress, alone};
+use super::neighbours::{Between, OfTurn};
 use super::{Comparison, Info, Metric, Presumes};
 use crate::stats::{self, Direction};
 use crate::system::Launcher;
@@ -20,9 +21,14 @@ static INFO: Info = Info {
     headline: "accuracy",
     in_process: &[],
     comparison: Comparison::Limit,
-    method: "nine workloads at caps of 10, 25, 50, 75 and 90 % (the middle three with --quick), a process for each cap between native ones; share = rate / native rate x occupancy, the occupancy measured in a native process of its own; 100 less the mean distance of share and cap in points; a cell with a cap of the occupancy or more is left out of the mean and must show 99 % of native's rate",
+    method: "nine workloads at caps of 10, 25, 50, 75 and 90 % (the middle three with --quick), a process for each cap between native ones; share = rate / native rate x occupancy, the occupancy measured in a native process of its own, once a turn; 100 less the mean distance of share and cap in points; a cell with a cap of the occupancy or more is left out of the mean and must show 99 % of native's rate",
     presumes: Presumes::Compute,
 };
+
+/// What the workloads occupy natively.
+static OCCUPANCIES: OfTurn<Vec<(Kind, f64)>> = OfTurn::new();
+/// All workloads natively: after one sample, and so before the next.
+static NATIVE: Between<Vec<Progress>> = Between::new();
 
 const CAPS: [u32; 5] = [10, 25, 50, 75, 90];
 /// Windows of the coefficient of variation.
@@ -52,8 +58,10 @@ impl Metric for ShareAccuracy {
         let warm_ns = by_effort_ns(effort, [400, 400, 500]);
         let run_ns = warm_ns + by_effort_ns(effort, [800, 1_200, 2_000]);
         let native = || alone(&launcher.native(), &Plan::of_all(&Kind::NINE, run_ns));
-        let occupancies = occupancies(launcher, run_ns / 2).context("native occupancy")?;
-        let mut natives = vec![native().context("native")?];
+        let occupancies = OCCUPANCIES.get(launcher, |native| occupancies(native, run_ns / 2));
+        let occupancies = occupancies.context("native occupancy")?;
+        let before = NATIVE.take(launcher).map_or_else(native, Ok);
+        let mut natives = vec![before.context("native")?];
         let mut capped = Vec::new();
         for cap in caps(effort) {
             let at_cap = launcher.clone().with_compute(*cap);
@@ -63,7 +71,9 @@ impl Metric for ShareAccuracy {
                 natives.push(native().context("native")?);
             }
         }
-        natives.push(native().context("native")?);
+        let after = native().context("native")?;
+        NATIVE.keep(launcher, after.clone());
+        natives.push(after);
         let cells = cells(&natives, &occupancies, &capped, warm_ns)?;
         let mut series = summary(&cells);
         series.extend(cells.iter().map(Cell::series));
@@ -116,8 +126,8 @@ impl Cell {
 
 /// What part of the time each workload that is waited for occupies the device natively. In a process of its own: the timing
 /// events around each unit, about 2 µs of the device's time each on an H100, are none of the rates that are compared.
-fn occupancies(launcher: &Launcher<'_>, run_ns: u64) -> Result<Vec<(Kind, f64)>> {
-    let all = alone(&launcher.native(), &Plan::of_all(&Kind::WAITED_FOR, run_ns).with_occupancy())?;
+fn occupancies(native: &Launcher<'_>, run_ns: u64) -> Result<Vec<(Kind, f64)>> {
+    let all = alone(native, &Plan::of_all(&Kind::WAITED_FOR, run_ns).with_occupancy())?;
     let of = |(progress, kind): (&Progress, Kind)| {
         Ok((kind, progress.occupancy.with_context(|| format!("{}: too few units", kind.text()))?))
     };

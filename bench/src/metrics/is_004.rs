@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::control::by_effort_ns;
 use super::loads::{Kind, Part, Plan, Progress, alone, progress_of, together_with};
+use super::neighbours::OfTurn;
 use super::{Comparison, Fault, Info, Metric, Presumes};
 use crate::clock::now_ns;
 use crate::stats::Direction;
@@ -27,6 +28,9 @@ static INFO: Info = Info {
     method: "the cap of a tenant with 100 µs kernels is changed from 75 to 25 % and back while it runs; the smallest time after the change returned such that for the next second the work done since then stays within one quantum (20 ms x cap) and one unit of cap x time; and by how much GPU time it is exceeded at most",
     presumes: Presumes::Compute,
 };
+
+/// The same kernels natively.
+static NATIVE: OfTurn<Vec<Progress>> = OfTurn::new();
 
 /// The caps before and after.
 const STEPS: [[u32; 2]; 2] = [[75, 25], [25, 75]];
@@ -52,7 +56,7 @@ impl Metric for LimitResponse {
         let effort = launcher.session.effort;
         let before_ns = by_effort_ns(effort, [1_000, 1_200, 2_000]);
         let run_ns = before_ns + KEPT_NS + by_effort_ns(effort, [500, 1_500, 3_000]);
-        let native = alone(&launcher.native(), &Plan::of(Kind::Medium, before_ns))?;
+        let native = NATIVE.get(launcher, |native| alone(native, &Plan::of(Kind::Medium, before_ns)))?;
         let native_rate = native.first().and_then(|progress| progress.steady_rate(before_ns / 4));
         let native_rate = native_rate.context("nothing was done natively")?;
         let mut series = Series::new();

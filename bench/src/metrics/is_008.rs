@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 
 use super::control::by_effort_ns;
-use super::loads::{Kind, Part, Plan, alone, progress_of, together};
+use super::loads::{Kind, Part, Plan, Progress, alone, progress_of, together};
+use super::neighbours::OfTurn;
 use super::{Comparison, Info, Metric, Presumes, figures};
 use crate::stats::Direction;
 use crate::system::Launcher;
@@ -20,9 +21,12 @@ static INFO: Info = Info {
     headline: "4 equal, different kernels: Jain's index",
     in_process: &[],
     comparison: Comparison::RatioToNative,
-    method: "tenants that run together: rate / native rate alone / entitlement for each, Jain's index over them, and the worst of them; four equal ones with kernels of 5 µs, 100 µs, 1 ms and a graph, two equal ones (not with --quick), and two of 75 and 25 % with 100 µs; natively without caps, so that unequal ones are not asked for",
+    method: "tenants that run together: rate / native rate alone (measured once a turn) / entitlement for each, Jain's index over them, and the worst of them; four equal ones with kernels of 5 µs, 100 µs, 1 ms and a graph, two equal ones (not with --quick), and two of 75 and 25 % with 100 µs; natively without caps, so that unequal ones are not asked for",
     presumes: Presumes::Compute,
 };
+
+/// The kinds natively, each alone.
+static SOLO: OfTurn<Vec<Progress>> = OfTurn::new();
 
 /// Tenants that run together: their kinds and entitlements in per cent.
 const GROUPS: [(&str, &[(Kind, u32)]); 3] = [
@@ -52,7 +56,8 @@ impl Metric for Fairness {
         let effort = launcher.session.effort;
         let warm_ns = by_effort_ns(effort, [400, 400, 500]);
         let run_ns = warm_ns + by_effort_ns(effort, [800, 1_200, 3_000]);
-        let solo = alone(&launcher.native(), &Plan::of_all(&KINDS, run_ns / 2)).context("native, alone")?;
+        let plan = Plan::of_all(&KINDS, run_ns / 2);
+        let solo = SOLO.get(launcher, |native| alone(native, &plan)).context("native, alone")?;
         let solo_rate = |kind: Kind| {
             let number = KINDS.iter().position(|known| *known == kind)?;
             solo.get(number)?.steady_rate(warm_ns / 2)

@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 
 use super::control::by_effort_ns;
-use super::loads::{Kind, Part, Plan, alone, progress_of, together};
+use super::loads::{Kind, Part, Plan, Progress, alone, progress_of, together};
+use super::neighbours::OfTurn;
 use super::serving::{self, Service};
 use super::{Comparison, Info, Metric, Presumes};
 use crate::stats::Direction;
@@ -21,9 +22,12 @@ static INFO: Info = Info {
     headline: "step inside a burst: p50: slower by",
     in_process: &[],
     comparison: Comparison::AddedToNative,
-    method: "bursts of 20 decoder steps, arriving as a Poisson process (fixed seed) that keeps half of the GPU's time busy alone, each step waited for, beside a tenant with 1 ms kernels that never pauses, both capped at 50 %: against the same bursts under the same system alone; the neighbour's rate against native's alone; natively without caps, so the driver's slicing",
+    method: "bursts of 20 decoder steps, arriving as a Poisson process (fixed seed) that keeps half of the GPU's time busy alone, each step waited for, beside a tenant with 1 ms kernels that never pauses, both capped at 50 %: against the same bursts under the same system alone; the neighbour's rate against native's alone (measured once a turn); natively without caps, so the driver's slicing",
     presumes: Presumes::Compute,
 };
+
+/// The neighbour's kernels natively.
+static NATIVE: OfTurn<Vec<Progress>> = OfTurn::new();
 
 const STEPS: u32 = 20;
 /// What is compared.
@@ -59,7 +63,8 @@ impl Metric for NoisyNeighbour {
             Part::load(&neighbour, &Plan::of(Kind::Long, run_ns))?,
         ];
         let (go_ns, beside) = together(&parts).context("beside the neighbour")?;
-        let native = alone(&launcher.native(), &Plan::of(Kind::Long, run_ns / 4)).context("native, alone")?;
+        let plan = Plan::of(Kind::Long, run_ns / 4);
+        let native = NATIVE.get(launcher, |native| alone(native, &plan)).context("native, alone")?;
         let native_rate = native.first().and_then(|progress| progress.steady_rate(run_ns / 16));
         let native_rate = native_rate.context("nothing was done natively")?;
         let (alone_series, beside_series) = (

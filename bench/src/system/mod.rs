@@ -10,7 +10,7 @@ mod template;
 pub use launcher::{Launcher, Running, Start, Tracked};
 pub use profile::{LibraryNeed, Profile, builtin_names};
 pub use proof::{Proof, ProofReport, ceiling_bytes, judge, judge_compute, work as proof_work};
-pub use session::Session;
+pub use session::{Moment, Session};
 
 use std::path::{Path, PathBuf};
 

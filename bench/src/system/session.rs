@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -49,7 +49,18 @@ pub struct Session {
     cpus: Vec<usize>,
     /// A worker could not keep to its CPU.
     unpinned: AtomicBool,
+    turn: AtomicUsize,
+    slowed: AtomicU32,
     empty_library: OnceLock<Option<PathBuf>>,
+}
+
+/// When a sample is taken, for controls that neighbours share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The turn.
+    pub turn: usize,
+    /// How often the device was found to have been slowed down until then.
+    pub slowed: u32,
 }
 
 impl Session {
@@ -77,6 +88,8 @@ impl Session {
             daemons: Vec::new(),
             cpus: affinity::allowed(),
             unpinned: AtomicBool::new(false),
+            turn: AtomicUsize::new(0),
+            slowed: AtomicU32::new(0),
             empty_library: OnceLock::new(),
         })
     }
@@ -89,6 +102,21 @@ impl Session {
     /// The CPU of a turn: the same for all systems, another for the next turn. `None` where they are not known.
     pub fn cpu_of_turn(&self, turn: usize) -> Option<usize> {
         self.cpus.get(turn.checked_rem(self.cpus.len())?).copied()
+    }
+
+    /// When the sample that is being taken is taken.
+    pub fn moment(&self) -> Moment {
+        Moment { turn: self.turn.load(Ordering::Relaxed), slowed: self.slowed.load(Ordering::Relaxed) }
+    }
+
+    /// A sample of this turn begins.
+    pub fn note_turn(&self, turn: usize) {
+        self.turn.store(turn, Ordering::Relaxed);
+    }
+
+    /// The device was slowed down, so what was measured meanwhile does not count.
+    pub fn note_slowed(&self) {
+        self.slowed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// True when a worker was given a CPU and could not keep to it.

@@ -106,7 +106,7 @@ pub(crate) fn remove(home: &Home, operator: &Operator, name: &TenantName) {
 pub(crate) fn remove_files(home: &Home, name: &TenantName) {
     let files = [home.files().live(name), home.files().tenant(name)];
     for path in files.iter().flatten() {
-        let _ = cuota_region::sys::unlink(path.as_c_str());
+        let _ = cuota_region::sys::unlink_at(cuota_region::sys::HERE, path.as_c_str());
     }
     let _ = std::fs::remove_file(home.lease_path(name));
     // `Directory::tenant_draft`: the name between dots, and a number.

@@ -11,8 +11,9 @@ use std::process::Command;
 
 use cuota_governor::cap::Cap;
 use cuota_region::name::{GpuId, TenantName};
+use cuota_region::path::{ASSIGNED, open_operators};
 use cuota_region::policy::{Limits, MemoryLimit};
-use cuota_region::{ASSIGNED_TENANT, DIR_VARIABLE, TENANT_VARIABLE};
+use cuota_region::{DEFAULT_DIR, DEFAULT_PATH, DIR_VARIABLE, TENANT_VARIABLE, sys};
 
 use crate::claim::{self, Claim};
 use crate::cli::Run;
@@ -115,10 +116,11 @@ fn is_anothers(home: &Home, trouble: &Trouble) -> bool {
 /// The tenant that the operator has assigned to this container, else the one that the environment names: as the shim
 /// itself would take it.
 pub(crate) fn assigned_tenant() -> anyhow::Result<TenantName> {
-    let path = Path::new(OsStr::from_bytes(ASSIGNED_TENANT.to_bytes()));
-    if let Ok(name) = std::fs::read(path) {
-        return TenantName::parse(&name).map_err(|bad| {
-            anyhow::anyhow!("{}: {bad}\n  set the container up again with `cuota inject`", path.display())
+    if let Some(file) = open_operators(DEFAULT_PATH, ASSIGNED) {
+        let mut name = [0; 64];
+        let bytes = sys::read(&file, &mut name).unwrap_or(0);
+        return TenantName::parse(name.get(..bytes).unwrap_or(&[])).map_err(|bad| {
+            anyhow::anyhow!("{DEFAULT_DIR}/assigned: {bad}\n  set the container up again with `cuota inject`")
         });
     }
     match std::env::var_os(TENANT_VARIABLE).filter(|name| !name.is_empty()) {

@@ -49,9 +49,8 @@ mod word;
 /// Where the files are when `CUOTA_DIR` does not say.
 pub const DEFAULT_DIR: &str = "/dev/shm/cuota";
 
-/// The file that names the tenant of every process that sees it, whatever [`TENANT_VARIABLE`] says: `cuota inject` puts it
-/// into a container. It holds the name and nothing else.
-pub const ASSIGNED_TENANT: &core::ffi::CStr = c"/dev/shm/cuota/assigned";
+/// The same for a system call.
+pub const DEFAULT_PATH: &core::ffi::CStr = c"/dev/shm/cuota";
 
 /// The environment variable that names the directory.
 pub const DIR_VARIABLE: &str = "CUOTA_DIR";

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicI32, Ordering};
 
 use crate::header::Unusable;
 use crate::name::TenantName;
-use crate::path::Directory;
+use crate::path::{self, Directory};
 use crate::sys::{self, Fd};
 
 /// The descriptor goes above those that most programs count on, but below 64: the table of a fresh process has 64 places, and to
@@ -69,11 +69,8 @@ pub(crate) fn number_of((device, inode): (u64, u64)) -> u64 {
 static LIVE: AtomicI32 = AtomicI32::new(0);
 
 fn descriptor(directory: &Directory, name: &TenantName) -> Result<i32, Unusable> {
-    let path = directory.live(name)?;
-    // A link that another user has put there leads nowhere: what it leads to would be made everybody's.
-    let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW, 0o600)?;
-    // Of a file of another user's that is refused, and was done by that user.
-    let _ = directory.admit(&fd);
+    let folder = directory.tenants()?;
+    let fd = path::open_or_make(folder.number(), &path::live(name)?, directory.mode())?;
     let known = Fd::from_owned(LIVE.load(Ordering::Relaxed) - 1);
     let same = || {
         sys::file_info(&known)

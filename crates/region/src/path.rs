@@ -4,7 +4,7 @@ use core::ffi::CStr;
 
 use crate::header::Unusable;
 use crate::name::{GpuId, TenantName};
-use crate::sys::{self, Fd};
+use crate::sys::{self, Errno, Fd};
 
 const PATH_BYTES: usize = 512;
 
@@ -75,6 +75,31 @@ pub(crate) fn arena(before: &[&[u8]; 2], gpu: GpuId) -> Result<Path, Unusable> {
     Path::of(&[before[0], before[1], &digits, b".v1"])
 }
 
+/// Opens a file of a folder for reading and writing; where there is none it is made, with this mode whatever the process's umask. A link
+/// in its place leads nowhere.
+///
+/// # Errors
+/// What `openat(2)` returns.
+#[inline(never)]
+pub(crate) fn open_or_make(folder: i32, path: &Path, mode: u32) -> sys::Result<Fd> {
+    // First without O_CREAT: in a sticky folder the kernel refuses that for another user's file (fs.protected_regular). At last the winner's.
+    for flags in [0, libc::O_CREAT | libc::O_EXCL, 0] {
+        match sys::open_at(folder, path.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW | flags, OWN) {
+            Err(Errno(libc::ENOENT | libc::EEXIST)) => {}
+            Ok(file) => {
+                // As it is made, or as one who was killed meanwhile has left it; but not a second name that somebody gave to a secret.
+                let about = sys::file_info(&file)?;
+                if about.mode & 0o777 == OWN && about.links == 1 {
+                    let _ = sys::set_mode(&file, mode);
+                }
+                return Ok(file);
+            }
+            refused => return refused,
+        }
+    }
+    Err(Errno(libc::ENOENT))
+}
+
 /// The directory that holds the files.
 #[derive(Clone, Copy)]
 pub struct Directory {
@@ -82,13 +107,31 @@ pub struct Directory {
     mode: u32,
 }
 
+/// The mode of files that are their user's alone.
+const OWN: u32 = 0o600;
+
+/// The folder of the tenants' files.
+const TENANTS: &CStr = c"tenant";
+
+/// The policy's name in the directory.
+pub const POLICY: &CStr = c"policy.v1";
+
+/// The name there of the file that names the tenant of every process that sees it in the default directory, whatever
+/// [`crate::TENANT_VARIABLE`] says: `cuota inject` puts it into a container. It holds the name and nothing else, and counts if it is the
+/// operator's: [`open_operators`].
+pub const ASSIGNED: &CStr = c"assigned";
+
+/// What a tenant's file ends in, and the live file beside it.
+const FILE: &[u8] = b".v1";
+const LIVE_FILE: &[u8] = b".v1.live";
+
 impl Directory {
     /// The directory at `path`.
     ///
     /// # Errors
     /// [`Unusable::PathTooLong`].
     pub fn at(path: &[u8]) -> Result<Self, Unusable> {
-        Path::of(&[path]).map(|path| Directory { path, mode: 0o600 })
+        Path::of(&[path]).map(|path| Directory { path, mode: OWN })
     }
 
     /// The directory at `path`, with files that every user may write: in a container, whose users are one tenant.
@@ -97,28 +140,48 @@ impl Directory {
         Directory { path, mode: 0o666 }
     }
 
-    /// Makes the directory, and that of the tenants' files in it, with all rights for everybody; what is there stays as it is.
+    /// Makes the directory, and that of the tenants' files in it, where everybody may make files, and nobody rename or remove another
+    /// user's; what is there stays as it is.
     ///
     /// # Errors
-    /// [`Unusable::PathTooLong`], and why one cannot be made.
-    pub fn make(&self) -> Result<(), Unusable> {
-        sys::make_directory(self.path.as_c_str(), 0o777)?;
-        Ok(sys::make_directory(self.file(&[b"/tenant"])?.as_c_str(), 0o777)?)
+    /// Why one cannot be made.
+    pub fn make(&self) -> sys::Result<()> {
+        let folder = sys::make_directory(sys::HERE, self.path.as_c_str(), 0o1777)?;
+        sys::make_directory(folder.number(), TENANTS, 0o1777).map(drop)
     }
 
-    /// Gives a file that was made here the mode that files have here, whatever the process's umask.
+    /// The mode of files that are made here.
+    pub(crate) fn mode(&self) -> u32 {
+        self.mode
+    }
+
+    /// Opens the folder of the tenants' files. Where all users can write, a link in its place, or in the directory's, leads nowhere: what is
+    /// made below it would be made where another user wants it.
     ///
     /// # Errors
-    /// What `fchmod(2)` returns.
-    pub(crate) fn admit(&self, file: &Fd) -> sys::Result<()> {
-        if self.mode == 0o600 { Ok(()) } else { sys::set_mode(file, self.mode) }
+    /// What `openat(2)` returns.
+    #[inline(never)]
+    pub(crate) fn tenants(&self) -> sys::Result<Fd> {
+        let link = if self.mode == OWN { 0 } else { libc::O_NOFOLLOW };
+        let flags = libc::O_PATH | libc::O_DIRECTORY | link;
+        let folder = sys::open(self.path.as_c_str(), flags, 0)?;
+        sys::open_at(folder.number(), TENANTS, flags, 0)
     }
 
-    fn file(&self, parts: &[&[u8]]) -> Result<Path, Unusable> {
-        let mut all: [&[u8]; 6] = [b""; 6];
-        all[0] = self.path.as_bytes();
-        all.iter_mut().skip(1).zip(parts).for_each(|(to, from)| *to = from);
-        Path::of(&all)
+    /// Looks for a tenant's file, or whatever is in its place.
+    ///
+    /// # Errors
+    /// `ENOENT`: it is not there; else why it cannot be said, or used.
+    pub(crate) fn look_for(&self, name: &TenantName) -> sys::Result<()> {
+        let folder = self.tenants()?;
+        let path = tenant(name).map_err(|_| Errno(libc::ENAMETOOLONG))?;
+        sys::open_at(folder.number(), path.as_c_str(), libc::O_PATH | libc::O_NOFOLLOW, 0).map(drop)
+    }
+
+    /// Whether it holds a policy of the operator's, which this process can read and not change: [`open_operators`].
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        open_operators(self.path.as_c_str(), POLICY).is_some()
     }
 
     /// `policy.v1`
@@ -126,7 +189,7 @@ impl Directory {
     /// # Errors
     /// [`Unusable::PathTooLong`].
     pub fn policy(&self) -> Result<Path, Unusable> {
-        self.file(&[b"/policy.v1"])
+        Path::of(&[self.path.as_bytes(), b"/", POLICY.to_bytes()])
     }
 
     /// `tenant/NAME.v1`
@@ -134,7 +197,7 @@ impl Directory {
     /// # Errors
     /// [`Unusable::PathTooLong`].
     pub fn tenant(&self, name: &TenantName) -> Result<Path, Unusable> {
-        self.file(&[b"/tenant/", name.as_bytes(), b".v1"])
+        Path::of(&[self.path.as_bytes(), b"/tenant/", name.as_bytes(), FILE])
     }
 
     /// `tenant/NAME.v1.live`
@@ -142,7 +205,7 @@ impl Directory {
     /// # Errors
     /// [`Unusable::PathTooLong`].
     pub fn live(&self, name: &TenantName) -> Result<Path, Unusable> {
-        self.file(&[b"/tenant/", name.as_bytes(), b".v1.live"])
+        Path::of(&[self.path.as_bytes(), b"/tenant/", name.as_bytes(), LIVE_FILE])
     }
 
     /// `arena/GPU.v1`, the GPU by the 32 hexadecimal digits of its UUID.
@@ -152,14 +215,41 @@ impl Directory {
     pub fn arena(&self, gpu: GpuId) -> Result<Path, Unusable> {
         arena(&[self.path.as_bytes(), b"/arena/"], gpu)
     }
+}
 
-    /// A name for a tenant file that is being written; `tag` tells drafts apart.
-    ///
-    /// # Errors
-    /// [`Unusable::PathTooLong`].
-    pub fn tenant_draft(&self, name: &TenantName, tag: u64) -> Result<Path, Unusable> {
-        self.file(&[b"/tenant/.", name.as_bytes(), b".", &decimal(tag)])
-    }
+/// Opens a file of a directory if it is the operator's: if this process cannot change it, and that because it is mounted read-only, or
+/// because it and the directory are root's, whom no tenant can be. `None`: it is not, or not there.
+#[inline(never)]
+#[must_use]
+pub fn open_operators(directory: &CStr, name: &CStr) -> Option<Fd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let folder = sys::open(directory, flags, 0).ok()?;
+    let open = |flags| sys::open_at(folder.number(), name, libc::O_NOFOLLOW | flags, 0);
+    let file = open(libc::O_RDONLY).ok()?;
+    let is_operators = sys::is_mounted_read_only(&file)
+        || open(libc::O_RDWR).is_err() && is_roots(&file) && is_roots(&folder);
+    is_operators.then_some(file)
+}
+
+/// Whether a file is root's, and nobody else may write to it.
+#[inline(never)]
+fn is_roots(file: &Fd) -> bool {
+    sys::file_info(file).is_ok_and(|about| about.owner == 0 && about.mode & 0o022 == 0)
+}
+
+/// `NAME.v1`, in the folder of the tenants' files.
+pub(crate) fn tenant(name: &TenantName) -> Result<Path, Unusable> {
+    Path::of(&[name.as_bytes(), FILE])
+}
+
+/// `NAME.v1.live` there.
+pub(crate) fn live(name: &TenantName) -> Result<Path, Unusable> {
+    Path::of(&[name.as_bytes(), LIVE_FILE])
+}
+
+/// A name there for a tenant file that is being written; `tag` tells drafts apart.
+pub(crate) fn tenant_draft(name: &TenantName, tag: u64) -> Result<Path, Unusable> {
+    Path::of(&[b".", name.as_bytes(), b".", &decimal(tag)])
 }
 
 #[cfg(test)]
@@ -178,9 +268,33 @@ mod tests {
             c"/run/cuota/arena/a5b58595e5f5c5d52535051565754555.v1"
         );
         assert_eq!(
-            dir.tenant_draft(&name, u64::MAX).unwrap().as_c_str(),
-            c"/run/cuota/tenant/.a.b.18446744073709551615"
+            [tenant(&name), live(&name), tenant_draft(&name, u64::MAX)]
+                .map(|path| path.unwrap().as_bytes().to_vec()),
+            [&b"a.b.v1"[..], b"a.b.v1.live", b".a.b.18446744073709551615"]
         );
+    }
+
+    #[test]
+    fn file_is_the_operators_only_if_it_is_roots_or_mounted_read_only() {
+        use std::os::unix::ffi::OsStrExt;
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let home = Path::of(&[dir.path().as_os_str().as_bytes()]).unwrap();
+        let found = || open_operators(home.as_c_str(), ASSIGNED).is_some();
+        let file = dir.path().join("assigned");
+        assert!(!found());
+        std::fs::write(&file, "t").unwrap();
+        // Whoever runs this can change it: root as any other owner.
+        assert!(!found());
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o444)).unwrap();
+        assert!(!found(), "one's own, that one could change again");
+        // Read-only, and not the operator's all the same: a link that somebody else has made.
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/proc/version", &file).unwrap();
+        assert!(!found());
+        // Root's in a folder of root's, for every other user; what a user can do is asked in containers.
+        let is_root = sys::user_id() == 0;
+        assert_eq!(open_operators(c"/etc", c"passwd").is_some(), !is_root);
     }
 
     #[test]

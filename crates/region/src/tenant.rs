@@ -13,7 +13,7 @@ use cuota_governor::budget::{Correction, Look, Rule, written_under};
 use crate::event::Events;
 use crate::header::{Header, Kind, Unusable, layout_hash};
 use crate::name::{GpuId, TenantName, load, store};
-use crate::path::{Directory, Path};
+use crate::path::{self, Directory, Path};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{self, Errno, Fd, InChild, Mapping};
 
@@ -313,7 +313,12 @@ impl Tenant {
     /// # Errors
     /// Why it cannot be used.
     pub fn open(path: &Path) -> Result<Self, Unusable> {
-        let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW, 0)?;
+        Tenant::open_at(sys::HERE, path)
+    }
+
+    #[inline(never)]
+    fn open_at(folder: i32, path: &Path) -> Result<Self, Unusable> {
+        let fd = sys::open_at(folder, path.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW, 0)?;
         let tenant = Tenant::map(&fd)?;
         tenant.0.header.check(KIND, KIND.bytes as u64)?;
         Ok(tenant)
@@ -324,8 +329,9 @@ impl Tenant {
     /// # Errors
     /// Why it cannot be used.
     pub fn open_or_create(directory: &Directory, name: &TenantName) -> Result<Self, Unusable> {
-        let path = directory.tenant(name)?;
-        match Tenant::open(&path) {
+        let (folder, path) = (directory.tenants()?, path::tenant(name)?);
+        let folder = folder.number();
+        match Tenant::open_at(folder, &path) {
             Err(Unusable::System(Errno(libc::ENOENT))) => {}
             other => return other,
         }
@@ -333,14 +339,15 @@ impl Tenant {
         // Processes of other PID namespaces may have our PID: the time tells the drafts apart, and a name that is taken all the
         // same is left to its maker.
         let tag = sys::monotonic_ns().rotate_left(24) ^ u64::from(sys::process_id());
-        let draft = directory.tenant_draft(name, tag)?;
+        let draft = path::tenant_draft(name, tag)?;
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-        let fd = sys::open(draft.as_c_str(), flags, 0o600)?;
-        let made = directory.admit(&fd).map_err(Unusable::from).and_then(|()| Tenant::lay_out(&fd, name));
-        let linked = made.and_then(|()| sys::link(draft.as_c_str(), path.as_c_str()).map_err(Unusable::from));
-        let _ = sys::unlink(draft.as_c_str());
+        let fd = sys::open_at(folder, draft.as_c_str(), flags, 0o600)?;
+        let made = sys::set_mode(&fd, directory.mode());
+        let made = made.map_err(Unusable::from).and_then(|()| Tenant::lay_out(&fd, name));
+        let linked = made.and_then(|()| Ok(sys::link_at(folder, draft.as_c_str(), path.as_c_str())?));
+        let _ = sys::unlink_at(folder, draft.as_c_str());
         match linked {
-            Ok(()) | Err(Unusable::System(Errno(libc::EEXIST))) => Tenant::open(&path),
+            Ok(()) | Err(Unusable::System(Errno(libc::EEXIST))) => Tenant::open_at(folder, &path),
             Err(error) => Err(error),
         }
     }

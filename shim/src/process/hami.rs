@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use cuota_abi::cuda::CUdevice;
 use cuota_governor::cap::Cap;
 use cuota_region::event::{Event, Problem};
-use cuota_region::hami::file::{self, Monitored};
+use cuota_region::hami::file::{self, Monitored, NOTHING};
 use cuota_region::hami::layout::UUID_BYTES;
 use cuota_region::hami::own::{Joined, Places};
 use cuota_region::hami::variables::{self, Variables, When};
@@ -25,7 +25,7 @@ use cuota_region::policy::{Found, Limits, PolicyWriter};
 use cuota_region::sys::{self, Errno};
 
 use super::device::{DEVICES, Device};
-use super::settings::{Settings, is_protected, own_path};
+use super::settings::{Settings, own_path};
 use super::{CLOSED, MANAGED, PROCESS, Process, UNKNOWN, driver, nvml};
 
 /// How often the file's shares of time are compared with what they were.
@@ -152,10 +152,19 @@ impl Hami {
 pub(crate) fn announce() {
     let settings = Settings::get();
     let Some(variables) = settings.variables() else { return };
-    let path = variables.path().unwrap_or(DEFAULT_FILE);
-    let counts = |(directory, is_named): (Directory, bool)| !is_named && !is_protected(&directory);
-    if own_path().ends_with(LIBRARY) && !file::is_there(path) && settings.directory().is_some_and(counts) {
-        let _ = Monitored::open(path, variables);
+    if !own_path().ends_with(LIBRARY) {
+        return;
+    }
+    let counts = |(directory, is_named): (Directory, bool)| !is_named && !directory.is_protected();
+    // As in `join_hami`.
+    for path in [variables.path().unwrap_or(DEFAULT_FILE), DEFAULT_FILE] {
+        if file::is_there(path) || !settings.directory().is_some_and(counts) {
+            return;
+        }
+        // What this one cannot read is the container's specification.
+        if Monitored::open(path, variables, NOTHING).err() != Some(Unusable::System(Errno(libc::ENOENT))) {
+            return;
+        }
     }
 }
 
@@ -190,7 +199,12 @@ impl Process {
     /// Joins the container's tenant. The caller holds JOINING.
     pub(super) fn join_hami(&'static self, variables: &'static Variables) -> u32 {
         // Only a folder that is missing leads to another file: the books of that one are a quota of their own.
-        let named = variables.path().map_or(UNKNOWN, |path| self.join_by(path, variables, 0));
+        let named = match variables.path() {
+            Some(path) => self.join_by(path, variables, 0),
+            // One with more rights than its caller's, that found nothing where this one says: elsewhere it would have a quota of its own.
+            None if variables.found() & FILE != 0 => CLOSED,
+            None => UNKNOWN,
+        };
         let standing = match named {
             UNKNOWN => self.join_by(DEFAULT_FILE, variables, variables.found() & FILE),
             found => found,
@@ -213,11 +227,15 @@ impl Process {
             say_overruled(&member, 1 << variables::HELPER);
         }
         say(&member, if place == 0 { 0 } else { FILE }, Problem::NotInMemory, place);
-        let file = Monitored::open(path, variables)
+        let file = Monitored::open(path, variables, 0)
             .inspect_err(|error| say(&member, FILE, Problem::BadFile, number_of(*error)))
             .ok();
+        // It has lost its environment, and what the file says with it.
+        if file.is_none() && !variables.have_limits() {
+            return CLOSED;
+        }
         if let Some(file) = file {
-            say(&member, file.fill(variables), Problem::Overruled, BY_THE_FILE);
+            say(&member, file.fill(variables, 0), Problem::Overruled, BY_THE_FILE);
             file.enter(&member);
             self.hami.shares.store(file.shares(), Ordering::Relaxed);
         }

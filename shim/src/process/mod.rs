@@ -49,7 +49,7 @@ use self::handles::Handles;
 use self::lingering::Lingering;
 use self::pins::Pins;
 use self::pools::Pools;
-use self::settings::{Settings, is_protected};
+use self::settings::Settings;
 use crate::limiter::Limiter;
 
 /// How often a process that lost its place in the tenant's file can come back: more is a program that closes
@@ -202,7 +202,7 @@ impl Process {
         let settings = Settings::get();
         let Some((directory, named)) = settings.directory() else { return CLOSED };
         let variables = settings.variables();
-        if let Some(variables) = variables.filter(|_| !named && !is_protected(&directory)) {
+        if let Some(variables) = variables.filter(|_| !named && !directory.is_protected()) {
             return self.join_hami(variables);
         }
         let policy = directory.policy().and_then(|path| Policy::open(&path));
@@ -215,7 +215,7 @@ impl Process {
         let mut overruled = settings.found();
         if settings.wants_no_helper() {
             // Who can change the policy has no need of other ways out.
-            match is_protected(&directory) {
+            match directory.is_protected() {
                 true => overruled |= 1 << HELPER,
                 false => self.limiter.helper.keep_away(),
             }

@@ -7,14 +7,14 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use cuota_region::hami::file::can_be_used;
 use cuota_region::hami::search::note_file_beside;
 use cuota_region::hami::variables::Variables;
-use cuota_region::header::Unusable;
 use cuota_region::name::TenantName;
-use cuota_region::path::Directory;
-use cuota_region::sys::{self, Errno};
+use cuota_region::path::{ASSIGNED, Directory, open_operators};
+use cuota_region::sys;
 use cuota_region::{
-    ASSIGNED_TENANT, DEFAULT_DIR, DIR_VARIABLE, HELPER_VARIABLE, TENANT_VARIABLE, TURNS_VARIABLE,
+    DEFAULT_DIR, DEFAULT_PATH, DIR_VARIABLE, HELPER_VARIABLE, TENANT_VARIABLE, TURNS_VARIABLE,
 };
 
 use crate::elf::link_map::LinkMap;
@@ -90,8 +90,11 @@ impl Settings {
             // SAFETY: `environ` is libc's, and at load time nobody changes it.
             unsafe { copy_environment(environ, values) };
             take_assigned(values);
-            // With more rights than its caller's it would make a file wherever that one says.
-            if values.variables.path().is_some() && !sys::has_its_callers_rights() {
+            // With more rights than its caller's it would make a file wherever that one says; one that is there is another matter.
+            if let Some(path) = values.variables.path()
+                && !sys::has_its_callers_rights()
+                && !can_be_used(path)
+            {
                 values.variables.forget_path();
             }
             if values.variables.path().is_none() {
@@ -114,7 +117,7 @@ impl Settings {
         let values = self.0?;
         let default = Directory::at(DEFAULT_DIR.as_bytes()).ok()?;
         let named = match values.directory.get() {
-            Some(_) if is_protected(&default) => return Some((default, true)),
+            Some(_) if default.is_protected() => return Some((default, true)),
             Some(named) => Directory::at(named).ok()?,
             None => return Some((default, values.tenant.get().is_some())),
         };
@@ -155,18 +158,12 @@ pub(super) fn own_path() -> &'static [u8] {
     LinkMap::of_start(c"libcuota.so").map_or(b"", LinkMap::path)
 }
 
-/// In a container the operator has said who the tenant is, and that outlives an emptied environment.
+/// In a container the operator has said who the tenant is, and that outlives an emptied environment. A neighbour that shares its
+/// `/dev/shm` must not.
 fn take_assigned(values: &mut Values) {
-    if let Ok(file) = sys::open(ASSIGNED_TENANT, libc::O_RDONLY | libc::O_NONBLOCK, 0) {
+    if let Some(file) = open_operators(DEFAULT_PATH, ASSIGNED) {
         values.tenant.len = sys::read(&file, &mut values.tenant.bytes).unwrap_or(0);
     }
-}
-
-/// Whether `directory` holds a policy that this process can read and not write.
-pub(super) fn is_protected(directory: &Directory) -> bool {
-    let open = |flags| directory.policy().and_then(|path| Ok(sys::open(path.as_c_str(), flags, 0)?));
-    let refused = [libc::EACCES, libc::EPERM, libc::EROFS].map(|errno| Some(Unusable::System(Errno(errno))));
-    open(libc::O_RDONLY).is_ok() && refused.contains(&open(libc::O_RDWR).err())
 }
 
 /// Copies our variables out of an environment, the first of each name.

@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
+use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::Console;
+use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{GIB, MIB};
 
 use crate::RUNTIMES;
@@ -115,8 +117,9 @@ fn containers_of_a_pod_with_one_memory_and_one_path_have_a_quota_each() {
             assert_eq!(console.total(), 2 * GIB);
             assert!(console.alloc(GIB).is_ok() && console.alloc(GIB).is_err(), "{runtime:?}");
         }
-        let books = names_in(&memory);
-        assert_eq!(books.iter().filter(|name| name.starts_with(".cuota-hami-")).count(), 2, "{books:?}");
+        // In the pod's memory they would stay when a container is started again, each time others.
+        let left = names_in(&memory);
+        assert!(!left.iter().any(|name| name.starts_with(".cuota-hami-")), "{left:?}");
         // And one that comes later has its own container's.
         let mut later = containers[0].console_inside();
         later.use_primary_context();
@@ -141,4 +144,68 @@ fn setuid_program_makes_no_file_where_its_caller_says() {
     let said = container.shell(1000, script);
     assert!(said.contains("passwd") && said.ends_with("1000\n"), "su is not what it was: {said}");
     assert!(!said.contains("x.cache"), "{said}");
+}
+
+/// A setuid program, where the library has not HAMi's name and so looks for no file: it must not have books of its own, which were a
+/// second quota.
+#[test]
+fn setuid_program_has_the_quota_of_its_container_and_no_other() {
+    if !Runtime::Runc.is_there() {
+        return;
+    }
+    let site = Site::new();
+    let list = site.path("list");
+    fs::write(&list, "/cuota/libcuota.so\n").expect("the folder is ours");
+    // The loader takes no LD_LIBRARY_PATH of such a program.
+    let start = |folder: PathBuf, first: &str| {
+        let container = Container::plain(&site, Runtime::Runc)
+            .with_volume(folder, "/hook/vgpu", true)
+            .with_volume(site.library(), "/cuota/libcuota.so", false)
+            .with_volume(list.clone(), "/etc/ld.so.preload", false)
+            .with_variable("CUDA_DEVICE_MEMORY_LIMIT_0", "2048m")
+            .with_variable("CUDA_DEVICE_MEMORY_SHARED_CACHE", "/hook/vgpu/5f0c6ab4.cache");
+        let script = format!(
+            "echo /sim >/etc/ld.so.conf && /usr/sbin/ldconfig && cp /guest/console /tmp/setuid && chmod 4755 /tmp/setuid && {first} \
+             exec su user -c /tmp/setuid"
+        );
+        let console = container.start(0, &["bash", "-c", &script]);
+        (container, console)
+    };
+    // Where there is no file yet it makes none.
+    let none = folder(&site, "vgpu-0");
+    let (_container, mut early) = start(none.clone(), "");
+    let _ = early.call("cuInit", &[Is(0)]).ok();
+    assert_eq!(early.call("cuDevicePrimaryCtxRetain", &[Out(8), Is(0)]).status, OUT_OF_MEMORY);
+    assert_eq!(names_in(&none), Vec::<String>::new());
+    early.finish();
+    let there = folder(&site, "vgpu-1");
+    let (_container, mut later) = start(
+        there,
+        "printf 'call cuInit 0x0\\ncall cuDevicePrimaryCtxRetain z:8 0x0\\n' | /guest/console >/dev/null &&",
+    );
+    later.use_primary_context();
+    assert_eq!(later.total(), 2 * GIB);
+    assert!(later.alloc(2 * GIB).is_err() && later.alloc(GIB).is_ok());
+    later.finish();
+}
+
+/// The folder that the variable names is not mounted: the file is the one that nobody named, and is there for who has no environment.
+#[test]
+fn program_without_environment_is_held_also_where_the_folder_of_the_file_is_missing() {
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let list = site.path("list");
+        fs::write(&list, "/kai/libvgpu.so\n").expect("the folder is ours");
+        let container = Container::plain(&site, runtime)
+            .with_volume(site.library(), "/kai/libvgpu.so", false)
+            .with_volume(list, "/etc/ld.so.preload", false)
+            .with_variable("CUDA_DEVICE_MEMORY_LIMIT", "2g")
+            .with_variable("CUDA_DEVICE_MEMORY_SHARED_CACHE", "/no/such/folder/x.cache");
+        let script = "exec env -i LD_LIBRARY_PATH=/sim CUOTA_SIM_DIR=/gpu /guest/console";
+        let mut console = container.start(0, &["bash", "-c", script]);
+        console.use_primary_context();
+        assert_eq!(console.total(), 2 * GIB, "{runtime:?}");
+        assert!(console.alloc(2 * GIB).is_err() && console.alloc(GIB).is_ok(), "{runtime:?}");
+        console.finish();
+    }
 }

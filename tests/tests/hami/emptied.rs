@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cuota_region::event::{Event, Problem};
 use cuota_tests::build;
+use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{MIB, skip};
@@ -111,6 +113,54 @@ fn file_of_a_claim_and_of_volcano_are_found_too() {
     assert_eq!(console.total(), QUOTA_BYTES);
     console.finish();
     let _ = fs::remove_dir("/tmp/vgpu");
+}
+
+/// It was a container of HAMi's, and what its limit was nobody can say.
+#[test]
+fn program_without_variables_is_granted_nothing_where_its_containers_file_cannot_be_used() {
+    type Spoil = fn(&Container);
+    let spoils: [(&str, Spoil); 3] = [
+        ("short", |container| fs::write(container.cache(), "short").expect("the folder is ours")),
+        ("of another version", |container| container.monitor().set_minor_version(3)),
+        ("a folder", |container| {
+            fs::remove_file(container.cache()).expect("it was made");
+            fs::create_dir(container.cache()).expect("the folder is ours");
+        }),
+    ];
+    for (what, spoil) in spoils {
+        let container = Container::new();
+        let library = mounted(&container);
+        start_with_variables(&container, &library).finish();
+        spoil(&container);
+        let program = container.machine.native().with("LD_PRELOAD", &library);
+        let program = program.with_empty_default_directory().expect("its own policy can be kept away");
+        let mut login = program.start();
+        let _ = login.call("cuInit", &[Is(0)]).ok();
+        assert_eq!(login.call("cuDevicePrimaryCtxRetain", &[Out(8), Is(0)]).status, OUT_OF_MEMORY, "{what}");
+        login.finish();
+        // With its variables a program has their limit.
+        let mut console = start_with_variables(&container, &library);
+        console.use_primary_context();
+        assert_eq!(console.total(), QUOTA_BYTES, "{what}");
+        console.finish();
+        let problem = Event::Setting { variable: 4, problem: Problem::BadFile, error: 0 };
+        let kind = |event: &Event| std::mem::discriminant(event);
+        assert!(container.complaints().iter().all(|event| kind(event) == kind(&problem)), "{what}");
+        assert_eq!(container.complaints().len(), 2, "{what}: {:?}", container.complaints());
+    }
+}
+
+#[test]
+fn file_that_somebody_has_put_beside_the_containers_own_and_cannot_be_used_lifts_no_limit() {
+    let container = Container::new();
+    let library = mounted(&container);
+    start_with_variables(&container, &library).finish();
+    for number in 0..8 {
+        fs::create_dir(container.folder.path().join(format!("{number}.cache"))).expect("the folder is ours");
+    }
+    let mut login = start_without_variables(&container, &library);
+    assert_eq!((login.total(), login.alloc(QUOTA_BYTES)), (QUOTA_BYTES, Err(OUT_OF_MEMORY)));
+    login.finish();
 }
 
 #[test]

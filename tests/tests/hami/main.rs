@@ -8,6 +8,7 @@ mod live;
 mod monitor;
 mod settings;
 mod slots;
+mod strangers;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -13,8 +13,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use cuota_region::DEFAULT_DIR;
 use cuota_region::name::TenantName;
-use cuota_region::{ASSIGNED_TENANT, DEFAULT_DIR};
+use cuota_region::path::ASSIGNED;
 
 use super::file;
 use crate::home::Home;
@@ -170,8 +171,7 @@ impl<'a> View<'a> {
             second_name(&real, &name)
                 .with_context(|| format!("cannot link {} to {}", name.display(), real.display()))?;
         }
-        let assigned = Path::new(OsStr::from_bytes(ASSIGNED_TENANT.to_bytes())).file_name();
-        file::write(&view.join(assigned.unwrap_or_default()), self.tenant.as_bytes(), 0o444)?;
+        file::write(&view.join(OsStr::from_bytes(ASSIGNED.to_bytes())), self.tenant.as_bytes(), 0o444)?;
         let line = format!("{}\n", library_in_container().display());
         file::write(&view.join("ld.so.preload"), line.as_bytes(), 0o644)?;
         Ok(())

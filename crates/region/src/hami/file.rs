@@ -18,14 +18,14 @@ use crate::member::Member;
 use crate::name::GpuId;
 use crate::path::{self, Path};
 use crate::policy::MemoryLimit;
-use crate::sys::{self, Errno, Fd, InChild, Mapping};
+use crate::sys::{self, Fd, InChild, Mapping};
 use crate::tenant::PROCESSES;
 
 /// What `recent_kernel` is set to while work runs: the monitor counts it down every five seconds, and calls who has more than 0 active.
 const ACTIVE: i32 = 2;
 
 /// Stands in the file for a quota of nothing, where 0 is none: no memory is granted by the byte.
-const NOTHING: u64 = 1;
+pub const NOTHING: u64 = 1;
 
 /// 1 % in parts per million.
 const PERCENT: u32 = 10_000;
@@ -41,10 +41,16 @@ const _: () = assert!(SLOTS == PROCESSES);
 pub struct Monitored(&'static File);
 
 /// Whether there is a file, or something else, at `path`.
-#[inline(never)]
 #[must_use]
 pub fn is_there(path: &[u8]) -> bool {
-    Path::of(&[path]).is_ok_and(|path| sys::open(path.as_c_str(), libc::O_PATH | libc::O_NOFOLLOW, 0).is_ok())
+    bytes_of(path, libc::O_PATH).is_some()
+}
+
+/// How long what is at `path` is; `None`: it cannot be opened so.
+#[inline(never)]
+fn bytes_of(path: &[u8], flags: i32) -> Option<u64> {
+    let file = sys::open(Path::of(&[path]).ok()?.as_c_str(), libc::O_NOFOLLOW | flags, 0).ok()?;
+    Some(sys::file_info(&file).ok()?.bytes)
 }
 
 /// What HAMi's device plugin gives to all containers of a machine, for a lock of HAMi's own; and here for the GPUs' arenas.
@@ -58,27 +64,24 @@ pub fn arena(gpu: GpuId) -> Result<Path, Unusable> {
     path::arena(&SHARED, gpu)
 }
 
-fn open_or_make(path: &Path) -> sys::Result<Fd> {
-    // A link that another user has put there leads nowhere.
-    let open = |flags| sys::open(path.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW | flags, EVERYBODY);
-    match open(libc::O_CREAT | libc::O_EXCL) {
-        Err(Errno(libc::EEXIST)) => open(0),
-        made => {
-            sys::set_mode(made.as_ref().map_err(|error| *error)?, EVERYBODY)?;
-            made
-        }
-    }
+/// Whether there is a file at `path` that this process can use, as far as its size shows.
+#[must_use]
+pub fn can_be_used(path: &[u8]) -> bool {
+    bytes_of(path, libc::O_RDWR).is_some_and(|bytes| bytes >= BYTES as u64)
 }
 
 impl Monitored {
-    /// Maps the file at `path`, which is made, and filled from `variables`, where it does not exist or is empty.
+    /// Maps the file at `path`, which is made, and filled from `variables`, where it does not exist or is empty; with `unreadable` for a
+    /// quota that cannot be read, as [`Self::fill`] has it.
     ///
     /// # Errors
-    /// Why it cannot be used. One of another version stays as it is.
-    pub fn open(path: &[u8], variables: &Variables) -> Result<Self, Unusable> {
-        let file = Self::map(&open_or_make(&Path::of(&[path])?)?, 0)?;
-        if file.0.magic.load(Ordering::Acquire) == 0 {
-            file.lay_out(variables);
+    /// Why it cannot be used. One of another version stays as it is, and so does a longer one.
+    pub fn open(path: &[u8], variables: &Variables, unreadable: u64) -> Result<Self, Unusable> {
+        let fd = path::open_or_make(sys::HERE, &Path::of(&[path])?, EVERYBODY)?;
+        let may_be_empty = sys::file_info(&fd)?.bytes <= BYTES as u64;
+        let file = Self::map(&fd, 0)?;
+        if file.0.magic.load(Ordering::Acquire) == 0 && may_be_empty {
+            file.lay_out(variables, unreadable);
         }
         file.checked()
     }
@@ -120,14 +123,15 @@ impl Monitored {
         }
     }
 
-    /// Puts the limits that the variables ask for where nobody has set any. Returns the kinds of limits, a bit each by a variable's
-    /// number, of which the file has others, which count. Processes that do it at once write the same.
+    /// Puts the limits that the variables ask for where nobody has set any; `unreadable` for a quota that cannot be read: [`NOTHING`], where
+    /// they are the container's own, and 0, which sets none, where they may be one program's. Returns the kinds of limits, a bit each by a
+    /// variable's number, of which the file has others, which count. Processes that do it at once write the same.
     #[must_use]
-    pub fn fill(self, variables: &Variables) -> u32 {
+    pub fn fill(self, variables: &Variables, unreadable: u64) -> u32 {
         let mut differing = 0;
         for device in 0..DEVICES {
             let memory = match variables.memory(device) {
-                MemoryLimit::Bytes(bytes) => bytes.max(NOTHING),
+                MemoryLimit::Bytes(bytes) => bytes.max(unreadable),
                 // A share is of a device that nobody has seen yet: it is asked for by `memory`.
                 MemoryLimit::Unlimited | MemoryLimit::Share(_) => 0,
             };
@@ -151,15 +155,14 @@ impl Monitored {
     }
 
     /// Fills a file without content. Processes that do it at once write the same; and one that comes late changes no limit that was set.
-    fn lay_out(self, variables: &Variables) {
+    fn lay_out(self, variables: &Variables, unreadable: u64) {
         let file = self.0;
-        let _ = self.fill(variables);
+        let _ = self.fill(variables, unreadable);
         for semaphore in [&file.semaphore, &file.other_semaphore] {
             semaphore.value.store(1, Ordering::Relaxed);
             semaphore.shared.store(128, Ordering::Relaxed);
         }
         file.utilization_switch.store(1, Ordering::Relaxed);
-        file.recent_kernel.store(ACTIVE, Ordering::Relaxed);
         file.priority.store(variables.priority(), Ordering::Relaxed);
         file.major.store(VERSION.0, Ordering::Relaxed);
         file.minor.store(VERSION.1, Ordering::Relaxed);
@@ -171,9 +174,10 @@ impl Monitored {
     pub fn memory(self, device: usize, variables: &Variables) -> MemoryLimit {
         match self.0.limit.get(device).map(|limit| limit.load(Ordering::Relaxed)) {
             None => variables.memory(device),
+            // Nobody has set one: what is not in the file is asked for all the same, a share, and nothing where it cannot be read.
             Some(0) => match variables.memory(device) {
-                share @ MemoryLimit::Share(_) => share,
-                _ => MemoryLimit::Unlimited,
+                MemoryLimit::Bytes(1..) => MemoryLimit::Unlimited,
+                asked => asked,
             },
             Some(bytes) => MemoryLimit::Bytes(bytes),
         }
@@ -403,7 +407,7 @@ mod tests {
         }
 
         fn open(&self, entries: &[&str]) -> Result<Monitored, Unusable> {
-            Monitored::open(self.file().as_os_str().as_bytes(), &variables(entries))
+            Monitored::open(self.file().as_os_str().as_bytes(), &variables(entries), NOTHING)
         }
     }
 
@@ -446,16 +450,48 @@ mod tests {
             |device| (file.memory(device, &Variables::none()), file.compute(device, &Variables::none()));
         assert_eq!(limits(0), (MemoryLimit::Unlimited, Cap::FULL));
         let later = variables(&["CUDA_DEVICE_MEMORY_LIMIT_0=2g", "CUDA_DEVICE_SM_LIMIT=30"]);
-        assert_eq!(file.fill(&later), 0);
+        assert_eq!(file.fill(&later, 0), 0);
         assert_eq!((limits(0).0, limits(0).1.ppm()), (MemoryLimit::Bytes(2 << 30), 300_000));
         assert_eq!(limits(1).0, MemoryLimit::Bytes(1 << 30));
         // What stands there counts, and whoever asks for something else is told.
         assert_eq!(
-            file.fill(&variables(&["CUDA_DEVICE_MEMORY_LIMIT=2g", "CUDA_DEVICE_SM_LIMIT=30"])),
+            file.fill(&variables(&["CUDA_DEVICE_MEMORY_LIMIT=2g", "CUDA_DEVICE_SM_LIMIT=30"]), 0),
             1 << MEMORY
         );
-        assert_eq!(file.fill(&variables(&["CUDA_DEVICE_SM_LIMIT_7=31"])), 1 << COMPUTE);
+        assert_eq!(file.fill(&variables(&["CUDA_DEVICE_SM_LIMIT_7=31"]), 0), 1 << COMPUTE);
         assert_eq!(limits(1).0, MemoryLimit::Bytes(1 << 30));
+    }
+
+    #[test]
+    fn quota_that_one_program_cannot_read_is_no_other_program_s() {
+        let file = Folder::new().open(&["CUDA_DEVICE_SM_LIMIT=30"]).unwrap();
+        let (rubbish, readable) =
+            (variables(&["CUDA_DEVICE_MEMORY_LIMIT=lots"]), variables(&["CUDA_DEVICE_MEMORY_LIMIT=2g"]));
+        assert_eq!(file.fill(&rubbish, 0), 0);
+        assert_eq!(file.memory(0, &rubbish), MemoryLimit::Bytes(0), "nothing for itself");
+        assert_eq!(file.memory(0, &Variables::none()), MemoryLimit::Unlimited);
+        assert_eq!(file.fill(&readable, 0), 0);
+        assert_eq!(file.memory(0, &readable), MemoryLimit::Bytes(2 << 30));
+        // From now on it is the container's.
+        assert_eq!(file.memory(0, &rubbish), MemoryLimit::Bytes(2 << 30));
+    }
+
+    #[test]
+    fn no_file_but_one_that_has_the_size_is_laid_out() {
+        let folder = Folder::new();
+        std::fs::write(folder.file(), vec![0; BYTES + 1]).unwrap();
+        assert_eq!(folder.open(&["CUDA_DEVICE_SM_LIMIT=30"]).err(), Some(Unusable::NotOurs));
+        assert!(std::fs::read(folder.file()).unwrap().iter().all(|byte| *byte == 0));
+        std::fs::write(folder.file(), vec![0; BYTES]).unwrap();
+        assert!(folder.open(&["CUDA_DEVICE_SM_LIMIT=30"]).is_ok());
+    }
+
+    #[test]
+    fn container_that_has_given_no_work_yet_is_not_shown_as_active() {
+        let file = Folder::new().open(&["CUDA_DEVICE_SM_LIMIT=30"]).unwrap();
+        assert_eq!(file.0.recent_kernel.load(Ordering::Relaxed), 0);
+        file.note_work();
+        assert_eq!(file.0.recent_kernel.load(Ordering::Relaxed), ACTIVE);
     }
 
     #[test]
@@ -464,7 +500,7 @@ mod tests {
         let file = Folder::new().open(&asked).unwrap();
         file.set_memory(0, None);
         file.set_compute(0, 100);
-        assert_eq!(file.fill(&variables(&asked)), 1 << MEMORY | 1 << COMPUTE);
+        assert_eq!(file.fill(&variables(&asked), 0), 1 << MEMORY | 1 << COMPUTE);
         assert_eq!(file.memory(0, &variables(&asked)), MemoryLimit::Bytes(UNLIMITED));
         assert_eq!(file.compute(0, &variables(&asked)), Cap::FULL);
     }
@@ -539,7 +575,7 @@ mod tests {
         std::os::unix::fs::symlink(&other, folder.file()).unwrap();
         assert_eq!(
             folder.open(&["CUDA_DEVICE_SM_LIMIT=50"]).err(),
-            Some(Unusable::System(Errno(libc::ELOOP)))
+            Some(Unusable::System(sys::Errno(libc::ELOOP)))
         );
         assert_eq!(other.metadata().unwrap().size(), 0);
     }

@@ -5,8 +5,11 @@
 //! memory, and the container's or its pod's alone. The folder there is named by what the monitor's file lies in, device and inode, and by
 //! its name: so all processes of a container find it, and so does who looks from the node; two containers of a pod, which share
 //! `/dev/shm`, and may even have the same paths, have two. It begins with a dot, since there are programs that begin with `rm /dev/shm/*`.
+//!
+//! The file that nobody named lies in the container's own `/tmp`, and so do its books (`DEFAULT_FILE`): there it is another one after each
+//! restart of the container, and each would leave its books in the memory of the pod, which stays.
 
-use super::DIRECTORY_SUFFIX;
+use super::{DEFAULT_FILE, DIRECTORY_SUFFIX};
 use crate::header::Unusable;
 use crate::member::Member;
 use crate::name::TenantName;
@@ -16,7 +19,8 @@ use crate::sys::{self, Errno};
 /// The number of places where the files may lie.
 pub const PLACES: usize = 3;
 
-/// Where the files of a container may lie: in memory, on the container's disk, beside the monitor's file.
+/// Where the files of a container may lie: in memory, on the container's disk (of the file that nobody named the other way round), beside the
+/// monitor's file.
 pub struct Places<'a> {
     file: &'a [u8],
     key: [u8; 20],
@@ -44,9 +48,10 @@ impl<'a> Places<'a> {
     /// # Errors
     /// [`Unusable::PathTooLong`].
     pub fn at(&self, number: u32) -> Result<Path, Unusable> {
+        let [first, second]: [&[u8]; 2] = [b"/dev/shm/.cuota-hami-", b"/tmp/.cuota-hami-"];
+        let is_memory = (number == 0) != (self.file == DEFAULT_FILE);
         Path::of(&match number {
-            0 => [b"/dev/shm/.cuota-hami-", &self.key[..]],
-            1 => [b"/tmp/.cuota-hami-", &self.key],
+            0 | 1 => [if is_memory { first } else { second }, &self.key[..]],
             _ => [self.file, DIRECTORY_SUFFIX],
         })
     }
@@ -59,11 +64,7 @@ impl<'a> Places<'a> {
                 let directory = Directory::of_everybody(self.at(place).ok()?);
                 let can_be_used = match is_there {
                     // Though this process may not use it, and could make its own elsewhere: two sets of books would be two quotas.
-                    true => {
-                        let flags = libc::O_PATH | libc::O_NOFOLLOW;
-                        let found = sys::open(directory.tenant(name).ok()?.as_c_str(), flags, 0);
-                        found.err() != Some(Errno(libc::ENOENT))
-                    }
+                    true => directory.look_for(name) != Err(Errno(libc::ENOENT)),
                     false => directory.make().is_ok(),
                 };
                 if can_be_used {
@@ -145,8 +146,9 @@ mod tests {
         directory.make().unwrap();
         directory.make().unwrap();
         let _ = Tenant::open_or_create(&directory, &TenantName::DEFAULT).unwrap();
-        let mode = |path: PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!([mode(home.clone()), mode(home.join("tenant"))], [0o777; 2]);
+        // Nobody may rename or remove another user's.
+        let mode = |path: PathBuf| path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!([mode(home.clone()), mode(home.join("tenant"))], [0o1777; 2]);
         assert_eq!(mode(home.join("tenant/default.v1")), 0o666);
     }
 
@@ -168,13 +170,48 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_place_of_the_files_leads_nowhere() {
+    fn a_link_in_the_place_of_one_of_the_folders_leads_nowhere() {
+        for name in ["home", "home/tenant"] {
+            let folder = tempfile::tempdir().unwrap();
+            let (home, other) = (folder.path().join("home"), folder.path().join("other"));
+            std::fs::create_dir_all(other.join("tenant")).unwrap();
+            if name != "home" {
+                std::fs::create_dir(&home).unwrap();
+            }
+            std::os::unix::fs::symlink(&other, folder.path().join(name)).unwrap();
+            let directory = Directory::of_everybody(Path::of(&[home.as_os_str().as_bytes()]).unwrap());
+            assert!(directory.make().is_err(), "{name}");
+            // It is there, and cannot be used: nor are books made elsewhere.
+            assert_eq!(directory.look_for(&TenantName::DEFAULT), Err(Errno(libc::ENOTDIR)), "{name}");
+            let refused = Member::join(&directory, &TenantName::DEFAULT).err();
+            assert_eq!(refused, Some(Unusable::System(Errno(libc::ENOTDIR))), "{name}");
+            assert_eq!(other.read_dir().unwrap().count(), 1, "{name}");
+            assert_eq!(other.join("tenant").read_dir().unwrap().count(), 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn file_that_one_who_was_killed_has_left_to_itself_is_everybodys_again_but_no_second_name_of_a_secret() {
         let folder = tempfile::tempdir().unwrap();
-        let (home, other) = (folder.path().join("home"), folder.path().join("other"));
-        std::fs::create_dir(&other).unwrap();
-        std::os::unix::fs::symlink(&other, &home).unwrap();
-        let directory = Directory::of_everybody(Path::of(&[home.as_os_str().as_bytes()]).unwrap());
-        assert!(directory.make().is_err());
-        assert_eq!(other.read_dir().unwrap().count(), 0);
+        let directory = Directory::of_everybody(Path::of(&[folder.path().as_os_str().as_bytes()]).unwrap());
+        directory.make().unwrap();
+        let live = folder.path().join("tenant/default.v1.live");
+        let mode = || live.metadata().unwrap().permissions().mode() & 0o777;
+        std::fs::write(&live, "").unwrap();
+        std::fs::set_permissions(&live, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let secret = folder.path().join("secret");
+        std::fs::hard_link(&live, &secret).unwrap();
+        let _ = Member::join(&directory, &TenantName::DEFAULT).unwrap();
+        assert_eq!(mode(), 0o600);
+        std::fs::remove_file(&secret).unwrap();
+        let _ = Member::join(&directory, &TenantName::DEFAULT).unwrap();
+        assert_eq!(mode(), 0o666);
+    }
+
+    #[test]
+    fn books_of_a_file_that_nobody_named_go_with_the_container() {
+        let places = Places::of(DEFAULT_FILE).unwrap();
+        let [first, second] = [0, 1].map(|number| text(&places.at(number).unwrap()));
+        assert!(first.starts_with("/tmp") && second.starts_with("/dev/shm"), "{first:?}, {second:?}");
     }
 }

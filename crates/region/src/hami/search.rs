@@ -24,13 +24,15 @@ pub fn note_file_beside(library: &[u8], variables: &mut Variables) {
     if !(note_first_in(folder, b"", false, variables)
         || note_first_in(folder, b"/claims", true, variables)
         || note_first_in(b"/tmp/vgpu", b"", false, variables))
+        && variables.path().is_none()
         && file::is_there(DEFAULT_FILE)
     {
         variables.note_path(DEFAULT_FILE);
     }
 }
 
-/// Notes the first file of that kind in the folder `above` + `name`, or in the folders in it. `false`: there is none.
+/// Notes the first file of that kind in the folder `above` + `name`, or in the folders in it, that can be used; else one that cannot:
+/// that this is a container of HAMi's it says all the same. `false`: there is none that can be used.
 fn note_first_in(above: &[u8], name: &[u8], is_deep: bool, variables: &mut Variables) -> bool {
     let Ok(folder) = Path::of(&[above, name]) else { return false };
     let Ok(listed) = sys::open(folder.as_c_str(), libc::O_RDONLY | libc::O_DIRECTORY, 0) else {
@@ -48,9 +50,10 @@ fn note_first_in(above: &[u8], name: &[u8], is_deep: bool, variables: &mut Varia
             let Ok(inside) = Path::of(&[folder.as_bytes(), b"/", name]) else { continue };
             if is_it {
                 variables.note_path(inside.as_bytes());
-                return true;
-            }
-            if note_first_in(inside.as_bytes(), b"", false, variables) {
+                if file::can_be_used(inside.as_bytes()) {
+                    return true;
+                }
+            } else if note_first_in(inside.as_bytes(), b"", false, variables) {
                 return true;
             }
         }
@@ -87,10 +90,24 @@ mod tests {
             fs::write(dir.path().join(format!("a-name-that-is-not-short-{number}")), "").unwrap();
         }
         for folder in [&claim, dir.path()] {
-            fs::write(folder.join("5f0c.cache"), "").unwrap();
             let file = folder.join("5f0c.cache").display().to_string();
+            fs::File::create(&file).unwrap().set_len(super::super::layout::BYTES as u64).unwrap();
             assert_eq!(found(dir.path(), "libvgpu.so"), Some(file));
         }
+    }
+
+    #[test]
+    fn file_that_can_be_used_goes_before_others_of_its_kind_and_those_before_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        fs::create_dir(file("0.cache")).unwrap();
+        assert_eq!(found(dir.path(), "libvgpu.so"), Some(file("0.cache")));
+        for name in ["1.cache", "2.cache", "3.cache", "4.cache"] {
+            fs::write(file(name), "short").unwrap();
+        }
+        let whole = fs::File::create(file("x.cache")).unwrap();
+        whole.set_len(super::super::layout::BYTES as u64).unwrap();
+        assert_eq!(found(dir.path(), "libvgpu.so"), Some(file("x.cache")));
     }
 
     #[test]

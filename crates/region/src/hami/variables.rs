@@ -195,6 +195,12 @@ impl Variables {
         self.found.trailing_zeros() as usize <= FILE
     }
 
+    /// Whether any of them is a limit.
+    #[must_use]
+    pub fn have_limits(&self) -> bool {
+        (self.found.trailing_zeros() as usize) < LIMITS
+    }
+
     /// The numbers of the variables that were found, a bit each.
     #[must_use]
     pub fn found(&self) -> u32 {

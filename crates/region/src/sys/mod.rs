@@ -127,12 +127,24 @@ fn as_int(value: usize) -> i32 {
 /// # Errors
 /// What `openat(2)` returns.
 pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<Fd> {
+    open_at(HERE, path, flags, mode)
+}
+
+/// The working directory, for those below that take the number of a folder's descriptor.
+pub const HERE: i32 = libc::AT_FDCWD;
+
+/// [`open`], where `path` begins in the folder whose descriptor has this number.
+///
+/// # Errors
+/// What `openat(2)` returns.
+#[inline(never)]
+pub fn open_at(folder: i32, path: &CStr, flags: i32, mode: u32) -> Result<Fd> {
     let flags = flags | libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: `path` is NUL-terminated and outlives the call.
     let fd = unsafe {
         call_with_six(
             libc::SYS_openat,
-            [int(libc::AT_FDCWD), path.as_ptr() as usize, int(flags), mode as usize, 0, 0],
+            [int(folder), path.as_ptr() as usize, int(flags), mode as usize, 0, 0],
         )
     }?;
     Ok(Fd(as_int(fd)))
@@ -159,6 +171,14 @@ pub struct FileInfo {
     pub owner: u32,
     /// File type and permission bits.
     pub mode: u32,
+    /// How many names it has.
+    pub links: u64,
+}
+
+/// A file's number of names, whose width is the machine's.
+#[expect(clippy::useless_conversion, reason = "32 bits wide on other machines")]
+fn links_of(stat: &libc::stat) -> u64 {
+    stat.st_nlink.into()
 }
 
 /// The length, identity and owner of an open file.
@@ -176,7 +196,19 @@ pub fn file_info(fd: &Fd) -> Result<FileInfo> {
         identity: (stat.st_dev, stat.st_ino),
         owner: stat.st_uid,
         mode: stat.st_mode,
+        links: links_of(&stat),
     })
+}
+
+/// Whether an open file is reached by a read-only mount. (What an attempt to write says is no answer: the kernel looks at the file's mode
+/// first, and in a user namespace at whether its owner is known there.)
+#[must_use]
+pub fn is_mounted_read_only(fd: &Fd) -> bool {
+    // `struct statfs` is 15 words on 64-bit machines, of which the 11th is the mount's flags (include/uapi/asm-generic/statfs.h).
+    let mut about = [0_u64; 15];
+    // SAFETY: the kernel fills one `statfs`, and there is room for it.
+    let _ = unsafe { call(libc::SYS_fstatfs, [int(fd.0), about.as_mut_ptr() as usize, 0]) };
+    about[10] & libc::ST_RDONLY != 0
 }
 
 /// Makes a file at least so long, and takes the space for so much of it now, also where it was that long and has holes: a page that a
@@ -244,12 +276,12 @@ pub fn read_entries(folder: &Fd, buffer: &mut [u8]) -> Result<usize> {
     unsafe { call(libc::SYS_getdents64, [int(folder.0), buffer.as_mut_ptr() as usize, buffer.len()]) }
 }
 
-/// Gives the file at `existing` the second name `new`, atomically; `EEXIST` where `new` is taken.
+/// Gives the file at `existing` in a folder the second name `new` there, atomically; `EEXIST` where `new` is taken.
 ///
 /// # Errors
 /// What `linkat(2)` returns.
-pub fn link(existing: &CStr, new: &CStr) -> Result<()> {
-    let at = int(libc::AT_FDCWD);
+pub fn link_at(folder: i32, existing: &CStr, new: &CStr) -> Result<()> {
+    let at = int(folder);
     // SAFETY: both paths are NUL-terminated and outlive the call.
     unsafe {
         call_with_six(libc::SYS_linkat, [at, existing.as_ptr() as usize, at, new.as_ptr() as usize, 0, 0])
@@ -257,13 +289,13 @@ pub fn link(existing: &CStr, new: &CStr) -> Result<()> {
     .map(drop)
 }
 
-/// Removes the name `path`.
+/// Removes the name `path`, which begins in a folder.
 ///
 /// # Errors
 /// What `unlinkat(2)` returns.
-pub fn unlink(path: &CStr) -> Result<()> {
+pub fn unlink_at(folder: i32, path: &CStr) -> Result<()> {
     // SAFETY: the path is NUL-terminated and outlives the call.
-    unsafe { call(libc::SYS_unlinkat, [int(libc::AT_FDCWD), path.as_ptr() as usize, 0]) }.map(drop)
+    unsafe { call(libc::SYS_unlinkat, [int(folder), path.as_ptr() as usize, 0]) }.map(drop)
 }
 
 /// Sets the permission bits of a file, whatever the process's umask.
@@ -275,21 +307,24 @@ pub fn set_mode(fd: &Fd, mode: u32) -> Result<()> {
     unsafe { call(libc::SYS_fchmod, [int(fd.0), mode as usize, 0]) }.map(drop)
 }
 
-/// Makes a directory with these permission bits, whatever the process's umask; one that is there stays as it is.
+/// Makes a directory in a folder, with these permission bits whatever the process's umask; one that is there stays as it is. Opens it.
 ///
 /// # Errors
 /// What `mkdirat(2)`, `openat(2)` and `fchmod(2)` return; where a link is there, `ELOOP` or `ENOTDIR`.
-pub fn make_directory(path: &CStr, mode: u32) -> Result<()> {
+#[inline(never)]
+pub fn make_directory(folder: i32, path: &CStr, mode: u32) -> Result<Fd> {
     // SAFETY: the path is NUL-terminated and outlives the call.
-    let made =
-        unsafe { call(libc::SYS_mkdirat, [int(libc::AT_FDCWD), path.as_ptr() as usize, mode as usize]) };
+    let made = unsafe { call(libc::SYS_mkdirat, [int(folder), path.as_ptr() as usize, mode as usize]) };
     if let Err(error) = made
         && error.0 != libc::EEXIST
     {
         return Err(error);
     }
-    let folder = open(path, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)?;
-    if made.is_ok() { set_mode(&folder, mode) } else { Ok(()) }
+    let found = open_at(folder, path, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)?;
+    if made.is_ok() {
+        set_mode(&found, mode)?;
+    }
+    Ok(found)
 }
 
 /// How a mapping may be used and who sees its changes.
@@ -686,9 +721,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (path(&dir, "a"), path(&dir, "b"));
         drop(open(&a, libc::O_RDWR | libc::O_CREAT, 0o600).unwrap());
-        link(&a, &b).unwrap();
-        assert_eq!(link(&a, &b), Err(Errno(libc::EEXIST)));
-        unlink(&a).unwrap();
+        link_at(HERE, &a, &b).unwrap();
+        assert_eq!(link_at(HERE, &a, &b), Err(Errno(libc::EEXIST)));
+        unlink_at(HERE, &a).unwrap();
         assert!(open(&b, libc::O_RDONLY, 0).is_ok());
     }
 

@@ -119,8 +119,9 @@ refuse_if_named() {
 # Running containers have the folder mounted, however they were set up: without it their later programs run without a limit.
 refuse_if_mounted() {
     for seen in /proc/[0-9]*/root/dev/shm/cuota/lib; do
-        if [ "$seen" -ef "$prefix/lib/cuota" ]; then
-            process=${seen#/proc/}
+        process=${seen#/proc/}
+        # Only where it is a mount: anybody can put a link there, and so keep the library for good.
+        if [ "$seen" -ef "$prefix/lib/cuota" ] && grep -qs ' /dev/shm/cuota/lib ' "/proc/${process%%/*}/mountinfo"; then
             fail "the container of process ${process%%/*} has $prefix/lib/cuota mounted, and would run without a limit. Stop it first."
         fi
     done

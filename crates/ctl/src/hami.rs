@@ -37,8 +37,19 @@ pub(crate) fn directory_of(file: &Path) -> Option<PathBuf> {
     let roots = own.map(root).chain([PathBuf::from("/")]).chain(all.map(root));
     let inside = |root: &Path, place: &Path| root.join(place.strip_prefix("/").unwrap_or(place));
     let seen = roots.flat_map(|root| [&memory, &disk].map(|place| inside(&root, place)));
-    let has_books = |place: &PathBuf| place.join("tenant/default.v1").exists();
-    seen.chain([beside]).find(has_books).or_else(|| Some(memory.clone()))
+    seen.chain([beside]).find(|place| has_books(place)).or_else(|| Some(memory.clone()))
+}
+
+/// Whether the files of a container lie in this place: with no link on the way, which a program of the container can make, and which would
+/// lead into this machine's own files.
+fn has_books(place: &Path) -> bool {
+    let is_folder = |path: &Path| fs::symlink_metadata(path).is_ok_and(|about| about.is_dir());
+    // In another's mounts also `/dev/shm`, `/tmp` and what is above them, up to the link of the kernel's, `/proc/PROCESS/root`.
+    let levels = if place.starts_with("/proc") { usize::MAX } else { 1 };
+    let mut above = place.ancestors().take_while(|path| !path.ends_with("root")).take(levels);
+    let tenants = place.join("tenant");
+    let books = fs::symlink_metadata(tenants.join("default.v1"));
+    is_folder(&tenants) && books.is_ok_and(|about| about.is_file()) && above.all(is_folder)
 }
 
 /// A container of HAMi's.

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use cuota_tests::build;
 use cuota_tests::console::Console;
-use cuota_tests::machine::{GIB, Machine};
+use cuota_tests::machine::{GIB, Machine, skip};
 
 use crate::ages::dist;
 use crate::runtime::{Container, Runtime};
@@ -116,6 +116,26 @@ fn library_that_a_running_container_has_mounted_is_not_removed() {
     // What one that was killed has left goes, too.
     fs::write(prefix.join("lib/cuota/libcuota.so.new.4711"), "half").expect("the folder is ours");
     must(&install(&scripts, &linked, &["--remove"]));
+    assert!(!prefix.join("lib/cuota").exists());
+}
+
+/// Anybody can put one into the default directory of a machine that has none yet.
+#[test]
+fn link_to_the_library_that_somebody_has_planted_does_not_keep_it() {
+    let place = folder();
+    let prefix = place.path().join("usr");
+    fs::create_dir_all(prefix.join("lib/cuota")).expect("the folder is ours");
+    fs::write(prefix.join("lib/cuota/libcuota.so"), "a library").expect("the folder is ours");
+    let script = "mount -t tmpfs tmpfs /dev/shm || exit 77; mkdir /dev/shm/cuota; ln -s \"$2/lib/cuota\" /dev/shm/cuota/lib
+                  exec \"$1\" --prefix \"$2\" --remove";
+    let installer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/install.sh");
+    let mut shell = Command::new("unshare");
+    let done = shell.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(installer).arg(&prefix).output();
+    let done = done.expect("util-linux");
+    if done.status.code() == Some(77) || String::from_utf8_lossy(&done.stderr).contains("unshare failed") {
+        return skip("nothing can be mounted here");
+    }
+    must(&done);
     assert!(!prefix.join("lib/cuota").exists());
 }
 

@@ -3,6 +3,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cuota_tests::build;
+use cuota_tests::machine::skip;
 
 use crate::RUNTIMES;
 use crate::runtime::{Container, Runtime};
@@ -227,6 +231,23 @@ fn umask_of_the_operator_closes_nothing_to_a_container() {
     assert_eq!(mode(view.join("ld.so.preload")), 0o644);
     assert_eq!([view.clone(), view.join("lib"), view.join("tenant")].map(mode), [0o755; 3]);
     assert_eq!(mode(site.path("specs")), 0o755);
+}
+
+#[test]
+fn line_is_taken_out_of_a_read_only_root_that_has_none() {
+    let site = Site::new();
+    let root = site.path("root");
+    fs::create_dir_all(root.join("etc")).expect("the folder is ours");
+    let script = "mount --bind \"$2\" \"$2\" && mount -o remount,bind,ro \"$2\" || exit 77
+                  exec \"$1\" inject --preload --root \"$2\" --remove";
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(build::command()).arg(&root);
+    let done = shell.output().expect("util-linux");
+    let said = String::from_utf8_lossy(&done.stderr);
+    if done.status.code() == Some(77) || said.contains("unshare failed") {
+        return skip("nothing can be mounted here");
+    }
+    assert!(done.status.success(), "{said}");
 }
 
 #[test]

@@ -173,6 +173,33 @@ fn our_own_command_finds_the_books_in_the_containers_own_memory() {
     assert!(list().contains("No books of the container of"), "{}", list());
 }
 
+/// A link of the container's would lead into the node's own files.
+#[test]
+fn our_own_command_follows_no_link_of_a_container() {
+    let (container, other) = (Container::new(), Container::new());
+    other.start(&[QUOTA]).finish();
+    for spoil in [
+        "ln -s \"$2\" tenant",
+        "mkdir tenant && mkfifo tenant/default.v1",
+        "mkdir tenant && ln -s \"$2/default.v1\" tenant",
+    ] {
+        let Some(console) = start_after(&container, "mount -t tmpfs tmpfs /dev/shm") else {
+            return skip("nothing can be mounted here");
+        };
+        let place = format!("/proc/{}/root{}", console.pid(), container.places()[0].display());
+        let script = format!("cd \"$1\" && mv tenant old && {spoil}");
+        let done = Command::new("sh")
+            .args(["-c", &script, "sh", &place])
+            .arg(other.places()[0].join("tenant"))
+            .status();
+        assert!(done.expect("there is a shell").success(), "{spoil}");
+        let listed = cuota(&container, &["ps"]);
+        let said = String::from_utf8_lossy(&listed.stdout).into_owned();
+        assert!(said.contains("No books of the container of"), "{spoil}: {listed:?}");
+        console.finish();
+    }
+}
+
 #[test]
 fn our_own_command_refuses_what_the_file_cannot_hold_and_changes_nothing() {
     let container = Container::new();

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, statat, unlinkat};
 
 use super::in_root::Root;
 use crate::locate::{LIBRARY, PRELOAD_LIST};
@@ -134,7 +134,11 @@ impl<'a> Preload<'a> {
 
     fn unlink(&self, path: &Path) -> anyhow::Result<Option<PathBuf>> {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
-        let unlinked = self.folder(above).and_then(|folder| Ok(unlinkat(&folder, name, AtFlags::empty())?));
+        let unlinked = self.folder(above).and_then(|folder| {
+            // On a read-only file system the kernel says so before it says that there is nothing.
+            statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(unlinkat(&folder, name, AtFlags::empty())?)
+        });
         match unlinked {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             done => done

@@ -5,9 +5,8 @@
 //! that is not alone keeps *arrears*: of the time that its batches covered, what must have been its own, less what was charged. Beyond two
 //! slices they are paid.
 //!
-//! The driver goes round among the processes that have work. Beside `n` strangers at least one part in `n + 1` was ours, but for the switches.
-//! What was not ours and not theirs is the tenant's other processes', who say what they were charged: where they were idle, all of it was
-//! ours.
+//! The driver goes round among the processes that have work. What the tenant's other processes had, they say: what they were charged. Of the
+//! rest, but for the switches, beside `n` strangers at least one part in `n + 1` was ours: no process has more turns than another.
 
 /// Arrears, and credit, that are let stand, ns: two of the driver's slices with their switches (2.24 ms each, measured on an H100). A bracket
 /// begins and ends anywhere in the round.
@@ -46,15 +45,15 @@ impl Arrears {
     /// that, GPU-ns.
     #[must_use]
     pub const fn settle(self, covered_ns: u64, charge_ns: u64, beside: Neighbours) -> (Self, u64) {
+        let (covered_ns, companions_ns) = (signed(covered_ns), signed(beside.companions_ns));
         let own_ns = match beside.strangers {
-            0 => signed(covered_ns),
+            // A companion's slice may cost as much again for the switch to it and back.
+            0 => covered_ns - companions_ns * 2,
             // A round of slices of 2.09 ms and switches of 0.15 is 93 % work (H100); an eighth for the switches, whatever the card.
-            strangers => signed(covered_ns) / 8 * 7 / (strangers as i64 + 1),
+            strangers => (covered_ns / 8 * 7 - companions_ns) / (strangers as i64 + 1),
         };
-        // A companion's slice may cost as much again for the switch to it and back.
-        let others_ns = signed(beside.companions_ns) * 2;
         let before_ns = within(self.0, SLACK_NS);
-        let after_ns = before_ns + own_ns - signed(charge_ns) - others_ns;
+        let after_ns = before_ns + own_ns - signed(charge_ns);
         let pays_ns = if after_ns > SLACK_NS { (after_ns - SLACK_NS).cast_unsigned() } else { 0 };
         (Self(within(after_ns, SLACK_NS)), pays_ns)
     }
@@ -106,6 +105,23 @@ mod tests {
             assert_eq!(pays_ns, 0);
             arrears = next;
         }
+    }
+
+    /// Each of three that cover all the time and hide what they take, beside one stranger.
+    #[test]
+    fn companions_and_a_stranger_leave_no_more_unpaid_than_the_strangers_part_of_the_rounds() {
+        let (mut arrears, mut paid_ns) = ([Arrears::default(); 3], [0; 3]);
+        for _ in 0..1_000 {
+            for process in 0..3 {
+                let others_ns = paid_ns.iter().sum::<u64>() - paid_ns[process];
+                let beside = Neighbours { strangers: 1, companions_ns: others_ns };
+                let (next, pays_ns) = arrears[process].settle(10 * MS, 1_000, beside);
+                (arrears[process], paid_ns[process]) = (next, 1_000 + pays_ns);
+            }
+        }
+        // Of four turns one was the stranger's at most, and an eighth the switches'.
+        let round_ns = paid_ns.iter().sum::<u64>();
+        assert!(round_ns >= 10 * MS * 7 / 8 * 3 / 4 - MS / 10, "{round_ns}");
     }
 
     proptest! {

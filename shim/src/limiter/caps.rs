@@ -330,7 +330,7 @@ impl Ground {
     }
 
     /// How many processes that are not the tenant's have a context on the GPU; `None`: no other process at all has. NVML says so, at most
-    /// ten times a second. Where it does not say, somebody may. In a turn the tenant's own alone use it.
+    /// ten times a second. Where it does not say, others may be there, of which nothing is known: all is charged, and nothing learned. In a turn the tenant's own alone use it.
     pub(super) fn strangers(&self, in_turn: bool) -> Option<u32> {
         let (now, asked) = (sys::coarse_ns(), self.gpu.asked_ns.load(Ordering::Relaxed));
         if asked == 0 || now.saturating_sub(asked) >= ALONE_NS {
@@ -345,7 +345,7 @@ impl Ground {
     /// As [`Gpu::shared_with`].
     #[cold]
     fn ask_who_is_there(&self) -> u32 {
-        const SOMEBODY: u32 = 2;
+        const SOMEBODY: u32 = 1;
         let (me, mut room) = (sys::process_id(), Room::new());
         let Some(shown) = self.shown(&mut room) else { return SOMEBODY };
         let mut with = 0;

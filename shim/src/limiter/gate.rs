@@ -83,7 +83,10 @@ impl Limiter {
             let _ = on.book(cost_ns);
             return Some(After::Passed(stream));
         };
-        let place = books.batch.place(unit, estimate, TARGET_NS);
+        let mut place = books.batch.place(unit, estimate, TARGET_NS);
+        if books.launches.has_chains() && books.is_overdue(stream) {
+            place = Place::New(Close::Full);
+        }
         let (is_open, is_timed) = (!books.batch.is_empty(), books.pace.is_timed());
         if let (true, false, Place::Same, Spend::Within { word }) =
             (is_open, is_timed, place, lease::spend(books.lease, cost_ns))
@@ -100,7 +103,7 @@ impl Limiter {
             }
         }
         // Where it is known whether the stream has run dry, what ended the batch before may begin this one.
-        if !unit.continues_chain && (is_open || !is_timed) {
+        if (!unit.continues_chain || place != Place::Same) && (is_open || !is_timed) {
             let (units, cost_ns) = (books.batch.units(), books.batch.cost_ns());
             if is_open && !is_timed && books.watch.may_be_dry(units, cost_ns, sys::monotonic_ns()) {
                 self.helper.is_sparse();

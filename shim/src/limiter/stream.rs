@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use cuota_abi::cuda::CUstream;
 use cuota_governor::admission::weight;
 use cuota_governor::batch::Batch;
+use cuota_governor::cap::PERIOD_NS;
 use cuota_governor::cost::Estimate;
 use cuota_governor::pace::Pace;
 use cuota_governor::rounds::Watch;
@@ -136,6 +137,15 @@ impl Books {
     pub(super) fn is_old(&self) -> bool {
         (self.is_busy() || !self.batch.is_empty())
             && sys::monotonic_ns().saturating_sub(self.since_ns) > OLD_NS
+    }
+
+    /// Whether the open batch of a per-thread stream with chains, which nobody else can end, has been there for a period more than its
+    /// units are known to take: it is ended once in so long, also inside a chain.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn is_overdue(&self, stream: &Stream) -> bool {
+        stream.is_per_thread()
+            && self.watch.apart(self.batch.cost_ns().saturating_add(PERIOD_NS), sys::coarse_ns())
     }
 
     /// Notes when a unit was launched into the open batch, where that is timed. Whether it may be the last before a gap.

@@ -1,16 +1,23 @@
 //! Beside others on the GPU: what is paid for is what ran, whatever an argument decides.
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cuota_tests::machine::Machine;
+use cuota_tests::build;
+use cuota_tests::machine::{Machine, Program, has_real_gpu, skip};
 
 use crate::{MS, Worker, meter, spin_as_told};
 
+fn at_a_fifth(machine: &Machine) -> Program {
+    machine.tenant_with("t", &["--compute", "20%"])
+}
+
 /// What a program gets of the GPU, per cent, whose kernel takes `dear_ns` or 1 µs, as its argument says, when it has learned the
 /// latter; and what of it is charged, per cent.
-fn share_and_charge(machine: &Machine, tenant: &str, percent: u64, dear_ns: u64) -> (f64, f64) {
-    let console = machine.tenant_with(tenant, &["--compute", &format!("{percent}%")]).start_with_context();
+fn share_and_charge(machine: &Machine, program: Program, dear_ns: u64) -> (f64, f64) {
+    let console = program.start_with_context();
     let mut worker = Worker::with(console, &spin_as_told());
     let once = |worker: &mut Worker, ns: u64| {
         worker.launch_as_told(ns, worker.stream);
@@ -20,7 +27,7 @@ fn share_and_charge(machine: &Machine, tenant: &str, percent: u64, dear_ns: u64)
         once(&mut worker, 1_000);
         sleep(Duration::from_millis(2));
     }
-    let (begin, (before_ns, _)) = (Instant::now(), meter(machine, tenant));
+    let (begin, (before_ns, _)) = (Instant::now(), meter(machine, "t"));
     let mut work_ns = 0;
     while begin.elapsed() < Duration::from_secs(2) {
         once(&mut worker, dear_ns);
@@ -30,7 +37,7 @@ fn share_and_charge(machine: &Machine, tenant: &str, percent: u64, dear_ns: u64)
     // The next launch waits until what came before is paid.
     once(&mut worker, 1_000);
     let share = 100.0 * work_ns as f64 / begin.elapsed().as_nanos() as f64;
-    let charged = 100.0 * (meter(machine, tenant).0 - before_ns) as f64 / work_ns as f64;
+    let charged = 100.0 * (meter(machine, "t").0 - before_ns) as f64 / work_ns as f64;
     worker.console.finish();
     (share, charged)
 }
@@ -39,8 +46,8 @@ fn share_and_charge(machine: &Machine, tenant: &str, percent: u64, dear_ns: u64)
 fn beside_an_idle_process_of_its_own_a_tenant_pays_for_what_an_argument_decides() {
     for dear_ns in [50 * MS, 2 * MS] {
         let machine = Machine::new();
-        let companion = machine.tenant_with("t", &["--compute", "20%"]).start_with_context();
-        let (share, charged) = share_and_charge(&machine, "t", 20, dear_ns);
+        let companion = at_a_fifth(&machine).start_with_context();
+        let (share, charged) = share_and_charge(&machine, at_a_fifth(&machine), dear_ns);
         companion.finish();
         // A quantum, one kernel, and two slices: 4 + 50 + 4.5 ms in 2 s.
         assert!(share <= 20.0 + 3.0, "{share} % at 20, {charged} % of it charged");
@@ -53,9 +60,32 @@ fn beside_an_idle_stranger_a_tenant_pays_for_its_part_of_the_rounds_at_least() {
     for dear_ns in [50 * MS, 2 * MS] {
         let machine = Machine::new();
         let stranger = machine.native().start_with_context();
-        let (share, charged) = share_and_charge(&machine, "t", 20, dear_ns);
+        let (share, charged) = share_and_charge(&machine, at_a_fifth(&machine), dear_ns);
         stranger.finish();
         assert!(share <= 20.0 * 16.0 / 7.0 + 4.0, "{share} % at 20, {charged} % of it charged");
         assert!(charged >= 42.0, "{charged} % of the work was charged");
+    }
+}
+
+/// As in a container that was given the driver's library and no other.
+#[test]
+fn where_nvml_is_not_there_a_tenant_that_is_alone_gets_its_cap_whatever_an_argument_decides() {
+    if has_real_gpu() {
+        return skip("this machine's NVML is where the loader finds it");
+    }
+    let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
+    for name in ["libcuda.so.1", "libcuda.so"] {
+        symlink(build::software_gpu().join(name), folder.path().join(name)).expect("the folder is ours");
+    }
+    let (script, console) = (folder.path().join("without-nvml"), build::program("console"));
+    let text = format!("#!/bin/sh\nLD_LIBRARY_PATH={} exec {}\n", folder.path().display(), console.display());
+    fs::write(&script, text).expect("the folder is ours");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    for dear_ns in [50 * MS, 2 * MS] {
+        let machine = Machine::new();
+        let program = machine.run(&script, "t", &["--compute", "20%"]);
+        let (share, charged) = share_and_charge(&machine, program, dear_ns);
+        assert!(share <= 20.0 + 3.0, "{share} % at 20, {charged} % of it charged");
+        assert!(charged >= 98.0, "{charged} % of the work was charged");
     }
 }

@@ -1,9 +1,11 @@
 //! Per-thread streams: no other thread can name one, and threads sleep and end.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cuota_tests::console::Arg::{Is, Parameter};
+use cuota_tests::console::Arg::{At, Is, Out, Parameter};
 use cuota_tests::console::Console;
 use cuota_tests::machine::Machine;
 
@@ -123,5 +125,60 @@ fn cap_that_comes_back_charges_nothing_for_the_time_without_one() {
         let (used_ns, _) = meter(&machine, "t");
         assert!(used_ns <= 300 * MS, "{used_ns} ns for some 4 ms of work");
         worker.console.finish();
+    }
+}
+
+/// Puts what cannot be given as an argument, since a structure points to it, into the program's memory; where.
+#[track_caller]
+fn put(worker: &mut Worker, bytes: &[u8]) -> u64 {
+    let at = worker.console.call("cuMemAllocHost_v2", &[Out(8), Is(4096)]).ok().number(0);
+    let path = format!("/proc/{}/mem", worker.console.pid());
+    let memory = OpenOptions::new().write(true).open(path).expect("it is a child of the test");
+    memory.write_all_at(bytes, at).expect("its own memory");
+    at
+}
+
+/// `CUlaunchConfig` for one thread on the per-thread stream, under programmatic dependent launch.
+#[track_caller]
+fn dependent(worker: &mut Worker) -> Vec<u8> {
+    // `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`, allowed.
+    let attribute: Vec<u8> = [6_u32, 0, 1].iter().flat_map(|number| number.to_le_bytes()).collect();
+    let attributes = put(worker, &attribute);
+    let mut bytes: Vec<u8> =
+        [1_u32, 1, 1, 1, 1, 1, 0, 0].iter().flat_map(|number| number.to_le_bytes()).collect();
+    bytes.extend([PER_THREAD, attributes, 1].iter().flat_map(|number| number.to_le_bytes()));
+    bytes
+}
+
+/// Nobody but its thread can end its batch, and no estimate says that it takes long: it was 1 µs when it was learned.
+#[test]
+fn chain_of_dependent_launches_is_held_to_the_cap_while_it_goes_on() {
+    const LONG: u64 = 5 * MS;
+    for helper in ["on", "off"] {
+        let machine = Machine::new();
+        let mut worker = Worker::with(capped(&machine, "20%", helper), &spin_as_told());
+        let config = dependent(&mut worker);
+        let chain = |worker: &mut Worker, ns: u64| {
+            let parameter = ns.to_le_bytes();
+            let arguments = [At(&config), Is(worker.function), Parameter(&parameter), Is(0)];
+            let _ = worker.console.call("cuLaunchKernelEx", &arguments).ok();
+        };
+        for _ in 0..15 {
+            chain(&mut worker, 1_000);
+            let _ = worker.console.call("cuStreamSynchronize", &[Is(PER_THREAD)]).ok();
+            sleep(Duration::from_millis(2));
+        }
+        let (begin, mut work) = (Instant::now(), Duration::ZERO);
+        worker.launch_as_told(1_000, PER_THREAD);
+        while begin.elapsed() < Duration::from_secs(3) {
+            chain(&mut worker, LONG);
+            work += Duration::from_nanos(LONG);
+            // No more than 20 ms ahead of the GPU.
+            sleep((work.saturating_sub(Duration::from_millis(20))).saturating_sub(begin.elapsed()));
+        }
+        let share = 100.0 * work.as_secs_f64() / begin.elapsed().as_secs_f64();
+        // Beside the cap what is let in before the first of them has ended.
+        assert!(share <= 24.0, "{share} % at 20, helper {helper}");
+        worker.console.kill();
     }
 }

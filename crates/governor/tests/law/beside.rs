@@ -108,6 +108,43 @@ fn beside_busy_processes_of_its_own_a_tenant_gets_no_more_than_twice_its_cap() {
     }
 }
 
+/// Each hides what it takes, and is believed to have had less for what the others pay; the strangers do nothing.
+#[test]
+fn beside_idle_strangers_and_busy_processes_of_its_own_a_tenant_gets_no_more_than_its_cap_for_each_and_an_eighth()
+ {
+    for costs_ns in DECEITFUL {
+        for (own, strangers) in [(2, 1), (3, 1), (3, 2)] {
+            let mut world = World::new(true);
+            let tenant = world.tenant(100_000);
+            let program = |stream| waited_for(stream, costs_ns);
+            let processes: Vec<usize> =
+                (0..own).map(|_| process(&mut world, tenant, strangers, &program)).collect();
+            let (share, _) = share(&mut world, &processes, tenant);
+            println!("{share:.3}: {own} beside {strangers} with {costs_ns:?}");
+            let most = 0.1 * f64::from(own + strangers) * 8.0 / 7.0;
+            assert!(share <= most + 0.008, "{share} of {most}: {own} beside {strangers} with {costs_ns:?}");
+        }
+    }
+}
+
+#[test]
+fn processes_of_a_tenant_beside_busy_strangers_do_not_pay_for_one_another() {
+    for (own, strangers, cap_ppm) in [(2, 1, 900_000), (3, 1, 900_000), (2, 3, 900_000), (2, 1, 100_000)] {
+        let mut world = World::new(true);
+        let tenant = world.tenant(cap_ppm);
+        let program = |stream| without_pause(stream, 100_000);
+        let processes: Vec<usize> = (0..own).map(|_| process(&mut world, tenant, None, &program)).collect();
+        world.run_until(200 * MS);
+        for &process in &processes {
+            world.guests[process].1.strangers = Some(strangers);
+        }
+        (0..strangers).for_each(|_| neighbour(&mut world, &program));
+        let (share, charged) = share(&mut world, &processes, tenant);
+        println!("{own} beside {strangers}, cap {cap_ppm}: charged {charged:.4} for {share:.4}");
+        assert!(charged <= share * 1.05, "{charged} for {share}: {own} beside {strangers}, cap {cap_ppm}");
+    }
+}
+
 #[test]
 fn beside_busy_strangers_nobody_pays_for_what_they_do() {
     let own: [Program; 6] = [

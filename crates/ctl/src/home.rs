@@ -326,6 +326,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("policy.v1"), "something else").unwrap();
         let error = Home::at(dir.path()).unwrap().operate().err().unwrap().to_string();
-        assert!(error.contains("policy.v1 cannot be used: it has 14 bytes"), "{error}");
+        assert!(error.contains("policy.v1 cannot be used: it is 196658 bytes too short"), "{error}");
     }
 }

@@ -114,6 +114,25 @@ fn policy_of_a_neighbour_is_no_way_around_the_directory_that_was_named() {
     console.finish();
 }
 
+#[test]
+fn doctor_calls_the_policy_of_a_neighbour_no_protection() {
+    let said = |plant: &str| {
+        let script = format!(
+            "umask 0; {AS} mount -t tmpfs -o mode=1777 tmpfs /dev/shm && {{ {plant}; }} && as 1000 \"$2\" --dir /dev/shm/cuota doctor --json"
+        );
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "--", "sh", "-c", &script, "sh"]).args([build::libcuota(), build::command()]);
+        String::from_utf8(shell.output().expect("util-linux").stdout).expect("it prints text")
+    };
+    let report = said(PLANTED);
+    if sys::user_id() != 0 || !report.contains("cuota.doctor") {
+        return skip("nothing can be mounted here");
+    }
+    assert!(report.contains("CUOTA_DIR leads around the policy"), "{report}");
+    let by_root = said(&PLANTED.replace("as 2000 ", ""));
+    assert!(by_root.contains("cuota.doctor") && !by_root.contains("CUOTA_DIR leads around"), "{by_root}");
+}
+
 /// Who joins again goes by the path of the books once more.
 #[test]
 fn link_in_the_place_of_the_books_lets_nobody_write_elsewhere() {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use cuota_region::DEFAULT_DIR;
 use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags, accessat, statvfs};
 use serde::Serialize;
 
@@ -112,6 +113,13 @@ fn ways_out(home: &Home, system: &System, has_policy: bool) -> Vec<String> {
         } else if is_writable(&policy) || is_writable(directory) {
             ways.push("this user can write the policy or its directory".to_owned());
         }
+    }
+    // By the same look as the library's own.
+    if ways.is_empty() && (directory != Path::new(DEFAULT_DIR) || !home.files().is_protected()) {
+        ways.push(format!(
+            "CUOTA_DIR leads around the policy: the library takes none for the operator's but {DEFAULT_DIR}/policy.v1, and that if it is mounted \
+             read-only, or root's in a directory of root's"
+        ));
     }
     // Where it can make a tenant's file, it can be as many tenants as it likes, each with the default entry's quota.
     if ways.is_empty() && is_writable(&home.tenants_path()) {

@@ -10,7 +10,7 @@ use crate::ledger::{Books, UNIT_BYTES};
 const MS: u64 = 1_000_000;
 
 /// Kills the first process of a model after 0, 1, 2, … steps, until it lives to its end.
-fn at_each_step(preemptions: Option<usize>, body: fn(&'static World, steps: usize) -> bool) {
+pub(super) fn at_each_step(preemptions: Option<usize>, body: fn(&'static World, steps: usize) -> bool) {
     for steps in 0.. {
         static WAS_KILLED: AtomicBool = AtomicBool::new(false);
         WAS_KILLED.store(false, Ordering::Relaxed);
@@ -26,7 +26,7 @@ fn at_each_step(preemptions: Option<usize>, body: fn(&'static World, steps: usiz
 }
 
 /// Somebody finds that `dead` is; two seconds go by, in which the driver lets go what it had; then somebody sweeps again.
-fn bury(world: &'static World, dead: usize, by: Books) {
+pub(super) fn bury(world: &'static World, dead: usize, by: Books) {
     let all_is_booked =
         || assert!(world.booked() >= world.taken(), "{} of {}", world.booked(), world.taken());
     all_is_booked();

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::death::{at_each_step, bury};
 use super::sync::AtomicU32;
 use super::world::{Process, World, explore};
 use crate::death::HOLD_NS;
@@ -248,5 +249,56 @@ fn call_that_comes_too_late_leaves_the_newcomer_alone() {
         }
         assert_eq!(now(&current).own_booked().0, UNIT_BYTES);
         assert_eq!(now(&current).own_pending(), 0);
+    });
+}
+
+#[test]
+fn one_that_dies_at_any_step_of_its_move_costs_nothing_but_two_seconds() {
+    at_each_step(Some(2), |world, steps| {
+        let (_, lost, current, held) = one_that_flies(world);
+        let other = world.process(1, 4);
+        let others = other.join_at(1).unwrap();
+        let mover = world.process(2, 4).start(Some(steps), move |again| rejoin(again, lost, &current, &held));
+        let beside = other.start(None, move |other| {
+            other.allocate(others, 2).unwrap();
+            other.free(others, 1);
+        });
+        let lived = mover.join().unwrap().is_some();
+        beside.join().unwrap();
+        world.drop_locks(2);
+        bury(world, 0, others);
+        assert_eq!((world.booked(), world.taken()), (1, 1));
+        for (number, place) in [(0, 0), (2, 2)] {
+            assert!(world.process(number, 4).join_at(place).is_some(), "place {place} is free");
+        }
+        lived
+    });
+}
+
+#[test]
+fn pools_that_others_have_open_stay_booked_whenever_their_owner_dies() {
+    at_each_step(Some(2), |world, steps| {
+        let (_, lost, current, held) = one_that_flies(world);
+        let heir = world.process(1, 4).join_at(1).unwrap();
+        lost.member().note_pool_exported();
+        lost.note_pools(UNIT_BYTES);
+        heir.member().note_pool_open(true);
+        let mover = world.process(2, 4).start(Some(steps), move |again| rejoin(again, lost, &current, &held));
+        let sweep = world.process(1, 4).start(None, move |_| heir.member().sweep().unwrap());
+        let lived = mover.join().unwrap().is_some();
+        sweep.join().unwrap();
+        world.drop_locks(2);
+        for _ in 0..3 {
+            world.set_now_ns(world.now_ns() + HOLD_NS + MS);
+            heir.member().sweep().unwrap();
+            assert!(world.booked() >= world.taken(), "the heir has it open");
+        }
+        // One that dies between the two lines leaves its pools in both.
+        assert!(world.booked() <= 2);
+        heir.member().note_pool_open(false);
+        world.set_now_ns(world.now_ns() + MS);
+        heir.member().sweep().unwrap();
+        assert_eq!(world.booked(), 0);
+        lived
     });
 }

@@ -12,6 +12,7 @@ mod runtime;
 mod setup;
 mod sharing;
 mod site;
+mod turns;
 
 /// Both runtimes: Podman takes the tenant as a CDI device, runc by the hook.
 const RUNTIMES: [runtime::Runtime; 2] = [runtime::Runtime::Podman, runtime::Runtime::Runc];

@@ -251,12 +251,25 @@ impl<'a> Container<'a> {
     /// Kills its first process, and with it all of them.
     #[track_caller]
     pub(crate) fn kill(&self) {
+        let output = self.try_to_kill();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn try_to_kill(&self) -> Output {
         let mut command = match self.runtime {
             Runtime::Podman => podman(&["kill", "--signal", "KILL", &self.place.name]),
             Runtime::Runc => runc(&self.place, &["kill", &self.place.name, "KILL"]),
         };
-        let output = command.output().expect("the runtime is there");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        command.output().expect("the runtime is there")
+    }
+}
+
+/// A container whose program does not end by itself: killed with this, also where the test fails.
+pub(crate) struct Leashed<'a>(pub(crate) &'a Container<'a>);
+
+impl Drop for Leashed<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.try_to_kill();
     }
 }
 

@@ -25,7 +25,16 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new() -> Self {
-        let site = Site { machine: Machine::new(), files: folder(), devices: Vec::new().into() };
+        Self::on(Machine::new())
+    }
+
+    /// With the library that takes turns.
+    pub(crate) fn with_turns() -> Self {
+        Self::on(Machine::with_turns())
+    }
+
+    fn on(machine: Machine) -> Self {
+        let site = Site { machine, files: folder(), devices: Vec::new().into() };
         for folder in ["lib", "guest", "sim"] {
             fs::create_dir(site.path(folder)).expect("the folder is ours");
         }
@@ -33,7 +42,7 @@ impl Site {
             fs::copy(from, site.path(to))
                 .unwrap_or_else(|error| panic!("cannot copy {}: {error}", from.display()))
         };
-        copy(build::libcuota(), "lib/libcuota.so");
+        copy(site.machine.library(), "lib/libcuota.so");
         copy(&build::program("console"), "guest/console");
         copy(build::command(), "guest/cuota");
         for library in ["libcuda.so.1", "libnvidia-ml.so.1"] {

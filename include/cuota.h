@@ -190,9 +190,10 @@ struct CUOTA_ALIGNED(64) cuota_tenant_line {
   uint64_t refused;
   // Of what is booked, bytes of memory pools, if others can open them: these may outlive the process.
   uint64_t pools;
-  // GPU time that its work in flight had taken when it last looked, ns: what its tenant is charged if it dies.
+  // GPU time that its work in flight had taken when it last looked, ns: what its tenant is charged if it dies. With the highest bit, of
+  // a process that may not look again: since when that work may have been there.
   uint64_t in_flight_ns;
-  // Of it, what the budget does not have yet, ns.
+  // Of it, what the budget does not have yet, ns; with that bit what the budget has.
   uint64_t owed_ns;
   uint64_t reserved;
 };

@@ -20,6 +20,12 @@ pub const HOLD_NS: u64 = 2_000_000_000;
 /// The bit of a line's life that says that its process was found dead: it counts, and nobody's hand is on it.
 const EVICTED: u64 = 1 << 63;
 
+/// The bit of a line's GPU time in flight that says that it is a time since when.
+pub(crate) const UNSEEN: u64 = 1 << 63;
+
+/// What is charged at most, ns, for work of which nobody knows when its process has ended.
+const MOST_UNSEEN_NS: u64 = 60_000_000_000;
+
 /// The bit of a sweep's time that says that it has not ended.
 const SWEEPING: u64 = 1;
 
@@ -103,7 +109,7 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
     let mut left = false;
     let mut closed = 0_u64;
     for (gpu, line) in lines.filter(|(_, line)| is_of(line, life)) {
-        charge(tenant, gpu, line);
+        charge(tenant, gpu, line, now_ns);
         if lives_on {
             closed = closed.saturating_add(keep_pools(tenant, number, gpu, line, life));
         }
@@ -127,8 +133,13 @@ pub(crate) fn bury(tenant: Tenant, number: usize, place: &Place, life: u64, now_
 }
 
 /// Charges what the dead process had on the GPU, once.
-fn charge(tenant: Tenant, gpu: usize, line: &Line) {
-    let [used_ns, owed_ns] = [&line.in_flight_ns, &line.owed_ns].map(|word| word.swap(0, Ordering::Relaxed));
+fn charge(tenant: Tenant, gpu: usize, line: &Line, now_ns: u64) {
+    let [mut used_ns, mut owed_ns] =
+        [&line.in_flight_ns, &line.owed_ns].map(|word| word.swap(0, Ordering::Relaxed));
+    if used_ns & UNSEEN != 0 {
+        used_ns = now_ns.saturating_sub(used_ns & !UNSEEN).min(MOST_UNSEEN_NS);
+        owed_ns = used_ns.saturating_sub(owed_ns);
+    }
     if used_ns != 0
         && let Some(meter) = tenant.meter(GpuIndex(gpu))
     {
@@ -339,6 +350,17 @@ mod tests {
         let budget = Budget { window: words[0], period: words[1] };
         // As that look saw it: a quantum of 2 ms was credit.
         assert!((1036 * MS..=1042 * MS).contains(&budget.debt_ns(look)), "{}", budget.debt_ns(look));
+    }
+
+    #[test]
+    fn work_that_nobody_looked_at_is_charged_until_its_process_is_found_dead_or_for_a_minute() {
+        for (found_ns, charged_ns) in [(2005 * MS, 2000 * MS), (HOLD_NS * 1000, MOST_UNSEEN_NS)] {
+            let bench = Bench::new();
+            let (dead, _, gpu) = two(&bench, 77);
+            dead.note_unseen(gpu, 5 * MS, 40 * MS);
+            bury_at(dead, found_ns);
+            assert_eq!(dead.tenant.meter(gpu).unwrap().used_ns(), charged_ns);
+        }
     }
 
     #[test]

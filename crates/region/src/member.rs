@@ -217,6 +217,12 @@ impl Member {
         }
     }
 
+    /// As [`Self::note_in_flight`], where nobody looks again before it ends, perhaps: since when that work may have been there, ns, and what
+    /// of it is booked. Whoever finds the process dead knows how long it was there at most.
+    pub fn note_unseen(&self, gpu: GpuIndex, since_ns: u64, booked_ns: u64) {
+        self.note_in_flight(gpu, death::UNSEEN | since_ns, booked_ns);
+    }
+
     /// Notes that others can open memory pools of this process.
     pub fn note_pool_exported(&self) {
         if let Some(place) = self.own_place() {

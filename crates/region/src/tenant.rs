@@ -110,9 +110,10 @@ pub(crate) struct Line {
     pub(crate) refused: AtomicU64,
     /// Of what is booked, bytes of memory pools, if others can open them: these may outlive the process.
     pub(crate) pools: AtomicU64,
-    /// GPU time that its work in flight had taken when it last looked, ns: what its tenant is charged if it dies.
+    /// GPU time that its work in flight had taken when it last looked, ns: what its tenant is charged if it dies. With the highest bit, of
+    /// a process that may not look again: since when that work may have been there.
     pub(crate) in_flight_ns: atomic::AtomicU64,
-    /// Of it, what the budget does not have yet, ns.
+    /// Of it, what the budget does not have yet, ns; with that bit what the budget has.
     pub(crate) owed_ns: atomic::AtomicU64,
     reserved: AtomicU64,
 }

@@ -9,6 +9,7 @@ use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
 use cuota_governor::cost::{Costs, WAYS};
 use cuota_governor::neighbours::{Arrears, Neighbours};
+use cuota_governor::occupancy::SHORT_GAP_NS;
 use cuota_region::policy::Found;
 use cuota_region::sys;
 use cuota_region::tenant::{GpuIndex, Meter};
@@ -26,11 +27,11 @@ const COSTS: usize = 512 * WAYS;
 /// How long an answer to "is anybody else on the GPU?" is believed, ns: NVML takes some 40 µs for it.
 const ALONE_NS: u64 = 100_000_000;
 
+/// Since when nothing is on the GPU.
+pub(super) const NEVER_NS: u64 = u64::MAX;
+
 /// There are others of the tenant's.
 const COMPANIONS: u32 = 1 << 31;
-
-/// What a process without a helper is believed to have had on the GPU after its last look, if it dies before the next, ns.
-const UNSEEN_NS: u64 = 1_000_000_000;
 
 /// A GPU as the limiter sees it. All-zero is one that was never used.
 #[repr(C)]
@@ -48,6 +49,8 @@ pub(super) struct Gpu {
     /// Whether work in flight is noted in the tenant's file.
     pub(super) in_flight: AtomicU32,
     concurrency: AtomicU64,
+    /// Until when the time would be covered since the process had nothing there, were what its contexts covered one behind another, ns.
+    covered_until_ns: AtomicU64,
     /// GPU time that this process has used, as far as it was counted, ns.
     used_ns: AtomicU64,
     /// What the tenant's other processes had used when that was last looked at, ns.
@@ -71,6 +74,21 @@ impl Gpu {
     /// GPU time that this process has used, as far as it was counted, ns.
     pub(super) fn used_ns(&self) -> u64 {
         self.used_ns.load(Ordering::Relaxed)
+    }
+
+    /// The process has nothing on it: what it covers comes from now on. A short gap before it may count.
+    pub(super) fn begin(&self, now_ns: u64) {
+        self.covered_until_ns.store(now_ns.saturating_sub(SHORT_GAP_NS), Ordering::Relaxed);
+    }
+
+    /// Of what a batch adds to the union of its context, what the clock has room for: each context has a union of its own, and together
+    /// they occupied the GPU no longer than time went by.
+    #[inline(never)]
+    pub(super) fn cover(&self, covered_ns: u64, now_ns: u64) -> u64 {
+        let until_ns = self.covered_until_ns.load(Ordering::Relaxed);
+        let covered_ns = covered_ns.min(now_ns.saturating_sub(until_ns));
+        self.covered_until_ns.fetch_add(covered_ns, Ordering::Relaxed);
+        covered_ns
     }
 
     fn is_known(&self) -> bool {
@@ -272,7 +290,8 @@ impl Ground {
     /// The time since then that no other stream of the process was charged for, ns; to be charged now.
     pub(super) fn time_since(&self, since_ns: u64) -> u64 {
         let now_ns = sys::monotonic_ns();
-        let timed_ns = self.gpu.timed_ns.fetch_max(now_ns, Ordering::Relaxed);
+        let until_ns = if since_ns == NEVER_NS { 0 } else { now_ns };
+        let timed_ns = self.gpu.timed_ns.fetch_max(until_ns, Ordering::Relaxed);
         now_ns.saturating_sub(timed_ns.max(since_ns))
     }
 
@@ -285,12 +304,13 @@ impl Ground {
 
     /// Notes what this process has in flight, for whoever finds it dead.
     pub(super) fn note_in_flight(&self, left: InFlight) {
-        let timed_ns = self.gpu.timed_ns.load(Ordering::Relaxed);
-        let (mut taken_ns, booked_ns) = left.taken_between(timed_ns, sys::monotonic_ns());
-        if left.is_any() && !self.process.limiter.helper.is_there() {
-            taken_ns = taken_ns.saturating_add(UNSEEN_NS);
+        let since_ns = left.since_ns.max(self.gpu.timed_ns.load(Ordering::Relaxed));
+        let (member, is_any) = (self.process.member(), left.since_ns != 0);
+        if is_any && !self.process.limiter.helper.is_there() {
+            return member.note_unseen(self.index, since_ns, left.booked_ns);
         }
-        self.process.member().note_in_flight(self.index, taken_ns, taken_ns.saturating_sub(booked_ns));
+        let taken_ns = if is_any { sys::monotonic_ns().saturating_sub(since_ns) } else { 0 };
+        member.note_in_flight(self.index, taken_ns, taken_ns.saturating_sub(left.booked_ns));
     }
 
     /// Adds to the time that its launches have waited.

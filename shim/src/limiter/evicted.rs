@@ -7,7 +7,7 @@ use cuota_abi::cuda::CUresult;
 use cuota_region::sys;
 
 use super::Limiter;
-use super::caps::Ground;
+use super::caps::{Ground, NEVER_NS};
 use super::lock::Lock;
 use super::per_thread::as_event;
 use super::stream::{Books, InFlight, Stream};
@@ -91,11 +91,13 @@ impl Limiter {
         let Some(mut list) = self.evicted.list.take().filter(|list| is_left && list.count < FOLLOWED) else {
             return false;
         };
-        let (start, since_ns) = (self.waits(stream, books), sys::monotonic_ns());
+        let start = self.waits(stream, books);
+        // From here on it is charged for here, and what is written off of its books is what was booked.
+        let mut since_ns = core::mem::replace(&mut books.since_ns, NEVER_NS);
         let (event, device, context) = (stream.tail.take(), stream.device(), stream.context());
         if let Some(start) = start {
             self.line(context).hold(start);
-            books.since_ns = since_ns;
+            since_ns = sys::monotonic_ns();
         }
         let count = list.count;
         list.works[count % FOLLOWED] = Work { event, start, context, device, since_ns };

@@ -268,7 +268,8 @@ impl Limiter {
             books.watch = Watch::new(now_ns, front_ns);
             if !books.is_busy() {
                 books.since_ns = now_ns;
-                if self.streams.busy().next().is_none() {
+                if self.streams.busy().all(|other| other.device() != on.ordinal) {
+                    on.gpu.begin(now_ns);
                     // What others had while this process had nothing on the GPU was not taken from it.
                     let _ = on.companions_ns();
                 }

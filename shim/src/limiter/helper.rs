@@ -2,14 +2,14 @@
 //! not come by for a while.
 //!
 //! Without it a look or a synchronisation does the same later, and only what a program that ends has on the GPU is known less well; so
-//! a tenant cannot keep it away under a policy that it cannot change. It is there only where a cap binds, from the
+//! no variable keeps it away under a policy that the tenant cannot change, and where there is no room for it it is tried again. It is there only where a cap binds, from the
 //! first launch that is counted on; it sleeps without a deadline while nothing is in flight; all signals are blocked in it; and when the
 //! process's exit handlers begin it settles once more, while ours waits for it: after that the driver's own may run, and it never
 //! enters the driver again.
 
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cuota_governor::batch::{Close, QUIET_NS};
 use cuota_governor::rounds::{Flow, Found, Nap, Rounds};
@@ -42,11 +42,17 @@ const LAST_NOTES_NS: u64 = 1_000_000;
 
 const COMES: u32 = 1;
 const NONE_COMES: u32 = 2;
+const NONE_YET: u32 = 3;
+
+/// How long after there was no room for a thread it is tried again, ns.
+const AGAIN_NS: u64 = 100_000_000;
 
 /// The helper of a process. All-zero: none yet.
 pub(crate) struct Helper {
-    /// [`COMES`] once it was asked for, or [`NONE_COMES`].
+    /// [`COMES`] once it was asked for, [`NONE_YET`] where there was no room for it, or [`NONE_COMES`].
     begun: AtomicU32,
+    /// When it was tried last, ns.
+    tried_ns: AtomicU64,
     /// 1 while it sleeps without a deadline.
     parked: AtomicU32,
     /// 1 while it may be in the driver.
@@ -80,12 +86,16 @@ impl Helper {
         self.sparse.store(1, Ordering::Relaxed);
     }
 
+    /// Without one nothing is lost but promptness.
     #[cold]
-    fn begin(&self) {
-        let is_first = self.begun.compare_exchange(0, COMES, Ordering::SeqCst, Ordering::Relaxed).is_ok();
-        // Without one nothing is lost but promptness.
-        if is_first && start().is_none() {
-            self.begun.store(NONE_COMES, Ordering::SeqCst);
+    fn begin(&self, found: u32) {
+        let now_ns = sys::coarse_ns();
+        let is_time = now_ns.saturating_sub(self.tried_ns.load(Ordering::Relaxed)) > AGAIN_NS;
+        if is_time && self.begun.compare_exchange(found, COMES, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+            self.tried_ns.store(now_ns, Ordering::Relaxed);
+            if start(found == 0).is_none() {
+                self.begun.store(NONE_YET, Ordering::SeqCst);
+            }
         }
     }
 }
@@ -127,7 +137,7 @@ impl Threads {
     }
 }
 
-fn start() -> Option<()> {
+fn start(is_first: bool) -> Option<()> {
     let threads = Threads::find()?;
     let mut attributes: Attributes = [0; 8];
     let mut thread = 0;
@@ -138,7 +148,7 @@ fn start() -> Option<()> {
         (threads.init)(&raw mut attributes)
             | (threads.set_stack)(&raw mut attributes, STACK_BYTES)
             | (threads.set_detached)(&raw mut attributes, DETACHED)
-            | (threads.at_exit)(exiting, null_mut(), null_mut())
+            | if is_first { (threads.at_exit)(exiting, null_mut(), null_mut()) } else { 0 }
             | (threads.create)(&raw mut thread, &raw const attributes, run, null_mut())
     };
     sys::set_signals(mask);
@@ -184,8 +194,9 @@ impl Limiter {
     pub(super) fn call_helper(&self) {
         // Against `park`, each stores its own word before it reads the other's: one of the two sees the other.
         self.helper.launched.swap(1, Ordering::SeqCst);
-        if self.helper.begun.load(Ordering::Relaxed) == 0 {
-            self.helper.begin();
+        let begun = self.helper.begun.load(Ordering::Relaxed);
+        if matches!(begun, 0 | NONE_YET) {
+            self.helper.begin(begun);
         }
         if self.helper.parked.load(Ordering::SeqCst) != 0 {
             self.wake_helper();
@@ -201,7 +212,7 @@ impl Limiter {
 
     /// Whether there is to be no helper, so that launches look themselves.
     pub(super) fn is_unwatched(&self) -> bool {
-        self.helper.begun.load(Ordering::Acquire) == NONE_COMES
+        self.helper.begun.load(Ordering::Acquire) >= NONE_COMES
     }
 
     fn wake_helper(&self) {

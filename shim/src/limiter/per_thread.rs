@@ -139,6 +139,7 @@ impl Limiter {
         let (start, batch) = books.take_open(on);
         let occupied_ns = batch.occupied_ns(bracket_ns, late_ns);
         let covered_ns = start.and_then(|start| line.cover(start, occupied_ns)).unwrap_or(occupied_ns);
+        let covered_ns = on.gpu.cover(covered_ns, now_ns);
         start.into_iter().for_each(|start| line.let_go(start));
         books.since_ns = now_ns;
         self.progress_ns.store(now_ns, Ordering::Relaxed);

@@ -281,7 +281,7 @@ impl Limiter {
 
     fn note_in_flight(&self, process: &'static Process, ordinal: u32, left: InFlight) {
         let noted = self.gpus.get(ordinal as usize).map(|gpu| &gpu.in_flight);
-        let any = u32::from(left.is_any());
+        let any = u32::from(left.since_ns != 0);
         if noted.is_some_and(|noted| noted.swap(any, Ordering::Relaxed) | any != 0)
             && let Some(on) = Ground::of(process, ordinal)
         {
@@ -408,6 +408,7 @@ impl Limiter {
             on.charge_since(since_ns, closed.batch.booked_ns());
             return true;
         };
+        let covered_ns = on.gpu.cover(covered_ns, now_ns);
         let strangers = on.strangers(on.gpu.turns.had_since(since_ns));
         let exclusive = strangers.is_none();
         let measured = Measured { bracket_ns, covered_ns, exclusive, late_ns: closed.late_ns };

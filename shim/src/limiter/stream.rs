@@ -90,8 +90,9 @@ pub(super) struct Books {
 #[derive(Clone, Copy)]
 pub(super) struct InFlight {
     /// Since when, ns.
-    since_ns: u64,
-    booked_ns: u64,
+    pub(super) since_ns: u64,
+    /// What is booked for it, ns.
+    pub(super) booked_ns: u64,
 }
 
 impl InFlight {
@@ -109,17 +110,6 @@ impl InFlight {
             self.add_since(books.since_ns);
             self.booked_ns = self.booked_ns.saturating_add(books.booked_ns());
         }
-    }
-
-    /// Whether there is any.
-    pub(super) fn is_any(self) -> bool {
-        self.since_ns != 0
-    }
-
-    /// The GPU time that it can have taken until now, ns, from a time up to which all is charged; and what is booked for it.
-    pub(super) fn taken_between(self, charged_ns: u64, now_ns: u64) -> (u64, u64) {
-        let taken_ns = now_ns.saturating_sub(self.since_ns.max(charged_ns));
-        (if self.is_any() { taken_ns } else { 0 }, self.booked_ns)
     }
 }
 

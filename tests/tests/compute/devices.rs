@@ -87,3 +87,40 @@ fn contexts_of_a_gpu_share_its_cap() {
     eventually("the books have its work", || meter(&machine, "t").0 >= work_ns * 9 / 10);
     worker.console.finish();
 }
+
+#[test]
+fn contexts_that_run_at_once_are_charged_the_time_once() {
+    const ROUNDS: u64 = 100;
+    let machine = Machine::new();
+    let mut console = machine.tenant_with("t", &["--compute", "50%"]).start();
+    let _ = console.call("cuInit", &[Is(0)]).ok();
+    let mut contexts = Vec::new();
+    for _ in 0..3 {
+        let context = console.call("cuCtxCreate_v2", &[Out(8), Is(0), Is(0)]).ok().number(0);
+        let mut worker = Worker::on(console, 2 * MS);
+        worker.launch(5);
+        worker.synchronize();
+        contexts.push((context, worker.function, worker.stream));
+        console = worker.console;
+    }
+    let mut worker = Worker { console, function: 0, stream: 0 };
+    let before_ns = meter(&machine, "t").0;
+    let work_ns = 3 * ROUNDS * 2 * MS;
+    for _ in 0..ROUNDS {
+        for (context, function, stream) in &contexts {
+            let _ = worker.console.call("cuCtxSetCurrent", &[Is(*context)]).ok();
+            (worker.function, worker.stream) = (*function, *stream);
+            worker.launch(1);
+        }
+        for (context, _, stream) in &contexts {
+            let _ = worker.console.call("cuCtxSetCurrent", &[Is(*context)]).ok();
+            worker.stream = *stream;
+            worker.synchronize();
+        }
+    }
+    let charged = || (meter(&machine, "t").0 - before_ns) as f64 / work_ns as f64;
+    eventually("the books have its work", || charged() >= 0.95);
+    // With a context alone it is 1.05: the synchronisation is seen some time after the end.
+    assert!(charged() <= 1.3, "{} of the work", charged());
+    worker.console.finish();
+}

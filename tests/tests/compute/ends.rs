@@ -1,12 +1,13 @@
 //! What a context or a process leaves on the GPU when it ends is paid for, too.
 
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use cuota_tests::build;
 use cuota_tests::console::Arg::{Is, Out, Parameter};
 use cuota_tests::console::Console;
-use cuota_tests::machine::Machine;
+use cuota_tests::machine::{Machine, skip};
 
 use crate::{End, MS, Worker, eventually, meter, spin, spin_as_told};
 
@@ -228,4 +229,46 @@ fn idle_time_behind_more_batches_than_are_followed_is_not_charged() {
     let (used_ns, _) = meter(&machine, "t");
     assert!(used_ns <= WORK * 3 / 2, "{used_ns} ns for {WORK} ns of work");
     worker.console.finish();
+}
+
+/// Lets the program take so many bytes of memory more, or with `None` as many as it likes. `false`: that cannot be done here.
+fn leave_room(console: &Console, bytes: Option<u64>) -> bool {
+    let statm = std::fs::read_to_string(format!("/proc/{}/statm", console.pid())).expect("it runs");
+    let pages: u64 = statm.split(' ').next().and_then(|pages| pages.parse().ok()).expect("a number");
+    let most = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| (pages * 4096 + bytes).to_string());
+    let pid = console.pid().to_string();
+    let output = Command::new("prlimit").args(["--pid", &pid, &format!("--as={most}:unlimited")]).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+fn threads(console: &Console) -> usize {
+    std::fs::read_dir(format!("/proc/{}/task", console.pid())).expect("it runs").count()
+}
+
+#[test]
+fn helper_that_had_no_room_comes_later_and_what_ran_without_it_is_charged() {
+    let machine = Machine::new();
+    let mut first = Worker::start(&machine, "t", "20%", 10 * LONG);
+    if !leave_room(&first.console, Some(160 << 10)) {
+        return skip("there is no prlimit here, or it may not limit the program");
+    }
+    let before = threads(&first.console);
+    first.launch(1);
+    assert_eq!(threads(&first.console), before, "there was room for a thread");
+    assert!(leave_room(&first.console, None));
+    eventually("the kernel has ended", || {
+        first.console.call("cuStreamQuery", &[Is(first.stream)]).status == 0
+    });
+    first.console.kill();
+    let (used_ns, _) = after_the_next_joins(&machine);
+    assert!(used_ns >= 10 * MOST_OF_IT, "{used_ns} ns");
+    let mut second = Worker::start(&machine, "u", "20%", MS);
+    assert!(leave_room(&second.console, Some(160 << 10)));
+    second.launch(1);
+    let before = threads(&second.console);
+    assert!(leave_room(&second.console, None));
+    sleep(Duration::from_nanos(LONG));
+    second.launch(1);
+    eventually("there is a helper", || threads(&second.console) > before);
+    second.console.finish();
 }

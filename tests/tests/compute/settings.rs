@@ -8,7 +8,7 @@ use cuota_tests::machine::{Machine, Program, skip};
 use crate::{MS, Worker, eventually, file, meter};
 
 /// GPU time that a tenant is charged, ns, for a program that wants no helper, of which nobody sees that its 10 ms of work have ended: the
-/// next process finds it dead. (One without a helper is charged a second more than was seen.)
+/// next process finds it dead a second later. (One without a helper is charged until then.)
 #[track_caller]
 fn charged_for(machine: &Machine, program: Program) -> u64 {
     let console = program.with("CUOTA_HELPER", "off").start_with_context();
@@ -17,7 +17,7 @@ fn charged_for(machine: &Machine, program: Program) -> u64 {
     eventually("the kernels have ended", || {
         worker.console.call("cuStreamQuery", &[Is(worker.stream)]).status == 0
     });
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    std::thread::sleep(std::time::Duration::from_secs(1));
     worker.console.kill();
     Worker::start(machine, "t", "50%", MS).console.finish();
     meter(machine, "t").0

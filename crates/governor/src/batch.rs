@@ -93,6 +93,7 @@ pub struct Batch {
     units: u32,
     unknown: bool,
     is_timed: bool,
+    is_hidden: bool,
     /// Those with units; the others are free.
     shares: [Share; KEYS],
 }
@@ -116,9 +117,8 @@ pub struct Measured {
 impl Measured {
     /// The batch without the boundary at its end, and without one of its own at its start: that lies in the short
     /// gap before the bracket, which the union has added. Where other streams cover the bracket they cover its end too.
-    fn without_boundaries(self, is_timed: bool) -> Self {
-        // Where batches are timed, the program's own gaps hide what begins them.
-        let gap_ns = if is_timed { 0 } else { self.covered_ns.saturating_sub(self.bracket_ns) };
+    fn without_boundaries(self, is_hidden: bool) -> Self {
+        let gap_ns = if is_hidden { 0 } else { self.covered_ns.saturating_sub(self.bracket_ns) };
         let end_ns = part(BOUNDARY_NS, self.covered_ns.min(self.bracket_ns), self.bracket_ns);
         let sensor_ns = end_ns + gap_ns.min(LONE_BOUNDARY_NS);
         let bracket_ns = self.bracket_ns.saturating_sub(BOUNDARY_NS);
@@ -157,6 +157,7 @@ impl Batch {
             units: 0,
             unknown: false,
             is_timed: false,
+            is_hidden: false,
         }
     }
 
@@ -227,6 +228,11 @@ impl Batch {
         self.idle_ns = self.idle_ns.saturating_add(ns);
     }
 
+    /// Says that the program's own pause hides the boundary that begins the batch: it has not waited for the GPU before.
+    pub const fn begins_behind_a_pause(&mut self) {
+        self.is_hidden = true;
+    }
+
     /// Whether a gap may lie between its units that nobody has seen: it took clearly longer than they are known to. It is charged, since
     /// they may have taken longer this time, and teaches nothing; the next batches are timed ([`crate::pace`]).
     #[must_use]
@@ -273,7 +279,7 @@ impl Batch {
     /// that.
     #[must_use]
     pub fn settle(&self, measured: Measured, concurrency: Concurrency) -> Settlement {
-        let measured = measured.without_boundaries(self.is_timed);
+        let measured = measured.without_boundaries(self.is_hidden);
         let charge_ns = if !measured.exclusive && !self.unknown {
             self.part_of_cost_ns(measured).min(measured.bracket_ns)
         } else if measured.late_ns == 0 {
@@ -313,7 +319,7 @@ impl Batch {
     // One body for all lessons: the guest is small.
     #[inline(never)]
     fn divide(&self, measured: Measured, costs: &Costs<'_>, lesson: &Lesson) {
-        let measured = measured.without_boundaries(self.is_timed);
+        let measured = measured.without_boundaries(self.is_hidden);
         if measured.late_ns != 0 || measured.bracket_ns == 0 || self.cost_ns == 0 {
             return;
         }

@@ -2,14 +2,16 @@
 //!
 //! No clock is read at a common launch, so a batch may span a gap, and its bracket is then longer than what its units are known
 //! to take. From there on each launch on the stream reads the clock, for [`TIMED`] batches after the last gap. The next bursts are expected to
-//! be as long as one of the last four, and have a boundary behind that unit, before the gap: nothing rests on an estimate. One that ends
-//! elsewhere is charged the gap behind it, since nobody knows how much of it was work; and until [`SAMPLED`] bursts in a row were as long as one
-//! of the four before them, there is a boundary behind each unit.
+//! be as long as one of the last four, and have a boundary behind that unit, before the gap: nothing rests on an estimate. Where one ends
+//! elsewhere, the launch behind the gap sees that the stream has run dry, and by the estimates for how long it has been so: that is not charged, while somebody watches
+//! ([`Pace::excused_ns`]). Who does finds in a round now and then that the stream still has work by then: the estimates are wrong, that gap
+//! and those behind the next bursts are charged, and the next units have a boundary each, from which costs are learned ([`Pace::doubt`]).
+//! Where nobody watches, the gap is charged.
 
 use crate::occupancy::SHORT_GAP_NS;
 
 /// What the bracket of a batch may be longer than its units are known to take, ns, beside a sixteenth of them.
-pub const UNEXPLAINED_NS: u64 = 30_000;
+pub const UNEXPLAINED_NS: u64 = SHORT_GAP_NS;
 
 /// Without a gap no clock is read at a launch any more after so many batches, 20 ms of work, or of those of one unit each after sixteen times
 /// as many.
@@ -22,9 +24,11 @@ pub const fn is_gap(idle_ns: u64) -> bool {
     idle_ns >= SHORT_GAP_NS
 }
 
-/// Bursts with a boundary behind each unit, after one of another length than those before: more of them cost more boundaries than
-/// gaps are saved.
-const SAMPLED: u32 = 8;
+/// Units with a boundary behind each, after a doubt.
+const SAMPLED: u32 = 16;
+
+/// Bursts behind which nothing is excused, after a doubt.
+const DOUBTED: u32 = 8;
 
 /// Bursts whose lengths are kept.
 const BURSTS: usize = 4;
@@ -37,8 +41,10 @@ pub struct Pace {
     /// Units since the last gap; and in the last bursts, of which 0 is one that is too long to expect another.
     burst: u32,
     recent: [u8; BURSTS],
-    /// Bursts, with this one, of which each unit has a boundary behind it.
+    /// Units that still have a boundary behind each.
     sampled: u32,
+    /// Bursts, with this one, behind which nothing is excused.
+    doubted: u32,
     /// The open batch is timed.
     is_timed: bool,
     /// By when the stream has run dry by its estimates, ns. Good only while batches are timed.
@@ -65,13 +71,21 @@ impl Pace {
 
     /// A unit comes behind a gap.
     pub const fn gap(&mut self) {
-        if !self.is_as_before() {
-            self.sampled = SAMPLED + 1;
-        }
         let [first, second, third, _] = self.recent;
         self.recent = [self.burst_in_a_byte(), first, second, third];
         (self.burst, self.left) = (0, TIMED);
-        self.sampled = self.sampled.saturating_sub(1);
+        self.doubted = self.doubted.saturating_sub(1);
+    }
+
+    /// Who watches has found work on the stream where the estimates say that it has run dry.
+    pub const fn doubt(&mut self) {
+        (self.sampled, self.doubted) = (SAMPLED, DOUBTED + 1);
+    }
+
+    /// Of so many ns for which a stream that has run dry was so by its estimates: what nobody is charged for. 0: all of it is.
+    #[must_use]
+    pub const fn excused_ns(&self, idle_ns: u64) -> u64 {
+        if self.doubted == 0 { idle_ns } else { 0 }
     }
 
     /// Whether one of the last bursts was as long as this one is now.
@@ -104,6 +118,7 @@ impl Pace {
         let idle_ns = now_ns.saturating_sub(self.busy_until_ns);
         self.busy_until_ns = self.busy_until_ns.saturating_add(idle_ns).saturating_add(cost_ns);
         self.burst = self.burst.saturating_add(1);
+        self.sampled = self.sampled.saturating_sub(1);
         idle_ns
     }
 

@@ -62,6 +62,11 @@ pub(super) struct Gpu {
 }
 
 impl Gpu {
+    /// Whether no other process was on it when NVML was last asked.
+    pub(super) fn is_had_alone(&self) -> bool {
+        self.shared_with.load(Ordering::Relaxed) == 0
+    }
+
     pub(super) fn cap(&self) -> Cap {
         Cap::from_ppm(self.cap_ppm.load(Ordering::Relaxed)).unwrap_or(Cap::FULL)
     }

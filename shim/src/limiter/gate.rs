@@ -19,7 +19,7 @@ use super::sensor::Tails;
 use super::stream::{Books, Stream};
 use crate::interpose::call::Call;
 use crate::process::Process;
-use crate::process::driver::{self, Capturing};
+use crate::process::driver::Capturing;
 
 /// What is to be done once the unit has been given to the driver.
 enum After {
@@ -107,7 +107,7 @@ impl Limiter {
             let (units, cost_ns) = (books.batch.units(), books.batch.cost_ns());
             if is_open && !is_timed && books.watch.may_be_dry(units, cost_ns, sys::monotonic_ns()) {
                 self.helper.is_sparse();
-                books.was_dry = self.may_record(stream) && driver::has_ended(stream.handle());
+                books.was_dry = self.has_run_dry(stream);
             }
             if self.close(&on, stream, &mut books, Close::Full) && !is_timed && books.was_dry {
                 // It is charged as it is; its gaps are not what its units cost.
@@ -217,7 +217,7 @@ impl Limiter {
         let mut scene = Scene {
             batches: 0,
             in_flight_ns: 0,
-            bound: on.gpu.turns.bound(),
+            bound: on.gpu.turns.bound(on.gpu.is_had_alone()),
             own_stream_busy: of.batches() != 0,
             process_busy: false,
             progress_ns: self.progress_ns.load(Ordering::Relaxed),
@@ -264,6 +264,9 @@ impl Limiter {
             let was_dry = was_dry || !books.is_busy();
             let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
             let is_timed = books.pace.begin(now_ns, front_ns);
+            if !core::mem::take(&mut books.was_synced) && is_timed {
+                books.batch.begins_behind_a_pause();
+            }
             is_apart = !is_timed && was_dry && books.watch.apart(estimate.cost_ns(), now_ns);
             books.watch = Watch::new(now_ns, front_ns);
             if !books.is_busy() {

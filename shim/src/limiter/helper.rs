@@ -12,6 +12,7 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cuota_governor::batch::{Close, QUIET_NS};
+use cuota_governor::pace::is_gap;
 use cuota_governor::rounds::{Flow, Found, Nap, Rounds};
 use cuota_region::sys;
 
@@ -19,6 +20,7 @@ use super::Limiter;
 use super::caps::Ground;
 use super::sensor::Tails;
 use super::stream::{Books, Stream};
+use super::timeline::Visit;
 use crate::interpose::glibc;
 use crate::process::{self, Process, Standing, driver};
 
@@ -295,8 +297,11 @@ impl Limiter {
 
     /// Looks at an open batch, and closes it where nothing comes any more.
     fn watch(&self, on: &Ground, stream: &Stream, books: &mut Books) -> Found {
-        let (units, cost_ns) = (books.batch.units(), books.batch.cost_ns());
-        match books.watch.look(units, cost_ns, sys::monotonic_ns()) {
+        let (units, cost_ns, now_ns) = (books.batch.units(), books.batch.cost_ns(), sys::monotonic_ns());
+        if is_gap(books.pace.idle_ns(now_ns)) && self.is_at_work(on, stream) {
+            books.pace.doubt();
+        }
+        match books.watch.look(units, cost_ns, now_ns) {
             Flow::Flowing => Found::Flowing,
             Flow::MayBeDry => Found::Sparse,
             Flow::Quiet { late_ns } if stream.is_per_thread() => {
@@ -305,17 +310,34 @@ impl Limiter {
                 if books.batch.is_empty() { Found::Sparse } else { Found::Draining }
             }
             Flow::Quiet { late_ns } => {
-                // Who ends the context waits for who visits it.
-                let visit = self.visit(stream);
-                // The legacy stream, and a new event, are the current context's. Said each time: the one with this number, and even
-                // with this handle, may be another than the last time.
-                let context = visit.as_ref().and_then(|_| on.process.contexts.handle_of(stream.context()));
-                if context.is_some_and(driver::set_current) && self.close(on, stream, books, Close::Quiet) {
+                let visit = self.enter_context(on, stream);
+                if visit.is_some() && self.close(on, stream, books, Close::Quiet) {
                     books.was_late(late_ns);
                 }
                 // One that cannot be closed here is not looked at all the time.
                 if books.batch.is_empty() { Found::Sparse } else { Found::Flowing }
             }
         }
+    }
+
+    /// Makes a stream's context the current one: the legacy stream, and a new event, are that one's. Who ends it waits for who visits it.
+    fn enter_context(&self, on: &Ground, stream: &Stream) -> Option<Visit<'_>> {
+        let visit = self.visit(stream)?;
+        // Said each time: the one with this number, and even with this handle, may be another than the last time.
+        on.process
+            .contexts
+            .handle_of(stream.context())
+            .filter(|&context| driver::set_current(context))
+            .map(|_| visit)
+    }
+
+    /// Whether work is on a stream that has run dry by its estimates.
+    #[cold]
+    fn is_at_work(&self, on: &Ground, stream: &Stream) -> bool {
+        if stream.is_per_thread() {
+            return !self.tail_is_reached(stream);
+        }
+        let visit = self.enter_context(on, stream);
+        visit.is_some() && !self.has_run_dry(stream)
     }
 }

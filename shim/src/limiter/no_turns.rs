@@ -33,8 +33,8 @@ impl Turns {
         false
     }
 
-    pub(super) fn bound(&self) -> Bound {
-        Bound::USUAL
+    pub(super) fn bound(&self, has_gpu_alone: bool) -> Bound {
+        if has_gpu_alone { Bound::ALONE } else { Bound::USUAL }
     }
 
     pub(super) fn wait_for_room(&self, on: &Ground, epoch: u32, until_ns: u64) {

@@ -68,6 +68,12 @@ impl Limiter {
         }
     }
 
+    /// Whether nothing is on a stream that the calling thread can name.
+    #[inline(never)]
+    pub(super) fn has_run_dry(&self, stream: &Stream) -> bool {
+        self.may_record(stream) && driver::has_ended(stream.handle())
+    }
+
     /// One reference less to an event of a stream's context.
     #[inline(never)]
     pub(super) fn let_go(&self, stream: &Stream, mark: Option<Mark>) {
@@ -78,6 +84,7 @@ impl Limiter {
 
     /// Closes the open batch of a stream whose books the caller holds. Whether it will be measured.
     pub(super) fn close(&self, on: &Ground, stream: &Stream, books: &mut Books, why: Close) -> bool {
+        books.was_synced |= why == Close::Sync;
         if books.batch.is_empty() && books.boundary.is_none() {
             return false;
         }
@@ -101,9 +108,9 @@ impl Limiter {
         if books.pace.is_timed() {
             let idle_ns = books.pace.idle_ns(sys::monotonic_ns());
             batch.idle(idle_ns);
-            if is_gap(idle_ns) && self.may_record(stream) && driver::has_ended(stream.handle()) {
-                // Nobody knows how much of it was work: it is charged, and teaches nothing.
-                late_ns = 1;
+            if is_gap(idle_ns) && self.has_run_dry(stream) {
+                // It teaches nothing; and where nobody watches it is charged, since nobody knows how much of it was work.
+                late_ns = if self.helper.is_there() { books.pace.excused_ns(idle_ns).max(1) } else { 1 };
                 books.was_dry = true;
             }
         }

@@ -64,6 +64,8 @@ pub(super) struct Books {
     pub(super) launches: Launches,
     /// The batch before was closed when the stream had run dry.
     pub(super) was_dry: bool,
+    /// The program has waited for the stream since its last launch.
+    pub(super) was_synced: bool,
     /// The open batch as its watchers know it.
     pub(super) watch: Watch,
     /// How its units come.

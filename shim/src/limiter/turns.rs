@@ -238,9 +238,15 @@ impl Turns {
         now_ns.saturating_sub(load(&self.looked_ns)) > LOOKS_NS
     }
 
-    /// What may be in flight: less while a tenant of higher priority is there.
-    pub(super) fn bound(&self) -> Bound {
-        if self.below.load(Ordering::Relaxed) == 0 { Bound::USUAL } else { Bound::BESIDE_PRIORITY }
+    /// What may be in flight: less while a tenant of higher priority is there, more where nobody is, as far as NVML and the arena tell.
+    pub(super) fn bound(&self, has_gpu_alone: bool) -> Bound {
+        if self.below.load(Ordering::Relaxed) != 0 {
+            Bound::BESIDE_PRIORITY
+        } else if has_gpu_alone && !self.is_on() {
+            Bound::ALONE
+        } else {
+            Bound::USUAL
+        }
     }
 
     /// What ran on after others had ended its turn is done, or goes on in a turn of its own.

@@ -63,6 +63,10 @@ struct Books {
     /// The batch before was closed on a stream that had run dry; so this unit comes alone, or the batch began so.
     was_dry: bool,
     apart: bool,
+    /// Units that were let through and are not on the stream yet: nobody draws a boundary before them.
+    passing: u32,
+    /// The program has waited for the stream since its last launch.
+    was_synced: bool,
     /// Looks at which a launch on this stream was held back.
     held: u64,
     /// Those at launches on the others, when the open batch began.
@@ -134,6 +138,10 @@ pub(crate) struct Guest {
     pub(crate) passes: Vec<Pass>,
     pub(crate) charged_ns: u64,
     pub(crate) looks: u64,
+    /// The driver's functions that were called since somebody asked.
+    pub(crate) calls: u64,
+    /// It has a helper.
+    pub(crate) is_watched: bool,
 }
 
 impl Guest {
@@ -156,6 +164,8 @@ impl Guest {
             passes: Vec::new(),
             charged_ns: 0,
             looks: 0,
+            calls: 0,
+            is_watched: false,
         }
     }
 
@@ -208,6 +218,7 @@ impl Guest {
             let dry = dry && !is_timed && on.gpu.queued(stream) == 0;
             books.was_dry = dry;
             self.sparse |= dry;
+            self.calls += u64::from(is_open);
             self.close(on, stream, Close::Full);
             if let Some(closed) = self.books(stream).closed.back_mut().filter(|_| dry) {
                 // It is charged as it is; its gaps are not what its units cost.
@@ -275,7 +286,7 @@ impl Guest {
         Scene {
             in_flight_ns: self.concurrency.scale(alone_ns),
             batches: self.streams.iter().map(Books::batches).sum(),
-            bound: Bound::USUAL,
+            bound: if self.strangers.is_none() { Bound::ALONE } else { Bound::USUAL },
             own_stream_busy: self.books(stream).is_busy(),
             process_busy: self.streams.iter().any(Books::is_busy),
             progress_ns: self.progress_ns,
@@ -284,9 +295,10 @@ impl Guest {
 
     /// Closes all open batches, as a launch has to wait for the budget. Whether there were any.
     fn close_all(&mut self, on: &mut Ground<'_>) -> bool {
-        let open = self.streams.iter().any(|books| !books.batch.is_empty());
+        let count = |guest: &Self| guest.streams.iter().filter(|books| !books.batch.is_empty()).count();
+        let open = count(self);
         (0..self.streams.len()).for_each(|stream| self.close(on, stream, Close::Held));
-        open
+        count(self) < open
     }
 
     /// Every launch goes within (debt at arrival ÷ cap) + 2 periods; what the model's sleeper oversleeps comes on top.
@@ -319,11 +331,15 @@ impl Guest {
                 books.pace.gap();
             }
             let is_timed = books.pace.begin(on.now_ns, front_ns);
+            if !std::mem::take(&mut books.was_synced) && is_timed {
+                books.batch.begins_behind_a_pause();
+            }
             books.apart = !is_timed && was_dry && books.watch.apart(estimate.cost_ns(), on.now_ns);
             books.watch = Watch::new(on.now_ns, front_ns);
             books.others_held = held - books.held;
         }
         books.batch.book(waiting.booked_ns);
+        let needs_boundary = books.boundary.is_none();
         books.boundary.get_or_insert_with(|| on.gpu.record(stream));
         books.batch.add(unit, estimate);
         if books.pace.is_timed() {
@@ -336,11 +352,18 @@ impl Guest {
             books.lease = lease::EMPTY;
             on.tenant.correct(on.look(), books.batch.close(concurrency));
         }
+        self.calls += u64::from(needs_boundary);
+    }
+
+    /// A kernel is on its way to the driver.
+    pub(crate) fn passes(&mut self, stream: usize) {
+        self.books(stream).passing += 1;
     }
 
     /// After the kernel was launched.
     pub(crate) fn launched(&mut self, on: &mut Ground<'_>, stream: usize, unit: &Unit) {
         let books = self.books(stream);
+        books.passing = books.passing.saturating_sub(1);
         let ends = books.batch.ends_here(unit)
             || books.apart && books.batch.units() == 1
             || books.pace.ends_here() && !unit.continues_chain;
@@ -352,8 +375,12 @@ impl Guest {
     /// Closes the stream's open batch: a launch that looks, a wait or a synchronisation of the program, the helper.
     pub(crate) fn close(&mut self, on: &mut Ground<'_>, stream: usize, why: Close) {
         let look = on.look();
-        let concurrency = self.concurrency;
+        let (concurrency, is_watched) = (self.concurrency, self.is_watched);
         let books = self.books(stream);
+        books.was_synced |= why == Close::Sync;
+        if books.passing != 0 {
+            return;
+        }
         let Some(start) = books.boundary.take() else { return };
         let mut batch = std::mem::take(&mut books.batch);
         books.lease = lease::EMPTY;
@@ -365,15 +392,16 @@ impl Guest {
         }
         let idle_ns = books.pace.idle_ns(on.now_ns);
         let is_late = is_gap(idle_ns) && on.gpu.queued(stream) == 0;
-        if is_late {
-            books.was_dry = true;
-        }
+        let excused_ns = if is_watched { books.pace.excused_ns(idle_ns) } else { 0 };
+        let late_ns = if is_late { excused_ns.max(1) } else { 0 };
+        books.was_dry |= is_late;
         if books.pace.is_timed() {
             batch.idle(idle_ns);
         }
         let end = on.gpu.record(stream);
+        self.calls += 1;
+        let books = self.books(stream);
         let others_held = books.others_held;
-        let late_ns = u64::from(is_late);
         books.closed.push_back(Closed { batch, start, end, unknown, late_ns, others_held });
         // One event ends a batch and begins the next, if that comes at once.
         books.boundary = matches!(why, Close::Full | Close::Unknown | Close::Held).then_some(end);
@@ -395,6 +423,9 @@ impl Guest {
             let books = &mut self.streams[stream];
             if books.batch.is_empty() {
                 continue;
+            }
+            if is_gap(books.pace.idle_ns(on.now_ns)) && on.gpu.queued(stream) != 0 {
+                books.pace.doubt();
             }
             match books.watch.look(books.batch.units(), books.batch.cost_ns(), on.now_ns) {
                 Flow::Flowing => found = found.max(Found::Flowing),
@@ -455,7 +486,10 @@ impl Guest {
                 self.charged_ns += charge_ns;
                 on.tenant.used_ns += charge_ns;
                 self.progress_ns = on.now_ns;
+                // Two times are asked of two events.
+                self.calls += 2;
             }
+            self.calls += u64::from(!books.closed.is_empty());
             if books.closed.is_empty() && books.batch.is_empty() {
                 // The stream has run dry: the next batch begins with a boundary of its own.
                 books.boundary = None;

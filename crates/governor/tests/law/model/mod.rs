@@ -14,9 +14,13 @@ use guest::{Gate, Ground, Guest, Tenant, Waiting};
 
 /// How late a sleeper wakes, ns.
 pub(crate) const OVERSLEEP_NS: u64 = 60_000;
-/// How long a launch, and the return from a synchronisation, keep the CPU, ns (measured on an H100).
-pub(crate) const LAUNCH_NS: u64 = 2_900;
+/// How long a launch, another call of the driver, and the return from a synchronisation, keep the CPU, ns (measured on an H100).
+pub(crate) const LAUNCH_NS: u64 = 3_900;
+const CALL_NS: u64 = 1_000;
 const SYNC_NS: u64 = 5_000;
+/// One launch in so many keeps it so long, ns: a thread that loses its processor, a lock of the driver's.
+const HICCUPS: u64 = 700;
+const HICCUP_NS: u64 = 90_000;
 /// The driver's submission queue; with it full, a launch blocks.
 const QUEUE: usize = 1_000;
 
@@ -38,9 +42,20 @@ pub(crate) type Script = Box<dyn FnMut(u64) -> Op>;
 
 enum State {
     Running,
-    AtGate { op: (usize, Unit, Kernel), waiting: Waiting },
-    QueueFull { op: (usize, Unit, Kernel) },
-    Syncing { stream: usize },
+    AtGate {
+        op: (usize, Unit, Kernel),
+        waiting: Waiting,
+    },
+    /// The guest has let it through, and is still busy with the driver.
+    Passing {
+        op: (usize, Unit, Kernel),
+    },
+    QueueFull {
+        op: (usize, Unit, Kernel),
+    },
+    Syncing {
+        stream: usize,
+    },
     Ended,
 }
 
@@ -87,6 +102,7 @@ impl World {
 
     pub(crate) fn process(&mut self, tenant: usize, managed: bool, strangers: Option<u32>) -> usize {
         self.guests.push((tenant, Guest::new(managed, strangers)));
+        self.guests[self.next_help_ns.len()].1.is_watched = self.helper;
         self.next_help_ns.push(None);
         self.guests.len() - 1
     }
@@ -137,7 +153,10 @@ impl World {
         }
         let now_ns = self.now_ns;
         let (guest, mut on) = self.guest(process);
-        self.next_help_ns[process] = match guest.help(&mut on) {
+        let nap = guest.help(&mut on);
+        // They keep the helper, and nobody else.
+        guest.calls = 0;
+        self.next_help_ns[process] = match nap {
             Nap::Parked => None,
             Nap::For(ns) => Some(now_ns + ns + OVERSLEEP_NS),
         };
@@ -163,6 +182,10 @@ impl World {
             }
             State::Running if *wake_ns <= now_ns => self.step(thread),
             State::AtGate { .. } if *wake_ns <= now_ns => self.look_again(thread),
+            State::Passing { op } if *wake_ns <= now_ns => {
+                let op = *op;
+                self.queue(thread, op);
+            }
             _ => {}
         }
     }
@@ -199,14 +222,30 @@ impl World {
     }
 
     fn pass(&mut self, thread: usize, op: (usize, Unit, Kernel), gate: Gate) {
+        let guest = &mut self.guests[self.threads[thread].process].1;
+        let calls = std::mem::take(&mut guest.calls);
+        if matches!(gate, Gate::Go) {
+            guest.passes(op.0);
+        }
         match gate {
-            Gate::Go if self.gpu.queued(op.0) < QUEUE => self.submit(thread, op),
-            Gate::Go => self.threads[thread].state = State::QueueFull { op },
+            Gate::Go if calls != 0 => {
+                self.threads[thread].state = State::Passing { op };
+                self.threads[thread].wake_ns = self.now_ns + calls * CALL_NS;
+            }
+            Gate::Go => self.queue(thread, op),
             Gate::Wait { look_ns, waiting } => {
                 assert!(look_ns > self.now_ns, "a waiter that does not sleep");
                 self.threads[thread].wake_ns = look_ns + OVERSLEEP_NS;
                 self.threads[thread].state = State::AtGate { op, waiting };
             }
+        }
+    }
+
+    fn queue(&mut self, thread: usize, op: (usize, Unit, Kernel)) {
+        if self.gpu.queued(op.0) < QUEUE {
+            self.submit(thread, op);
+        } else {
+            self.threads[thread].state = State::QueueFull { op };
         }
     }
 
@@ -217,15 +256,21 @@ impl World {
         if self.helper {
             self.next_help_ns[process].get_or_insert(self.now_ns + OVERSLEEP_NS);
         }
-        (*state, *wake_ns) = (State::Running, self.now_ns + LAUNCH_NS);
         *launches += 1;
+        let hiccup_ns = if launches.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 & 0xffff < 65_536 / HICCUPS {
+            HICCUP_NS
+        } else {
+            0
+        };
+        (*state, *wake_ns) = (State::Running, self.now_ns + LAUNCH_NS + hiccup_ns);
         let (guest, mut on) = self.guest(process);
         guest.launched(&mut on, stream, &unit);
+        self.threads[thread].wake_ns += std::mem::take(&mut self.guests[process].1.calls) * CALL_NS;
     }
 }
 
 impl Thread {
     fn sleeps(&self) -> bool {
-        matches!(self.state, State::Running | State::AtGate { .. })
+        matches!(self.state, State::Running | State::AtGate { .. } | State::Passing { .. })
     }
 }

@@ -26,9 +26,10 @@ pub const fn pool_worst_case(bytes: u64) -> Option<u64> {
 /// The share `ppm` (parts per million) of `total` bytes, rounded down to whole blocks.
 #[must_use]
 pub fn share_of(total: u64, ppm: u32) -> u64 {
-    // u128: 2^64 bytes × 10^6 needs 84 bits.
-    let share = u128::from(total) * u128::from(ppm.min(1_000_000)) / 1_000_000;
-    let share = u64::try_from(share).unwrap_or(u64::MAX);
+    const WHOLE_PPM: u64 = 1_000_000;
+    let ppm = u64::from(ppm).min(WHOLE_PPM);
+    // 2^64 bytes × 10^6 needs 84 bits, and the guest has no division of more than 64: millions and the rest are shared apart.
+    let share = total / WHOLE_PPM * ppm + total % WHOLE_PPM * ppm / WHOLE_PPM;
     share - share % BLOCK_BYTES
 }
 
@@ -55,5 +56,6 @@ mod tests {
         assert_eq!(share_of(16 << 30, 500_000), 8 << 30);
         assert_eq!(share_of(BLOCK_BYTES * 3 + 7, 500_000), BLOCK_BYTES);
         assert_eq!(share_of(u64::MAX, 2_000_000), u64::MAX - u64::MAX % BLOCK_BYTES);
+        assert_eq!(share_of(u64::MAX, 999_999), 18_446_725_626_963_427_328);
     }
 }

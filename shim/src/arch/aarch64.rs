@@ -197,7 +197,7 @@ pub(crate) unsafe extern "C" fn make(call: &Forwarded) -> u32 {
 
 /// The stub of a hook: see [`gate`].
 macro_rules! stub {
-    ($word:expr) => {
+    ($word:expr, $count:expr) => {
         core::arch::naked_asm!(
             "hint #34",
             "mov w9, #{low}",

@@ -259,13 +259,13 @@ macro_rules! hooks {
         /// As the driver's function.
         #[allow(non_snake_case)]
         #[unsafe(naked)]
-        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[cfg_attr(not(test), unsafe(no_mangle), unsafe(link_section = ".text.stubs"))]
         pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> $status {
             $crate::arch::stub!({
                 const SIZES: &[usize] = &[$(size_of::<$ty>()),*];
                 let number = Hook::$name as usize;
                 $crate::interpose::call::word_of(number, HANDLERS[number], $note, stringify!($name), SIZES)
-            })
+            }, Hook::Count as usize)
         }
 
         const _: $pfn = $name;

@@ -157,9 +157,10 @@ impl Books {
     #[inline(never)]
     fn sum(&self, mine: u64) -> Sum {
         let (mut booked, mut pending, mut place) = (0_u64, 0_u64, 0);
+        let (tenant, lines) = (self.member.tenant, self.lines());
         // Asked each time: what a line had may have moved to a new one further down.
-        while place < self.member.tenant.places_in_use() {
-            let line = &self.lines()[place % PROCESSES];
+        while place < tenant.places_in_use() {
+            let line = &lines[place % PROCESSES];
             if counts(line) {
                 // At most 1,024 lines of 45 bits: no overflow.
                 let (line_booked, line_pending) = read(line);
@@ -192,9 +193,10 @@ impl Books {
             return None;
         }
         let (mut booked, mut place) = (0_u64, 0);
+        let (tenant, lines) = (self.member.tenant, self.lines());
         // No iterator: at the guest's level of optimization it is a call for each line. As in `sum`.
-        while place < self.member.tenant.places_in_use() {
-            let line = &self.lines()[place % PROCESSES];
+        while place < tenant.places_in_use() {
+            let line = &lines[place % PROCESSES];
             if counts(line) {
                 booked += read(line).0;
             }

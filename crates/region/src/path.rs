@@ -89,7 +89,7 @@ pub(crate) fn open_or_make(folder: i32, path: &Path, mode: u32) -> sys::Result<F
             Ok(file) => {
                 // As it is made, or as one who was killed meanwhile has left it; but not a second name that somebody gave to a secret.
                 let about = sys::file_info(&file)?;
-                if about.mode & 0o777 == OWN && about.links == 1 {
+                if about.mode & 0o777 == OWN && !about.has_other_names {
                     let _ = sys::set_mode(&file, mode);
                 }
                 return Ok(file);

@@ -171,14 +171,8 @@ pub struct FileInfo {
     pub owner: u32,
     /// File type and permission bits.
     pub mode: u32,
-    /// How many names it has.
-    pub links: u64,
-}
-
-/// A file's number of names, whose width is the machine's.
-#[expect(clippy::useless_conversion, reason = "32 bits wide on other machines")]
-fn links_of(stat: &libc::stat) -> u64 {
-    stat.st_nlink.into()
+    /// Whether it has more than one name.
+    pub has_other_names: bool,
 }
 
 /// The length, identity and owner of an open file.
@@ -196,7 +190,7 @@ pub fn file_info(fd: &Fd) -> Result<FileInfo> {
         identity: (stat.st_dev, stat.st_ino),
         owner: stat.st_uid,
         mode: stat.st_mode,
-        links: links_of(&stat),
+        has_other_names: stat.st_nlink > 1,
     })
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use cuota_region::DEFAULT_DIR;
 use cuota_region::header::Unusable;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
@@ -242,20 +243,31 @@ impl Home {
     }
 
     fn make(&self) -> Result<(), Trouble> {
-        for path in [self.path.clone(), self.tenants_path()] {
+        let make = |path: PathBuf| {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
-            made.map_err(|error| Trouble::Failed { doing: "make", path, error })?;
+            made.map_err(|error| Trouble::Failed { doing: "make", path, error })
+        };
+        make(self.path.clone())?;
+        // In a place where anyone may make directories, such as /dev/shm, another user can have been first.
+        let owner = self.owner()?;
+        // Root may set the quotas in anybody's directory, but not in one that an ordinary user has put where nobody named any.
+        if owner != user() && (user() != 0 || self.path == Path::new(DEFAULT_DIR)) {
+            return Err(Trouble::OthersOwn { path: self.path.clone(), owner });
         }
+        make(self.tenants_path())?;
         // Where this user's tenants take turns; to others the operator opens its files one by one. Without it there are no turns.
         let _ = DirBuilder::new().mode(0o700).create(self.path.join("arena"));
-        // In a place where anyone may make directories, such as /dev/shm, another user can have been first.
-        let about = std::fs::metadata(&self.path);
-        let about =
-            about.map_err(|error| Trouble::Failed { doing: "look at", path: self.path.clone(), error })?;
-        if about.uid() == user() || user() == 0 {
-            return Ok(());
-        }
-        Err(Trouble::OthersOwn { path: self.path.clone(), owner: about.uid() })
+        Ok(())
+    }
+
+    /// Whose the directory is: the link's owner, where a link stands in the default directory's place.
+    fn owner(&self) -> Result<u32, Trouble> {
+        let about = match self.path == Path::new(DEFAULT_DIR) {
+            true => std::fs::symlink_metadata(&self.path),
+            false => std::fs::metadata(&self.path),
+        };
+        let failed = |error| Trouble::Failed { doing: "look at", path: self.path.clone(), error };
+        about.map(|about| about.uid()).map_err(failed)
     }
 }
 

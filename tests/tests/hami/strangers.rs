@@ -133,6 +133,30 @@ fn doctor_calls_the_policy_of_a_neighbour_no_protection() {
     assert!(by_root.contains("cuota.doctor") && !by_root.contains("CUOTA_DIR leads around"), "{by_root}");
 }
 
+#[test]
+fn root_sets_no_quota_in_a_default_directory_that_a_user_has_made() {
+    let mount = "mount -t tmpfs -o mode=1777 tmpfs /dev/shm";
+    for plant in [
+        "as 2000 mkdir -m 755 /dev/shm/cuota",
+        "mkdir /dev/shm/real && as 2000 ln -s /dev/shm/real /dev/shm/cuota",
+    ] {
+        let script = format!(
+            "{AS} {mount} || exit 77; {plant}; \"$2\" run --tenant t --memory 1GiB --lib \"$1\" -- true; echo $?; find -L /dev/shm -mindepth 2"
+        );
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "--", "sh", "-c", &script, "sh"]).args([build::libcuota(), build::command()]);
+        let done = shell.env_remove("CUOTA_DIR").output().expect("util-linux");
+        if sys::user_id() != 0 || done.status.code() == Some(77) {
+            return skip("nothing can be mounted here");
+        }
+        let (said, complaint) =
+            (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(complaint.contains("are set by its owner, user 2000"), "{plant}: {complaint}");
+        assert_ne!(said.trim(), "0", "{plant}");
+        assert_eq!(said.lines().count(), 1, "it made nothing there: {said}");
+    }
+}
+
 /// Who joins again goes by the path of the books once more.
 #[test]
 fn link_in_the_place_of_the_books_lets_nobody_write_elsewhere() {

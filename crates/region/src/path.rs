@@ -80,7 +80,7 @@ pub(crate) fn arena(before: &[&[u8]; 2], gpu: GpuId) -> Result<Path, Unusable> {
 ///
 /// # Errors
 /// What `openat(2)` returns.
-#[cfg(not(loom))]
+#[cfg_attr(loom, allow(dead_code, reason = "models have no files"))]
 #[inline(never)]
 pub(crate) fn open_or_make(folder: i32, path: &Path, mode: u32) -> sys::Result<Fd> {
     // First without O_CREAT: in a sticky folder the kernel refuses that for another user's file (fs.protected_regular). At last the winner's.
@@ -173,7 +173,7 @@ impl Directory {
     ///
     /// # Errors
     /// `ENOENT`: it is not there; else why it cannot be said, or used.
-    #[cfg(not(loom))]
+    #[cfg_attr(loom, allow(dead_code, reason = "models have no files"))]
     pub(crate) fn look_for(&self, name: &TenantName) -> sys::Result<()> {
         let folder = self.tenants()?;
         let path = tenant(name).map_err(|_| Errno(libc::ENAMETOOLONG))?;
@@ -245,7 +245,7 @@ pub(crate) fn tenant(name: &TenantName) -> Result<Path, Unusable> {
 }
 
 /// `NAME.v1.live` there.
-#[cfg(not(loom))]
+#[cfg_attr(loom, allow(dead_code, reason = "models have no files"))]
 pub(crate) fn live(name: &TenantName) -> Result<Path, Unusable> {
     Path::of(&[name.as_bytes(), LIVE_FILE])
 }

@@ -81,12 +81,13 @@ pub(crate) unsafe extern "C" fn end(call: &Call) -> CUresult {
     let stream = call.stream(0);
     let captured = captures(process, stream);
     let status = call.make();
-    // It can end with an error, and go on with another.
+    // It can end with an error, and go on with another. Of one that was not noted, what it counted for is asked again.
     if captured
         && !captures(process, stream)
         && !process.limiter.captures.end(stream::key_of(process, stream))
     {
-        process.limiter.captures.remove(process.contexts.of_stream(stream), ONE);
+        let (context, what) = count_of(process, stream);
+        process.limiter.captures.remove(context, what);
     }
     status
 }

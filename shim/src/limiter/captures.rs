@@ -65,7 +65,8 @@ impl Captures {
         let before =
             word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some(left(word))).unwrap_or(0);
         self.live.fetch_sub((before % BLOCKING).wrapping_sub(left(before) % BLOCKING), Ordering::AcqRel);
-        if what == u32::MAX {
+        // What is noted of streams that had joined would be taken from another capture's count.
+        if left(before) == 0 {
             let is_there = |count: u32| count != 0 && count.to_le_bytes()[1] == context;
             let of_it = |part: &&Part| is_there(part.count.load(Ordering::Acquire));
             for part in self.parts.iter().filter(of_it) {
@@ -201,6 +202,18 @@ mod tests {
         assert!(captures.bar_legacy(1));
         captures.remove(1, ONE);
         assert!(captures.is_empty() && !captures.bar_legacy(1));
+    }
+
+    #[test]
+    fn part_in_a_capture_that_is_over_is_not_taken_from_the_next() {
+        let captures = none();
+        take_part(&captures, 10, 1, ONE);
+        // It was ruined before it was noted: the driver gives no number.
+        take_part(&captures, 11, 0, BLOCKING);
+        assert!(captures.end(10) && captures.is_empty());
+        take_part(&captures, 20, 2, ONE + BLOCKING);
+        assert!(!captures.end(11) && captures.bar_legacy(1));
+        assert!(captures.end(20) && captures.is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
-use super::stream::{Books, Closed, InFlight, SLEEPS_AT_LAST, SLEEPS_SYNCED, STREAMS, Stream};
+use super::stream::{Books, Closed, InFlight, STREAMS, Stream, WAITS_AT_LAST, WAITS_SYNCED, YIELDS};
 use super::timeline::{End, Mark, Timeline, Visit};
 use crate::process::Process;
 use crate::process::device::DEVICES;
@@ -160,7 +160,7 @@ impl Limiter {
         // Two threads that saw it first at once can have given it two places.
         while let Some((key, stream)) = self.streams.with_handle(handle) {
             // Who is at its books may be about to name it to the driver.
-            let mut books = stream.books_after(SLEEPS_AT_LAST);
+            let mut books = stream.books_after(WAITS_AT_LAST);
             if let (Some(on), Some(books)) = (Ground::of(process, stream.device()), &mut books) {
                 self.close(&on, stream, books, Close::End);
                 if books.is_blind && !books.has_tail {
@@ -189,7 +189,7 @@ impl Limiter {
     fn end_context(&self, process: &'static Process, context: u8) {
         let busy = self.streams.busy().filter(|stream| stream.context() == context);
         for stream in busy {
-            if let Some((on, mut books)) = stream.ground(process, SLEEPS_AT_LAST) {
+            if let Some((on, mut books)) = stream.ground(process, WAITS_AT_LAST) {
                 self.write_off(&on, stream, &mut books);
             }
         }
@@ -232,21 +232,21 @@ impl Limiter {
         driver::outside_captures(|| {
             let stream = synced.and_then(|handle| self.streams.known(process, handle));
             if let Some(stream) = stream.filter(|stream| stream.batches() != 0)
-                && let Some((on, mut books)) = stream.ground(process, SLEEPS_SYNCED)
+                && let Some((on, mut books)) = stream.ground(process, WAITS_SYNCED)
             {
                 while self.settle(&on, stream, &mut books) {}
             }
-            // Of streams that were not waited for, those that another thread is at are left to it: threads that launch and
-            // synchronise on a stream each must not wait for one another.
-            let (settles, sleeps) = if synced.is_some() { (AT_A_LOOK, 0) } else { (STREAMS, SLEEPS_SYNCED) };
-            self.note_left(process, settles, tails, sleeps);
+            // Those that another thread is at are left to it: threads that launch and synchronise on a stream each must not wait for one
+            // another.
+            let (settles, waits) = if synced.is_some() { (AT_A_LOOK, 0) } else { (STREAMS, YIELDS) };
+            self.note_left(process, settles, tails, waits);
         });
     }
 
     /// Notes what is in flight, which this process's tenant pays for if it dies. What has ended on so many streams is settled first, but
     /// for those that another thread is at; while it is, what is noted stays.
     #[inline(never)]
-    pub(super) fn note_left(&self, process: &'static Process, settles: usize, tails: Tails, sleeps: u32) {
+    pub(super) fn note_left(&self, process: &'static Process, settles: usize, tails: Tails, waits: u32) {
         let mut is_sure = true;
         let mut left = [InFlight::NONE; DEVICES];
         let busy = || self.streams.busy();
@@ -255,7 +255,7 @@ impl Limiter {
         let first =
             self.turn.fetch_add(u32::try_from(settles).unwrap_or(0), Ordering::Relaxed) as usize % count;
         for (index, stream) in busy().enumerate() {
-            let books = stream.books_after(sleeps);
+            let books = stream.books_after(waits);
             is_sure &= books.is_some();
             if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), books) {
                 let is_due = (index + count).wrapping_sub(first) % count < settles;

@@ -356,11 +356,14 @@ impl Stream {
         self.books.take().map(|books| HeldBooks::of(self, books))
     }
 
-    /// The books, for which it may sleep so often ([`SLEEP_NS`]): who holds them can have been taken off its processor for some time.
-    pub(super) fn books_after(&self, sleeps: u32) -> Option<HeldBooks<'_>> {
-        (0..=sleeps).find_map(|turn| {
-            if turn != 0 {
-                sys::sleep_ns(SLEEP_NS);
+    /// The books, for which it may wait so often: who holds them mostly needs some microseconds, and can have been taken off its processor
+    /// for some time.
+    pub(super) fn books_after(&self, waits: u32) -> Option<HeldBooks<'_>> {
+        (0..=waits).find_map(|turn| {
+            match turn {
+                0 => {}
+                1..=YIELDS => sys::yield_now(),
+                _ => sys::sleep_ns(SLEEP_NS),
             }
             self.try_books()
         })
@@ -368,8 +371,8 @@ impl Stream {
 
     /// Where it is, and its books as [`Self::books_after`] gives them.
     #[inline(never)]
-    pub(super) fn ground(&self, process: &'static Process, sleeps: u32) -> Option<(Ground, HeldBooks<'_>)> {
-        Some((Ground::of(process, self.device())?, self.books_after(sleeps)?))
+    pub(super) fn ground(&self, process: &'static Process, waits: u32) -> Option<(Ground, HeldBooks<'_>)> {
+        Some((Ground::of(process, self.device())?, self.books_after(waits)?))
     }
 
     /// The books, unless somebody holds them; with what has passed meanwhile.
@@ -426,12 +429,14 @@ impl Drop for HeldBooks<'_> {
 /// off its processor.
 const PASSED_NS: u64 = 200_000_000;
 
-/// How long it sleeps for a stream's books, ns.
+/// How long it sleeps for a stream's books, ns, when it has given the processor away so often for them.
 const SLEEP_NS: u64 = 200_000;
+pub(super) const YIELDS: u32 = 16;
 
-/// How often after a synchronisation, 10 ms in all, and before its context's end is forgotten, 200 ms.
-pub(super) const SLEEPS_SYNCED: u32 = 50;
-pub(super) const SLEEPS_AT_LAST: u32 = 1000;
+/// How often it waits after a synchronisation for the stream that was waited for, 10 ms in all, and before its context's end is forgotten,
+/// 200 ms.
+pub(super) const WAITS_SYNCED: u32 = YIELDS + 50;
+pub(super) const WAITS_AT_LAST: u32 = YIELDS + 1000;
 
 /// A place that is being filled.
 const CLAIMED: u64 = 3;

@@ -1,5 +1,8 @@
 //! The capture table: under a cap, a program that captures gets the driver's own answers, call by call.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use cuota_tests::build;
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::Console;
@@ -147,6 +150,27 @@ fn blocking_stream_bars_the_legacy_one_no_longer_than_its_own_capture_lives() {
         assert!(used_ns <= COUNT * 25 * MS, "{used_ns} ns for {COUNT} kernels of 10 ms");
         worker.console.finish();
     }
+}
+
+/// With 64 streams in captures the next is not noted by itself.
+#[test]
+fn blocking_stream_that_captures_beside_64_others_bars_the_legacy_one_no_longer_than_it_does() {
+    const COUNT: u64 = 8;
+    let machine = Machine::new();
+    let mut worker = Worker::start(&machine, "t", "90%", 10 * MS);
+    for _ in 0..64 {
+        leave_a_capture_open(&mut worker);
+    }
+    let blocking = worker.console.call("cuStreamCreate", &[Out(8), Is(0)]).ok().number(0);
+    let _ = worker.console.call("cuStreamBeginCapture_v2", &[Is(blocking), Is(2)]).ok();
+    let _ = worker.console.call("cuStreamEndCapture", &[Is(blocking), Out(8)]).ok();
+    launch_on_legacy_and_poll(&mut worker, COUNT);
+    sleep(Duration::from_secs(1));
+    launch_on_legacy_and_poll(&mut worker, COUNT);
+    eventually("the books have its work", || meter(&machine, "t").0 >= COUNT * 18 * MS);
+    let used_ns = meter(&machine, "t").0;
+    assert!(used_ns <= COUNT * 50 * MS, "{used_ns} ns for {COUNT} kernels of 20 ms");
+    worker.console.finish();
 }
 
 #[test]

@@ -141,6 +141,30 @@ fn without_the_helper_nobody_gets_more_than_its_cap() {
     }
 }
 
+/// A loop that waits for each kernel, on a machine that takes the processor away now and then: from then on its batches are timed.
+#[test]
+fn loop_that_synchronises_gets_its_cap_whatever_the_machine_does_now_and_then() {
+    for cost_ns in [5_000, 20_000] {
+        let with = |hiccup_ns: u64| -> Script {
+            Box::new(move |step| match step % 3 {
+                0 => launch(0, 1, cost_ns),
+                // Between a launch and the synchronisation, so that it lies in a batch.
+                1 if step % 1_000 == 1 => Op::Host(hiccup_ns),
+                1 => Op::Host(1),
+                _ => Op::Sync { stream: 0 },
+            })
+        };
+        for cap_ppm in [100_000, 500_000] {
+            let [smooth, rough] = [1, 40_000].map(|ns| {
+                let native = run(with(ns), 1_000_000, true, 500 * MS, 1_000 * MS);
+                run(with(ns), cap_ppm, true, 1_000 * MS, 2_000 * MS).speed / native.speed
+            });
+            println!("{cost_ns} ns at {cap_ppm}: {smooth:.4} and {rough:.4}");
+            assert!(rough >= 0.98 * smooth, "{cost_ns} ns at {cap_ppm}: {smooth} and {rough}");
+        }
+    }
+}
+
 /// What a program is charged of the clock, per cent, that launches a kernel of `cost_ns` and then computes for about `host_ns`: how
 /// long differs by a third, so that its launches meet the helper's rounds at any time.
 fn charged_of_sparse(cost_ns: u64, host_ns: u64, helper: bool) -> (f64, f64) {

@@ -236,12 +236,13 @@ impl Limiter {
     }
 
     fn help(&'static self, process: &'static Process) -> ! {
-        let (helper, mut rounds) = (&self.helper, Rounds::new());
+        let (helper, mut rounds, mut before) = (&self.helper, Rounds::new(), Found::Idle);
         helper.runs.store(1, Ordering::SeqCst);
         loop {
             helper.is_inside.store(1, Ordering::SeqCst);
             let end = EXITING.load(Ordering::SeqCst);
-            let found = if end == OVER { Found::Idle } else { self.round(process) };
+            let found = if end == OVER { Found::Idle } else { self.round(process, before) };
+            before = found;
             let turn_ns = if end == LIVES { self.tend(process) } else { u64::MAX };
             helper.is_inside.store(0, Ordering::SeqCst);
             let nap = match end {
@@ -271,9 +272,13 @@ impl Limiter {
     }
 
     /// Settles what has ended, and closes what is quiet.
-    fn round(&'static self, process: &'static Process) -> Found {
-        self.reap_all(process);
+    fn round(&'static self, process: &'static Process, before: Found) -> Found {
         let launched = self.helper.launched.swap(0, Ordering::SeqCst) != 0;
+        // While units keep coming, the looks before them settle.
+        let settles = !launched || before != Found::Flowing;
+        if settles {
+            self.reap_all(process);
+        }
         let mut found = if launched { Found::Draining } else { Found::Idle };
         if self.helper.sparse.swap(0, Ordering::Relaxed) != 0 {
             found = Found::Sparse;
@@ -285,7 +290,9 @@ impl Limiter {
             found = found.max(Found::Draining);
             if let Some((on, mut books)) = stream.ground(process, 0) {
                 // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.
-                books.none_was_late();
+                if settles {
+                    books.none_was_late();
+                }
                 if !books.batch.is_empty() {
                     found = found.max(self.watch(&on, stream, &mut books));
                 }

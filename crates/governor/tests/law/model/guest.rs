@@ -135,6 +135,7 @@ pub(crate) struct Guest {
     launched: bool,
     sparse: bool,
     pub(crate) naps: u64,
+    found_before: Found,
     pub(crate) passes: Vec<Pass>,
     pub(crate) charged_ns: u64,
     pub(crate) looks: u64,
@@ -161,6 +162,7 @@ impl Guest {
             launched: false,
             sparse: false,
             naps: 0,
+            found_before: Found::Idle,
             passes: Vec::new(),
             charged_ns: 0,
             looks: 0,
@@ -410,11 +412,14 @@ impl Guest {
     /// A round of the helper thread: it closes what is quiet, and settles what has ended.
     pub(crate) fn help(&mut self, on: &mut Ground<'_>) -> Nap {
         self.naps += 1;
-        self.reap(on);
-        // What was closed in the last round and is not reached was no late boundary: the GPU was busy.
-        self.streams.iter_mut().flat_map(|books| &mut books.closed).for_each(|closed| closed.late_ns = 0);
-        let busy = self.streams.iter().any(Books::is_busy);
         let launched = std::mem::take(&mut self.launched);
+        // While units keep coming, the looks before them settle.
+        if !launched || self.found_before != Found::Flowing {
+            self.reap(on);
+            // What was closed in the last round and is not reached was no late boundary: the GPU was busy.
+            self.streams.iter_mut().flat_map(|books| &mut books.closed).for_each(|closed| closed.late_ns = 0);
+        }
+        let busy = self.streams.iter().any(Books::is_busy);
         let mut found = if busy || launched { Found::Draining } else { Found::Idle };
         if std::mem::take(&mut self.sparse) {
             found = Found::Sparse;
@@ -441,6 +446,7 @@ impl Guest {
                 }
             }
         }
+        self.found_before = found;
         self.rounds.next(found)
     }
 

@@ -18,8 +18,14 @@ fn main() {
         "-nostartfiles",
         // No NEEDED entry for a library that nothing is taken from.
         "-Wl,--as-needed",
+        concat!("-Wl,-T,", env!("CARGO_MANIFEST_DIR"), "/discard.ld"),
     ] {
         println!("cargo:rustc-cdylib-link-arg={flag}");
+    }
+    println!("cargo:rerun-if-changed=discard.ld");
+    // Rust's own linker, which is the one for this target, gives constants a segment of their own: a mapping more in every process.
+    if std::env::var("TARGET").is_ok_and(|target| target == "x86_64-unknown-linux-gnu") {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,--no-rosegment");
     }
     println!("cargo:rerun-if-env-changed=CUOTA_KEEP_SYMBOLS");
     let keeps_symbols = std::env::var_os("CUOTA_KEEP_SYMBOLS").is_some();

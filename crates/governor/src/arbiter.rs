@@ -146,6 +146,7 @@ impl Shares {
 }
 
 /// How long a cycle of `count` tenants takes, ns.
+#[inline(never)]
 #[must_use]
 pub const fn cycle_ns(count: u32) -> u64 {
     let count = if count == 0 { 1 } else { count as u64 };
@@ -155,7 +156,8 @@ pub const fn cycle_ns(count: u32) -> u64 {
     } else if equal_ns > EQUAL_NS[1] {
         equal_ns = EQUAL_NS[1];
     }
-    SECOND_NS / (SECOND_NS / (equal_ns * count))
+    let cycles = SECOND_NS / (equal_ns * count);
+    SECOND_NS / if cycles == 0 { 1 } else { cycles }
 }
 
 /// What time on the GPU is worth to one who has this share, ns of its horizon.
@@ -185,8 +187,9 @@ pub fn pick(bids: &[Bid], last: usize) -> Option<(usize, u64)> {
     let shares = Shares::of(bids);
     let equal_ns = cycle_ns(shares.count) / EQUAL_PART;
     let mut best: Option<(usize, u64)> = None;
-    for step in 1..=bids.len() {
-        let index = (last + step) % bids.len();
+    let mut index = last;
+    for _ in bids {
+        index = if index + 1 < bids.len() { index + 1 } else { 0 };
         let Some(bid) = bids.get(index).filter(|bid| bid.asks) else { continue };
         let finish_ns = shares.finish_ns(bid);
         let is_better = best.is_none_or(|(other, at_ns)| {

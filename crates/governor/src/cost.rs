@@ -119,7 +119,6 @@ impl<'a> Costs<'a> {
     }
 
     /// Takes a lesson: one unit of this key took `cost_ns`.
-    #[inline(never)]
     pub(crate) fn take(&self, key: Key, cost_ns: u64, lesson: &Lesson) {
         for hash in [hash_of_unit(key), hash_of_function(key)] {
             self.teach(hash, cost_ns, lesson);

@@ -132,10 +132,9 @@ impl Arena {
     ///
     /// # Errors
     /// Why it cannot be used.
-    #[inline(never)]
     pub fn at(path: &Path, mode: u32) -> Result<Self, Unusable> {
         // A link that another user has put there leads nowhere.
-        let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW, mode)?;
+        let fd = path.open(libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW, mode)?;
         let need = KIND.bytes as u64;
         if sys::file_info(&fd)?.bytes < need {
             sys::take_space(&fd, KIND.bytes)?;
@@ -185,13 +184,13 @@ impl Arena {
     /// The time by which the tenants of all time namespaces agree, ns, when CLOCK_MONOTONIC here is `local_ns`.
     #[must_use]
     pub fn common_ns(&self, local_ns: u64) -> u64 {
-        local_ns.saturating_add_signed(-self.ahead_ns)
+        local_ns.wrapping_add_signed(-self.ahead_ns)
     }
 
     /// CLOCK_MONOTONIC of this time namespace, ns, at a common time.
     #[must_use]
     pub fn local_ns(&self, common_ns: u64) -> u64 {
-        common_ns.saturating_add_signed(self.ahead_ns)
+        common_ns.wrapping_add_signed(self.ahead_ns)
     }
 
     /// Turns that passed, that others ended, and what made no sense, since the file was made.

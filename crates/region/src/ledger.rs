@@ -354,7 +354,6 @@ impl Books {
     }
 
     /// Counts a refused allocation.
-    #[inline(never)]
     pub fn note_refusal(&self) {
         if let Some(line) = self.noted_line() {
             line.refused.fetch_add(1, Ordering::Relaxed);

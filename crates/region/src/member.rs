@@ -294,7 +294,7 @@ pub(crate) fn pid_namespace() -> u64 {
 /// # Errors
 /// Why the files cannot be used.
 pub fn anyone_lives(directory: &Directory, name: &TenantName) -> Result<bool, Unusable> {
-    let fd = sys::open(directory.live(name)?.as_c_str(), libc::O_RDWR, 0)?;
+    let fd = directory.live(name)?.open(libc::O_RDWR, 0)?;
     for place in 0..PROCESSES as u64 {
         if sys::byte_is_locked_elsewhere(&fd, place)? {
             return Ok(true);

@@ -44,6 +44,23 @@ impl Path {
         unsafe { CStr::from_bytes_with_nul_unchecked(bytes) }
     }
 
+    /// Opens what lies here, as [`sys::open`] does.
+    ///
+    /// # Errors
+    /// What `openat(2)` returns.
+    pub fn open(&self, flags: i32, mode: u32) -> sys::Result<Fd> {
+        self.open_at(sys::HERE, flags, mode)
+    }
+
+    /// The same, where the path begins in the folder whose descriptor has this number.
+    ///
+    /// # Errors
+    /// What `openat(2)` returns.
+    #[inline(never)]
+    pub fn open_at(&self, folder: i32, flags: i32, mode: u32) -> sys::Result<Fd> {
+        sys::open_at(folder, self.as_c_str(), flags, mode)
+    }
+
     /// The path's bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -85,7 +102,7 @@ pub(crate) fn arena(before: &[&[u8]; 2], gpu: GpuId) -> Result<Path, Unusable> {
 pub(crate) fn open_or_make(folder: i32, path: &Path, mode: u32) -> sys::Result<Fd> {
     // First without O_CREAT: in a sticky folder the kernel refuses that for another user's file (fs.protected_regular). At last the winner's.
     for flags in [0, libc::O_CREAT | libc::O_EXCL, 0] {
-        match sys::open_at(folder, path.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW | flags, OWN) {
+        match path.open_at(folder, libc::O_RDWR | libc::O_NOFOLLOW | flags, OWN) {
             Err(Errno(libc::ENOENT | libc::EEXIST)) => {}
             Ok(file) => {
                 // As it is made, or as one who was killed meanwhile has left it; but not a second name that somebody gave to a secret.
@@ -165,7 +182,7 @@ impl Directory {
     pub(crate) fn tenants(&self) -> sys::Result<Fd> {
         let link = if self.mode == OWN { 0 } else { libc::O_NOFOLLOW };
         let flags = libc::O_PATH | libc::O_DIRECTORY | link;
-        let folder = sys::open(self.path.as_c_str(), flags, 0)?;
+        let folder = self.path.open(flags, 0)?;
         sys::open_at(folder.number(), TENANTS, flags, 0)
     }
 
@@ -177,7 +194,7 @@ impl Directory {
     pub(crate) fn look_for(&self, name: &TenantName) -> sys::Result<()> {
         let folder = self.tenants()?;
         let path = tenant(name).map_err(|_| Errno(libc::ENAMETOOLONG))?;
-        sys::open_at(folder.number(), path.as_c_str(), libc::O_PATH | libc::O_NOFOLLOW, 0).map(drop)
+        path.open_at(folder.number(), libc::O_PATH | libc::O_NOFOLLOW, 0).map(drop)
     }
 
     /// Whether it holds a policy of the operator's, which this process can read and not change: [`open_operators`].

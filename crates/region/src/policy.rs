@@ -286,7 +286,7 @@ impl Policy {
     /// Why it cannot be used.
     #[inline(never)]
     pub fn open(path: &Path) -> Result<Self, Unusable> {
-        let fd = sys::open(path.as_c_str(), libc::O_RDONLY, 0)?;
+        let fd = path.open(libc::O_RDONLY, 0)?;
         let policy = Policy::map(&fd, Mapping::SharedReadOnly(&fd))?;
         policy.0.header.check(KIND, KIND.bytes as u64)?;
         Ok(policy)
@@ -429,7 +429,7 @@ mod tests {
     fn bench() -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let path = Path::of(&[dir.path().as_os_str().as_bytes(), b"/policy.v1"]).unwrap();
-        let fd = sys::open(path.as_c_str(), libc::O_RDWR | libc::O_CREAT, 0o644).unwrap();
+        let fd = path.open(libc::O_RDWR | libc::O_CREAT, 0o644).unwrap();
         Bench { _dir: dir, path, writer: PolicyWriter::on(&fd).unwrap() }
     }
 

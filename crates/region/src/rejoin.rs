@@ -39,7 +39,6 @@ impl Member {
 
     /// Whether each GPU has the index here that it had there. Not so in a file that was made anew, where others came first; where nobody
     /// did, the GPUs get the same.
-    #[inline(never)]
     fn numbers_gpus_as(&self, lost: &Member) -> bool {
         lost.tenant.gpus().all(|(index, gpu)| self.tenant.gpu_index(gpu) == Some(index))
     }
@@ -89,7 +88,6 @@ impl Member {
     }
 
     /// Whether the books of this place are still this process's.
-    #[inline(never)]
     pub(crate) fn has_books(&self) -> bool {
         self.lines().all(|line| word::is_whole(line, self.life))
     }

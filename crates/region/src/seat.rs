@@ -399,6 +399,7 @@ impl Seat {
 
     /// A launch has waited for as long as any does.
     #[cold]
+    #[inline(never)]
     fn note_kept_out(&self, now_ns: u64) {
         let bids = self.bids(now_ns);
         let (shares, bid) = (Shares::of(&bids), bids[self.index() % SEATS]);

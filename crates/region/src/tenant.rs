@@ -4,8 +4,9 @@
 //! Books stand GPU by GPU, one 64-byte line a process, so that a sum reads one line a process and a process writes
 //! only its own.
 
+use core::ffi::c_void;
 use core::mem::offset_of;
-use core::ptr::NonNull;
+use core::ptr::{NonNull, from_ref};
 use core::sync::atomic;
 
 use cuota_governor::budget::{Correction, Look, Rule, written_under};
@@ -229,6 +230,22 @@ impl GpuIndex {
 pub struct Meter(&'static Gpu);
 
 impl Meter {
+    /// As a pointer, to be kept in one word.
+    #[must_use]
+    pub fn as_ptr(self) -> *mut c_void {
+        from_ref(self.0).cast_mut().cast()
+    }
+
+    /// Out of that pointer.
+    ///
+    /// # Safety
+    /// It is [`Meter::as_ptr`]'s.
+    #[must_use]
+    pub unsafe fn from_ptr(meter: *mut c_void) -> Self {
+        // SAFETY: the caller's contract; the tenant's file stays mapped.
+        Meter(unsafe { &*meter.cast() })
+    }
+
     /// The word of the budget's first rule (`cuota_governor::budget::Rule::Window`).
     #[must_use]
     pub fn window(self) -> &'static atomic::AtomicU64 {
@@ -319,7 +336,7 @@ impl Tenant {
 
     #[inline(never)]
     fn open_at(folder: i32, path: &Path) -> Result<Self, Unusable> {
-        let fd = sys::open_at(folder, path.as_c_str(), libc::O_RDWR | libc::O_NOFOLLOW, 0)?;
+        let fd = path.open_at(folder, libc::O_RDWR | libc::O_NOFOLLOW, 0)?;
         let tenant = Tenant::map(&fd)?;
         tenant.0.header.check(KIND, KIND.bytes as u64)?;
         Ok(tenant)
@@ -342,7 +359,7 @@ impl Tenant {
         let tag = sys::monotonic_ns().rotate_left(24) ^ u64::from(sys::process_id());
         let draft = path::tenant_draft(name, tag)?;
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-        let fd = sys::open_at(folder, draft.as_c_str(), flags, 0o600)?;
+        let fd = draft.open_at(folder, flags, 0o600)?;
         let made = sys::set_mode(&fd, directory.mode());
         let made = made.map_err(Unusable::from).and_then(|()| Tenant::lay_out(&fd, name));
         let linked = made.and_then(|()| Ok(sys::link_at(folder, draft.as_c_str(), path.as_c_str())?));
@@ -440,7 +457,6 @@ impl Tenant {
     }
 
     /// A process's place, by its number. The remainder, here and below, is the number itself, and says so to the compiler.
-    #[inline(never)]
     pub(crate) fn place(self, number: usize) -> &'static Place {
         &self.0.places[number % PROCESSES]
     }

@@ -85,7 +85,6 @@ fn is_of(word: u64, life: u64) -> bool {
 
 /// Adds units to the booked ones of the word of `life`, and subtracts units from them and from the pending ones. `false`: the line is
 /// another's by now, or its books have been moved. Books that another process scribbled over never wrap to "everything".
-#[inline(never)]
 pub(crate) fn settle(line: &Line, life: u64, more: u64, booked: u64, pending: u64) -> bool {
     change(line, life, |word| {
         let (had, had_pending) = fields(word);

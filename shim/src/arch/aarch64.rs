@@ -83,6 +83,11 @@ pub(crate) fn real(place: &'static AtomicPtr<c_void>) -> *mut c_void {
     driver::missing as *mut c_void
 }
 
+/// [`real`] of the function with this number in [`CALLED`](crate::hooks_table::CALLED).
+pub(crate) fn called(number: usize) -> *mut c_void {
+    crate::hooks_table::CALLED.get(number).map_or(driver::missing as *mut c_void, real)
+}
+
 /// Where the stubs of [`crate::interpose::call`] lead: w9 has the hook's word ([`call::word_of`]).
 ///
 /// # Safety

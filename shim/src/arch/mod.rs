@@ -18,7 +18,7 @@ use x86_64 as this;
 #[cfg(not(test))]
 pub(crate) use this::trap_instruction;
 pub(crate) use this::{
-    attach, dlmopen, dlopen, dlsym, dlvsym, gate, make, number_in_stub, real, stub, thread_pointer,
+    attach, called, dlmopen, dlopen, dlsym, dlvsym, gate, make, number_in_stub, real, stub, thread_pointer,
 };
 
 /// Ends the process at once.

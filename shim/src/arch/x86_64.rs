@@ -181,6 +181,46 @@ pub(crate) fn real(place: &'static AtomicPtr<c_void>) -> *mut c_void {
     found
 }
 
+/// As [`real_keeping_registers`], with a number of [`CALLED`](crate::hooks_table::CALLED) in rax.
+///
+/// # Safety
+/// Only from [`called`]'s assembly: it takes and returns nothing by any convention of Rust's.
+#[unsafe(naked)]
+unsafe extern "C" fn called_keeping_registers() {
+    naked_asm!(
+        ".cfi_startproc",
+        "push rcx",
+        ".cfi_def_cfa_offset 16",
+        "lea rcx, [rip + {places}]",
+        "lea rax, [rcx + rax * 8]",
+        "pop rcx",
+        ".cfi_def_cfa_offset 8",
+        "jmp {real}",
+        ".cfi_endproc",
+        places = sym crate::hooks_table::CALLED,
+        real = sym real_keeping_registers,
+    )
+}
+
+/// [`real`] of the function with this number in [`CALLED`](crate::hooks_table::CALLED): three bytes say it, and seven where it is.
+#[inline(always)]
+pub(crate) fn called(number: usize) -> *mut c_void {
+    let found;
+    // SAFETY: as in `attach`; the number is one of the table's.
+    unsafe {
+        asm!(
+            "call {called}",
+            called = sym called_keeping_registers,
+            inout("rax") number => found,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+            out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+            out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+        );
+    }
+    found
+}
+
 /// Where the stubs of [`crate::interpose::call`] lead: eax has the hook's word ([`call::word_of`]).
 ///
 /// The registers that a caller keeps are all saved here, in places that [`make`]'s unwind table knows.

@@ -50,9 +50,9 @@ fn note(process: &Process, stream: CUstream, context: u8, what: u32) {
 /// barred.
 fn close(process: &'static Process, stream: CUstream, what: u32) {
     if !process.limiter.is_free(process) {
-        process.limiter.close_stream(process, stream, Close::Wait);
+        process.limiter.close_stream(stream, Close::Wait);
         if what >= BLOCKING {
-            process.limiter.close_stream(process, LEGACY, Close::Wait);
+            process.limiter.close_stream(LEGACY, Close::Wait);
         }
     }
 }
@@ -94,7 +94,6 @@ pub(crate) unsafe extern "C" fn end(call: &Call) -> CUresult {
 
 /// Makes a call with which `stream`, which waits, may join a capture.
 #[cold]
-#[inline(never)]
 pub(super) fn joins(process: &'static Process, stream: CUstream, call: &Call) -> CUresult {
     if is_legacy(stream) || captures(process, stream) {
         return call.make();

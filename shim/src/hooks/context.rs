@@ -27,7 +27,7 @@ fn create(device: CUdevice, primary: bool, call: &Call) -> CUresult {
     };
     let Some(reservation) = account.reserve_context() else { return REFUSED };
     let limiter = &account.process().limiter;
-    limiter.arrive(account.process(), device.cast_unsigned());
+    limiter.arrive(device.cast_unsigned());
     let status = call.make();
     // SAFETY: the driver has written the context, where it made one.
     if status == OK && account.process().contexts.add(unsafe { *call.pointer(0) }, device, primary) {
@@ -92,9 +92,9 @@ fn ending(
 ) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
     // What has ended is settled by its events as long as there are any.
-    process.limiter.reap_all(process);
+    process.limiter.reap_all();
     let found = Cell::new(None);
-    let status = process.limiter.while_ending(process, number(&process.contexts, call), &|| {
+    let status = process.limiter.while_ending(number(&process.contexts, call), &|| {
         let status = call.make();
         found.set(if status == OK { gone(&process.contexts, call) } else { None });
         (status, found.get().is_some())

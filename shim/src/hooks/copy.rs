@@ -31,7 +31,7 @@ fn stream(call: &Call) -> CUstream {
 /// The program's call; so for each hook below.
 pub(crate) unsafe extern "C" fn host(call: &Call) -> CUresult {
     if let Some(process) = capped() {
-        process.limiter.close_stream(process, stream(call), Close::Wait);
+        process.limiter.close_stream(stream(call), Close::Wait);
     }
     call.make()
 }
@@ -56,7 +56,7 @@ fn charged(process: &'static Process, call: &Call, bytes: u64) -> CUresult {
 /// Makes the call, which copies so many bytes, from or to the host if `touches_host`.
 fn copied(process: &'static Process, call: &Call, bytes: u64, touches_host: bool) -> CUresult {
     if touches_host {
-        process.limiter.close_stream(process, stream(call), Close::Wait);
+        process.limiter.close_stream(stream(call), Close::Wait);
         return call.make();
     }
     charged(process, call, bytes)

@@ -31,7 +31,7 @@ pub(crate) unsafe extern "C" fn waits(call: &Call) -> CUresult {
     let Standing::Managed(process) = process::standing() else { return call.make() };
     let stream = call.stream(call.note());
     if !process.limiter.is_free(process) {
-        process.limiter.close_stream(process, stream, Close::Wait);
+        process.limiter.close_stream(stream, Close::Wait);
     }
     if process.limiter.captures.is_empty() { call.make() } else { capture::joins(process, stream, call) }
 }
@@ -39,7 +39,7 @@ pub(crate) unsafe extern "C" fn waits(call: &Call) -> CUresult {
 /// All streams of a context will wait.
 pub(crate) unsafe extern "C" fn all_wait(call: &Call) -> CUresult {
     if let Some(process) = capped() {
-        process.limiter.close_all(process, Close::Wait);
+        process.limiter.close_all(Close::Wait);
     }
     call.make()
 }
@@ -54,7 +54,7 @@ fn settled(
 ) -> CUresult {
     let status = call.make();
     if let Some(process) = closed {
-        process.limiter.reap_synced(process, synced, tails);
+        process.limiter.reap_synced(synced, tails);
     }
     status
 }
@@ -63,7 +63,7 @@ fn settled(
 pub(crate) unsafe extern "C" fn synchronize(call: &Call) -> CUresult {
     let process = capped();
     if let Some(process) = process {
-        process.limiter.close_stream(process, call.stream(0), Close::Sync);
+        process.limiter.close_stream(call.stream(0), Close::Sync);
     }
     settled(call, process, Some(call.stream(0)), Tails::Left)
 }
@@ -72,7 +72,7 @@ pub(crate) unsafe extern "C" fn synchronize(call: &Call) -> CUresult {
 pub(crate) unsafe extern "C" fn synchronize_all(call: &Call) -> CUresult {
     let process = capped();
     if let Some(process) = process {
-        process.limiter.close_all(process, Close::Sync);
+        process.limiter.close_all(Close::Sync);
     }
     settled(call, process, None, Tails::Settled)
 }
@@ -83,7 +83,7 @@ pub(crate) unsafe extern "C" fn synchronize_event(call: &Call) -> CUresult {
     let process =
         capped().filter(|_| driver::outside_captures(|| driver::query_event(call.pointer(0))) != OK);
     if let Some(process) = process {
-        process.limiter.close_all(process, Close::Sync);
+        process.limiter.close_all(Close::Sync);
     }
     settled(call, process, None, Tails::Left)
 }
@@ -94,7 +94,7 @@ pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
     // One that captures takes no part in its capture any more, or ends it.
     let captured = capture::captures(process, call.stream(0));
     // Whether a cap binds or not: when one does again, another stream may have this handle.
-    process.limiter.end_stream(process, call.stream(0));
+    process.limiter.end_stream(call.stream(0));
     let status = call.make();
     if status == OK && captured {
         process.limiter.captures.end(stream::key_of(process, call.stream(0)));

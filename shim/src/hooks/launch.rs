@@ -445,7 +445,6 @@ pub(crate) unsafe extern "C" fn set_any_node(call: &Call) -> CUresult {
 }
 
 /// Runs `call`, which puts the nodes of `graph` in the place of an executable graph's.
-#[inline(never)]
 fn updating(graph: CUgraph, call: &Call) -> CUresult {
     let Booking::On(account) = account::on_current_device() else { return call.make() };
     let raised = match graph::frame_in(account, graph).and_then(|frame| raise(account, frame)) {

@@ -198,7 +198,6 @@ fn give_block_back(process: &'static Process, context: u8) {
 }
 
 #[cold]
-#[inline(never)]
 fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: &Last, give: fn(Account, u64)) {
     let is_managed = mark.owner.kind == Kind::Managed;
     if !is_managed {

@@ -74,7 +74,6 @@ fn noted(account: Account, base: u64, bytes: u64) -> Option<u32> {
 }
 
 /// Notes that the allocation around `address` can be opened by whoever has `key`.
-#[inline(never)]
 fn exported(address: u64, key: ShareKey) {
     if let Booking::On(account) = on_device_at(address)
         && let Some((base, bytes)) = allocation_at(address)
@@ -540,7 +539,6 @@ pub(crate) unsafe extern "C" fn import_pointer(call: &Call) -> CUresult {
 }
 
 /// Notes that `holder` keeps the memory in `place`, as long as it is bound there.
-#[inline(never)]
 fn pin(process: &'static Process, holder: u64, device: CUdevice, offset: u64, place: Option<u32>) {
     if let Some(place) = place {
         // First the reference: the pin can be taken out as soon as it is there.

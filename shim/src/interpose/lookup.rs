@@ -142,7 +142,6 @@ fn trampoline_replacing(glibc: Glibc, found: *mut c_void) -> Option<*mut c_void>
 }
 
 /// By its place in [`NAMES`].
-#[inline(never)]
 fn trampoline(place: usize) -> Option<*mut c_void> {
     Some(match place {
         0 => arch::dlsym as *mut c_void,

@@ -17,13 +17,20 @@ use crate::hooks_table::{CALLED, CALLS, FIRST_CALL_OF_NVML, FIRST_OF_NVML, HOOKE
 pub(crate) struct Slot<F> {
     library: Library,
     real: &'static AtomicPtr<c_void>,
+    /// Its number among those that handlers call: shorter to say than where it is.
+    called: Option<usize>,
     function: PhantomData<F>,
 }
 
 impl<F: Copy> Slot<F> {
     pub(crate) const fn new(library: Library, real: &'static AtomicPtr<c_void>) -> Self {
         assert!(size_of::<F>() == size_of::<*mut c_void>());
-        Self { library, real, function: PhantomData }
+        Self { library, real, called: None, function: PhantomData }
+    }
+
+    /// That of a function with this number in [`CALLED`].
+    pub(crate) const fn of_call(library: Library, number: usize) -> Self {
+        Self { called: Some(number), ..Self::new(library, &CALLED[number]) }
     }
 
     /// The driver's own function; `None` if the driver is not loaded or does not have it. One load and a branch, once
@@ -43,7 +50,7 @@ impl<F: Copy> Slot<F> {
     /// The driver's own function, or where there is none, one that answers `CUDA_ERROR_NOT_FOUND`.
     #[inline(always)]
     pub(crate) fn get(&self) -> F {
-        let real = arch::real(self.real);
+        let real = self.called.map_or_else(|| arch::real(self.real), arch::called);
         // SAFETY: as above; the function that stands in takes any arguments, and answers as those of libcuda do.
         unsafe { core::mem::transmute_copy::<*mut c_void, F>(&real) }
     }
@@ -296,9 +303,9 @@ macro_rules! calls {
         pub(crate) mod real {
             use super::*;
             $($(
-                pub(crate) const $name: $crate::interpose::table::Slot<$pfn> = $crate::interpose::table::Slot::new(
+                pub(crate) const $name: $crate::interpose::table::Slot<$pfn> = $crate::interpose::table::Slot::of_call(
                     $crate::interpose::driver::Library::$library,
-                    &super::CALLED[super::Call::$name as usize],
+                    super::Call::$name as usize,
                 );
             )*)*
         }

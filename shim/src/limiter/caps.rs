@@ -1,6 +1,7 @@
 //! Which cap is in force on a GPU, and the tenant's budget there.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use cuota_abi::nvml::nvmlProcessInfo_t;
 use cuota_governor::batch::{Batch, Close, Settlement};
@@ -19,7 +20,7 @@ use super::stream::InFlight;
 use super::turns::Turns;
 use crate::process::device::Device;
 use crate::process::nvml::Room;
-use crate::process::{Process, driver};
+use crate::process::{self, Process, driver};
 
 /// Entries of a GPU's cost table.
 const COSTS: usize = 512 * WAYS;
@@ -48,6 +49,9 @@ pub(super) struct Gpu {
     timed_ns: AtomicU64,
     /// Whether work in flight is noted in the tenant's file.
     pub(super) in_flight: AtomicU32,
+    /// Its number, and its books: see [`Ground::of`].
+    ordinal: AtomicU32,
+    meter: AtomicPtr<c_void>,
     concurrency: AtomicU64,
     /// Until when the time would be covered since the process had nothing there, were what its contexts covered one behind another, ns.
     covered_until_ns: AtomicU64,
@@ -126,14 +130,10 @@ impl Gpu {
     }
 }
 
-/// Where a launch acts: a GPU, and the tenant's time on it.
+/// Where a launch acts: a GPU, and the tenant's time on it. One word: it goes through many hands.
 #[derive(Clone, Copy)]
 pub(super) struct Ground {
-    pub(super) process: &'static Process,
     pub(super) gpu: &'static Gpu,
-    pub(super) ordinal: u32,
-    index: GpuIndex,
-    meter: Meter,
 }
 
 impl Limiter {
@@ -179,14 +179,14 @@ impl Limiter {
                 None => gpu.cap_ppm.store(0, Ordering::Relaxed),
             }
             if device.has_contexts() {
-                self.arrive(process, ordinal);
+                self.arrive(ordinal);
             }
             is_unwatched |= gpu.turns.is_alone() && !self.has_helper();
             may_bind |= gpu.is_managed() || !gpu.is_known();
         }
         if !may_bind {
             // From here on nobody looks: what is open must not take what comes now for its own.
-            self.close_all(process, Close::End);
+            self.close_all(Close::End);
         }
         self.caps_epoch.store(epoch_read, Ordering::Release);
         // HAMi's monitor is told of every launch, and may ask for a pause.
@@ -205,7 +205,7 @@ impl Limiter {
             self.read_caps(process, u64::from(process.policy().epoch()) + 1);
         }
         if gpu.turns.is_alone() && self.is_unwatched() {
-            let _ = gpu.turns.watch(&Ground::of(process, ordinal)?);
+            let _ = gpu.turns.watch(Ground::of(ordinal)?);
         }
         gpu.is_managed().then_some(gpu)
     }
@@ -214,17 +214,43 @@ impl Limiter {
 impl Ground {
     /// The GPU with this ordinal. `None`: the tenant's books have no place for it.
     #[inline(never)]
-    pub(super) fn of(process: &'static Process, ordinal: u32) -> Option<Self> {
+    pub(super) fn of(ordinal: u32) -> Option<Self> {
+        let process = process::managed();
         let (gpu, device) =
             (process.limiter.gpus.get(ordinal as usize)?, process.devices.get(ordinal as usize)?);
         let member = process.member();
-        let index = device.index(member, ordinal)?;
-        let meter = member.tenant().meter(index)?;
-        Some(Ground { process, gpu, ordinal, index, meter })
+        let meter = member.tenant().meter(device.index(member, ordinal)?)?;
+        gpu.ordinal.store(ordinal, Ordering::Relaxed);
+        gpu.meter.store(meter.as_ptr(), Ordering::Release);
+        Some(Ground { gpu })
+    }
+
+    /// The process.
+    #[inline(always)]
+    pub(super) fn process(self) -> &'static Process {
+        process::managed()
+    }
+
+    /// The GPU's ordinal.
+    #[inline(always)]
+    pub(super) fn ordinal(self) -> u32 {
+        self.gpu.ordinal.load(Ordering::Relaxed)
+    }
+
+    /// The tenant's time on it: in the books that the process has now.
+    #[inline(always)]
+    fn meter(self) -> Meter {
+        // SAFETY: written by `of`, which made this.
+        unsafe { Meter::from_ptr(self.gpu.meter.load(Ordering::Acquire)) }
+    }
+
+    /// Its number in these.
+    fn index(self) -> Option<GpuIndex> {
+        self.device()?.known_index()
     }
 
     /// Looks at the clock. Whatever word it is compared with was loaded before.
-    pub(super) fn look(&self) -> Look {
+    pub(super) fn look(self) -> Look {
         let before_ns = self.gpu.looked_ns.load(Ordering::Acquire);
         let look = Look::after(before_ns, sys::monotonic_ns(), self.gpu.cap());
         self.gpu.looked_ns.fetch_max(look.now_ns, Ordering::AcqRel);
@@ -232,17 +258,17 @@ impl Ground {
     }
 
     /// Both words of the budget, and the time since when they stand so.
-    pub(super) fn budget(&self) -> (Budget, Look) {
+    pub(super) fn budget(self) -> (Budget, Look) {
         let budget = Budget {
-            window: self.meter.window().load(Ordering::Acquire),
-            period: self.meter.period().load(Ordering::Acquire),
+            window: self.meter().window().load(Ordering::Acquire),
+            period: self.meter().period().load(Ordering::Acquire),
         };
         (budget, self.look())
     }
 
     /// Books `gpu_ns` in a word of the budget: that of the window, or, with what that one said, that of the period.
     #[inline(never)]
-    fn book_in(&self, word: &AtomicU64, gpu_ns: u64, window: Option<Opening>) -> Opening {
+    fn book_in(self, word: &AtomicU64, gpu_ns: u64, window: Option<Opening>) -> Opening {
         let mut seen = word.load(Ordering::Acquire);
         loop {
             let look = self.look();
@@ -258,42 +284,42 @@ impl Ground {
     }
 
     /// Whether what is counted is taken from a budget. Who only takes turns has none.
-    fn has_budget(&self) -> bool {
+    fn has_budget(self) -> bool {
         cfg!(not(feature = "turns")) || self.gpu.cap().binds()
     }
 
     /// Books `gpu_ns`: when what they are for may go.
-    pub(super) fn book(&self, gpu_ns: u64) -> Opening {
+    pub(super) fn book(self, gpu_ns: u64) -> Opening {
         if !self.has_budget() {
             return Opening::Now { left_ns: Cap::FULL.quantum_ns() };
         }
-        let opening = self.book_in(self.meter.window(), gpu_ns, None);
-        self.book_in(self.meter.period(), gpu_ns, Some(opening))
+        let opening = self.book_in(self.meter().window(), gpu_ns, None);
+        self.book_in(self.meter().period(), gpu_ns, Some(opening))
     }
 
     /// Corrects what was booked.
-    pub(super) fn correct(&self, correction: Correction) {
+    pub(super) fn correct(self, correction: Correction) {
         if correction == Correction::None || !self.has_budget() {
             return;
         }
-        self.meter.correct(correction, &|_| Some(self.look()));
+        self.meter().correct(correction, &|_| Some(self.look()));
     }
 
     /// Closes a batch, and gives back what was booked for it and is not its units' cost.
     #[inline(never)]
-    pub(super) fn close(&self, batch: &mut Batch) {
+    pub(super) fn close(self, batch: &mut Batch) {
         self.correct(batch.close(self.gpu.concurrency()));
     }
 
     /// Charges work for the time since then: it was on the GPU until now at most. `booked_ns` were booked for it.
-    pub(super) fn charge_since(&self, since_ns: u64, booked_ns: u64) {
+    pub(super) fn charge_since(self, since_ns: u64, booked_ns: u64) {
         let taken_ns = self.time_since(since_ns);
         self.note_used(taken_ns);
         self.correct(Correction::from(booked_ns, taken_ns));
     }
 
     /// The time since then that no other stream of the process was charged for, ns; to be charged now.
-    pub(super) fn time_since(&self, since_ns: u64) -> u64 {
+    pub(super) fn time_since(self, since_ns: u64) -> u64 {
         let now_ns = sys::monotonic_ns();
         let until_ns = if since_ns == NEVER_NS { 0 } else { now_ns };
         let timed_ns = self.gpu.timed_ns.fetch_max(until_ns, Ordering::Relaxed);
@@ -301,30 +327,31 @@ impl Ground {
     }
 
     /// Adds to the tenant's GPU time.
-    pub(super) fn note_used(&self, ns: u64) {
+    pub(super) fn note_used(self, ns: u64) {
         self.gpu.used_ns.fetch_add(ns, Ordering::Relaxed);
         fence(Ordering::Release);
-        self.meter.note_used(ns);
+        self.meter().note_used(ns);
     }
 
     /// Notes what this process has in flight, for whoever finds it dead.
-    pub(super) fn note_in_flight(&self, left: InFlight) {
+    pub(super) fn note_in_flight(self, left: InFlight) {
+        let Some(index) = self.index() else { return };
         let since_ns = left.since_ns.max(self.gpu.timed_ns.load(Ordering::Relaxed));
-        let (member, is_any) = (self.process.member(), left.since_ns != 0);
-        if is_any && !self.process.limiter.helper.is_there() {
-            return member.note_unseen(self.index, since_ns, left.booked_ns);
+        let (member, is_any) = (self.process().member(), left.since_ns != 0);
+        if is_any && !self.process().limiter.helper.is_there() {
+            return member.note_unseen(index, since_ns, left.booked_ns);
         }
         let taken_ns = if is_any { sys::monotonic_ns().saturating_sub(since_ns) } else { 0 };
-        member.note_in_flight(self.index, taken_ns, taken_ns.saturating_sub(left.booked_ns));
+        member.note_in_flight(index, taken_ns, taken_ns.saturating_sub(left.booked_ns));
     }
 
     /// Adds to the time that its launches have waited.
-    pub(super) fn note_throttled(&self, ns: u64) {
-        self.meter.note_throttled(ns);
+    pub(super) fn note_throttled(self, ns: u64) {
+        self.meter().note_throttled(ns);
     }
 
     /// Charges a settled batch; beside others also what the process must have had beyond it.
-    pub(super) fn charge(&self, settled: &Settlement, strangers: Option<u32>) {
+    pub(super) fn charge(self, settled: &Settlement, strangers: Option<u32>) {
         self.note_used(settled.charge_ns);
         self.correct(settled.correction);
         let Some(strangers) = strangers else { return };
@@ -346,9 +373,9 @@ impl Ground {
     }
 
     /// What the tenant's other processes were charged since this was last asked, ns.
-    pub(super) fn companions_ns(&self) -> u64 {
+    pub(super) fn companions_ns(self) -> u64 {
         // What is ours is added there last, and read here last: what another thread is adding just now is never taken for theirs.
-        let all_ns = self.meter.used_ns();
+        let all_ns = self.meter().used_ns();
         fence(Ordering::Acquire);
         let others_ns = all_ns.saturating_sub(self.gpu.used_ns.load(Ordering::Relaxed));
         others_ns.saturating_sub(self.gpu.others_ns.fetch_max(others_ns, Ordering::Relaxed))
@@ -356,7 +383,7 @@ impl Ground {
 
     /// How many processes that are not the tenant's have a context on the GPU; `None`: no other process at all has. NVML says so, at most
     /// ten times a second. Where it does not say, others may be there, of which nothing is known: all is charged, and nothing learned. In a turn the tenant's own alone use it.
-    pub(super) fn strangers(&self, in_turn: bool) -> Option<u32> {
+    pub(super) fn strangers(self, in_turn: bool) -> Option<u32> {
         let (now, asked) = (sys::coarse_ns(), self.gpu.asked_ns.load(Ordering::Relaxed));
         if asked == 0 || now.saturating_sub(asked) >= ALONE_NS {
             self.gpu.asked_ns.store(now.max(1), Ordering::Relaxed);
@@ -369,25 +396,25 @@ impl Ground {
 
     /// As [`Gpu::shared_with`].
     #[cold]
-    fn ask_who_is_there(&self) -> u32 {
+    fn ask_who_is_there(self) -> u32 {
         const SOMEBODY: u32 = 1;
         let (me, mut room) = (sys::process_id(), Room::new());
-        let Some(shown) = self.shown(&mut room) else { return SOMEBODY };
+        let (Some(index), Some(shown)) = (self.index(), self.shown(&mut room)) else { return SOMEBODY };
         let mut with = 0;
         for pid in shown.iter().map(|info| info.pid).filter(|&pid| pid != me) {
-            let is_ours = self.process.member().booked_by(self.index, pid).is_some();
+            let is_ours = self.process().member().booked_by(index, pid).is_some();
             with = if is_ours { with.max(1) | COMPANIONS } else { with.max(1) + 1 };
         }
         with
     }
 
     /// What NVML shows on the GPU, if it says.
-    pub(super) fn shown<'a>(&self, room: &'a mut Room) -> Option<&'a [nvmlProcessInfo_t]> {
+    pub(super) fn shown(self, room: &mut Room) -> Option<&[nvmlProcessInfo_t]> {
         let device = self.device()?;
         device.nvml.processes(device.gpu(), room).ok()
     }
 
-    pub(super) fn device(&self) -> Option<&'static Device> {
-        self.process.devices.get(self.ordinal as usize)
+    pub(super) fn device(self) -> Option<&'static Device> {
+        self.process().devices.get(self.ordinal() as usize)
     }
 }

@@ -12,7 +12,6 @@ use super::lock::Lock;
 use super::per_thread::as_event;
 use super::stream::{Books, InFlight, Stream};
 use super::timeline::Mark;
-use crate::process::Process;
 use crate::process::device::DEVICES;
 use crate::process::driver;
 
@@ -77,17 +76,10 @@ impl Limiter {
     /// followed.
     #[cold]
     #[inline(never)]
-    pub(super) fn follow_evicted(
-        &self,
-        process: &'static Process,
-        stream: &Stream,
-        books: &mut Books,
-    ) -> bool {
+    pub(super) fn follow_evicted(&self, stream: &Stream, books: &mut Books) -> bool {
         let launches = books.launches.count();
         let is_left = (books.has_tail || stream.is_per_thread()) && stream.tail.is_behind(launches)
-            || stream.is_reachable(process)
-                && self.may_record(stream)
-                && self.leave_tail(process, stream, launches);
+            || stream.is_reachable() && self.may_record(stream) && self.leave_tail(stream, launches);
         let Some(mut list) = self.evicted.list.take().filter(|list| is_left && list.count < FOLLOWED) else {
             return false;
         };
@@ -109,13 +101,7 @@ impl Limiter {
     /// Charges such work for the time that has gone by since it began, where the driver may be asked, and says what of it is in flight. `false`:
     /// another thread is at it.
     #[cold]
-    #[inline(never)]
-    pub(super) fn time_evicted(
-        &self,
-        process: &'static Process,
-        asks: bool,
-        left: &mut [InFlight; DEVICES],
-    ) -> bool {
+    pub(super) fn time_evicted(&self, asks: bool, left: &mut [InFlight; DEVICES]) -> bool {
         let Some(mut list) = self.evicted.list.try_take() else { return false };
         let mut index = 0;
         while let Some(work) = list.at(index) {
@@ -125,7 +111,7 @@ impl Limiter {
                 let has_ended = driver::query_event(as_event(work.event)) != CUresult::CUDA_ERROR_NOT_READY;
                 if work.start.is_some_and(|start| !visit.is_reached(start)) {
                     work.since_ns = sys::monotonic_ns();
-                } else if let Some(on) = Ground::of(process, work.device) {
+                } else if let Some(on) = Ground::of(work.device) {
                     on.charge_since(work.since_ns, 0);
                 }
                 if has_ended {

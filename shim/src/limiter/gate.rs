@@ -51,15 +51,29 @@ impl Limiter {
         make: fn(&Call, &Unit, CUstream) -> CUresult,
     ) -> CUresult {
         if self.is_free(process) {
-            return make(call, unit, stream);
+            make(call, unit, stream)
+        } else {
+            self.counted(process, stream, unit, call, make)
         }
+    }
+
+    /// The same, where launches are counted. Apart: what it saves on the stack is not the others'.
+    #[inline(never)]
+    fn counted(
+        &'static self,
+        process: &'static Process,
+        stream: CUstream,
+        unit: &Unit,
+        call: &Call,
+        make: fn(&Call, &Unit, CUstream) -> CUresult,
+    ) -> CUresult {
         let entered = self.enter(process, stream, unit);
         let status = make(call, unit, stream);
         match entered {
-            Some(After::End(stream)) => self.end_here(process, stream),
-            Some(After::Passed(stream)) => stream.is_passed(process),
+            Some(After::End(stream)) => self.end_here(stream),
+            Some(After::Passed(stream)) => stream.is_passed(),
             Some(After::Tail(stream, launch)) => {
-                self.leave_tail(process, stream, launch);
+                self.leave_tail(stream, launch);
             }
             None => {}
         }
@@ -79,7 +93,7 @@ impl Limiter {
         let cost_ns = gpu.scale_hot(estimate.cost_ns());
         let Some(mut books) = stream.books() else {
             // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
-            let on = Ground::of(process, stream.device())?;
+            let on = Ground::of(stream.device())?;
             let _ = on.book(cost_ns);
             return Some(After::Passed(stream));
         };
@@ -95,9 +109,9 @@ impl Limiter {
             books.batch.add(unit, estimate);
             return tail_behind(stream, &mut books, unit);
         }
-        let on = Ground::of(process, stream.device())?;
+        let on = Ground::of(stream.device())?;
         if is_open && is_timed && place == Place::Same {
-            let entered = Self::follow(&on, stream, &mut books, unit, estimate);
+            let entered = Self::follow(on, stream, &mut books, unit, estimate);
             if let Some(entered) = entered {
                 return entered;
             }
@@ -109,20 +123,19 @@ impl Limiter {
                 self.helper.is_sparse();
                 books.was_dry = self.has_run_dry(stream);
             }
-            if self.close(&on, stream, &mut books, Close::Full) && !is_timed && books.was_dry {
+            if self.close(on, stream, &mut books, Close::Full) && !is_timed && books.was_dry {
                 // It is charged as it is; its gaps are not what its units cost.
                 books.was_late(1);
             }
         }
         drop(books);
-        self.look(&on, stream, unit)
+        self.look(on, stream, unit)
     }
 
     /// Enters a unit into the open batch of a stream whose units come with gaps between them. `None`: it begins another.
     #[cold]
-    #[inline(never)]
     fn follow(
-        on: &Ground,
+        on: Ground,
         stream: &'static Stream,
         books: &mut Books,
         unit: &Unit,
@@ -148,8 +161,8 @@ impl Limiter {
     }
 
     /// One launch in a batch looks at the clock, at what has ended, and at the budget.
-    fn look(&'static self, on: &Ground, stream: &'static Stream, unit: &Unit) -> Entered {
-        self.reap(on.process, Tails::Left);
+    fn look(&'static self, on: Ground, stream: &'static Stream, unit: &Unit) -> Entered {
+        self.reap(Tails::Left);
         let estimate = on.gpu.costs().estimate(unit.key);
         let unit_ns = on.gpu.scale(estimate.cost_ns());
         let (budget, look) = on.budget();
@@ -165,7 +178,7 @@ impl Limiter {
         let mut arrival = Arrival::new(look, booked_ns, on.book(booked_ns));
         let (mut held_since_ns, mut turn_since_ns) = (None, 0);
         let (pass, _entering) = loop {
-            let epoch = on.process.policy().epoch();
+            let epoch = on.process().policy().epoch();
             let (budget, look) = on.budget();
             let scene = self.scene(on, stream);
             let verdict = arrival.judge(look, budget, &scene);
@@ -181,8 +194,8 @@ impl Limiter {
                     if let Some(entering) = self.has_turn(on, stream, &scene, booked_ns, &mut turn_since_ns) {
                         break (pass, entering);
                     }
-                    self.follow_policy(on.process);
-                    self.reap(on.process, Tails::Settled);
+                    self.follow_policy(on.process());
+                    self.reap(Tails::Settled);
                 }
                 Verdict::Wait { look_ns, cause, .. } => {
                     if arrival.is_held(look, cause) {
@@ -192,16 +205,16 @@ impl Limiter {
                     if cause == Cause::Budget {
                         held_since_ns = Some(look.now_ns);
                         // What the open batches had booked and not spent comes back: look again before sleeping.
-                        if self.close_all(on.process, Close::Held) {
+                        if self.close_all(Close::Held) {
                             continue;
                         }
                     }
                     match cause {
-                        Cause::Budget => on.process.policy().wait(epoch, look_ns),
+                        Cause::Budget => on.process().policy().wait(epoch, look_ns),
                         Cause::Bound => on.gpu.turns.wait_for_room(on, epoch, look_ns),
                     }
-                    self.follow_policy(on.process);
-                    self.reap(on.process, if cause == Cause::Bound { Tails::Settled } else { Tails::Left });
+                    self.follow_policy(on.process());
+                    self.reap(if cause == Cause::Bound { Tails::Settled } else { Tails::Left });
                 }
             }
         };
@@ -213,7 +226,7 @@ impl Limiter {
         self.pass(on, stream, unit, booked_ns, (arrival.arrived_ns(), pass))
     }
 
-    fn scene(&self, on: &Ground, of: &Stream) -> Scene {
+    fn scene(&self, on: Ground, of: &Stream) -> Scene {
         let mut scene = Scene {
             batches: 0,
             in_flight_ns: 0,
@@ -226,7 +239,7 @@ impl Limiter {
             scene.process_busy = true;
             if stream.device() == of.device() {
                 scene.batches += stream.batches();
-                scene.in_flight_ns = scene.in_flight_ns.saturating_add(stream.in_flight_ns());
+                scene.in_flight_ns += stream.in_flight_ns();
             }
         }
         scene.in_flight_ns = on.gpu.scale(scene.in_flight_ns);
@@ -236,7 +249,7 @@ impl Limiter {
     /// Enters the unit into its stream's batch.
     fn pass(
         &'static self,
-        on: &Ground,
+        on: Ground,
         stream: &'static Stream,
         unit: &Unit,
         booked_ns: u64,
@@ -271,7 +284,7 @@ impl Limiter {
             books.watch = Watch::new(now_ns, front_ns);
             if !books.is_busy() {
                 books.since_ns = now_ns;
-                if self.streams.busy().all(|other| other.device() != on.ordinal) {
+                if self.streams.busy().all(|other| other.device() != on.ordinal()) {
                     on.gpu.begin(now_ns);
                     // What others had while this process had nothing on the GPU was not taken from it.
                     let _ = on.companions_ns();
@@ -279,7 +292,7 @@ impl Limiter {
             }
             books.others_held = self.others_held(stream);
             if books.boundary.is_none() {
-                books.boundary = self.record(on.process, stream);
+                books.boundary = self.record(stream);
             }
         }
         self.call_helper();
@@ -299,16 +312,16 @@ impl Limiter {
         drop(books);
         if !self.helper.is_there() {
             // Nobody notes it later, where this is the last look.
-            self.note_left(on.process, 0, Tails::Left, 0);
+            self.note_left(0, Tails::Left, 0);
         }
         if ends_here { Some(After::End(stream)) } else { tail }
     }
 
-    fn end_here(&self, process: &'static Process, stream: &Stream) {
-        if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.books()) {
+    fn end_here(&self, stream: &Stream) {
+        if let (Some(on), Some(mut books)) = (Ground::of(stream.device()), stream.books()) {
             // It has been launched, also where as many batches are in flight as there may be and this one stays open.
             books.is_under_way = false;
-            self.close(&on, stream, &mut books, Close::Unknown);
+            self.close(on, stream, &mut books, Close::Unknown);
         }
     }
 }

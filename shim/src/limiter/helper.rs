@@ -22,7 +22,7 @@ use super::sensor::Tails;
 use super::stream::{Books, Stream};
 use super::timeline::Visit;
 use crate::interpose::glibc;
-use crate::process::{self, Process, Standing, driver};
+use crate::process::{self, Standing, driver};
 
 const STACK_BYTES: usize = 256 << 10;
 
@@ -159,7 +159,7 @@ fn start(is_first: bool) -> Option<()> {
 
 /// Waits until a word is not `value` any more, [`PATIENCE_NS`] at most.
 fn wait_while(word: &AtomicU32, value: u32) {
-    let until_ns = sys::monotonic_ns().saturating_add(PATIENCE_NS);
+    let until_ns = sys::monotonic_ns() + PATIENCE_NS;
     while word.load(Ordering::SeqCst) == value && sys::monotonic_ns() < until_ns {
         sys::sleep_ns(20_000);
     }
@@ -180,12 +180,12 @@ extern "C" fn exiting(_: *mut c_void) {
     wait_while(&helper.is_inside, 1);
     process.limiter.leave_turns();
     // Where it did not come to its turn.
-    process.limiter.note_left(process, 0, Tails::Left, 0);
+    process.limiter.note_left(0, Tails::Left, 0);
 }
 
 extern "C" fn run(_: *mut c_void) -> *mut c_void {
     match process::standing() {
-        Standing::Managed(process) => process.limiter.help(process),
+        Standing::Managed(process) => process.limiter.help(),
         Standing::Unmanaged | Standing::Closed => null_mut(),
     }
 }
@@ -235,49 +235,50 @@ impl Limiter {
         helper.parked.store(0, Ordering::SeqCst);
     }
 
-    fn help(&'static self, process: &'static Process) -> ! {
+    fn help(&'static self) -> ! {
         let (helper, mut rounds, mut before) = (&self.helper, Rounds::new(), Found::Idle);
         helper.runs.store(1, Ordering::SeqCst);
         loop {
             helper.is_inside.store(1, Ordering::SeqCst);
             let end = EXITING.load(Ordering::SeqCst);
-            let found = if end == OVER { Found::Idle } else { self.round(process, before) };
+            let found = if end == OVER { Found::Idle } else { self.round(before) };
             before = found;
-            let turn_ns = if end == LIVES { self.tend(process) } else { u64::MAX };
+            let turn_ns = if end == LIVES { self.tend() } else { u64::MAX };
             helper.is_inside.store(0, Ordering::SeqCst);
             let nap = match end {
                 LIVES => rounds.next(found),
                 // What has run dry by now is seen to be quiet, closed and settled, a round each.
                 LAST_ROUNDS if found != Found::Idle => Nap::For(QUIET_NS),
-                _ => self.note_until_the_end(process),
+                _ => self.note_until_the_end(),
             };
             match nap {
                 // Until then, or until exit handlers come further.
                 Nap::Parked if turn_ns == u64::MAX => self.park(),
                 nap => {
                     let ns = if let Nap::For(ns) = nap { ns.min(turn_ns) } else { turn_ns };
-                    sys::wait_until(&EXITING, end, sys::monotonic_ns().saturating_add(ns));
+                    sys::wait_until(&EXITING, end, sys::monotonic_ns() + ns);
                 }
             }
         }
     }
 
     /// Notes how long what is in flight has been on the GPU, without asking the driver, which may be ending.
-    fn note_until_the_end(&self, process: &'static Process) -> ! {
+    fn note_until_the_end(&self) -> ! {
         EXITING.store(OVER, Ordering::SeqCst);
         loop {
-            self.note_left(process, 0, Tails::Left, 0);
+            self.note_left(0, Tails::Left, 0);
             sys::sleep_ns(LAST_NOTES_NS);
         }
     }
 
     /// Settles what has ended, and closes what is quiet.
-    fn round(&'static self, process: &'static Process, before: Found) -> Found {
+    fn round(&'static self, before: Found) -> Found {
+        let process = process::managed();
         let launched = self.helper.launched.swap(0, Ordering::SeqCst) != 0;
         // While units keep coming, the looks before them settle.
         let settles = !launched || before != Found::Flowing;
         if settles {
-            self.reap_all(process);
+            self.reap_all();
         }
         let mut found = if launched { Found::Draining } else { Found::Idle };
         if self.helper.sparse.swap(0, Ordering::Relaxed) != 0 {
@@ -288,13 +289,13 @@ impl Limiter {
         }
         for stream in self.streams.busy() {
             found = found.max(Found::Draining);
-            if let Some((on, mut books)) = stream.ground(process, 0) {
+            if let Some((on, mut books)) = stream.ground(0) {
                 // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.
                 if settles {
                     books.none_was_late();
                 }
                 if !books.batch.is_empty() {
-                    found = found.max(self.watch(&on, stream, &mut books));
+                    found = found.max(self.watch(on, stream, &mut books));
                 }
             }
         }
@@ -303,7 +304,7 @@ impl Limiter {
     }
 
     /// Looks at an open batch, and closes it where nothing comes any more.
-    fn watch(&self, on: &Ground, stream: &Stream, books: &mut Books) -> Found {
+    fn watch(&self, on: Ground, stream: &Stream, books: &mut Books) -> Found {
         let (units, cost_ns, now_ns) = (books.batch.units(), books.batch.cost_ns(), sys::monotonic_ns());
         if is_gap(books.pace.idle_ns(now_ns)) && self.is_at_work(on, stream) {
             books.pace.doubt();
@@ -328,10 +329,10 @@ impl Limiter {
     }
 
     /// Makes a stream's context the current one: the legacy stream, and a new event, are that one's. Who ends it waits for who visits it.
-    fn enter_context(&self, on: &Ground, stream: &Stream) -> Option<Visit<'_>> {
+    fn enter_context(&self, on: Ground, stream: &Stream) -> Option<Visit<'_>> {
         let visit = self.visit(stream)?;
         // Said each time: the one with this number, and even with this handle, may be another than the last time.
-        on.process
+        on.process()
             .contexts
             .handle_of(stream.context())
             .filter(|&context| driver::set_current(context))
@@ -340,7 +341,7 @@ impl Limiter {
 
     /// Whether work is on a stream that has run dry by its estimates.
     #[cold]
-    fn is_at_work(&self, on: &Ground, stream: &Stream) -> bool {
+    fn is_at_work(&self, on: Ground, stream: &Stream) -> bool {
         if stream.is_per_thread() {
             return !self.tail_is_reached(stream);
         }

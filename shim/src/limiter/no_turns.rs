@@ -6,7 +6,6 @@ use cuota_governor::entitlement::Entitlement;
 use super::Limiter;
 use super::caps::Ground;
 use super::stream::Stream;
-use crate::process::Process;
 
 /// A GPU's turns: none.
 pub(super) struct Turns;
@@ -25,7 +24,7 @@ impl Turns {
 
     pub(super) fn entitle(&self, _: Entitlement) {}
 
-    pub(super) fn watch(&self, _: &Ground) -> bool {
+    pub(super) fn watch(&self, _: Ground) -> bool {
         false
     }
 
@@ -37,26 +36,19 @@ impl Turns {
         if has_gpu_alone { Bound::ALONE } else { Bound::USUAL }
     }
 
-    pub(super) fn wait_for_room(&self, on: &Ground, epoch: u32, until_ns: u64) {
-        on.process.policy().wait(epoch, until_ns);
+    pub(super) fn wait_for_room(&self, on: Ground, epoch: u32, until_ns: u64) {
+        on.process().policy().wait(epoch, until_ns);
     }
 }
 
 impl Limiter {
-    pub(crate) fn arrive(&self, _: &Process, _: u32) {}
+    pub(crate) fn arrive(&self, _: u32) {}
 
-    pub(super) fn has_turn(
-        &self,
-        _: &Ground,
-        _: &Stream,
-        _: &Scene,
-        _: u64,
-        _: &mut u64,
-    ) -> Option<Entering> {
+    pub(super) fn has_turn(&self, _: Ground, _: &Stream, _: &Scene, _: u64, _: &mut u64) -> Option<Entering> {
         Some(Entering)
     }
 
-    pub(super) fn tend(&self, _: &Process) -> u64 {
+    pub(super) fn tend(&self) -> u64 {
         u64::MAX
     }
 

@@ -17,8 +17,7 @@ use cuota_region::sys;
 use super::Limiter;
 use super::caps::Ground;
 use super::stream::{Books, Stream};
-use crate::process::Process;
-use crate::process::driver;
+use crate::process::{self, driver};
 
 /// `CU_EVENT_DISABLE_TIMING`.
 const DISABLE_TIMING: u32 = 2;
@@ -88,7 +87,8 @@ impl Tail {
 impl Limiter {
     /// Leaves the event behind a launch on a stream that the calling thread can name. `false`: the driver refuses.
     #[inline(never)]
-    pub(super) fn leave_tail(&self, process: &Process, stream: &Stream, launch: u32) -> bool {
+    pub(super) fn leave_tail(&self, stream: &Stream, launch: u32) -> bool {
+        let process = process::managed();
         let Some(_visit) = self.line(stream.context()).visit_later() else { return false };
         let mut event = as_event(stream.tail.event.load(Ordering::Relaxed));
         if event.is_null() {
@@ -116,7 +116,7 @@ impl Limiter {
     #[inline(never)]
     pub(super) fn settle_by_tail(
         &self,
-        on: &Ground,
+        on: Ground,
         stream: &Stream,
         books: &mut Books,
         late_ns: u64,

@@ -11,9 +11,9 @@ use super::Limiter;
 use super::caps::Ground;
 use super::stream::{Books, Closed, InFlight, STREAMS, Stream, WAITS_AT_LAST, WAITS_SYNCED, YIELDS};
 use super::timeline::{End, Mark, Timeline, Visit};
-use crate::process::Process;
 use crate::process::device::DEVICES;
 use crate::process::driver::{self, Capturing};
+use crate::process::{self, Process};
 
 /// Streams that a look settles batches of. A query takes about a microsecond, and a program can have hundreds of streams.
 const AT_A_LOOK: usize = 8;
@@ -40,8 +40,9 @@ impl Limiter {
     }
 
     /// Records an event on a stream whose books the caller holds. `None`: it cannot be, or must not.
-    pub(super) fn record(&self, process: &'static Process, stream: &Stream) -> Option<Mark> {
-        if !stream.is_reachable(process) || !self.may_record(stream) {
+    pub(super) fn record(&self, stream: &Stream) -> Option<Mark> {
+        let process = process::managed();
+        if !stream.is_reachable() || !self.may_record(stream) {
             return None;
         }
         let line = self.line(stream.context()).visit_later()?;
@@ -83,7 +84,7 @@ impl Limiter {
     }
 
     /// Closes the open batch of a stream whose books the caller holds. Whether it will be measured.
-    pub(super) fn close(&self, on: &Ground, stream: &Stream, books: &mut Books, why: Close) -> bool {
+    pub(super) fn close(&self, on: Ground, stream: &Stream, books: &mut Books, why: Close) -> bool {
         books.was_synced |= why == Close::Sync;
         if books.batch.is_empty() && books.boundary.is_none() {
             return false;
@@ -92,7 +93,7 @@ impl Limiter {
         if books.is_under_way && matches!(why, Close::Quiet | Close::Held | Close::Sync) {
             return false;
         }
-        let is_reachable = stream.is_reachable(on.process);
+        let is_reachable = stream.is_reachable();
         // When the cap is taken off nobody comes back to it: the estimate stands.
         if books.is_full() || !(is_reachable || why == Close::End) {
             return false;
@@ -114,13 +115,13 @@ impl Limiter {
                 books.was_dry = true;
             }
         }
-        let end = start.and_then(|_| self.record(on.process, stream));
+        let end = start.and_then(|_| self.record(stream));
         let Some((start, end)) = start.zip(end) else {
             // Not to be measured by events. What it has cost so far is its estimate; the rest is seen by `time`.
             self.let_go(stream, start);
             books.blind_ns = books.blind_ns.saturating_add(batch.booked_ns());
             if is_reachable {
-                self.blind(on.process, stream, books);
+                self.blind(stream, books);
             } else {
                 on.note_used(core::mem::take(&mut books.blind_ns));
             }
@@ -139,58 +140,54 @@ impl Limiter {
     /// Notes that work is on a stream which no event measures, and leaves the stream's tail behind it, where that may be.
     #[cold]
     #[inline(never)]
-    fn blind(&self, process: &'static Process, stream: &Stream, books: &mut Books) {
+    fn blind(&self, stream: &Stream, books: &mut Books) {
         books.is_blind = true;
-        books.has_tail = self.may_record(stream) && self.leave_tail(process, stream, books.launches.count());
+        books.has_tail = self.may_record(stream) && self.leave_tail(stream, books.launches.count());
     }
 
     /// Closes the open batch of the stream that the calling thread means.
     #[inline(never)]
-    pub(crate) fn close_stream(&self, process: &'static Process, handle: CUstream, why: Close) {
+    pub(crate) fn close_stream(&self, handle: CUstream, why: Close) {
+        let process = process::managed();
         let Some(stream) = self.streams.known(process, handle).filter(|stream| stream.batches() != 0) else {
             return;
         };
-        if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), stream.books()) {
-            self.close(&on, stream, &mut books, why);
+        if let (Some(on), Some(mut books)) = (Ground::of(stream.device()), stream.books()) {
+            self.close(on, stream, &mut books, why);
         }
     }
 
     /// Before a stream is destroyed.
-    pub(crate) fn end_stream(&self, process: &'static Process, handle: CUstream) {
+    pub(crate) fn end_stream(&self, handle: CUstream) {
         // Two threads that saw it first at once can have given it two places.
         while let Some((key, stream)) = self.streams.with_handle(handle) {
             // Who is at its books may be about to name it to the driver.
             let mut books = stream.books_after(WAITS_AT_LAST);
-            if let (Some(on), Some(books)) = (Ground::of(process, stream.device()), &mut books) {
-                self.close(&on, stream, books, Close::End);
+            if let (Some(on), Some(books)) = (Ground::of(stream.device()), &mut books) {
+                self.close(on, stream, books, Close::End);
                 if books.is_blind && !books.has_tail {
-                    self.blind(process, stream, books);
+                    self.blind(stream, books);
                 }
             }
             stream.end(key);
         }
-        self.reap_all(process);
+        self.reap_all();
         self.streams.sweep();
     }
 
     /// Makes a call that may end a context, and says whether it has, while nobody else touches its events.
-    pub(crate) fn while_ending(
-        &self,
-        process: &'static Process,
-        context: Option<u8>,
-        call: &dyn Fn() -> (CUresult, bool),
-    ) -> CUresult {
+    pub(crate) fn while_ending(&self, context: Option<u8>, call: &dyn Fn() -> (CUresult, bool)) -> CUresult {
         let Some(context) = context else { return call().0 };
-        self.line(context).while_ending(call, || self.end_context(process, context))
+        self.line(context).while_ending(call, || self.end_context(context))
     }
 
     /// After a context has gone: its streams have, too, and no event says any more how long their work took. It was on the GPU until
     /// now at most.
-    fn end_context(&self, process: &'static Process, context: u8) {
+    fn end_context(&self, context: u8) {
         let busy = self.streams.busy().filter(|stream| stream.context() == context);
         for stream in busy {
-            if let Some((on, mut books)) = stream.ground(process, WAITS_AT_LAST) {
-                self.write_off(&on, stream, &mut books);
+            if let Some((on, mut books)) = stream.ground(WAITS_AT_LAST) {
+                self.write_off(on, stream, &mut books);
             }
         }
         self.streams.end_context(context);
@@ -205,12 +202,12 @@ impl Limiter {
 
     /// Closes the open batches of all streams, but for those that another thread is at. Whether there were any.
     #[inline(never)]
-    pub(crate) fn close_all(&self, process: &'static Process, why: Close) -> bool {
+    pub(crate) fn close_all(&self, why: Close) -> bool {
         let mut were_open = false;
         for stream in self.streams.busy() {
-            if let Some((on, mut books)) = stream.ground(process, 0) {
+            if let Some((on, mut books)) = stream.ground(0) {
                 let was_open = !books.batch.is_empty();
-                self.close(&on, stream, &mut books, why);
+                self.close(on, stream, &mut books, why);
                 were_open |= was_open && books.batch.is_empty();
             }
         }
@@ -218,35 +215,36 @@ impl Limiter {
     }
 
     /// Settles the batches that have ended, all of them. Not for the path of a launch.
-    pub(crate) fn reap_all(&self, process: &'static Process) {
-        driver::outside_captures(|| self.note_left(process, STREAMS, Tails::Left, 0));
+    pub(crate) fn reap_all(&self) {
+        driver::outside_captures(|| self.note_left(STREAMS, Tails::Left, 0));
     }
 
     /// Settles the batches that have ended on some streams: whoever comes next goes on with those after them.
-    pub(crate) fn reap(&self, process: &'static Process, tails: Tails) {
-        driver::outside_captures(|| self.note_left(process, AT_A_LOOK, tails, 0));
+    pub(crate) fn reap(&self, tails: Tails) {
+        driver::outside_captures(|| self.note_left(AT_A_LOOK, tails, 0));
     }
 
     /// As [`Self::reap`], after the program has waited for this stream, or for what may be on any of them: it may end at once.
-    pub(crate) fn reap_synced(&self, process: &'static Process, synced: Option<CUstream>, tails: Tails) {
+    pub(crate) fn reap_synced(&self, synced: Option<CUstream>, tails: Tails) {
+        let process = process::managed();
         driver::outside_captures(|| {
             let stream = synced.and_then(|handle| self.streams.known(process, handle));
             if let Some(stream) = stream.filter(|stream| stream.batches() != 0)
-                && let Some((on, mut books)) = stream.ground(process, WAITS_SYNCED)
+                && let Some((on, mut books)) = stream.ground(WAITS_SYNCED)
             {
-                while self.settle(&on, stream, &mut books) {}
+                while self.settle(on, stream, &mut books) {}
             }
             // Those that another thread is at are left to it: threads that launch and synchronise on a stream each must not wait for one
             // another.
             let (settles, waits) = if synced.is_some() { (AT_A_LOOK, 0) } else { (STREAMS, YIELDS) };
-            self.note_left(process, settles, tails, waits);
+            self.note_left(settles, tails, waits);
         });
     }
 
     /// Notes what is in flight, which this process's tenant pays for if it dies. What has ended on so many streams is settled first, but
     /// for those that another thread is at; while it is, what is noted stays.
     #[inline(never)]
-    pub(super) fn note_left(&self, process: &'static Process, settles: usize, tails: Tails, waits: u32) {
+    pub(super) fn note_left(&self, settles: usize, tails: Tails, waits: u32) {
         let mut is_sure = true;
         let mut left = [InFlight::NONE; DEVICES];
         let busy = || self.streams.busy();
@@ -257,17 +255,17 @@ impl Limiter {
         for (index, stream) in busy().enumerate() {
             let books = stream.books_after(waits);
             is_sure &= books.is_some();
-            if let (Some(on), Some(mut books)) = (Ground::of(process, stream.device()), books) {
+            if let (Some(on), Some(mut books)) = (Ground::of(stream.device()), books) {
                 let is_due = (index + count).wrapping_sub(first) % count < settles;
-                while is_due && self.settle(&on, stream, &mut books) {}
+                while is_due && self.settle(on, stream, &mut books) {}
                 if is_due && books.is_old() && self.waits(stream, &mut books).is_some() {
                     books.since_ns = sys::monotonic_ns();
                 }
                 if is_due && tails == Tails::Settled && stream.is_per_thread() {
-                    self.settle_by_tail(&on, stream, &mut books, 0);
+                    self.settle_by_tail(on, stream, &mut books, 0);
                 }
                 if is_due && books.is_blind {
-                    self.time(&on, stream, &mut books);
+                    self.time(on, stream, &mut books);
                 }
                 if let Some(left) = left.get_mut(stream.device() as usize) {
                     left.add(&books);
@@ -275,22 +273,19 @@ impl Limiter {
             }
         }
         if self.evicted.is_any() {
-            is_sure &= self.time_evicted(
-                process,
-                settles == STREAMS || settles != 0 && !self.helper.is_there(),
-                &mut left,
-            );
+            is_sure &=
+                self.time_evicted(settles == STREAMS || settles != 0 && !self.helper.is_there(), &mut left);
         }
         for (ordinal, left) in (0..).zip(&left).filter(|_| is_sure) {
-            self.note_in_flight(process, ordinal, *left);
+            self.note_in_flight(ordinal, *left);
         }
     }
 
-    fn note_in_flight(&self, process: &'static Process, ordinal: u32, left: InFlight) {
+    fn note_in_flight(&self, ordinal: u32, left: InFlight) {
         let noted = self.gpus.get(ordinal as usize).map(|gpu| &gpu.in_flight);
         let any = u32::from(left.since_ns != 0);
         if noted.is_some_and(|noted| noted.swap(any, Ordering::Relaxed) | any != 0)
-            && let Some(on) = Ground::of(process, ordinal)
+            && let Some(on) = Ground::of(ordinal)
         {
             on.note_in_flight(left);
         }
@@ -299,9 +294,9 @@ impl Limiter {
     /// Charges work that no event measures for the time that has gone by, in place of its estimate, until its tail is reached, or the stream
     /// has nothing to do. One that must not be asked now, for a capture's sake, or not by this thread, may have.
     #[cold]
-    fn time(&self, on: &Ground, stream: &Stream, books: &mut Books) {
-        let is_lost = !books.has_tail && stream.is_lost(on.process);
-        let may_ask = || stream.is_reachable(on.process) && self.may_record(stream);
+    fn time(&self, on: Ground, stream: &Stream, books: &mut Books) {
+        let is_lost = !books.has_tail && stream.is_lost();
+        let may_ask = || stream.is_reachable() && self.may_record(stream);
         let has_ended = match books.has_tail {
             true => self.tail_is_reached(stream),
             false => is_lost || may_ask() && driver::has_ended(stream.handle()),
@@ -334,10 +329,10 @@ impl Limiter {
         // The first that nobody is at and that can be followed; where none can be, the first that nobody is at.
         for turn in 0..2 * STREAMS {
             let Some(stream) = self.streams.next_to_go() else { continue };
-            if let Some((on, mut books)) = stream.ground(process, 0)
-                && (turn >= STREAMS || self.follow_evicted(process, stream, &mut books))
+            if let Some((on, mut books)) = stream.ground(0)
+                && (turn >= STREAMS || self.follow_evicted(stream, &mut books))
             {
-                self.write_off(&on, stream, &mut books);
+                self.write_off(on, stream, &mut books);
                 break;
             }
         }
@@ -346,7 +341,7 @@ impl Limiter {
     }
 
     /// Charges what is open and in flight on a stream as if it had been on the GPU all the time, and forgets it.
-    fn write_off(&self, on: &Ground, stream: &Stream, books: &mut Books) {
+    fn write_off(&self, on: Ground, stream: &Stream, books: &mut Books) {
         on.close(&mut books.batch);
         let mut booked_ns = books.batch.booked_ns().saturating_add(books.blind_ns);
         while let Some(&mut closed) = books.front() {
@@ -388,7 +383,7 @@ impl Limiter {
 
     /// Settles the oldest batch of a stream, if it has ended.
     #[inline(never)]
-    fn settle(&self, on: &Ground, stream: &Stream, books: &mut Books) -> bool {
+    fn settle(&self, on: Ground, stream: &Stream, books: &mut Books) -> bool {
         let Some(&mut closed) = books.front() else {
             if books.batch.is_empty() {
                 // The stream has run dry: the next batch begins with a boundary of its own.

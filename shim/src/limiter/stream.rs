@@ -18,7 +18,7 @@ use super::lock::{Held, Lock};
 use super::per_thread::{Launches, Tail};
 use super::timeline::Mark;
 use crate::arch;
-use crate::process::Process;
+use crate::process::{self, Process};
 
 /// How many streams are told apart. With more that have work in flight, one gives up its place: see `Limiter::write_off`.
 pub(super) const STREAMS: usize = 512;
@@ -134,7 +134,6 @@ impl Books {
     /// Whether the open batch of a per-thread stream with chains, which nobody else can end, has been there for a period more than its
     /// units are known to take: it is ended once in so long, also inside a chain.
     #[cold]
-    #[inline(never)]
     pub(super) fn is_overdue(&self, stream: &Stream) -> bool {
         stream.is_per_thread()
             && self.watch.apart(self.batch.cost_ns().saturating_add(PERIOD_NS), sys::coarse_ns())
@@ -150,7 +149,7 @@ impl Books {
 
     /// Takes the open batch and its first boundary out: from now on it is charged its estimate.
     #[inline(never)]
-    pub(super) fn take_open(&mut self, on: &Ground) -> (Option<Mark>, Batch) {
+    pub(super) fn take_open(&mut self, on: Ground) -> (Option<Mark>, Batch) {
         let mut batch = core::mem::take(&mut self.batch);
         self.lease = cuota_governor::lease::EMPTY;
         (self.unknown, self.is_under_way) = (false, false);
@@ -279,12 +278,13 @@ impl Stream {
     }
 
     /// Whether nobody can ask for this stream any more: it was destroyed, or is another thread's, which may have ended.
-    pub(super) fn is_lost(&self, process: &Process) -> bool {
-        !self.is_legacy() && !self.is_reachable(process)
+    pub(super) fn is_lost(&self) -> bool {
+        !self.is_legacy() && !self.is_reachable()
     }
 
     /// Whether the calling thread can name this stream to the driver: the legacy and the per-thread stream depend on who calls.
-    pub(super) fn is_reachable(&self, process: &Process) -> bool {
+    pub(super) fn is_reachable(&self) -> bool {
+        let process = process::managed();
         match self.handle.load(Ordering::Relaxed) {
             LEGACY => process.contexts.current() == self.context(),
             PER_THREAD => {
@@ -304,12 +304,12 @@ impl Stream {
     /// Something is put on it while somebody is at the books for long, so that it cannot be entered: our own clock measures it. Where
     /// nobody has come to that since an earlier one, who holds them may never let go: what has gone by is charged here.
     #[cold]
-    pub(super) fn is_passed(&self, process: &'static Process) {
+    pub(super) fn is_passed(&self) {
         let now_ns = sys::monotonic_ns();
         let passed = self.passed_ns.compare_exchange(0, now_ns, Ordering::Relaxed, Ordering::Relaxed);
         if let Err(since_ns) = passed.map_err(|since_ns| since_ns.saturating_add(PASSED_NS))
             && since_ns < now_ns
-            && let Some(on) = Ground::of(process, self.device())
+            && let Some(on) = Ground::of(self.device())
         {
             on.charge_since(since_ns - PASSED_NS, 0);
         }
@@ -371,8 +371,8 @@ impl Stream {
 
     /// Where it is, and its books as [`Self::books_after`] gives them.
     #[inline(never)]
-    pub(super) fn ground(&self, process: &'static Process, waits: u32) -> Option<(Ground, HeldBooks<'_>)> {
-        Some((Ground::of(process, self.device())?, self.books_after(waits)?))
+    pub(super) fn ground(&self, waits: u32) -> Option<(Ground, HeldBooks<'_>)> {
+        Some((Ground::of(self.device())?, self.books_after(waits)?))
     }
 
     /// The books, unless somebody holds them; with what has passed meanwhile.
@@ -539,7 +539,6 @@ impl Streams {
     }
 
     #[cold]
-    #[inline(never)]
     fn settle(&self, process: &Process, key: u64, [handle, thread]: [u64; 2]) -> Option<&Stream> {
         let claim = |of: &AtomicU64, from| {
             of.compare_exchange(from, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok()

@@ -92,7 +92,6 @@ impl Timeline {
     }
 
     /// The event; `None`: the context has been another since.
-    #[inline(never)]
     fn handle(&self, mark: Mark) -> Option<CUevent> {
         let handle = self.event(mark).handle.load(Ordering::Acquire);
         (handle != 0).then_some(core::ptr::with_exposed_provenance_mut(usize::try_from(handle).ok()?))

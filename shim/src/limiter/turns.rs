@@ -24,9 +24,9 @@ use cuota_region::sys;
 use super::Limiter;
 use super::caps::{Gpu, Ground};
 use super::stream::Stream;
+use crate::process::driver;
 use crate::process::nvml::Room;
 use crate::process::settings::Settings;
-use crate::process::{Process, driver};
 
 /// A turn is handed over so long before what is in flight should have drained, ns: H100, the gap is then the card's own switch of contexts.
 const LEAD_NS: u64 = 100_000;
@@ -171,7 +171,7 @@ impl Turns {
     /// Takes a seat in the GPU's arena, where it has none; again, where it was lost.
     #[cold]
     #[inline(never)]
-    pub(super) fn sit(&self, on: &Ground) {
+    pub(super) fn sit(&self, on: Ground) {
         if let Some(seat) = self.seat() {
             if seat.is_mine() {
                 // Others may have come since. The first launches of all do not wait for the helper's first look: a full queue of them would
@@ -194,7 +194,7 @@ impl Turns {
             return;
         }
         let seat = open(on).filter(Arena::sign_in).and_then(|arena| {
-            let seat = arena.no_seat(on.process.member().identity());
+            let seat = arena.no_seat(on.process().member().identity());
             seat.take(load(&self.entitlement), seat.now_ns()).then_some(seat)
         });
         let mut standing = NONE;
@@ -209,13 +209,13 @@ impl Turns {
 
     /// Whether others are there to take turns with.
     #[inline(never)]
-    fn look_around(&self, seat: &Seat, on: &Ground) -> bool {
+    fn look_around(&self, seat: &Seat, on: Ground) -> bool {
         let now_ns = seat.now_ns();
         self.looked_ns.store(now_ns, Ordering::Relaxed);
         self.comings.store(seat.comings(), Ordering::Relaxed);
         let mut is_on = seat.has_company(now_ns);
         if is_on {
-            if is_beside_outsiders(on, seat.arena()) || driver::is_under_mps(on.ordinal) {
+            if is_beside_outsiders(on, seat.arena()) || driver::is_under_mps(on.ordinal()) {
                 seat.note_outsiders(now_ns);
             }
             is_on = !seat.is_beside_outsiders(now_ns);
@@ -226,7 +226,7 @@ impl Turns {
     }
 
     /// While it takes no turns: says that the tenant is there, and whether there are others to take them with.
-    pub(super) fn watch(&self, on: &Ground) -> bool {
+    pub(super) fn watch(&self, on: Ground) -> bool {
         let Some(seat) = self.seat() else { return false };
         let now_ns = seat.now_ns();
         seat.touch(now_ns);
@@ -300,10 +300,10 @@ impl Turns {
     }
 
     /// A launch waits for room on the GPU until then by this time namespace's clock, ns, or until the policy changes.
-    pub(super) fn wait_for_room(&'static self, on: &Ground, epoch: u32, until_ns: u64) {
+    pub(super) fn wait_for_room(&'static self, on: Ground, epoch: u32, until_ns: u64) {
         let since_ns = sys::monotonic_ns();
         let _entering = Entering::to(self);
-        on.process.policy().wait(epoch, until_ns);
+        on.process().policy().wait(epoch, until_ns);
         self.wanted_ns.fetch_add(sys::monotonic_ns().saturating_sub(since_ns), Ordering::Relaxed);
     }
 
@@ -328,15 +328,15 @@ impl Turns {
 }
 
 /// Whether NVML shows another process on the GPU that has not signed the arena. Where it does not say, none is there.
-fn is_beside_outsiders(on: &Ground, arena: &Arena) -> bool {
+fn is_beside_outsiders(on: Ground, arena: &Arena) -> bool {
     let (me, mut room) = (sys::process_id(), Room::new());
     let is_outside = |info: &nvmlProcessInfo_t| info.pid != me && !arena.has_signed(info.pid);
     on.shown(&mut room).is_some_and(|shown| shown.iter().any(is_outside))
 }
 
 /// The arena of a GPU: in the directory of the tenants' files, or where HAMi's containers have one.
-fn open(on: &Ground) -> Option<Arena> {
-    let (settings, is_hamis) = (Settings::get(), on.process.hami.is_on());
+fn open(on: Ground) -> Option<Arena> {
+    let (settings, is_hamis) = (Settings::get(), on.process().hami.is_on());
     let gpu = on.device()?.gpu();
     // All containers of the machine can write HAMi's, so there each says for itself that it wants to.
     if !settings.takes_turns(!is_hamis) {
@@ -350,9 +350,9 @@ impl Limiter {
     /// The process is about to have a context on a device: who takes turns there is to know before NVML shows it.
     #[cold]
     #[inline(never)]
-    pub(crate) fn arrive(&self, process: &'static Process, ordinal: u32) {
-        if let Some(on) = Ground::of(process, ordinal) {
-            on.gpu.turns.sit(&on);
+    pub(crate) fn arrive(&self, ordinal: u32) {
+        if let Some(on) = Ground::of(ordinal) {
+            on.gpu.turns.sit(on);
         }
     }
 
@@ -360,7 +360,7 @@ impl Limiter {
     /// look at everything again. `since_ns`: since when it has waited, ns, 0 at first.
     pub(super) fn has_turn(
         &'static self,
-        on: &Ground,
+        on: Ground,
         stream: &Stream,
         scene: &Scene,
         booked_ns: u64,
@@ -374,12 +374,12 @@ impl Limiter {
         // As for the budget: what waits elsewhere for this launch is dearer than it is. What is closed is seen to end.
         self.held.fetch_add(1, Ordering::Relaxed);
         stream.held.fetch_add(1, Ordering::Relaxed);
-        self.close_all(on.process, Close::Held);
+        self.close_all(Close::Held);
         on.gpu.turns.sleep(bell, until_ns);
         None
     }
 
-    fn may_enter(&'static self, on: &Ground, scene: &Scene, booked_ns: u64, since_ns: &mut u64) -> Entry {
+    fn may_enter(&'static self, on: Ground, scene: &Scene, booked_ns: u64, since_ns: &mut u64) -> Entry {
         let turns = &on.gpu.turns;
         let Some(seat) = turns.seat().filter(|_| turns.is_on()) else { return Entry::Go };
         if !seat.is_mine() {
@@ -414,14 +414,14 @@ impl Limiter {
             Admission::Go { until_ns } => turns.begin(seat, now_ns, until_ns),
             Admission::Aloof => {}
             Admission::Wait { bell, until_ns } => {
-                return Entry::Sleep { bell, until_ns: until_ns.min(now_ns.saturating_add(LONGEST_NAP_NS)) };
+                return Entry::Sleep { bell, until_ns: until_ns.min(now_ns + LONGEST_NAP_NS) };
             }
         }
         Entry::Go
     }
 
     /// The turn is over, or too short for the next batch: lets what is in flight drain, and hands over a little before it has.
-    fn hand_over(&'static self, on: &Ground, seat: &Seat, scene: &Scene, now_ns: u64) -> Entry {
+    fn hand_over(&'static self, on: Ground, seat: &Seat, scene: &Scene, now_ns: u64) -> Entry {
         let turns = &on.gpu.turns;
         let over_ns = load(&turns.until_ns);
         let drains_ns = scene
@@ -431,15 +431,15 @@ impl Limiter {
         // Nobody else wants it: there is nothing to drain for.
         let is_wanted = seat.askers() > 1;
         let is_draining = scene.batches > 1 || scene.batches == 1 && left_ns != 0;
-        if is_wanted && is_draining && now_ns < over_ns.saturating_add(DRAIN_NS) {
+        if is_wanted && is_draining && now_ns < over_ns + DRAIN_NS {
             if now_ns > over_ns {
                 seat.drain(now_ns);
             }
             let nap_ns = left_ns.clamp(NAPS_NS[0], NAPS_NS[1]);
             turns.wanted_ns.fetch_add(nap_ns, Ordering::Relaxed);
-            return Entry::Sleep { bell: seat.bell(), until_ns: now_ns.saturating_add(nap_ns) };
+            return Entry::Sleep { bell: seat.bell(), until_ns: now_ns + nap_ns };
         }
-        if scene.batches != 0 && now_ns > over_ns.saturating_add(GRACE_NS) {
+        if scene.batches != 0 && now_ns > over_ns + GRACE_NS {
             turns.late_ns.store(NOT_BEGUN, Ordering::Relaxed);
             self.look_late(turns, now_ns);
         }
@@ -460,21 +460,21 @@ impl Limiter {
 
     /// The helper's part, in each of its rounds: gives up the turns that nobody uses any more, and looks whether there are others to take them
     /// with. When it is to look again at the latest, ns from now.
-    pub(super) fn tend(&self, process: &'static Process) -> u64 {
+    pub(super) fn tend(&self) -> u64 {
         let mut nap_ns = u64::MAX;
         for (ordinal, gpu) in (0..).zip(&self.gpus) {
             let turns = &gpu.turns;
-            let (Some(seat), Some(on)) = (turns.seat(), Ground::of(process, ordinal)) else { continue };
+            let (Some(seat), Some(on)) = (turns.seat(), Ground::of(ordinal)) else { continue };
             if turns.is_on() {
-                nap_ns = nap_ns.min(self.tend_on(&on, seat));
-            } else if turns.watch(&on) {
+                nap_ns = nap_ns.min(self.tend_on(on, seat));
+            } else if turns.watch(on) {
                 self.forget_caps();
             }
         }
         nap_ns
     }
 
-    fn tend_on(&self, on: &Ground, seat: &Seat) -> u64 {
+    fn tend_on(&self, on: Ground, seat: &Seat) -> u64 {
         let turns = &on.gpu.turns;
         let now_ns = seat.now_ns();
         let quiet_ns = now_ns.saturating_sub(load(&turns.went_ns));
@@ -485,7 +485,7 @@ impl Limiter {
             self.forget_caps();
             return 0;
         }
-        let batches = self.batches_on(on.ordinal);
+        let batches = self.batches_on(on.ordinal());
         if batches == 0 {
             turns.is_not_late(seat, now_ns);
         } else {
@@ -528,7 +528,7 @@ impl Limiter {
         let bell = seat.bell();
         if !self.helper.is_called() && seat.comings() == load(&first.comings) {
             let now_ns = seat.now_ns();
-            seat.sleep(bell, now_ns.saturating_add(if is_one { LOOKS_NS } else { LOOKS_AT_SEVERAL_NS }));
+            seat.sleep(bell, now_ns + if is_one { LOOKS_NS } else { LOOKS_AT_SEVERAL_NS });
         }
         true
     }

@@ -203,7 +203,7 @@ impl Account {
         // Cheapest first. What cannot fit an empty quota needs no trimming to be refused.
         let quota = self.quota();
         if bytes <= quota {
-            let until = sys::monotonic_ns().saturating_add(2 * HOLD_NS);
+            let until = sys::monotonic_ns() + 2 * HOLD_NS;
             let mut is_last = false;
             let mut step = 0_u32;
             while !is_last {
@@ -276,7 +276,7 @@ impl Account {
         match member.sweep() {
             Ok(0) if member.is_being_swept() => {
                 // Two that are refused at once: what the other finds makes room for both.
-                let until = sys::monotonic_ns().saturating_add(SWEEP_INTERVAL_NS);
+                let until = sys::monotonic_ns() + SWEEP_INTERVAL_NS;
                 while member.is_being_swept() && sys::monotonic_ns() < until {
                     sys::yield_now();
                 }
@@ -659,7 +659,7 @@ impl Account {
     /// was done.
     #[inline(never)]
     fn is_within(self, quota: u64) -> bool {
-        let until = sys::monotonic_ns().saturating_add(2 * HOLD_NS);
+        let until = sys::monotonic_ns() + 2 * HOLD_NS;
         let mut waits = true;
         while waits && !self.books().is_within(quota) {
             waits = self.sweep() | self.close_books_of_gone()

@@ -115,7 +115,7 @@ impl Device {
 
     /// The same, if it was found before.
     #[inline(always)]
-    pub(super) fn known_index(&self) -> Option<GpuIndex> {
+    pub(crate) fn known_index(&self) -> Option<GpuIndex> {
         GpuIndex::new((self.index.load(Ordering::Acquire) as usize).wrapping_sub(1))
     }
 

@@ -275,7 +275,7 @@ impl Process {
         while self.hami.file().is_some_and(Monitored::is_paused) {
             self.tell_monitor(false);
             let epoch = self.policy().epoch();
-            self.policy().wait(epoch, sys::monotonic_ns().saturating_add(PAUSE_NS));
+            self.policy().wait(epoch, sys::monotonic_ns() + PAUSE_NS);
         }
         self.tell_monitor(true);
     }
@@ -315,7 +315,6 @@ impl Process {
     }
 
     /// Shows HAMi's monitor what this process has booked on a device.
-    #[inline(never)]
     pub(super) fn show_monitor(&'static self, device: &Device, books: &Books) {
         if let Some(file) = self.hami.file() {
             self.show(file, device, books);

@@ -133,7 +133,7 @@ pub(crate) fn managed_already() -> Option<&'static Process> {
 ///
 /// Only for who has been told so by [`standing`]; a child made by `fork` in between has no members, and comes to nothing.
 #[inline(always)]
-fn managed() -> &'static Process {
+pub(crate) fn managed() -> &'static Process {
     // SAFETY: `standing` has found the mapping, which is there for good.
     unsafe { &*PROCESS.load(Ordering::Relaxed) }
 }
@@ -162,7 +162,7 @@ pub(crate) fn is_managed() -> bool {
     Settings::get().directory().is_none_or(|(directory, named)| {
         named
             || Settings::get().variables().is_some()
-            || directory.policy().is_ok_and(|path| sys::open(path.as_c_str(), libc::O_RDONLY, 0).is_ok())
+            || directory.policy().is_ok_and(|path| path.open(libc::O_RDONLY, 0).is_ok())
     })
 }
 

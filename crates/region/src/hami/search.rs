@@ -35,7 +35,7 @@ pub fn note_file_beside(library: &[u8], variables: &mut Variables) {
 /// that this is a container of HAMi's it says all the same. `false`: there is none that can be used.
 fn note_first_in(above: &[u8], name: &[u8], is_deep: bool, variables: &mut Variables) -> bool {
     let Ok(folder) = Path::of(&[above, name]) else { return false };
-    let Ok(listed) = sys::open(folder.as_c_str(), libc::O_RDONLY | libc::O_DIRECTORY, 0) else {
+    let Ok(listed) = folder.open(libc::O_RDONLY | libc::O_DIRECTORY, 0) else {
         return false;
     };
     let mut buffer = [0; 1024];

@@ -88,7 +88,6 @@ unsafe fn enter(a: usize, b: usize, c: usize, number: usize) -> isize {
 
 /// # Safety
 /// As [`call`].
-#[inline(never)]
 unsafe fn enter_with_six(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize, number: usize) -> isize {
     // SAFETY: the caller's contract, passed on.
     unsafe { arch::syscall6(number, [a, b, c, d, e, f]) }
@@ -474,17 +473,21 @@ pub fn start_of(pid: u32) -> Option<u64> {
     let first = digits.iter().position(|digit| *digit != b'0')?;
     let path = Path::of(&[b"/proc/", digits.get(first..)?, b"/stat"]).ok()?;
     let mut stat = [0; 512];
-    let length = read(&open(path.as_c_str(), libc::O_RDONLY, 0).ok()?, &mut stat).ok()?;
+    let length = read(&path.open(libc::O_RDONLY, 0).ok()?, &mut stat).ok()?;
     // The name, in brackets, can hold anything. After it: the state, then the 20th field (proc(5)).
     let stat = stat.get(..length)?;
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = stat.get(name_end + 2..)?.split(|byte| *byte == b' ');
-    if matches!(fields.next()?, b"Z" | b"X") {
-        return None;
+    let (mut field, mut ticks) = (0, 0_u64);
+    for byte in stat.get(name_end + 2..)? {
+        match (field, byte) {
+            (_, b' ') => field += 1,
+            (0, b'Z' | b'X') => return None,
+            // The kernel's digits: no more than fit, and nothing else.
+            (19, digit) => ticks = ticks.wrapping_mul(10).wrapping_add(u64::from(*digit & 15)),
+            _ => {}
+        }
     }
-    let ticks = fields.nth(18)?;
-    // The kernel's digits: no more than fit, and nothing else.
-    Some(ticks.iter().fold(0_u64, |sum, digit| sum.wrapping_mul(10).wrapping_add(u64::from(*digit & 15))))
+    (field > 19).then_some(ticks)
 }
 
 /// The calling thread's id in its process's PID namespace.

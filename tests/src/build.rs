@@ -54,25 +54,6 @@ pub fn libcuota() -> &'static Path {
     &LIBRARY
 }
 
-/// The release build of `libcuota.so` that takes turns: the one that `CUOTA_TURNS_LIB` names, or one that is built here, once.
-pub fn libcuota_with_turns() -> &'static Path {
-    static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
-        env::var_os("CUOTA_TURNS_LIB").map_or_else(
-            || {
-                // In a folder of its own: both have the same name.
-                let folder = TARGET.join("turns");
-                cargo_in(
-                    &folder,
-                    &["build", "--release", "--package", "cuota-shim", "--features", "cuota-shim/turns"],
-                );
-                folder.join("release/libcuota.so")
-            },
-            PathBuf::from,
-        )
-    });
-    &LIBRARY
-}
-
 /// The command `cuota`: the one that `CUOTA_COMMAND` names, or one that is built here, once.
 pub fn command() -> &'static Path {
     static COMMAND: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -118,16 +99,11 @@ pub fn cudart() -> Option<PathBuf> {
 
 /// Runs cargo on the workspace, with the target directory of the running test.
 fn cargo(arguments: &[&str]) {
-    cargo_in(&TARGET, arguments);
-}
-
-/// As [`cargo`], with another target directory.
-fn cargo_in(target: &Path, arguments: &[&str]) {
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(arguments)
         .arg("--target-dir")
-        .arg(target)
+        .arg(&*TARGET)
         .output()
         .expect("cargo runs");
     let complaint = String::from_utf8_lossy(&output.stderr);

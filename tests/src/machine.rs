@@ -61,7 +61,6 @@ pub struct Machine {
     home: TempDir,
     observer: Observer,
     death_ms: u32,
-    library: fn() -> &'static Path,
     /// A real GPU is one for all tests, and what one takes another one sees: one test at a time.
     _alone: Option<MutexGuard<'static, ()>>,
 }
@@ -100,17 +99,12 @@ impl Machine {
         let observer = Observer::new(move || {
             Console::start(&mut prepared(&build::program("console"), &gpu, true, death_ms))
         });
-        Self { home, observer, death_ms, library: build::libcuota, _alone: alone }
-    }
-
-    /// A machine whose tenants take turns.
-    pub fn with_turns() -> Self {
-        Self { library: build::libcuota_with_turns, ..Self::new() }
+        Self { home, observer, death_ms, _alone: alone }
     }
 
     /// The library that its tenants run under.
     pub fn library(&self) -> &'static Path {
-        (self.library)()
+        build::libcuota()
     }
 
     /// The directory of the region.

@@ -13,21 +13,21 @@ use crate::share;
 /// What is asked for; what is left out stays as it is.
 #[derive(Args, Clone, Default, Debug)]
 pub(crate) struct Claim {
-    /// Never less of the GPU's time than this while the tenant has work, such as 20%; none: no guarantee. Noted for the
-    /// turns that tenants will take; this version does not enforce it.
+    /// Never less of the GPU's time than this while the tenant has work, such as 20%; none: no guarantee. Kept among
+    /// tenants that take turns (docs/turns.md).
     #[arg(long, value_name = "SHARE", value_parser = share::parse_guarantee, conflicts_with = "preset", allow_hyphen_values = true)]
     pub(crate) guarantee: Option<u32>,
 
-    /// Its part of what nobody is guaranteed, against the others' (100 where none is asked for). Noted, as --guarantee.
+    /// Its part of what nobody is guaranteed, against the others' (100 where none is asked for).
     #[arg(long, value_name = "1..10000", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_WEIGHT)))]
     pub(crate) weight: Option<u32>,
 
-    /// Who gets what nobody is guaranteed, where several want it. Noted, as --guarantee.
+    /// Who gets what nobody is guaranteed, where several want it.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub(crate) priority: Option<Level>,
 
     /// With --compute SHARE: strict (cap and guarantee), balanced (guarantee; what is idle is lent), adaptive (that share while
-    /// others want the rest); none: neither. What it guarantees is noted, as --guarantee.
+    /// others want the rest); none: neither. What it guarantees is kept as --guarantee is.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub(crate) preset: Option<PresetName>,
 }
@@ -154,14 +154,14 @@ pub(crate) fn check(policy: Policy, tenant: &TenantName, gpu: GpuId, limits: Lim
     Ok(())
 }
 
-/// Says of what was asked for that it is not enforced.
-pub(crate) fn say_what_is_noted_only(limits: Limits) {
+/// Says of what was asked for where it is not enforced.
+pub(crate) fn say_where_it_holds(limits: Limits) {
     let usual = Entitlement::default();
     let Entitlement { guarantee_ppm, weight, priority } = limits.entitlement;
     // A strict share is held by its cap, whatever its guarantee.
     if guarantee_ppm != 0 || weight != usual.weight || priority != usual.priority {
         eprintln!(
-            "cuota: note: guarantees, weights and priorities are written to the policy; a libcuota.so that takes turns enforces them, the one that is built by default enforces caps only (docs/turns.md)"
+            "cuota: note: guarantees, weights and priorities hold among tenants that take turns: not beside a process without cuota, nor in a container without an arena (docs/turns.md)"
         );
     }
 }

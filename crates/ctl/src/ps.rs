@@ -48,7 +48,7 @@ struct Row {
     compute: String,
     /// The same in parts per million.
     compute_cap_ppm: u32,
-    /// Never less than this while it has work, parts per million; enforced, as the next two, where the library takes turns.
+    /// Never less than this while it has work, parts per million; kept, as the next two, among tenants that take turns.
     guarantee_ppm: u32,
     /// Its part of what nobody is guaranteed.
     weight: u32,

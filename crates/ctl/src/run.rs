@@ -161,7 +161,7 @@ pub(crate) fn set_named(
 
 fn set(operator: &Operator, tenant: &TenantName, gpu: GpuId, limits: Limits) -> anyhow::Result<()> {
     claim::check(operator.writer.policy(), tenant, gpu, limits)?;
-    claim::say_what_is_noted_only(limits);
+    claim::say_where_it_holds(limits);
     operator.writer.set(tenant, gpu, limits).map_err(|_| {
         anyhow::anyhow!(
             "the policy has no room for tenant {tenant}: all {} entries are taken\n  name a directory of its own with \

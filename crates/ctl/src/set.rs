@@ -59,7 +59,7 @@ fn change(home: &Home, asked: &Set) -> anyhow::Result<()> {
     }
     // All of them or none.
     for (gpu, limits) in changes {
-        claim::say_what_is_noted_only(limits);
+        claim::say_where_it_holds(limits);
         operator.writer.set(&asked.tenant, gpu, limits).map_err(|_| {
             anyhow::anyhow!(
                 "the policy has no room: all its entries are taken\n  end tenants that are not needed"

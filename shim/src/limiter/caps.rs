@@ -285,7 +285,7 @@ impl Ground {
 
     /// Whether what is counted is taken from a budget. Who only takes turns has none.
     fn has_budget(self) -> bool {
-        cfg!(not(feature = "turns")) || self.gpu.cap().binds()
+        self.gpu.cap().binds()
     }
 
     /// Books `gpu_ns`: when what they are for may go.

@@ -24,10 +24,6 @@ mod per_thread;
 pub(crate) mod sensor;
 pub(crate) mod stream;
 mod timeline;
-#[cfg(feature = "turns")]
-mod turns;
-#[cfg(not(feature = "turns"))]
-#[path = "no_turns.rs"]
 mod turns;
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -142,7 +142,6 @@ pub(crate) fn device_attribute(device: CUdevice, attribute: CUdevice_attribute) 
 
 /// Whether programs reach a device through NVIDIA's MPS server, as one to the GPU. A driver that does not know the attribute (before CUDA 12.4)
 /// says no.
-#[cfg(feature = "turns")]
 pub(crate) fn is_under_mps(ordinal: u32) -> bool {
     device_attribute(ordinal.cast_signed(), CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MPS_ENABLED)
         .is_some_and(|value| value != 0)

@@ -140,7 +140,6 @@ impl Settings {
     }
 
     /// Whether it takes turns with other tenants, who then can end it by cutting the file short that they share: as the variable says, else `usually`.
-    #[cfg(feature = "turns")]
     pub(crate) fn takes_turns(self, usually: bool) -> bool {
         self.0.and_then(|values| values.turns.get()).map_or(usually, |value| value == b"on")
     }
@@ -180,7 +179,7 @@ unsafe fn copy_environment(mut entry: *const *const c_char, values: &mut Values)
             let _ = values.directory.take(text, DIR_VARIABLE)
                 || values.tenant.take(text, TENANT_VARIABLE)
                 || values.helper.take(text, HELPER_VARIABLE)
-                || cfg!(feature = "turns") && values.turns.take(text, TURNS_VARIABLE);
+                || values.turns.take(text, TURNS_VARIABLE);
         } else {
             values.variables.note(text);
         }

@@ -28,11 +28,6 @@ impl Site {
         Self::on(Machine::new())
     }
 
-    /// With the library that takes turns.
-    pub(crate) fn with_turns() -> Self {
-        Self::on(Machine::with_turns())
-    }
-
     fn on(machine: Machine) -> Self {
         let site = Site { machine, files: folder(), devices: Vec::new().into() };
         for folder in ["lib", "guest", "sim"] {

@@ -72,7 +72,7 @@ fn used_ns(site: &Site, tenant: &str) -> u64 {
 #[test]
 fn turns_and_weights_hold_across_containers_and_one_that_is_killed_leaves_the_gpu_to_the_other() {
     for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
-        let site = Site::with_turns();
+        let site = Site::new();
         let arena = open_arena(&site);
         let names = ["alice", "bob"].map(|name| site.tenant(runtime, name, &["--memory", "2GiB"]));
         site.cuota_ok(&["set", &names[0], "--weight", "300"]);

@@ -5,7 +5,7 @@ use crate::{ENDLESS, MS, Worker, arena_file};
 
 #[test]
 fn holder_that_is_killed_leaves_the_gpu_to_the_others() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let [mut first, mut second] = ["a", "b"].map(|name| Worker::start(&machine, name, &[], MS));
     first.begin(ENDLESS);
     second.work(50);
@@ -16,7 +16,7 @@ fn holder_that_is_killed_leaves_the_gpu_to_the_others() {
 
 #[test]
 fn holder_that_is_stopped_leaves_the_gpu_to_the_others_and_comes_back() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let [mut first, mut second] = ["a", "b"].map(|name| Worker::start(&machine, name, &[], MS));
     first.begin(ENDLESS);
     second.work(50);
@@ -42,7 +42,7 @@ fn arena_that_is_cut_short_is_used_no_more() {
 }
 
 fn go_on_without_the_arena() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let [mut first, mut second] = ["a", "b"].map(|name| Worker::start(&machine, name, &[], MS));
     first.work(50);
     second.work(50);
@@ -59,7 +59,7 @@ fn go_on_without_the_arena() {
 
 #[test]
 fn arena_full_of_rubbish_holds_nobody_back() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let [mut first, mut second] = ["a", "b"].map(|name| Worker::start(&machine, name, &[], MS));
     first.work(50);
     second.work(50);
@@ -76,7 +76,7 @@ fn arena_full_of_rubbish_holds_nobody_back() {
 
 #[test]
 fn where_the_arena_cannot_be_made_programs_run_as_the_driver_slices() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let first = Worker::start(&machine, "a", &[], MS);
     first.console.finish();
     std::fs::remove_dir_all(machine.region().join("arena")).unwrap();

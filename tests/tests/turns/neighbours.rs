@@ -35,7 +35,7 @@ fn stands_still(what: &str, count: impl Fn() -> u64) {
 
 #[test]
 fn beside_a_process_without_cuota_there_are_no_turns_until_it_is_gone() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let (workers, arena) = two_that_take_turns(&machine);
     let stranger = machine.native().start_with_context();
     stands_still("the turns end", || passed(&arena));
@@ -49,7 +49,7 @@ fn beside_a_process_without_cuota_there_are_no_turns_until_it_is_gone() {
 
 #[test]
 fn tenants_with_a_context_and_nothing_to_launch_are_no_strangers() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let idle = ["x", "y"].map(|tenant| Worker::start(&machine, tenant, &[], MS));
     let (workers, arena) = two_that_take_turns(&machine);
     // Longer than a round of looks, whose second each helper counts for itself.
@@ -62,7 +62,7 @@ fn tenants_with_a_context_and_nothing_to_launch_are_no_strangers() {
 
 #[test]
 fn one_that_takes_no_turns_by_its_own_wish_is_a_stranger() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let (workers, arena) = two_that_take_turns(&machine);
     let other = machine.tenant_with("c", &[]).with("CUOTA_TURNS", "off").start_with_context();
     stands_still("the turns end", || passed(&arena));
@@ -73,7 +73,7 @@ fn one_that_takes_no_turns_by_its_own_wish_is_a_stranger() {
 
 #[test]
 fn under_mps_there_are_no_turns() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let mut workers = ["a", "b"].map(|name| {
         let program = machine.tenant_with(name, &[]).with("CUOTA_SIM_MPS", "1");
         Worker::on(program.start_with_context(), name, MS / 2)
@@ -119,7 +119,7 @@ fn of_hami(machine: &Machine, folder: &Path, cache: &str, turns: Option<&str>) -
 
 #[test]
 fn containers_of_hamis_take_turns_where_they_say_so() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let folder = machine.region();
     let start = |name: &str, turns| {
         let program = of_hami(&machine, &folder, &format!("{name}.cache"), turns)?;
@@ -145,7 +145,7 @@ fn containers_of_hamis_take_turns_where_they_say_so() {
 
 #[test]
 fn ps_and_doctor_say_who_takes_turns_and_who_ends_them() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let ask = |arguments: &[&str]| {
         let mut command = Command::new(cuota_tests::build::command());
         command.env("CUOTA_DIR", machine.region()).env("CUOTA_SIM_DIR", machine.gpu_folder());

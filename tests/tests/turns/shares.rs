@@ -19,7 +19,7 @@ fn shares_of(machine: &Machine, mut workers: Vec<Worker>) -> Vec<f64> {
 
 #[track_caller]
 fn share(options: &[&[&str]], due: &[f64]) {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let workers = (0..).zip(options);
     let workers =
         workers.map(|(number, options)| Worker::start(&machine, &format!("t{number}"), options, MS / 2));
@@ -51,7 +51,7 @@ fn high_priority_has_the_gpu_while_it_is_busy() {
 
 #[test]
 fn each_of_eight_has_turns() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let workers = (0..8).map(|number| Worker::start(&machine, &format!("t{number}"), &[], MS / 2));
     let shares = shares_of(&machine, workers.collect());
     // 12.5 each.
@@ -60,7 +60,7 @@ fn each_of_eight_has_turns() {
 
 #[test]
 fn what_was_queued_alone_is_no_debt() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let mut first = Worker::start(&machine, "a", &[], MS / 2);
     // The driver's queue is full of them, for half a second.
     first.begin(ENDLESS);
@@ -75,7 +75,7 @@ fn what_was_queued_alone_is_no_debt() {
 
 #[test]
 fn nothing_rests_on_the_helper() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let workers = ["a", "b"].map(|tenant| {
         let program = machine.tenant_with(tenant, &[]).with("CUOTA_HELPER", "off");
         Worker::on(program.start_with_context(), tenant, MS / 2)
@@ -86,7 +86,7 @@ fn nothing_rests_on_the_helper() {
 
 #[test]
 fn one_that_is_alone_is_not_counted_until_another_comes() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let mut first = Worker::start(&machine, "a", &[], MS / 2);
     first.work(200);
     assert_eq!(first.used_ns(&machine), 0);
@@ -105,7 +105,7 @@ fn one_that_is_alone_is_not_counted_until_another_comes() {
 
 #[test]
 fn one_that_has_nothing_to_launch_keeps_nobody_waiting() {
-    let machine = Machine::with_turns();
+    let machine = Machine::new();
     let [mut idle, mut busy] = ["a", "b"].map(|name| Worker::start(&machine, name, &[], MS / 2));
     idle.work(20);
     let before = idle.used_ns(&machine);

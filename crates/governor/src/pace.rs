@@ -6,7 +6,7 @@
 //! elsewhere, the launch behind the gap sees that the stream has run dry, and by the estimates for how long it has been so: that is not charged, while somebody watches
 //! ([`Pace::excused_ns`]). Who does finds in a round now and then that the stream still has work by then: the estimates are wrong, that gap
 //! and those behind the next bursts are charged, and the next units have a boundary each, from which costs are learned ([`Pace::doubt`]).
-//! Where nobody watches, the gap is charged.
+//! Where nobody watches, the gap is charged, and the next units have a boundary each.
 
 use crate::occupancy::SHORT_GAP_NS;
 
@@ -24,7 +24,7 @@ pub const fn is_gap(idle_ns: u64) -> bool {
     idle_ns >= SHORT_GAP_NS
 }
 
-/// Units with a boundary behind each, after a doubt.
+/// Units with a boundary behind each: after a doubt, and where nobody watches, after a burst of another length than those before.
 const SAMPLED: u32 = 16;
 
 /// Bursts behind which nothing is excused, after a doubt.
@@ -69,8 +69,11 @@ impl Pace {
         if self.is_timed { now_ns.saturating_sub(self.busy_until_ns) } else { 0 }
     }
 
-    /// A unit comes behind a gap.
-    pub const fn gap(&mut self) {
+    /// A unit comes behind a gap, on a stream that somebody watches or nobody does.
+    pub const fn gap(&mut self, is_watched: bool) {
+        if !is_watched && !self.is_as_before() {
+            self.sampled = SAMPLED;
+        }
         let [first, second, third, _] = self.recent;
         self.recent = [self.burst_in_a_byte(), first, second, third];
         (self.burst, self.left) = (0, TIMED);

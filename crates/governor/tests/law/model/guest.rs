@@ -322,7 +322,7 @@ impl Guest {
             // What others had while this process had nothing there was not taken from it.
             self.others_ns = on.tenant.used_ns - self.charged_ns;
         }
-        let held = self.held;
+        let (held, is_watched) = (self.held, self.is_watched);
         let books = self.books(stream);
         if books.batch.is_empty() {
             // What was closed on a dry stream has ended.
@@ -330,7 +330,7 @@ impl Guest {
             let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
             // What it has waited here is no gap of the program's.
             if is_gap(books.pace.idle_ns(waiting.arrival.arrived_ns())) {
-                books.pace.gap();
+                books.pace.gap(is_watched);
             }
             let is_timed = books.pace.begin(on.now_ns, front_ns);
             if !std::mem::take(&mut books.was_synced) && is_timed {

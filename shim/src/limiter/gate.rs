@@ -268,7 +268,7 @@ impl Limiter {
             let was_dry = core::mem::take(&mut books.was_dry);
             // What it has waited here is no gap of the program's.
             if is_gap(books.pace.idle_ns(arrived_ns)) {
-                books.pace.gap(self.helper.is_there());
+                books.pace.gap(self.helper.watches());
                 if !was_dry {
                     // It lies before the gap.
                     self.let_go(stream, books.boundary.take());

@@ -1,7 +1,7 @@
 //! The helper thread: it closes the batches of streams that have gone quiet, and settles what has ended, where the program does
 //! not come by for a while.
 //!
-//! Without it a look or a synchronisation does the same later, and only what a program that ends has on the GPU is known less well; so
+//! Without it, or while it does not go round, a look or a synchronisation does the same later, gaps are charged that it would excuse, and what a program that ends has on the GPU is known less well; so
 //! no variable keeps it away under a policy that the tenant cannot change, and where there is no room for it it is tried again. It is there only where a cap binds, from the
 //! first launch that is counted on; it sleeps without a deadline while nothing is in flight; all signals are blocked in it; and when the
 //! process's exit handlers begin it settles once more, while ours waits for it: after that the driver's own may run, and it never
@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cuota_governor::batch::{Close, QUIET_NS};
 use cuota_governor::pace::is_gap;
-use cuota_governor::rounds::{Flow, Found, Nap, Rounds};
+use cuota_governor::rounds::{Flow, Found, LONGEST_NS, Nap, Rounds};
 use cuota_region::sys;
 
 use super::Limiter;
@@ -65,7 +65,13 @@ pub(crate) struct Helper {
     launched: AtomicU32,
     /// Since then a stream may have run dry inside an open batch.
     sparse: AtomicU32,
+    /// When it last went round, ns.
+    looked_ns: AtomicU64,
 }
+
+/// Who has gone round since so long, ns, watches: the longest round and half of it. A program can make its threads late by their timer slack, or
+/// keep them off the processors.
+const RECENT_NS: u64 = LONGEST_NS / 2 * 3;
 
 impl Helper {
     /// There is to be none.
@@ -83,12 +89,18 @@ impl Helper {
         self.runs.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether it goes round, so that wrong estimates are found.
+    #[inline(never)]
+    pub(super) fn watches(&self) -> bool {
+        sys::coarse_ns().saturating_sub(self.looked_ns.load(Ordering::Relaxed)) < RECENT_NS
+    }
+
     /// A stream may have run dry inside an open batch.
     pub(super) fn is_sparse(&self) {
         self.sparse.store(1, Ordering::Relaxed);
     }
 
-    /// Without one nothing is lost but promptness.
+    /// Without one the tenant gets less than its cap, and the end of its work is known later.
     #[cold]
     fn begin(&self, found: u32) {
         let now_ns = sys::coarse_ns();
@@ -274,6 +286,7 @@ impl Limiter {
     /// Settles what has ended, and closes what is quiet.
     fn round(&'static self, before: Found) -> Found {
         let process = process::managed();
+        self.helper.looked_ns.store(sys::coarse_ns(), Ordering::Relaxed);
         let launched = self.helper.launched.swap(0, Ordering::SeqCst) != 0;
         // While units keep coming, the looks before them settle.
         let settles = !launched || before != Found::Flowing;
@@ -306,7 +319,7 @@ impl Limiter {
     /// Looks at an open batch, and closes it where nothing comes any more.
     fn watch(&self, on: Ground, stream: &Stream, books: &mut Books) -> Found {
         let (units, cost_ns, now_ns) = (books.batch.units(), books.batch.cost_ns(), sys::monotonic_ns());
-        if is_gap(books.pace.idle_ns(now_ns)) && self.is_at_work(on, stream) {
+        if is_gap(books.pace.idle_ns(now_ns)) && self.is_at_work(on, stream, books) {
             books.pace.doubt();
         }
         match books.watch.look(units, cost_ns, now_ns) {
@@ -339,13 +352,13 @@ impl Limiter {
             .map(|_| visit)
     }
 
-    /// Whether work is on a stream that has run dry by its estimates.
+    /// Whether work is on a stream that has run dry by its estimates; not what waits behind a copy or an event.
     #[cold]
-    fn is_at_work(&self, on: Ground, stream: &Stream) -> bool {
+    fn is_at_work(&self, on: Ground, stream: &Stream, books: &mut Books) -> bool {
         if stream.is_per_thread() {
             return !self.tail_is_reached(stream);
         }
         let visit = self.enter_context(on, stream);
-        visit.is_some() && !self.has_run_dry(stream)
+        visit.is_some() && !self.has_run_dry(stream) && self.waits(stream, books).is_none()
     }
 }

@@ -111,7 +111,7 @@ impl Limiter {
             batch.idle(idle_ns);
             if is_gap(idle_ns) && self.has_run_dry(stream) {
                 // It teaches nothing; and where nobody watches it is charged, since nobody knows how much of it was work.
-                late_ns = if self.helper.is_there() { books.pace.excused_ns(idle_ns).max(1) } else { 1 };
+                late_ns = if self.helper.watches() { books.pace.excused_ns(idle_ns).max(1) } else { 1 };
                 books.was_dry = true;
             }
         }

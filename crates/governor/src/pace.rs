@@ -3,7 +3,8 @@
 //! No clock is read at a common launch, so a batch may span a gap, and its bracket is then longer than what its units are known
 //! to take. From there on each launch on the stream reads the clock, for [`TIMED`] batches after the last gap. The next bursts are expected to
 //! be as long as one of the last four, and have a boundary behind that unit, before the gap: nothing rests on an estimate. Where one ends
-//! elsewhere, the launch behind the gap sees that the stream has run dry, and by the estimates for how long it has been so: that is not charged, while somebody watches
+//! elsewhere, the launch behind the gap sees that the stream has run dry, and by the estimates for how long it has been so: that is not
+//! charged, while somebody watches
 //! ([`Pace::excused_ns`]). Who does finds in a round now and then that the stream still has work by then: the estimates are wrong, that gap
 //! and those behind the next bursts are charged, and the next units have a boundary each, from which costs are learned ([`Pace::doubt`]).
 //! Where nobody watches, the gap is charged, and the next units have a boundary each.

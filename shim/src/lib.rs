@@ -33,6 +33,11 @@ mod process;
 #[cfg(not(test))]
 mod runtime;
 
+// The `libc` crate names the library only where no other crate of the same build asks for its feature `std`; without it the imports would have
+// no versions.
+#[link(name = "c")]
+unsafe extern "C" {}
+
 #[cfg(not(test))]
 ctor::declarative::ctor! {
     /// Runs when the loader loads us. Nothing rests on it: constructors of other libraries may call us before.

@@ -35,6 +35,9 @@ impl Bound {
     /// 5 µs kernels, under a cap of 90 %, got 82 to 90 with 1 ms in flight, as the machine's load would have it).
     pub const ALONE: Self = Self { in_flight_ns: 2_000_000, batches: 2 };
 
+    /// Beside others' work without turns: the driver's slices are 2 ms, and who has less than that waiting loses the rest of its own.
+    pub const SLICED: Self = Self { in_flight_ns: 4_000_000, batches: 2 };
+
     /// Beside a tenant of high priority: with 2 ms in flight its p99 was eight times that with 0.5 ms (measured on
     /// an H100).
     pub const BESIDE_PRIORITY: Self = Self { in_flight_ns: 500_000, batches: 1 };

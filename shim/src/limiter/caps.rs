@@ -4,7 +4,8 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use cuota_abi::nvml::nvmlProcessInfo_t;
-use cuota_governor::batch::{Batch, Close, Settlement};
+use cuota_governor::admission::Bound;
+use cuota_governor::batch::{Batch, Close, Settlement, TARGET_NS, UNCAPPED_TARGET_NS};
 use cuota_governor::budget::{Budget, Correction, Look, Opening, book_period, book_window};
 use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
@@ -78,6 +79,24 @@ impl Gpu {
     /// Whether launches are counted: a cap binds, or others are there.
     pub(super) fn is_managed(&self) -> bool {
         self.cap().binds() || self.turns.is_on()
+    }
+
+    /// How much work a batch is to hold, ns: while a tenant of higher priority is there the next look must not be far.
+    pub(super) fn target_ns(&self) -> u64 {
+        if self.cap().binds() || self.turns.is_below() { TARGET_NS } else { UNCAPPED_TARGET_NS }
+    }
+
+    /// What may be in flight: less while a tenant of higher priority is there, more where nobody is, as far as NVML and the arena tell.
+    pub(super) fn bound(&self) -> Bound {
+        if self.turns.is_below() {
+            Bound::BESIDE_PRIORITY
+        } else if self.turns.is_on() {
+            self.turns.bound(self.cap().binds())
+        } else if self.is_had_alone() {
+            Bound::ALONE
+        } else {
+            Bound::USUAL
+        }
     }
 
     /// GPU time that this process has used, as far as it was counted, ns.

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{CUresult, CUstream};
 use cuota_governor::admission::{Arrival, Cause, Pass, Scene, Verdict};
-use cuota_governor::batch::{Close, Place, TARGET_NS, Unit};
+use cuota_governor::batch::{Close, Place, Unit};
 use cuota_governor::budget::{Correction, Opening};
 use cuota_governor::cost::Estimate;
 use cuota_governor::lease::{self, Spend};
@@ -97,7 +97,7 @@ impl Limiter {
             let _ = on.book(cost_ns);
             return Some(After::Passed(stream));
         };
-        let mut place = books.batch.place(unit, estimate, TARGET_NS);
+        let mut place = books.batch.place(unit, estimate, books.target_ns);
         if books.launches.has_chains() && books.is_overdue(stream) {
             place = Place::New(Close::Full);
         }
@@ -172,7 +172,7 @@ impl Limiter {
         };
         let booked_ns = match estimate {
             // What a batch of the target's size occupies beside the process's other streams.
-            Estimate::Learned(_) => lease::size(on.gpu.scale(TARGET_NS), most_ns, unit_ns),
+            Estimate::Learned(_) => lease::size(on.gpu.scale(on.gpu.target_ns()), most_ns, unit_ns),
             Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
         };
         let mut arrival = Arrival::new(look, booked_ns, on.book(booked_ns));
@@ -230,7 +230,7 @@ impl Limiter {
         let mut scene = Scene {
             batches: 0,
             in_flight_ns: 0,
-            bound: on.gpu.turns.bound(on.gpu.is_had_alone()),
+            bound: on.gpu.bound(),
             own_stream_busy: of.batches() != 0,
             process_busy: false,
             progress_ns: self.progress_ns.load(Ordering::Relaxed),
@@ -264,6 +264,7 @@ impl Limiter {
         let mut is_apart = false;
         let now_ns = sys::monotonic_ns();
         if books.batch.is_empty() {
+            books.target_ns = on.gpu.target_ns();
             // What was closed on a dry stream has ended.
             let was_dry = core::mem::take(&mut books.was_dry);
             // What it has waited here is no gap of the program's.

@@ -52,6 +52,8 @@ pub(super) struct Closed {
 #[repr(C)]
 pub(super) struct Books {
     pub(super) lease: u64,
+    /// How much work the open batch is to hold, ns.
+    pub(super) target_ns: u64,
     /// Begins the open batch.
     pub(super) boundary: Option<Mark>,
     /// A unit in the open batch was never measured.

@@ -153,6 +153,8 @@ proptest! {
         let rounds = Rounds(bursts);
         let part = part_of_due(&rounds, &native(&rounds), cap_ppm, helper);
         let least = if helper { 0.75 } else { 0.0 };
-        prop_assert!((least..=1.04).contains(&part), "{part:.3} of its due");
+        // Four parts in a hundred, or where that is less, a third of a point: under a cap of 5 % what is taken off for the boundaries is more than that.
+        let most = 1.04_f64.max(1.0 + 3_300.0 / f64::from(cap_ppm));
+        prop_assert!((least..=most).contains(&part), "{part:.3} of its due");
     }
 }

@@ -58,7 +58,12 @@ pub struct Console {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     observer: Observer,
+    /// What it was told last, to be named if it does not answer.
+    told: String,
 }
+
+/// How much of a line is named, characters: code that it is to load is long.
+const NAMED: usize = 120;
 
 /// A console outside of any tenant, started when it is first needed: it sees the device as it is, while NVML shows a tenant
 /// what it is meant to see.
@@ -97,7 +102,7 @@ impl Console {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
         let (input, output) = (child.stdin.take(), child.stdout.take().expect("its output is a pipe"));
-        Self { child, input, output: BufReader::new(output), observer }
+        Self { child, input, output: BufReader::new(output), observer, told: String::new() }
     }
 
     /// Who sees the device as it is.
@@ -116,6 +121,7 @@ impl Console {
     /// If it is gone.
     #[track_caller]
     pub fn tell(&mut self, line: &str) {
+        self.told = line.chars().take(NAMED).collect();
         let input = self.input.as_mut().expect("it was not finished");
         if let Err(error) = input.write_all(format!("{line}\n").as_bytes()) {
             panic!("it no longer listens ({error}) at `{line}`: {}", self.last_words());
@@ -136,7 +142,8 @@ impl Console {
         }
         let mut words = line.split_whitespace();
         let Some(status) = words.next().and_then(|word| word.parse().ok()) else {
-            panic!("no answer but `{}`: {}", line.trim_end(), self.last_words());
+            let (said, words) = (line.trim_end(), self.last_words());
+            panic!("no answer but `{said}` to `{}`: {words}", self.told);
         };
         Answer { status, wrote: words.map(bytes_of).collect() }
     }

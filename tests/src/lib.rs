@@ -8,6 +8,7 @@
 //! - [`machine`]: a GPU, software or real, and the tenants on it: where consoles start, and what the books say.
 //! - [`wait`]: waiting for what comes by itself.
 
+mod alone;
 pub mod build;
 pub mod code;
 pub mod console;

@@ -11,7 +11,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cuota_region::event::Event;
 use cuota_region::ledger::{ProcessUsage, Usage};
@@ -22,6 +21,7 @@ use cuota_region::sys::Fd;
 use cuota_region::tenant::{GpuIndex, Tenant};
 use tempfile::TempDir;
 
+use crate::alone::Alone;
 use crate::build;
 use crate::console::{Arg, Console, Observer};
 
@@ -61,8 +61,8 @@ pub struct Machine {
     home: TempDir,
     observer: Observer,
     death_ms: u32,
-    /// A real GPU is one for all tests, and what one takes another one sees: one test at a time.
-    _alone: Option<MutexGuard<'static, ()>>,
+    /// A real GPU is one for all tests, and for all machines of a test.
+    _alone: Option<Alone>,
 }
 
 /// A program to be started.
@@ -86,8 +86,7 @@ impl Machine {
     /// # Panics
     /// If there is no room for its files.
     pub fn whose_dead_linger(death_ms: u32) -> Self {
-        static GPU: Mutex<()> = Mutex::new(());
-        let alone = has_real_gpu().then(|| GPU.lock().unwrap_or_else(PoisonError::into_inner));
+        let alone = has_real_gpu().then(Alone::new);
         let home = tempfile::tempdir().expect("the system has a folder for temporary files");
         // Other users may start programs too.
         for (folder, mode) in [("", 0o755), ("gpu", 0o777), ("region", 0o755)] {
@@ -376,9 +375,12 @@ fn prepared(program: &Path, gpu: &Path, finds_driver: bool, death_ms: u32) -> Co
     for variable in ["LD_PRELOAD", "CUOTA_DIR", "CUOTA_TENANT", "CUOTA_LIB"] {
         command.env_remove(variable);
     }
-    command.env("CUOTA_SIM_DIR", gpu).env("CUOTA_SIM_DEATH_MS", death_ms.to_string());
-    if finds_driver && !has_real_gpu() {
-        command.env("LD_LIBRARY_PATH", build::software_gpu());
+    // A driver of this machine's own may be the software GPU, with a card's sizes: then it is set up already.
+    if !has_real_gpu() {
+        command.env("CUOTA_SIM_DIR", gpu).env("CUOTA_SIM_DEATH_MS", death_ms.to_string());
+        if finds_driver {
+            command.env("LD_LIBRARY_PATH", build::software_gpu());
+        }
     }
     command
 }

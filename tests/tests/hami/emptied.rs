@@ -12,7 +12,7 @@ use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{MIB, skip};
 
-use crate::{Container, QUOTA, QUOTA_BYTES, places_of};
+use crate::{Container, FITS_ALONE, FITS_BESIDE_TWO, QUOTA, QUOTA_BYTES, places_of};
 
 /// The library as the plugin mounts it: under this name, in the folder that the monitor's file is in.
 fn mounted(container: &Container) -> PathBuf {
@@ -50,10 +50,10 @@ fn program_without_variables_is_held_to_the_file_of_its_container() {
     let library = mounted(&container);
     let mut first = start_with_variables(&container, &library);
     first.use_primary_context();
-    let _ = first.alloc(QUOTA_BYTES / 2).expect("it fits");
+    let _ = first.alloc(FITS_BESIDE_TWO).expect("it fits");
     let mut second = start_without_variables(&container, &library);
     assert_eq!(second.total(), QUOTA_BYTES);
-    assert_eq!(second.alloc(QUOTA_BYTES / 2), Err(OUT_OF_MEMORY), "they are one tenant");
+    assert_eq!(second.alloc(FITS_ALONE), Err(OUT_OF_MEMORY), "they are one tenant");
     assert_eq!(container.monitor().look().slots.len(), 2);
     [first, second].into_iter().for_each(Console::finish);
 }

@@ -5,20 +5,35 @@ use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::MIB;
 
-use crate::{Container, QUOTA, QUOTA_BYTES, begin, kernel};
+use crate::monitor::Monitor;
+use crate::{Container, QUOTA, QUOTA_BYTES, finish_all, for_all, kernel, launch, start_all};
 
-/// A program with these variables in a container of its own sees a GPU of this size.
+/// Programs with these variables, each in a container of its own and all at once, see a GPU of this size.
 #[track_caller]
-fn has_a_gpu_of(variables: &[(&str, &str)], bytes: u64) {
+fn have_a_gpu_of(each: &[(&str, &str)], bytes: u64) {
+    let containers: Vec<Container> = each.iter().map(|_| Container::new()).collect();
+    let programs = containers.iter().zip(each).map(|(container, variable)| container.program(&[*variable]));
+    let monitors: Vec<Monitor> = containers.iter().map(Container::monitor).collect();
+    let consoles = start_all(programs);
+    for_all(consoles.into_iter().zip(monitors).zip(each), |((mut console, monitor), variable)| {
+        assert_eq!(console.total(), bytes, "{variable:?}");
+        if bytes == QUOTA_BYTES {
+            assert_eq!(console.alloc(bytes), Err(OUT_OF_MEMORY), "{variable:?}");
+            assert_eq!(console.nvml_memory().total, bytes, "{variable:?}");
+            assert_eq!(monitor.look().limit[0], bytes, "{variable:?}");
+        }
+        console.finish();
+    });
+}
+
+/// The size of the device for a program that nobody limits.
+fn all_of_it() -> u64 {
     let container = Container::new();
-    let mut console = container.start(variables);
-    assert_eq!(console.total(), bytes, "{variables:?}");
-    if bytes == QUOTA_BYTES {
-        assert_eq!(console.alloc(bytes), Err(OUT_OF_MEMORY), "{variables:?}");
-        assert_eq!(console.nvml_memory().total, bytes, "{variables:?}");
-        assert_eq!(container.monitor().look().limit[0], bytes);
-    }
-    console.finish();
+    let mut native = container.machine.native().start();
+    let _ = native.call("cuInit", &[Is(0)]).ok();
+    let all = native.total();
+    native.finish();
+    all
 }
 
 #[test]
@@ -29,25 +44,19 @@ fn memory_is_limited_by_each_variable_in_each_form() {
         "BUD_MEMORY_LIMIT",
         "BUD_MEMORY_LIMIT_DEV0",
     ] {
-        for value in ["2048m", "2g", "2G", "2GB", "2GiB", "2097152k", "2147483648", "02048m"] {
-            has_a_gpu_of(&[(variable, value)], QUOTA_BYTES);
-        }
+        let forms = ["2048m", "2g", "2G", "2GB", "2GiB", "2097152k", "2147483648", "02048m"];
+        have_a_gpu_of(&forms.map(|form| (variable, form)), QUOTA_BYTES);
     }
 }
 
 #[test]
 fn memory_is_not_limited_by_0_nor_by_another_devices_limit() {
-    let container = Container::new();
-    let mut native = container.machine.native().start_with_context();
-    let all = native.total();
-    native.finish();
-    for variable in [
+    let variables = [
         ("CUDA_DEVICE_MEMORY_LIMIT_0", "0m"),
         ("CUDA_DEVICE_MEMORY_LIMIT_5", "2g"),
         ("CUDA_DEVICE_SM_LIMIT", "50"),
-    ] {
-        has_a_gpu_of(&[variable], all);
-    }
+    ];
+    have_a_gpu_of(&variables, all_of_it());
 }
 
 #[test]
@@ -68,12 +77,9 @@ fn program_that_asks_nvml_alone_sees_the_quota_and_what_is_taken() {
 }
 
 #[test]
-fn share_of_the_memory_is_a_share_of_the_device() {
-    let container = Container::new();
-    let mut native = container.machine.native().start_with_context();
-    let all = native.total();
-    native.finish();
-    has_a_gpu_of(&[("BUD_MEMORY_LIMIT", "50%")], all / 2);
+fn share_of_the_memory_is_a_share_of_the_device_in_whole_blocks() {
+    let half = all_of_it() / 2;
+    have_a_gpu_of(&[("BUD_MEMORY_LIMIT", "50%")], half - half % (2 * MIB));
 }
 
 #[test]
@@ -90,40 +96,49 @@ fn of_a_limit_that_cannot_be_read_nothing_is_granted_and_an_event_says_why() {
     }
 }
 
-/// A launch of a program with these variables waits, or none does.
+/// Launches of a program with each of these sets of variables wait, or none does.
 #[track_caller]
-fn is_throttled(variables: &[(&str, &str)], expected: bool) {
-    let container = Container::new();
-    let mut console = container.start(variables);
-    let kernel = kernel(&mut console, 1_000_000);
-    begin(&mut console, kernel, 60);
-    assert_eq!(console.hear().status, 0);
-    let _ = console.call("cuStreamSynchronize", &[Is(kernel[1])]).ok();
-    assert_eq!(container.throttled_ns() != 0, expected, "{variables:?}");
-    console.finish();
+fn are_throttled<const N: usize>(each: &[[(&str, &str); N]], expected: bool) {
+    let containers: Vec<Container> = each.iter().map(|_| Container::new()).collect();
+    let programs = containers.iter().zip(each).map(|(container, variables)| container.program(variables));
+    let mut consoles = start_all(programs);
+    for ((console, container), variables) in consoles.iter_mut().zip(&containers).zip(each) {
+        let kernel = kernel(console, 1_000_000);
+        // What was done by the first is booked when the second come.
+        for _ in 0..2 {
+            launch(console, kernel, 15);
+            let _ = console.call("cuStreamSynchronize", &[Is(kernel[1])]).ok();
+        }
+        assert_eq!(container.throttled_ns() != 0, expected, "{variables:?}");
+    }
+    finish_all(consoles);
 }
 
 #[test]
 fn time_is_limited_by_each_variable_in_each_form() {
-    for variable in ["CUDA_DEVICE_SM_LIMIT", "CUDA_DEVICE_SM_LIMIT_0", "BUD_SM_LIMIT", "BUD_SM_LIMIT_DEV0"] {
-        is_throttled(&[(variable, "10")], true);
-    }
-    is_throttled(&[("CUDA_DEVICE_SM_LIMIT", "10%")], true);
+    let forms = [
+        [("CUDA_DEVICE_SM_LIMIT", "10")],
+        [("CUDA_DEVICE_SM_LIMIT_0", "10")],
+        [("BUD_SM_LIMIT", "10")],
+        [("BUD_SM_LIMIT_DEV0", "10")],
+        [("CUDA_DEVICE_SM_LIMIT", "10%")],
+    ];
+    are_throttled(&forms, true);
 }
 
 #[test]
 fn time_is_not_limited_by_0_or_100_or_by_what_cannot_be_read() {
-    for value in ["0", "100", "150", "half"] {
-        is_throttled(&[("CUDA_DEVICE_SM_LIMIT", value)], false);
-    }
-    is_throttled(&[("CUDA_DEVICE_SM_LIMIT_1", "10"), QUOTA], false);
+    are_throttled(&["0", "100", "150", "half"].map(|value| [("CUDA_DEVICE_SM_LIMIT", value)]), false);
+    are_throttled(&[[("CUDA_DEVICE_SM_LIMIT_1", "10"), QUOTA]], false);
 }
 
 #[test]
 fn policy_says_whether_time_is_limited() {
-    let limit = ("CUDA_DEVICE_SM_LIMIT", "10");
-    is_throttled(&[limit, ("GPU_CORE_UTILIZATION_POLICY", "disable")], false);
-    is_throttled(&[limit, ("GPU_CORE_UTILIZATION_POLICY", "force")], true);
-    is_throttled(&[("BUD_SM_LIMIT", "10"), ("BUD_ISOLATION_MODE", "none")], false);
-    is_throttled(&[("BUD_SM_LIMIT", "10"), ("BUD_ISOLATION_MODE", "strict")], true);
+    let (hamis, fcsps) = (("CUDA_DEVICE_SM_LIMIT", "10"), ("BUD_SM_LIMIT", "10"));
+    let never =
+        [[hamis, ("GPU_CORE_UTILIZATION_POLICY", "disable")], [fcsps, ("BUD_ISOLATION_MODE", "none")]];
+    let always =
+        [[hamis, ("GPU_CORE_UTILIZATION_POLICY", "force")], [fcsps, ("BUD_ISOLATION_MODE", "strict")]];
+    are_throttled(&never, false);
+    are_throttled(&always, true);
 }

@@ -9,8 +9,9 @@ use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{MIB, skip};
 
+use crate::monitor::Monitor;
 use crate::settings::start_after;
-use crate::{Container, QUOTA, QUOTA_BYTES, begin, eventually, kernel, launch};
+use crate::{Container, QUOTA, QUOTA_BYTES, begin, eventually, finish_all, kernel, launch, start_all};
 
 const MS: u64 = 1_000_000;
 
@@ -109,32 +110,42 @@ fn switch_of_the_monitor_turns_the_share_off_and_on_again() {
 
 #[test]
 fn container_that_is_to_pause_gives_nothing_to_the_device_until_it_may() {
-    for variable in [QUOTA, ("CUDA_DEVICE_SM_LIMIT", "50"), ("GPU_CORE_UTILIZATION_POLICY", "disable")] {
-        let container = Container::new();
-        let mut console = container.start(&[QUOTA, variable]);
-        let kernel = kernel(&mut console, MS);
-        container.monitor().set_recent_kernel(-1);
-        container.monitor().set_last_kernel_time(0);
-        begin(&mut console, kernel, 1);
-        let (has_waited, view, answer) = std::thread::scope(|scope| {
-            let listener = scope.spawn(|| console.hear());
-            std::thread::sleep(std::time::Duration::from_millis(1_500));
-            let seen = (!listener.is_finished(), container.monitor().look());
-            // As the monitor does when nothing more urgent runs.
-            container.monitor().set_recent_kernel(0);
-            (seen.0, seen.1, listener.join().expect("it answers"))
-        });
-        assert!(has_waited, "the launch went on in the pause");
-        assert_eq!((view.recent_kernel, view.last_kernel_time), (-1, 0), "it would be noted before it goes");
-        assert_eq!(answer.status, 0);
+    let each = [QUOTA, ("CUDA_DEVICE_SM_LIMIT", "50"), ("GPU_CORE_UTILIZATION_POLICY", "disable")];
+    let containers = each.map(|_| Container::new());
+    let monitors = containers.each_ref().map(Container::monitor);
+    let programs =
+        containers.iter().zip(each).map(|(container, variable)| container.program(&[QUOTA, variable]));
+    let mut consoles = start_all(programs);
+    let kernels: Vec<[u64; 2]> = consoles.iter_mut().map(|console| kernel(console, MS)).collect();
+    for ((console, kernel), monitor) in consoles.iter_mut().zip(&kernels).zip(&monitors) {
+        monitor.set_recent_kernel(-1);
+        monitor.set_last_kernel_time(0);
+        begin(console, *kernel, 1);
+    }
+    let (has_waited, views, answers) = std::thread::scope(|scope| {
+        let hear = |console| scope.spawn(|| Console::hear(console));
+        let listeners: Vec<_> = consoles.iter_mut().map(hear).collect();
+        std::thread::sleep(std::time::Duration::from_millis(1_500));
+        let has_waited: Vec<bool> = listeners.iter().map(|listener| !listener.is_finished()).collect();
+        let views = monitors.each_ref().map(Monitor::look);
+        // As the monitor does when nothing more urgent runs.
+        monitors.iter().for_each(|monitor| monitor.set_recent_kernel(0));
+        let answers = listeners.into_iter().map(|listener| listener.join().expect("it answers").status);
+        (has_waited, views, answers.collect::<Vec<_>>())
+    });
+    assert_eq!(has_waited, [true; 3], "a launch went on in the pause");
+    let noted = views.map(|view| (view.recent_kernel, view.last_kernel_time));
+    assert_eq!(noted, [(-1, 0); 3], "it would be noted before it goes");
+    assert_eq!(answers, [0; 3]);
+    for ((console, kernel), monitor) in consoles.iter_mut().zip(&kernels).zip(&monitors) {
         eventually("work is noted", || {
-            launch(&mut console, kernel, 1);
-            let view = container.monitor().look();
+            launch(console, *kernel, 1);
+            let view = monitor.look();
             view.recent_kernel == 2 && view.last_kernel_time != 0
         });
         let _ = console.call("cuStreamSynchronize", &[Is(kernel[1])]).ok();
-        console.finish();
     }
+    finish_all(consoles);
 }
 
 /// The command, as who looks at the container by its file.

@@ -14,7 +14,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use cuota_region::event::Event;
 use cuota_region::hami::own::{PLACES, Places};
@@ -22,6 +24,7 @@ use cuota_region::ledger::Usage;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
 use cuota_region::tenant::Tenant;
+use cuota_tests::build;
 use cuota_tests::console::Arg::{At, Is, Out, Text};
 use cuota_tests::console::Console;
 use cuota_tests::machine::{Machine, Program};
@@ -33,6 +36,11 @@ use crate::monitor::Monitor;
 /// The quota of a container where nothing else is said.
 const QUOTA_BYTES: u64 = 2 << 30;
 const QUOTA: (&str, &str) = ("CUDA_DEVICE_MEMORY_LIMIT_0", "2048m");
+
+/// What one of two programs can have beside the contexts of both. Then [`FITS_ALONE`] no longer fits, and would for a program with a
+/// quota of its own: with contexts of 128 to 768 MiB, and an H100's takes 520.
+const FITS_BESIDE_TWO: u64 = QUOTA_BYTES / 4;
+const FITS_ALONE: u64 = QUOTA_BYTES / 8 * 5;
 
 /// A container: a folder that HAMi's plugin mounts, and a machine.
 struct Container {
@@ -112,6 +120,30 @@ impl Container {
     }
 }
 
+/// Programs that have a context each. They start at once: on a card that is most of what a test takes.
+#[track_caller]
+fn start_all(programs: impl IntoIterator<Item = Program>) -> Vec<Console> {
+    let mut consoles: Vec<Console> = programs.into_iter().map(Program::start).collect();
+    for_all(&mut consoles, Console::use_primary_context);
+    consoles
+}
+
+/// Lets them end at once, and each must end well.
+#[track_caller]
+fn finish_all(consoles: Vec<Console>) {
+    for_all(consoles, Console::finish);
+}
+
+/// Does it with each at once.
+#[track_caller]
+fn for_all<C: Send>(consoles: impl IntoIterator<Item = C>, each: impl Fn(C) + Sync) {
+    let failed = std::thread::scope(|scope| {
+        let begun: Vec<_> = consoles.into_iter().map(|console| scope.spawn(|| each(console))).collect();
+        begun.into_iter().map(|one| one.join()).filter(Result::is_err).count()
+    });
+    assert_eq!(failed, 0, "what they said stands above");
+}
+
 /// Where the files of the container with this monitor's file may lie, best first.
 fn places_of(file: &Path) -> [PathBuf; PLACES] {
     let places = Places::of(file.as_os_str().as_bytes()).expect("the folder is there");
@@ -133,6 +165,20 @@ impl Drop for Container {
             let _ = fs::remove_dir_all(place);
         }
     }
+}
+
+/// Why a test with programs of several users is skipped.
+const NOT_AS_OTHERS: &str = "a program cannot be run as another user here";
+
+/// Whether other users can run what the tests start, and use the GPU; they may not read where it was built.
+fn others_can_run() -> bool {
+    let needed = [build::program("console"), build::libcuota().to_owned(), build::command().to_owned()];
+    let script =
+        "test -x \"$0\" && test -r \"$1\" && test -x \"$2\" && { test ! -e \"$3\" || test -w \"$3\"; }";
+    let mut look = Command::new("sh");
+    look.args(["-c", script]).args(needed).arg("/dev/nvidiactl").uid(1000).gid(1000);
+    // Only root can start a program as another user.
+    look.status().is_ok_and(|status| status.success())
 }
 
 /// A kernel of the program that takes so many nanoseconds and all of the GPU, and a stream: both handles.

@@ -12,7 +12,6 @@ use cuota_region::event::{Event, Problem};
 use cuota_region::hami::variables;
 use cuota_region::name::TenantName;
 use cuota_region::path::Directory;
-use cuota_region::sys;
 use cuota_region::tenant::Tenant;
 use cuota_tests::build;
 use cuota_tests::console::Arg::{Is, Out};
@@ -20,7 +19,10 @@ use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{MIB, Machine, Program, skip};
 
-use crate::{Container, QUOTA, QUOTA_BYTES, places_of, tenant_in};
+use crate::{
+    Container, FITS_ALONE, FITS_BESIDE_TWO, NOT_AS_OTHERS, QUOTA, QUOTA_BYTES, finish_all, for_all,
+    others_can_run, places_of, start_all, tenant_in,
+};
 
 /// What the container's events say of variables, by name.
 fn complaints(container: &Container) -> Vec<(&'static str, Problem)> {
@@ -39,13 +41,16 @@ fn complaints_of(tenant: &Tenant) -> Vec<(&'static str, Problem)> {
 
 #[test]
 fn control_is_not_disabled_from_within() {
-    for value in ["true", "1", "yes"] {
-        let container = Container::new();
-        let mut console = container.start(&[QUOTA, ("CUDA_DISABLE_CONTROL", value)]);
-        assert_eq!(console.total(), QUOTA_BYTES);
-        assert_eq!(complaints(&container), [("CUDA_DISABLE_CONTROL", Problem::NotSupported)]);
-        console.finish();
+    let values = ["true", "1", "yes"];
+    let containers = values.map(|_| Container::new());
+    let program =
+        |(container, value): (&Container, _)| container.program(&[QUOTA, ("CUDA_DISABLE_CONTROL", value)]);
+    let mut consoles = start_all(containers.iter().zip(values).map(program));
+    for ((console, container), value) in consoles.iter_mut().zip(&containers).zip(values) {
+        assert_eq!(console.total(), QUOTA_BYTES, "{value}");
+        assert_eq!(complaints(container), [("CUDA_DISABLE_CONTROL", Problem::NotSupported)], "{value}");
     }
+    finish_all(consoles);
 }
 
 #[test]
@@ -156,13 +161,15 @@ fn file_of_another_version_stays_as_it_is_and_the_variables_count() {
 
 #[test]
 fn file_that_is_none_does_not_lift_the_limit() {
-    for content in [&b"x"[..], &[7; 2_008_953], &[]] {
+    let containers = [&b"x"[..], &[7; 2_008_953], &[]].map(|content| {
         let container = Container::new();
         fs::write(container.cache(), content).expect("the folder is ours");
-        let mut console = container.start(&[QUOTA]);
-        assert_eq!(console.total(), QUOTA_BYTES);
-        console.finish();
-    }
+        container
+    });
+    let mut consoles = start_all(containers.iter().map(|container| container.program(&[QUOTA])));
+    let totals: Vec<u64> = consoles.iter_mut().map(Console::total).collect();
+    assert_eq!(totals, [QUOTA_BYTES; 3]);
+    finish_all(consoles);
 }
 
 #[test]
@@ -224,8 +231,8 @@ fn books_that_cannot_be_used_are_no_way_to_others() {
 
 #[test]
 fn books_that_one_user_has_closed_are_no_way_to_others_for_the_next() {
-    if sys::user_id() != 0 {
-        return skip("only root can start a program as another user");
+    if !others_can_run() {
+        return skip(NOT_AS_OTHERS);
     }
     let container = Container::new();
     program_of_user(&container, 1001).start_with_context().finish();
@@ -250,15 +257,16 @@ fn program_of_user(container: &Container, user: u32) -> Program {
 
 #[test]
 fn environment_that_is_changed_after_the_start_moves_no_limit() {
-    for change in ["setenv CUDA_DEVICE_MEMORY_LIMIT_0 64g", "unsetenv CUDA_DEVICE_MEMORY_LIMIT_0", "clearenv"]
-    {
-        let container = Container::new();
-        let mut console = container.program(&[QUOTA]).start();
+    let changes =
+        ["setenv CUDA_DEVICE_MEMORY_LIMIT_0 64g", "unsetenv CUDA_DEVICE_MEMORY_LIMIT_0", "clearenv"];
+    let containers = changes.map(|_| Container::new());
+    let consoles = containers.iter().map(|container| container.program(&[QUOTA]).start());
+    for_all(consoles.zip(changes).collect::<Vec<_>>(), |(mut console, change)| {
         assert_eq!(console.ask(change).status, 0);
         console.use_primary_context();
         assert_eq!(console.total(), QUOTA_BYTES, "{change}");
         console.finish();
-    }
+    });
 }
 
 #[test]
@@ -324,9 +332,9 @@ fn books_lie_in_the_next_best_place_where_there_is_no_memory_for_them_and_an_eve
         let elsewhere = ("CUDA_DEVICE_MEMORY_SHARED_CACHE", Problem::NotInMemory);
         assert_eq!(complaints_of(&tenant), [elsewhere], "{mount}");
         // One that could have its books in memory finds them where they are: they are one quota.
-        let _ = console.alloc(QUOTA_BYTES / 2).expect("it fits");
+        let _ = console.alloc(FITS_BESIDE_TWO).expect("it fits");
         let mut sibling = container.start(&[QUOTA]);
-        assert_eq!(sibling.alloc(QUOTA_BYTES / 2), Err(OUT_OF_MEMORY), "{mount}");
+        assert_eq!(sibling.alloc(FITS_ALONE), Err(OUT_OF_MEMORY), "{mount}");
         sibling.finish();
         console.finish();
     }
@@ -347,26 +355,29 @@ fn containers_of_a_pod_that_share_its_memory_have_a_quota_each() {
     };
     let mut second = start_after(&other, &own_path(&other)).expect("as the first");
     for console in [&mut first, &mut second] {
-        let _ = console.alloc(QUOTA_BYTES / 2).expect("it fits");
+        let _ = console.alloc(FITS_BESIDE_TWO).expect("it fits");
     }
-    assert_eq!(one.books().booked, other.books().booked);
+    for container in [&one, &other] {
+        let books = container.books();
+        assert_eq!(books.booked - books.overhead, FITS_BESIDE_TWO);
+    }
     // The node sees the same folder, at another path, and so does the container's next process.
     let mut third = one.start(&[QUOTA]);
-    assert_eq!(third.alloc(QUOTA_BYTES / 2), Err(OUT_OF_MEMORY));
+    assert_eq!(third.alloc(FITS_ALONE), Err(OUT_OF_MEMORY));
     [first, second, third].into_iter().for_each(Console::finish);
 }
 
 #[test]
 fn programs_of_two_users_are_one_tenant() {
-    if sys::user_id() != 0 {
-        return skip("only root can start a program as another user");
+    if !others_can_run() {
+        return skip(NOT_AS_OTHERS);
     }
     let container = Container::new();
     let start = |user| program_of_user(&container, user).start_with_context();
     let (mut first, mut second) = (start(1000), start(1001));
-    let _ = first.alloc(512 * MIB).expect("it fits");
+    let _ = first.alloc(FITS_BESIDE_TWO).expect("it fits");
     assert_eq!(second.total(), QUOTA_BYTES);
-    assert_eq!(second.alloc(1024 * MIB), Err(OUT_OF_MEMORY));
+    assert_eq!(second.alloc(FITS_ALONE), Err(OUT_OF_MEMORY));
     assert_eq!(container.monitor().look().slots.len(), 2);
     second.finish();
     first.finish();

@@ -7,7 +7,7 @@ use cuota_tests::console::Console;
 use cuota_tests::driver::uuid_text;
 use cuota_tests::machine::MIB;
 
-use crate::{Container, QUOTA, QUOTA_BYTES, begin, eventually, kernel, launch};
+use crate::{Container, QUOTA, QUOTA_BYTES, begin, eventually, kernel, launch, start_all};
 
 fn pid(console: &Console) -> i32 {
     i32::try_from(console.pid()).expect("a process's id")
@@ -149,12 +149,10 @@ fn monitor_reads_a_whole_file_under_load_and_under_kills() {
     let first = container.monitor().look();
     let mut seed = 0;
     for _ in 0..4 {
-        let mut load: Vec<Console> = Vec::new();
-        for _ in 0..3 {
-            let mut console = container.start(&limits);
+        let mut load = start_all([0; 3].map(|_| container.program(&limits)));
+        for console in &mut load {
             seed += 1;
             console.tell(&format!("churn {seed}"));
-            load.push(console);
         }
         for _ in 0..60 {
             let view = container.monitor().look();

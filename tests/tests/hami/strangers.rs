@@ -6,23 +6,25 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use cuota_region::sys;
 use cuota_tests::build;
 use cuota_tests::console::Arg::{Is, Out};
 use cuota_tests::console::Console;
 use cuota_tests::driver::OUT_OF_MEMORY;
 use cuota_tests::machine::{MIB, Program, skip};
 
-use crate::{Container, QUOTA, QUOTA_BYTES};
+use crate::{Container, NOT_AS_OTHERS, QUOTA, QUOTA_BYTES, finish_all, others_can_run, start_all};
 
 /// The offset of the first `life` in a tenant's file by which a process sees that it has its place: the golden layout's `books`.
 const FIRST_LIFE: u64 = 66_688;
+
+/// Why a test is skipped that needs what others have put there.
+const NOT_PLANTED: &str = "nothing can be mounted here, or no program run as another user";
 
 /// Runs a command as this user.
 const AS: &str = "as() { user=$1; shift; setpriv --reuid=$user --regid=$user --clear-groups \"$@\"; };";
 
 /// A program of this user in a container whose `/dev/shm` is new, after `before`: there `as USER COMMAND` is at hand, `$1` is the library and
-/// `$2` the command `cuota`. `None`: nothing can be mounted here, or this is not root.
+/// `$2` the command `cuota`. `None`: [`NOT_PLANTED`].
 fn start_beside(container: &Container, user: u32, before: &str) -> Option<Console> {
     program_beside(container, user, before).map(Program::start_with_context)
 }
@@ -31,7 +33,7 @@ fn program_beside(container: &Container, user: u32, before: &str) -> Option<Prog
     let mount = "mount -t tmpfs -o mode=1777 tmpfs /dev/shm";
     let own_mounts = ["--mount", "--", "sh", "-c"];
     let tried = Command::new("unshare").args(own_mounts).arg(mount).output();
-    if sys::user_id() != 0 || !tried.is_ok_and(|output| output.status.success()) {
+    if !others_can_run() || !tried.is_ok_and(|output| output.status.success()) {
         return None;
     }
     let program = container.machine.native_of(Path::new("unshare")).with(QUOTA.0, QUOTA.1);
@@ -48,23 +50,31 @@ const PLANTED: &str = "as 2000 env CUOTA_DIR=/dev/shm/cuota \"$2\" run --tenant 
                        chmod 755 /dev/shm/cuota && chmod 1777 /dev/shm/cuota/tenant && chmod 644 /dev/shm/cuota/policy.v1 && \
                        rm -f /dev/shm/cuota/tenant/*";
 
+/// Programs of root's and of a user's, each beside what each of these has put there, see a GPU of the quota's size and have no more.
+#[track_caller]
+fn quota_holds_beside(plants: [&str; 2]) {
+    let cases: Vec<(u32, &str)> = plants.into_iter().flat_map(|plant| [(0, plant), (1000, plant)]).collect();
+    let containers: Vec<Container> = cases.iter().map(|_| Container::new()).collect();
+    let program =
+        |(container, (user, plant)): (&Container, &(u32, &str))| program_beside(container, *user, plant);
+    let Some(programs) = containers.iter().zip(&cases).map(program).collect::<Option<Vec<_>>>() else {
+        return skip(NOT_PLANTED);
+    };
+    let mut consoles = start_all(programs);
+    for (console, (user, plant)) in consoles.iter_mut().zip(&cases) {
+        assert_eq!(console.total(), QUOTA_BYTES, "user {user}: {plant}");
+        assert_eq!(console.alloc(QUOTA_BYTES), Err(OUT_OF_MEMORY), "user {user}: {plant}");
+    }
+    finish_all(consoles);
+}
+
 #[test]
 fn tenant_that_a_neighbour_assigns_is_not_believed() {
-    for plant in [
+    quota_holds_beside([
         "as 2000 mkdir /dev/shm/cuota && as 2000 sh -c 'printf x >/dev/shm/cuota/assigned'",
         // Root's file, in a folder where another user can put it.
         "mkdir -m 777 /dev/shm/cuota && printf x >/dev/shm/cuota/assigned && chmod 644 /dev/shm/cuota/assigned",
-    ] {
-        for user in [0, 1000] {
-            let container = Container::new();
-            let Some(mut console) = start_beside(&container, user, plant) else {
-                return skip("nothing can be mounted here");
-            };
-            assert_eq!(console.total(), QUOTA_BYTES, "user {user}: {plant}");
-            assert_eq!(console.alloc(QUOTA_BYTES), Err(OUT_OF_MEMORY), "user {user}: {plant}");
-            console.finish();
-        }
-    }
+    ]);
 }
 
 #[test]
@@ -73,16 +83,7 @@ fn policy_of_a_neighbour_lifts_no_limit() {
     let own = "as 1000 sh -c 'umask 022; mkdir -m 755 /dev/shm/cuota'; as 1000 cp \"$2\" /dev/null; \
                as 1000 env CUOTA_DIR=/dev/shm/cuota \"$2\" run --lib \"$1\" -- true; \
                as 1000 sh -c 'chmod 755 /dev/shm/cuota; chmod 1777 /dev/shm/cuota/tenant; chmod 444 /dev/shm/cuota/policy.v1'";
-    for before in [PLANTED, own] {
-        for user in [0, 1000] {
-            let container = Container::new();
-            let Some(mut console) = start_beside(&container, user, before) else {
-                return skip("nothing can be mounted here");
-            };
-            assert_eq!(console.total(), QUOTA_BYTES, "user {user}: {before}");
-            console.finish();
-        }
-    }
+    quota_holds_beside([PLANTED, own]);
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn policy_of_roots_that_a_user_cannot_change_counts_for_that_user() {
     let container = Container::new();
     let by_root = PLANTED.replace("as 2000 ", "");
     let Some(mut console) = start_beside(&container, 1000, &by_root) else {
-        return skip("nothing can be mounted here");
+        return skip(NOT_PLANTED);
     };
     assert_eq!(console.total(), QUOTA_BYTES / 2);
     console.finish();
@@ -107,7 +108,7 @@ fn policy_of_a_neighbour_is_no_way_around_the_directory_that_was_named() {
         1000,
         &format!("{PLANTED} && {named} && export CUOTA_DIR=/dev/shm/named CUOTA_TENANT=t"),
     ) else {
-        return skip("nothing can be mounted here");
+        return skip(NOT_PLANTED);
     };
     let mut console = program.start_with_context();
     assert_eq!(console.total(), QUOTA_BYTES, "by the named one's policy");
@@ -125,8 +126,8 @@ fn doctor_calls_the_policy_of_a_neighbour_no_protection() {
         String::from_utf8(shell.output().expect("util-linux").stdout).expect("it prints text")
     };
     let report = said(PLANTED);
-    if sys::user_id() != 0 || !report.contains("cuota.doctor") {
-        return skip("nothing can be mounted here");
+    if !others_can_run() || !report.contains("cuota.doctor") {
+        return skip(NOT_PLANTED);
     }
     assert!(report.contains("CUOTA_DIR leads around the policy"), "{report}");
     let by_root = said(&PLANTED.replace("as 2000 ", ""));
@@ -146,8 +147,8 @@ fn root_sets_no_quota_in_a_default_directory_that_a_user_has_made() {
         let mut shell = Command::new("unshare");
         shell.args(["--mount", "--", "sh", "-c", &script, "sh"]).args([build::libcuota(), build::command()]);
         let done = shell.env_remove("CUOTA_DIR").output().expect("util-linux");
-        if sys::user_id() != 0 || done.status.code() == Some(77) {
-            return skip("nothing can be mounted here");
+        if !others_can_run() || done.status.code() == Some(77) {
+            return skip(NOT_PLANTED);
         }
         let (said, complaint) =
             (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
@@ -182,8 +183,8 @@ fn link_in_the_place_of_the_books_lets_nobody_write_elsewhere() {
 
 #[test]
 fn books_of_one_user_are_not_renamed_or_removed_by_another() {
-    if sys::user_id() != 0 {
-        return skip("only root can start a program as another user");
+    if !others_can_run() {
+        return skip(NOT_AS_OTHERS);
     }
     let container = Container::new();
     container.start(&[QUOTA]).finish();

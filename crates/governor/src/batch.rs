@@ -231,7 +231,8 @@ impl Batch {
         self.idle_ns = self.idle_ns.saturating_add(ns);
     }
 
-    /// Says that the program's own pause hides the boundary that begins the batch: it has not waited for the GPU before.
+    /// Says that the boundary that begins the batch is hidden: by the program's own pause, since it has not waited for the GPU before, or by
+    /// other work of the process on it. The gap in front is then the program's.
     pub const fn begins_behind_a_pause(&mut self) {
         self.is_hidden = true;
     }

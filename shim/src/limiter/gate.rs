@@ -278,18 +278,20 @@ impl Limiter {
             let was_dry = was_dry || !books.is_busy();
             let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
             let is_timed = books.pace.begin(now_ns, front_ns);
-            if !core::mem::take(&mut books.was_synced) && is_timed {
+            let is_alone =
+                !books.is_busy() && self.streams.busy().all(|other| other.device() != on.ordinal());
+            if !core::mem::take(&mut books.was_synced) && is_timed || !is_alone {
                 books.batch.begins_behind_a_pause();
             }
             is_apart = !is_timed && was_dry && books.watch.apart(estimate.cost_ns(), now_ns);
             books.watch = Watch::new(now_ns, front_ns);
             if !books.is_busy() {
                 books.since_ns = now_ns;
-                if self.streams.busy().all(|other| other.device() != on.ordinal()) {
-                    on.gpu.begin(now_ns);
-                    // What others had while this process had nothing on the GPU was not taken from it.
-                    let _ = on.companions_ns();
-                }
+            }
+            if is_alone {
+                on.gpu.begin(now_ns);
+                // What others had while this process had nothing on the GPU was not taken from it.
+                let _ = on.companions_ns();
             }
             books.others_held = self.others_held(stream);
             if books.boundary.is_none() {

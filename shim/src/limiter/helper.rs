@@ -19,7 +19,7 @@ use cuota_region::sys;
 use super::Limiter;
 use super::caps::Ground;
 use super::sensor::Tails;
-use super::stream::{Books, Stream};
+use super::stream::{Books, STREAMS, Stream};
 use super::timeline::Visit;
 use crate::interpose::glibc;
 use crate::process::{self, Standing, driver};
@@ -253,7 +253,8 @@ impl Limiter {
         loop {
             helper.is_inside.store(1, Ordering::SeqCst);
             let end = EXITING.load(Ordering::SeqCst);
-            let found = if end == OVER { Found::Idle } else { self.round(before) };
+            let found =
+                if end == OVER { Found::Idle } else { driver::outside_captures(|| self.round(before)) };
             before = found;
             let turn_ns = if end == LIVES { self.tend() } else { u64::MAX };
             helper.is_inside.store(0, Ordering::SeqCst);
@@ -291,7 +292,7 @@ impl Limiter {
         // While units keep coming, the looks before them settle.
         let settles = !launched || before != Found::Flowing;
         if settles {
-            self.reap_all();
+            self.note_left(STREAMS, Tails::Left, 0);
         }
         let mut found = if launched { Found::Draining } else { Found::Idle };
         if self.helper.sparse.swap(0, Ordering::Relaxed) != 0 {

@@ -70,6 +70,26 @@ fn captures_get_the_drivers_own_answers_under_a_cap() {
     }
 }
 
+#[test]
+fn capture_is_not_ruined_by_what_is_asked_of_bursts_on_another_stream_meanwhile() {
+    let machine = Machine::new();
+    let mut worker = Worker::start(&machine, "t", "90%", MS / 10);
+    // Bursts of changing lengths: when one has ended is looked at from outside.
+    let bursts = |worker: &mut Worker| {
+        for turn in 0..100 {
+            worker.begin(1 + turn % 5, worker.stream);
+            assert_eq!(worker.console.hear().status, 0);
+            sleep(Duration::from_micros(700));
+        }
+    };
+    bursts(&mut worker);
+    let captured = worker.console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
+    let _ = worker.console.call("cuStreamBeginCapture_v2", &[Is(captured), Is(0)]).ok();
+    bursts(&mut worker);
+    let _ = worker.console.call("cuStreamEndCapture", &[Is(captured), Out(8)]).ok();
+    worker.console.finish();
+}
+
 /// Launches on the legacy stream `count` times, and waits for all.
 #[track_caller]
 fn launch_on_legacy(worker: &mut Worker, count: u64) {

@@ -318,7 +318,8 @@ impl Guest {
         let (estimate, concurrency) = (self.estimate(unit), self.concurrency);
         let cost_ns = concurrency.scale(estimate.cost_ns());
         self.launched = true;
-        if !self.streams.iter().any(Books::is_busy) {
+        let is_alone = !self.streams.iter().any(Books::is_busy);
+        if is_alone {
             // What others had while this process had nothing there was not taken from it.
             self.others_ns = on.tenant.used_ns - self.charged_ns;
         }
@@ -333,7 +334,7 @@ impl Guest {
                 books.pace.gap(is_watched);
             }
             let is_timed = books.pace.begin(on.now_ns, front_ns);
-            if !std::mem::take(&mut books.was_synced) && is_timed {
+            if !std::mem::take(&mut books.was_synced) && is_timed || !is_alone {
                 books.batch.begins_behind_a_pause();
             }
             books.apart = !is_timed && was_dry && books.watch.apart(estimate.cost_ns(), on.now_ns);

@@ -20,13 +20,52 @@ fn holder_that_is_stopped_leaves_the_gpu_to_the_others_and_comes_back() {
     let [mut first, mut second] = ["a", "b"].map(|name| Worker::start(&machine, name, &[], MS));
     first.begin(ENDLESS);
     second.work(50);
-    signal("-STOP", &first);
+    stop(&machine, &first);
     second.work(200);
     let before = first.used_ns(&machine);
     signal("-CONT", &first);
     eventually("it goes on", || first.used_ns(&machine) > before + 50 * MS);
     first.console.kill();
     second.console.finish();
+}
+
+/// Stops a program, outside the software GPU's own lock: a GPU has none that a stopped program could hold.
+#[track_caller]
+fn stop(machine: &Machine, worker: &Worker) {
+    loop {
+        signal("-STOP", worker);
+        eventually("all its threads stand still", || threads_of(worker).all(|(_, state)| state == "T"));
+        if !threads_of(worker).any(|(thread, _)| lock_holders(machine).contains(&thread)) {
+            return;
+        }
+        signal("-CONT", worker);
+    }
+}
+
+/// A program's threads, and in which state they are.
+fn threads_of(worker: &Worker) -> impl Iterator<Item = (u32, String)> {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", worker.console.pid())).unwrap();
+    threads.map(|thread| {
+        let thread = thread.unwrap();
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap();
+        let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).unwrap();
+        (thread.file_name().to_str().unwrap().parse().unwrap(), state.to_owned())
+    })
+}
+
+/// The threads that hold the software GPU's locks: its devices' files begin with a number, and a mutex whose first word is its holder's.
+fn lock_holders(machine: &Machine) -> Vec<u32> {
+    const HOLDER: u32 = 0x3fff_ffff;
+    let Ok(files) = std::fs::read_dir(machine.gpu_folder()) else { return Vec::new() };
+    let devices = files.map(|file| file.unwrap().path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("device-") && !name.ends_with(".live")
+    });
+    let holder = |path: std::path::PathBuf| {
+        let word = *std::fs::read(path).unwrap()[8..].first_chunk().expect("a device's file has a mutex");
+        u32::from_ne_bytes(word) & HOLDER
+    };
+    devices.map(holder).collect()
 }
 
 #[track_caller]

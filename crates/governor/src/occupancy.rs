@@ -26,29 +26,28 @@ impl Interval {
     const fn length_ns(self) -> u64 {
         self.end_ns.saturating_sub(self.start_ns)
     }
-
-    fn overlap_ns(self, other: Self) -> u64 {
-        let overlap =
-            Self { start_ns: self.start_ns.max(other.start_ns), end_ns: self.end_ns.min(other.end_ns) };
-        overlap.length_ns()
-    }
 }
 
 /// The union so far. One a GPU and process; whoever reaps completed batches holds it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Union {
     front_ns: u64,
-    begun: bool,
-    // In order of time; the first `open` are gaps of at least `SHORT_GAP_NS`.
-    gaps: [Interval; GAPS],
+    // In order of time; the first `open` are gaps of at least `SHORT_GAP_NS`, and while one is added the time since the front.
+    gaps: [Interval; GAPS + 1],
     open: usize,
+}
+
+impl Default for Union {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Union {
     /// A union of nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { front_ns: 0, begun: false, gaps: [Interval { start_ns: 0, end_ns: 0 }; GAPS], open: 0 }
+        Self { front_ns: 0, gaps: [Interval { start_ns: 0, end_ns: 0 }; GAPS + 1], open: 0 }
     }
 
     /// Adds the interval of a batch. Returns what it adds to the occupied time, ns: short gaps that it closes
@@ -62,41 +61,23 @@ impl Union {
             start_ns: batch.start_ns.saturating_add(SHORT_GAP_NS),
             end_ns: batch.end_ns.saturating_add(SHORT_GAP_NS),
         };
-        let inside_gaps = self.fill(batch);
-        inside_gaps + self.advance(batch)
-    }
-
-    /// Moves the front to the end of the interval.
-    fn advance(&mut self, batch: Interval) -> u64 {
-        if !self.begun {
-            *self = Self { front_ns: batch.end_ns, begun: true, ..Self::new() };
-            // Work that began earlier and ends later than the first batch to end is found in the gap before it.
-            self.open_gap(Interval { start_ns: 0, end_ns: batch.start_ns });
-            return batch.length_ns();
+        // The time since the front is a gap like the others. Work that began earlier and ends later than the first batch to end is found in the
+        // gap before that.
+        let front_ns = self.front_ns;
+        if batch.end_ns > front_ns {
+            self.front_ns = batch.end_ns;
+            self.open_gap(Interval { start_ns: front_ns, end_ns: batch.end_ns });
         }
-        if batch.end_ns <= self.front_ns {
-            return 0;
-        }
-        let front_ns = core::mem::replace(&mut self.front_ns, batch.end_ns);
-        let gap = Interval { start_ns: front_ns, end_ns: batch.start_ns };
-        if gap.length_ns() < SHORT_GAP_NS {
-            return batch.end_ns - front_ns;
-        }
-        self.open_gap(gap);
-        batch.length_ns()
+        self.fill(batch)
     }
 
     /// Fills the gaps that the interval covers, wholly or in part.
     fn fill(&mut self, batch: Interval) -> u64 {
-        let before = core::mem::take(&mut self.gaps);
+        let before = self.gaps;
         let mut added = 0;
         for gap in before.into_iter().take(core::mem::take(&mut self.open)) {
-            if gap.overlap_ns(batch) == 0 {
-                self.open_gap(gap);
-                continue;
-            }
-            let left = Interval { start_ns: gap.start_ns, end_ns: batch.start_ns };
-            let right = Interval { start_ns: batch.end_ns, end_ns: gap.end_ns };
+            let left = Interval { start_ns: gap.start_ns, end_ns: gap.end_ns.min(batch.start_ns) };
+            let right = Interval { start_ns: gap.start_ns.max(batch.end_ns), end_ns: gap.end_ns };
             added += gap.length_ns() - self.keep(left) - self.keep(right);
         }
         added
@@ -117,22 +98,21 @@ impl Union {
             Some([left, right]) => right.start_ns.saturating_sub(left.end_ns),
             _ => u64::MAX,
         };
-        let Some(at) = (0..GAPS - 1).min_by_key(between) else { return };
-        let before = self.gaps;
-        if let Some([left, right, ..]) = self.gaps.get_mut(at..) {
+        let Some(at) = (0..GAPS).min_by_key(between) else { return };
+        let mut pair = self.gaps.get_mut(at..).unwrap_or_default();
+        if let [left, right, ..] = pair {
             left.end_ns = right.end_ns;
         }
-        for (place, gap) in self.gaps.iter_mut().skip(at + 1).zip(before.into_iter().skip(at + 2)) {
-            *place = gap;
+        // The second goes, and those after it move up.
+        while let [_, gone, next, ..] = pair {
+            *gone = *next;
+            pair = pair.get_mut(1..).unwrap_or_default();
         }
         self.open -= 1;
     }
 
     fn open_gap(&mut self, gap: Interval) {
-        if gap.length_ns() == 0 {
-            return;
-        }
-        if self.open == GAPS {
+        if self.open > GAPS {
             self.join_the_closest();
         }
         if let Some(place) = self.gaps.get_mut(self.open) {

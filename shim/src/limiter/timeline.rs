@@ -21,6 +21,10 @@ const EVENTS: usize = 512;
 /// The place of the first base on the time line, ns: what began earlier lies before it.
 const ORIGIN_NS: u64 = 1 << 60;
 
+/// The place of an event that is not reached, as far as is known; and of one of which that cannot be told.
+const NOT_YET: u64 = 0;
+const NOWHERE: u64 = u64::MAX;
+
 /// How far from its base an event is measured at most, ns. `cuEventElapsedTime` gives milliseconds in 32 bits: beyond a second it
 /// counts in steps of a tenth of a microsecond and more.
 const BASE_AGE_NS: u64 = 1_000_000_000;
@@ -47,6 +51,8 @@ struct Event {
     handle: AtomicU64,
     /// The ends of batches that it is, the base, and those who look at it.
     references: AtomicU32,
+    /// Where it lies on the time line, ns; [`NOT_YET`] until that is known.
+    place_ns: AtomicU64,
 }
 
 /// The time line. All-zero is one on which nothing has happened.
@@ -181,6 +187,7 @@ impl Visit<'_> {
         let index = self.events.iter().position(free)?;
         let mark = Mark(NonZeroU16::new(u16::try_from(index + 1).ok()?)?);
         let event = self.handle(mark).or_else(|| self.make(mark, context));
+        self.event(mark).place_ns.store(NOT_YET, Ordering::Relaxed);
         match event {
             Some(event) if driver::record_event(event, stream) => return Some(mark),
             // It may be of another context than the stream: it must not come to hand again.
@@ -209,57 +216,72 @@ impl Visit<'_> {
     /// Looks whether the batch between two events has ended; if so, what it occupied of the time between them is added to the union,
     /// as `occupied` says of that time, ns.
     pub(super) fn look(&self, start: Mark, end: Mark, occupied: impl Fn(u64) -> u64) -> End {
-        let (Some(from), Some(to)) = (self.handle(start), self.handle(end)) else { return End::Unknown };
-        match driver::query_event(to) {
-            CUresult::CUDA_SUCCESS => {}
-            CUresult::CUDA_ERROR_NOT_READY => return End::NotYet,
-            _ => return End::Unknown,
+        let (start_ns, end_ns) = (self.place(start), self.place(end));
+        if start_ns.min(end_ns) == NOT_YET {
+            return End::NotYet;
         }
-        let Some(bracket_ns) = driver::elapsed_ns(from, to) else { return End::Unknown };
-        let bracket_ns = bracket_ns.max(0).unsigned_abs();
-        let covered_ns = self.add(start, end, bracket_ns, occupied(bracket_ns));
+        if start_ns.max(end_ns) == NOWHERE {
+            return End::Unknown;
+        }
+        let bracket_ns = end_ns.saturating_sub(start_ns);
+        let covered_ns = self.cover(start, occupied(bracket_ns));
         covered_ns.map_or(End::Unknown, |covered_ns| End::Measured { bracket_ns, covered_ns })
     }
 
     /// Adds to the union what occupied the GPU for so long from an event on, which is reached, ns. What it adds to it, ns.
-    pub(super) fn cover(&self, start: Mark, occupied_ns: u64) -> Option<u64> {
-        self.add(start, start, 0, occupied_ns)
-    }
-
-    /// Adds the interval that begins `before_ns` before the event `at` and lasts `occupied_ns`; the event `first` is no later than `at`.
     #[inline(never)]
-    fn add(&self, first: Mark, at: Mark, before_ns: u64, occupied_ns: u64) -> Option<u64> {
-        let event = self.handle(at)?;
-        let (base, base_ns) = self.base(first)?;
-        let since_base_ns = self.handle(base).and_then(|base| driver::elapsed_ns(base, event));
-        let added_ns = since_base_ns.and_then(|since_base_ns| {
-            let at_ns = base_ns.saturating_add_signed(since_base_ns);
-            let mut axis = self.axis.take()?;
-            if since_base_ns.unsigned_abs() > BASE_AGE_NS && axis.base == Some(base) {
-                self.hold(at);
-                (axis.base, axis.base_ns) = (Some(at), at_ns);
-                self.let_go(base);
-            }
-            let start_ns = at_ns.saturating_sub(before_ns);
-            Some(axis.union.add(Interval { start_ns, end_ns: start_ns.saturating_add(occupied_ns) }))
-        });
-        self.let_go(base);
-        added_ns
+    pub(super) fn cover(&self, start: Mark, occupied_ns: u64) -> Option<u64> {
+        let start_ns = self.place(start);
+        if matches!(start_ns, NOT_YET | NOWHERE) {
+            return None;
+        }
+        let mut axis = self.axis.take()?;
+        if start_ns.saturating_sub(axis.base_ns) > BASE_AGE_NS {
+            self.hold(start);
+            axis.base_ns = start_ns;
+            let before = axis.base.replace(start);
+            before.into_iter().for_each(|base| self.let_go(base));
+        }
+        Some(axis.union.add(Interval { start_ns, end_ns: start_ns.saturating_add(occupied_ns) }))
     }
 
-    /// The base, held, and its place on the time line, ns; the first is `start`. `None`: somebody is at it for long.
-    fn base(&self, start: Mark) -> Option<(Mark, u64)> {
-        let mut axis = self.axis.take()?;
+    /// Where an event lies on the time line, ns; [`NOT_YET`] while it is not reached, [`NOWHERE`] where that cannot be told. The driver is
+    /// asked once, since each question is some microseconds, and of a batch's first event mostly not at all: it was the last one's.
+    #[inline(never)]
+    fn place(&self, mark: Mark) -> u64 {
+        let place = &self.event(mark).place_ns;
+        let known_ns = place.load(Ordering::Relaxed);
+        if known_ns != NOT_YET {
+            return known_ns;
+        }
+        let Some(mut axis) = self.axis.take() else { return NOWHERE };
         let base = match axis.base {
             Some(base) => base,
+            // Under the lock: once in a context's life.
+            None if !self.is_reached(mark) => return NOT_YET,
             None => {
-                self.hold(start);
-                (axis.base, axis.base_ns) = (Some(start), ORIGIN_NS);
-                start
+                self.hold(mark);
+                axis.base_ns = ORIGIN_NS;
+                *axis.base.insert(mark)
             }
         };
+        let base_ns = axis.base_ns;
         self.hold(base);
-        Some((base, axis.base_ns))
+        drop(axis);
+        let since_base_ns = match (self.handle(base), self.handle(mark)) {
+            (Some(base), Some(event)) => driver::elapsed_ns(base, event),
+            _ => Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
+        };
+        self.let_go(base);
+        match since_base_ns {
+            Ok(since_base_ns) => {
+                let at_ns = base_ns.saturating_add_signed(since_base_ns);
+                place.store(at_ns, Ordering::Relaxed);
+                at_ns
+            }
+            Err(CUresult::CUDA_ERROR_NOT_READY) => NOT_YET,
+            Err(_) => NOWHERE,
+        }
     }
 }
 

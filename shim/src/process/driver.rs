@@ -212,13 +212,13 @@ pub(crate) fn has_ended(stream: CUstream) -> bool {
     !matches!(asked, CUresult::CUDA_ERROR_NOT_READY | CUresult::CUDA_ERROR_INVALID_CONTEXT)
 }
 
-/// From one event to another, both reached, ns of the GPU's clock.
-pub(crate) fn elapsed_ns(from: CUevent, to: CUevent) -> Option<i64> {
+/// From one event to another, ns of the GPU's clock; CUDA_ERROR_NOT_READY while not both are reached.
+pub(crate) fn elapsed_ns(from: CUevent, to: CUevent) -> Result<i64, CUresult> {
     let mut ms = 0_f32;
     // SAFETY: fills one number; events of ours.
     let status = unsafe { real::cuEventElapsedTime.get()(&raw mut ms, from, to) };
     #[expect(clippy::cast_possible_truncation, reason = "a float becomes the nearest whole number")]
-    succeeded(status).then_some((f64::from(ms) * 1e6) as i64)
+    if succeeded(status) { Ok((f64::from(ms) * 1e6) as i64) } else { Err(status) }
 }
 
 /// What is known of a stream and captures.

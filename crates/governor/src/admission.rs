@@ -86,6 +86,14 @@ pub struct Scene {
     pub progress_ns: u64,
 }
 
+impl Scene {
+    /// Estimated work for which there is still room, ns.
+    #[must_use]
+    pub const fn room_ns(&self) -> u64 {
+        self.bound.in_flight_ns.saturating_sub(self.in_flight_ns)
+    }
+}
+
 /// Why a launch goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pass {

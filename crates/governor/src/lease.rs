@@ -8,6 +8,8 @@
 //! A prototype that read the clock and queried an event at each launch cost 4 to 5 % on 5 µs kernels at a cap of
 //! 100 % (measured on an H100).
 
+use crate::admission::Cause;
+
 /// Nothing binds and nobody is measuring: launch, count nothing.
 pub const FREE: u64 = u64::MAX;
 
@@ -43,6 +45,31 @@ pub const fn spend(word: u64, cost_ns: u64) -> Spend {
     }
 }
 
+/// For how many looks nothing is spared after a launch has had to wait: for the budget, since the cap may bind, some 80 ms of work; for
+/// room on the GPU, as at first each launch of an unmeasured unit does, 10 ms.
+#[must_use]
+pub const fn strict_for(cause: Cause) -> u32 {
+    match cause {
+        Cause::Budget => 256,
+        Cause::Bound => 32,
+    }
+}
+
+/// How many times its usual size a batch may have, which occupies `usual_ns` then: where much of the budget and of the bound is left a batch more or
+/// less decides nothing, and each costs its events and a look. It takes a sixteenth of the budget and three quarters of the room at most,
+/// so batches have their usual size again before either ends.
+#[must_use]
+pub const fn times(usual_ns: u64, left_ns: u64, room_ns: u64) -> u64 {
+    let (of_budget_ns, of_room_ns) = (left_ns / 16, room_ns / 4 * 3);
+    let part_ns = if of_budget_ns < of_room_ns { of_budget_ns } else { of_room_ns };
+    match part_ns.checked_div(usual_ns) {
+        None | Some(0) => 1,
+        // A bracket of several ms, where the process's streams overlap.
+        Some(16..) => 16,
+        Some(times) => times,
+    }
+}
+
 /// How much to book for a batch, GPU-ns: `target_ns`, less where the budget has less left, but always the unit that
 /// is to be launched.
 #[must_use]
@@ -67,6 +94,16 @@ mod tests {
     fn an_empty_lease_lets_nothing_through_uncounted() {
         assert_eq!(spend(EMPTY, 0), Spend::Look);
         assert_eq!(spend(5, 5), Spend::Within { word: EMPTY });
+    }
+
+    #[test]
+    fn a_batch_is_large_only_while_much_of_the_budget_and_of_the_room_is_left() {
+        const US: u64 = 1_000;
+        assert_eq!(times(300 * US, 19_800 * US, 2_000 * US), 4);
+        assert_eq!(times(300 * US, 19_800 * US, 500 * US), 1);
+        assert_eq!(times(300 * US, 9_000 * US, 2_000 * US), 1);
+        assert_eq!(times(5 * US, 19_800 * US, 2_000 * US), 16);
+        assert_eq!(times(0, 19_800 * US, 2_000 * US), 1);
     }
 
     proptest! {

@@ -42,6 +42,8 @@ pub(super) struct Gpu {
     cap_ppm: AtomicU32,
     /// Others on the GPU when NVML was last asked: 0, none; else one more than those that are not the tenant's, and [`COMPANIONS`].
     shared_with: AtomicU32,
+    /// Looks for which nothing is spared, since a launch has had to wait.
+    strict: AtomicU32,
     /// When it was, ns.
     asked_ns: AtomicU64,
     /// The last look at the clock, ns.
@@ -84,6 +86,24 @@ impl Gpu {
     /// How much work a batch is to hold, ns: while a tenant of higher priority is there the next look must not be far.
     pub(super) fn target_ns(&self) -> u64 {
         if self.cap().binds() || self.turns.is_below() { TARGET_NS } else { UNCAPPED_TARGET_NS }
+    }
+
+    /// Whether no launch of the process has had to wait for long: then a batch more or less, and a boundary, decide nothing.
+    pub(super) fn is_roomy(&self) -> bool {
+        self.strict.load(Ordering::Relaxed) == 0
+    }
+
+    /// Spares nothing for so many looks from now on. Whether it did before.
+    pub(super) fn be_strict(&self, looks: u32) -> bool {
+        self.strict.fetch_max(looks, Ordering::Relaxed) == 0
+    }
+
+    /// One of these looks.
+    pub(super) fn note_look(&self) {
+        let looks = self.strict.load(Ordering::Relaxed);
+        if looks != 0 {
+            self.strict.store(looks - 1, Ordering::Relaxed);
+        }
     }
 
     /// What may be in flight: less while a tenant of higher priority is there, more where nobody is, as far as NVML and the arena tell.

@@ -7,7 +7,7 @@ use cuota_governor::admission::{Arrival, Cause, Pass, Scene, Verdict};
 use cuota_governor::batch::{Close, Place, Unit};
 use cuota_governor::budget::{Correction, Opening};
 use cuota_governor::cost::Estimate;
-use cuota_governor::lease::{self, Spend};
+use cuota_governor::lease::{self, Spend, strict_for};
 use cuota_governor::pace::is_gap;
 use cuota_governor::rounds::Watch;
 
@@ -15,11 +15,11 @@ use cuota_region::sys;
 
 use super::Limiter;
 use super::caps::Ground;
-use super::sensor::Tails;
+use super::sensor::{AT_A_LOOK, Tails};
 use super::stream::{Books, Stream};
 use crate::interpose::call::Call;
 use crate::process::Process;
-use crate::process::driver::Capturing;
+use crate::process::driver::{self, Capturing};
 
 /// What is to be done once the unit has been given to the driver.
 enum After {
@@ -123,11 +123,15 @@ impl Limiter {
                 self.helper.is_sparse();
                 books.was_dry = self.has_run_dry(stream);
             }
-            if self.close(on, stream, &mut books, Close::Full) && !is_timed && books.was_dry {
+            let is_closed = self.close(on, stream, &mut books, Close::Full);
+            if is_closed && !is_timed && books.was_dry {
                 // It is charged as it is; its gaps are not what its units cost.
                 books.was_late(1);
             }
+            books.is_kept = is_closed && on.gpu.is_roomy();
         }
+        // The other streams are the helper's, and theirs who wait: threads that launch on a stream each would be at one another's all the time.
+        driver::outside_captures(|| self.attend(on, stream, &mut books, Tails::Left));
         drop(books);
         self.look(on, stream, unit)
     }
@@ -162,29 +166,34 @@ impl Limiter {
 
     /// One launch in a batch looks at the clock, at what has ended, and at the budget.
     fn look(&'static self, on: Ground, stream: &'static Stream, unit: &Unit) -> Entered {
-        self.reap(Tails::Left);
         let estimate = on.gpu.costs().estimate(unit.key);
         let unit_ns = on.gpu.scale(estimate.cost_ns());
         let (budget, look) = on.budget();
-        let most_ns = match budget.peek(look) {
-            Opening::Now { left_ns } => left_ns,
-            Opening::At { .. } => look.cap.quantum_ns(),
+        let mut scene = self.scene(on, stream);
+        // What a batch of the target's size occupies beside the process's other streams.
+        let (target_ns, occupies_ns) = (on.gpu.target_ns(), on.gpu.scale(on.gpu.target_ns()));
+        let (most_ns, times) = match budget.peek(look) {
+            Opening::Now { left_ns } if on.gpu.is_roomy() => {
+                (left_ns, lease::times(occupies_ns, left_ns, scene.room_ns()))
+            }
+            Opening::Now { left_ns } => (left_ns, 1),
+            Opening::At { .. } => (look.cap.quantum_ns(), 1),
         };
         let booked_ns = match estimate {
-            // What a batch of the target's size occupies beside the process's other streams.
-            Estimate::Learned(_) => lease::size(on.gpu.scale(on.gpu.target_ns()), most_ns, unit_ns),
+            Estimate::Learned(_) => lease::size(occupies_ns * times, most_ns, unit_ns),
             Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
         };
+        on.gpu.note_look();
         let mut arrival = Arrival::new(look, booked_ns, on.book(booked_ns));
-        let (mut held_since_ns, mut turn_since_ns) = (None, 0);
+        let (mut is_settled, mut held_since_ns, mut turn_since_ns) = (false, None, 0);
         let (pass, _entering) = loop {
             let epoch = on.process().policy().epoch();
             let (budget, look) = on.budget();
-            let scene = self.scene(on, stream);
             let verdict = arrival.judge(look, budget, &scene);
             if let Some(since_ns) = held_since_ns.take() {
                 on.note_throttled(look.now_ns.saturating_sub(since_ns));
             }
+            let mut tails = Tails::Left;
             match verdict {
                 Verdict::Go(Pass::Stalled) if !self.any_has_begun() => {
                     // What waits for a value or an event leaves the GPU to others: the clock helps it as soon as anybody.
@@ -194,36 +203,46 @@ impl Limiter {
                     if let Some(entering) = self.has_turn(on, stream, &scene, booked_ns, &mut turn_since_ns) {
                         break (pass, entering);
                     }
-                    self.follow_policy(on.process());
-                    self.reap(Tails::Settled);
+                    tails = Tails::Settled;
+                }
+                Verdict::Wait { cause, .. } if !is_settled => {
+                    // What other streams have ended makes room; and large batches that this very thread left open on them would never end.
+                    is_settled = true;
+                    if on.gpu.be_strict(strict_for(cause)) {
+                        self.close_all(Close::Held);
+                    }
                 }
                 Verdict::Wait { look_ns, cause, .. } => {
                     if arrival.is_held(look, cause) {
                         self.held.fetch_add(1, Ordering::Relaxed);
                         stream.held.fetch_add(1, Ordering::Relaxed);
                     }
-                    if cause == Cause::Budget {
-                        held_since_ns = Some(look.now_ns);
-                        // What the open batches had booked and not spent comes back: look again before sleeping.
-                        if self.close_all(Close::Held) {
-                            continue;
+                    match cause {
+                        Cause::Budget => {
+                            held_since_ns = Some(look.now_ns);
+                            // What the open batches had booked and not spent comes back: look again before sleeping.
+                            if self.close_all(Close::Held) {
+                                continue;
+                            }
+                            on.process().policy().wait(epoch, look_ns);
+                        }
+                        Cause::Bound => {
+                            on.gpu.turns.wait_for_room(on, epoch, look_ns);
+                            tails = Tails::Settled;
                         }
                     }
-                    match cause {
-                        Cause::Budget => on.process().policy().wait(epoch, look_ns),
-                        Cause::Bound => on.gpu.turns.wait_for_room(on, epoch, look_ns),
-                    }
-                    self.follow_policy(on.process());
-                    self.reap(if cause == Cause::Bound { Tails::Settled } else { Tails::Left });
                 }
             }
+            self.follow_policy(on.process());
+            self.reap(AT_A_LOOK, tails);
+            scene = self.scene(on, stream);
         };
         if !on.gpu.is_managed() {
             // Taken off while it waited: nobody would close what it opened.
             on.correct(Correction::Refund(booked_ns));
             return None;
         }
-        self.pass(on, stream, unit, booked_ns, (arrival.arrived_ns(), pass))
+        self.pass(on, stream, unit, [booked_ns, target_ns * times, arrival.arrived_ns()], pass)
     }
 
     fn scene(&self, on: Ground, of: &Stream) -> Scene {
@@ -252,8 +271,8 @@ impl Limiter {
         on: Ground,
         stream: &'static Stream,
         unit: &Unit,
-        booked_ns: u64,
-        (arrived_ns, pass): (u64, Pass),
+        [booked_ns, target_ns, arrived_ns]: [u64; 3],
+        pass: Pass,
     ) -> Entered {
         let Some(mut books) = stream.books() else {
             // What was booked stays so.
@@ -263,27 +282,36 @@ impl Limiter {
         let cost_ns = on.gpu.scale(estimate.cost_ns());
         let mut is_apart = false;
         let now_ns = sys::monotonic_ns();
+        let goes_on = core::mem::take(&mut books.is_kept);
+        if goes_on && is_gap(now_ns.saturating_sub(arrived_ns)) && !books.is_busy() {
+            // It lies before what the launch has waited.
+            self.let_go(stream, books.boundary.take());
+        }
         if books.batch.is_empty() {
-            books.target_ns = on.gpu.target_ns();
+            books.target_ns = target_ns;
             // What was closed on a dry stream has ended.
-            let was_dry = core::mem::take(&mut books.was_dry);
+            let was_seen_dry = core::mem::take(&mut books.was_dry);
             // What it has waited here is no gap of the program's.
             if is_gap(books.pace.idle_ns(arrived_ns)) {
                 books.pace.gap(self.helper.watches());
-                if !was_dry {
+                if !was_seen_dry {
                     // It lies before the gap.
                     self.let_go(stream, books.boundary.take());
                 }
             }
-            let was_dry = was_dry || !books.is_busy();
+            let was_dry = was_seen_dry || !books.is_busy();
             let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
             let is_timed = books.pace.begin(now_ns, front_ns);
-            let is_alone =
-                !books.is_busy() && self.streams.busy().all(|other| other.device() != on.ordinal());
-            if !core::mem::take(&mut books.was_synced) && is_timed || !is_alone {
+            let is_alone = self.scene(on, stream).batches == 0;
+            let was_synced = core::mem::take(&mut books.was_synced);
+            if !was_synced && is_timed || !is_alone {
                 books.batch.begins_behind_a_pause();
             }
-            is_apart = !is_timed && was_dry && books.watch.apart(estimate.cost_ns(), now_ns);
+            // A program that waits for the stream ends its batches by that; where the cap may bind that is not relied on.
+            let is_synced = was_synced && on.gpu.is_roomy();
+            is_apart = (was_seen_dry || was_dry && !goes_on && !is_synced)
+                && !is_timed
+                && books.watch.apart(estimate.cost_ns(), now_ns);
             books.watch = Watch::new(now_ns, front_ns);
             if !books.is_busy() {
                 books.since_ns = now_ns;
@@ -314,8 +342,8 @@ impl Limiter {
         books.is_under_way = ends_here;
         drop(books);
         if !self.helper.is_there() {
-            // Nobody notes it later, where this is the last look.
-            self.note_left(0, Tails::Left, 0);
+            // Nobody notes it later, where this is the last look, or comes to the other streams.
+            self.reap(AT_A_LOOK, Tails::Left);
         }
         if ends_here { Some(After::End(stream)) } else { tail }
     }

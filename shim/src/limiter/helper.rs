@@ -289,11 +289,9 @@ impl Limiter {
         let process = process::managed();
         self.helper.looked_ns.store(sys::coarse_ns(), Ordering::Relaxed);
         let launched = self.helper.launched.swap(0, Ordering::SeqCst) != 0;
-        // While units keep coming, the looks before them settle.
+        // While units keep coming, the looks before them settle, each on its own stream.
         let settles = !launched || before != Found::Flowing;
-        if settles {
-            self.note_left(STREAMS, Tails::Left, 0);
-        }
+        self.note_left(if settles { STREAMS } else { 1 }, Tails::Left, 0);
         let mut found = if launched { Found::Draining } else { Found::Idle };
         if self.helper.sparse.swap(0, Ordering::Relaxed) != 0 {
             found = Found::Sparse;

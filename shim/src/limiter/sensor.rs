@@ -16,7 +16,7 @@ use crate::process::driver::{self, Capturing};
 use crate::process::{self, Process};
 
 /// Streams that a look settles batches of. A query takes about a microsecond, and a program can have hundreds of streams.
-const AT_A_LOOK: usize = 8;
+pub(super) const AT_A_LOOK: usize = 8;
 
 /// What becomes of batches that are open on other threads' streams and have ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -216,12 +216,13 @@ impl Limiter {
 
     /// Settles the batches that have ended, all of them. Not for the path of a launch.
     pub(crate) fn reap_all(&self) {
-        driver::outside_captures(|| self.note_left(STREAMS, Tails::Left, 0));
+        self.reap(STREAMS, Tails::Left);
     }
 
-    /// Settles the batches that have ended on some streams: whoever comes next goes on with those after them.
-    pub(crate) fn reap(&self, tails: Tails) {
-        driver::outside_captures(|| self.note_left(AT_A_LOOK, tails, 0));
+    /// Settles the batches that have ended on so many streams: whoever comes next goes on with those after them.
+    #[inline(never)]
+    pub(super) fn reap(&self, streams: usize, tails: Tails) {
+        driver::outside_captures(|| self.note_left(streams, tails, 0));
     }
 
     /// As [`Self::reap`], after the program has waited for this stream, or for what may be on any of them: it may end at once.
@@ -236,7 +237,7 @@ impl Limiter {
             }
             // Those that another thread is at are left to it: threads that launch and synchronise on a stream each must not wait for one
             // another.
-            let (settles, waits) = if synced.is_some() { (AT_A_LOOK, 0) } else { (STREAMS, YIELDS) };
+            let (settles, waits) = if synced.is_some() { (1, 0) } else { (STREAMS, YIELDS) };
             self.note_left(settles, tails, waits);
         });
     }
@@ -248,24 +249,19 @@ impl Limiter {
         let mut is_sure = true;
         let mut left = [InFlight::NONE; DEVICES];
         let busy = || self.streams.busy();
-        let count = busy().count().max(1);
+        let count = busy().count();
         // All of them where they are few.
-        let first =
-            self.turn.fetch_add(u32::try_from(settles).unwrap_or(0), Ordering::Relaxed) as usize % count;
+        let first = match count {
+            _ if count <= settles => 0,
+            _ => self.turn.fetch_add(u32::try_from(settles).unwrap_or(0), Ordering::Relaxed) as usize % count,
+        };
         for (index, stream) in busy().enumerate() {
             let books = stream.books_after(waits);
             is_sure &= books.is_some();
             if let (Some(on), Some(mut books)) = (Ground::of(stream.device()), books) {
-                let is_due = (index + count).wrapping_sub(first) % count < settles;
-                while is_due && self.settle(on, stream, &mut books) {}
-                if is_due && books.is_old() && self.waits(stream, &mut books).is_some() {
-                    books.since_ns = sys::monotonic_ns();
-                }
-                if is_due && tails == Tails::Settled && stream.is_per_thread() {
-                    self.settle_by_tail(on, stream, &mut books, 0);
-                }
-                if is_due && books.is_blind {
-                    self.time(on, stream, &mut books);
+                let is_due = index.wrapping_sub(first) < settles;
+                if is_due {
+                    self.attend(on, stream, &mut books, tails);
                 }
                 if let Some(left) = left.get_mut(stream.device() as usize) {
                     left.add(&books);
@@ -278,6 +274,21 @@ impl Limiter {
         }
         for (ordinal, left) in (0..).zip(&left).filter(|_| is_sure) {
             self.note_in_flight(ordinal, *left);
+        }
+    }
+
+    /// Settles what has ended on a stream.
+    #[inline(never)]
+    pub(super) fn attend(&self, on: Ground, stream: &Stream, books: &mut Books, tails: Tails) {
+        while self.settle(on, stream, books) {}
+        if books.is_old() && self.waits(stream, books).is_some() {
+            books.since_ns = sys::monotonic_ns();
+        }
+        if tails == Tails::Settled && stream.is_per_thread() {
+            self.settle_by_tail(on, stream, books, 0);
+        }
+        if books.is_blind {
+            self.time(on, stream, books);
         }
     }
 
@@ -385,7 +396,7 @@ impl Limiter {
     #[inline(never)]
     fn settle(&self, on: Ground, stream: &Stream, books: &mut Books) -> bool {
         let Some(&mut closed) = books.front() else {
-            if books.batch.is_empty() {
+            if books.batch.is_empty() && !books.is_kept {
                 // The stream has run dry: the next batch begins with a boundary of its own.
                 self.let_go(stream, books.boundary.take());
             }

@@ -63,6 +63,9 @@ struct Books {
     /// The batch before was closed on a stream that had run dry; so this unit comes alone, or the batch began so.
     was_dry: bool,
     apart: bool,
+    /// What its open batch is to hold, ns; and its boundary was drawn by a launch that is in front of the gate now.
+    target_ns: u64,
+    is_kept: bool,
     /// Units that were let through and are not on the stream yet: nobody draws a boundary before them.
     passing: u32,
     /// The program has waited for the stream since its last launch.
@@ -105,6 +108,7 @@ impl Ground<'_> {
 pub(crate) struct Waiting {
     arrival: Arrival,
     booked_ns: u64,
+    target_ns: u64,
     debt_at_arrival_ns: u64,
     cap_at_arrival: Cap,
 }
@@ -130,6 +134,8 @@ pub(crate) struct Guest {
     progress_ns: u64,
     /// Looks at which a launch of the process was held back, on any stream.
     held: u64,
+    /// Looks for which nothing is spared, since a launch has had to wait.
+    strict: u32,
     rounds: Rounds,
     /// Somebody launched since the helper's last round; and a stream may have run dry inside an open batch.
     launched: bool,
@@ -158,6 +164,7 @@ impl Guest {
             streams: Vec::new(),
             progress_ns: 0,
             held: 0,
+            strict: 0,
             rounds: Rounds::new(),
             launched: false,
             sparse: false,
@@ -189,7 +196,7 @@ impl Guest {
         let estimate = self.estimate(unit);
         let cost_ns = self.concurrency.scale(estimate.cost_ns());
         let books = self.books(stream);
-        let place = books.batch.place(unit, estimate, TARGET_NS);
+        let place = books.batch.place(unit, estimate, books.target_ns);
         let is_behind_a_gap = is_gap(books.pace.idle_ns(on.now_ns)) && !unit.continues_chain;
         if let (false, false, Place::Same, Spend::Within { word }) = (
             is_behind_a_gap,
@@ -211,6 +218,7 @@ impl Guest {
     fn look(&mut self, on: &mut Ground<'_>, stream: usize, unit: &Unit) -> Gate {
         self.looks += 1;
         self.reap(on);
+        let is_roomy = self.strict == 0;
         let books = self.books(stream);
         let (is_open, is_timed) = (!books.batch.is_empty(), books.pace.is_timed());
         // Where it is known whether the stream has run dry, what ended the batch before may begin this one.
@@ -222,6 +230,7 @@ impl Guest {
             self.sparse |= dry;
             self.calls += u64::from(is_open);
             self.close(on, stream, Close::Full);
+            self.books(stream).is_kept = is_open && is_roomy;
             if let Some(closed) = self.books(stream).closed.back_mut().filter(|_| dry) {
                 // It is charged as it is; its gaps are not what its units cost.
                 closed.late_ns = 1;
@@ -230,13 +239,19 @@ impl Guest {
         }
         let look = on.look();
         let unit_ns = self.concurrency.scale(self.estimate(unit).cost_ns());
-        let most_ns = match on.tenant.budget.peek(look) {
-            Opening::Now { left_ns } => left_ns,
-            Opening::At { .. } => on.tenant.cap.quantum_ns(),
+        // What a batch of the target's size occupies beside the process's other streams.
+        let occupies_ns = self.concurrency.scale(TARGET_NS);
+        let (most_ns, times) = match on.tenant.budget.peek(look) {
+            Opening::Now { left_ns } if self.strict == 0 => {
+                (left_ns, lease::times(occupies_ns, left_ns, self.scene(stream).room_ns()))
+            }
+            Opening::Now { left_ns } => (left_ns, 1),
+            Opening::At { .. } => (on.tenant.cap.quantum_ns(), 1),
         };
+        let target_ns = TARGET_NS * times;
+        self.strict = self.strict.saturating_sub(1);
         let booked_ns = match self.estimate(unit) {
-            // What a batch of the target's size occupies beside the process's other streams.
-            Estimate::Learned(_) => lease::size(self.concurrency.scale(TARGET_NS), most_ns, unit_ns),
+            Estimate::Learned(_) => lease::size(occupies_ns * times, most_ns, unit_ns),
             Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
         };
         let debt_at_arrival_ns = on.tenant.budget.debt_ns(look);
@@ -245,7 +260,7 @@ impl Guest {
             on,
             stream,
             unit,
-            Waiting { arrival, booked_ns, debt_at_arrival_ns, cap_at_arrival: on.tenant.cap },
+            Waiting { arrival, booked_ns, target_ns, debt_at_arrival_ns, cap_at_arrival: on.tenant.cap },
         )
     }
 
@@ -269,13 +284,22 @@ impl Guest {
                     return Gate::Go;
                 }
                 Verdict::Wait { look_ns, cause, .. } => {
+                    let was_roomy = self.strict == 0;
+                    self.strict = self.strict.max(lease::strict_for(cause));
+                    if was_roomy {
+                        self.close_all(on);
+                        self.reap(on);
+                        continue;
+                    }
                     if waiting.arrival.is_held(look, cause) {
                         self.held += 1;
                         self.books(stream).held += 1;
                     }
-                    // What the open batches had booked and not spent comes back: look again before sleeping.
-                    if cause == Cause::Budget && self.close_all(on) {
-                        continue;
+                    if cause == Cause::Budget {
+                        // What the open batches had booked and not spent comes back: look again before sleeping.
+                        if self.close_all(on) {
+                            continue;
+                        }
                     }
                     return Gate::Wait { look_ns, waiting };
                 }
@@ -323,21 +347,34 @@ impl Guest {
             // What others had while this process had nothing there was not taken from it.
             self.others_ns = on.tenant.used_ns - self.charged_ns;
         }
-        let (held, is_watched) = (self.held, self.is_watched);
+        let (held, is_watched, is_roomy) = (self.held, self.is_watched, self.strict == 0);
         let books = self.books(stream);
+        let arrived_ns = waiting.arrival.arrived_ns();
+        let goes_on = std::mem::take(&mut books.is_kept);
+        if goes_on && is_gap(on.now_ns - arrived_ns) && books.closed.is_empty() {
+            // It lies before what the launch has waited.
+            books.boundary = None;
+        }
         if books.batch.is_empty() {
+            books.target_ns = waiting.target_ns;
             // What was closed on a dry stream has ended.
-            let was_dry = std::mem::take(&mut books.was_dry) || books.closed.is_empty();
+            let was_seen_dry = std::mem::take(&mut books.was_dry);
+            let was_dry = was_seen_dry || books.closed.is_empty();
             let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
             // What it has waited here is no gap of the program's.
-            if is_gap(books.pace.idle_ns(waiting.arrival.arrived_ns())) {
+            if is_gap(books.pace.idle_ns(arrived_ns)) {
                 books.pace.gap(is_watched);
             }
             let is_timed = books.pace.begin(on.now_ns, front_ns);
-            if !std::mem::take(&mut books.was_synced) && is_timed || !is_alone {
+            let was_synced = std::mem::take(&mut books.was_synced);
+            if !was_synced && is_timed || !is_alone {
                 books.batch.begins_behind_a_pause();
             }
-            books.apart = !is_timed && was_dry && books.watch.apart(estimate.cost_ns(), on.now_ns);
+            // A program that waits for the stream ends its batches by that; where the cap may bind that is not relied on.
+            let is_synced = was_synced && is_roomy;
+            books.apart = (was_seen_dry || was_dry && !goes_on && !is_synced)
+                && !is_timed
+                && books.watch.apart(estimate.cost_ns(), on.now_ns);
             books.watch = Watch::new(on.now_ns, front_ns);
             books.others_held = held - books.held;
         }
@@ -497,7 +534,7 @@ impl Guest {
                 self.calls += 2;
             }
             self.calls += u64::from(!books.closed.is_empty());
-            if books.closed.is_empty() && books.batch.is_empty() {
+            if books.closed.is_empty() && books.batch.is_empty() && !books.is_kept {
                 // The stream has run dry: the next batch begins with a boundary of its own.
                 books.boundary = None;
             }

@@ -89,14 +89,17 @@ impl Limiter {
         if self.capturing(stream) == Capturing::Yes {
             return None;
         }
-        let estimate = gpu.costs().estimate(unit.key);
-        let cost_ns = gpu.scale_hot(estimate.cost_ns());
         let Some(mut books) = stream.books() else {
             // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
             let on = Ground::of(stream.device())?;
-            let _ = on.book(cost_ns);
+            let _ = on.book(gpu.scale(gpu.costs().estimate(unit.key).cost_ns()));
             return Some(After::Passed(stream));
         };
+        let estimate = match books.latest {
+            Some((key, cost_ns)) if key == unit.key => Estimate::Learned(cost_ns),
+            _ => gpu.costs().estimate(unit.key),
+        };
+        let cost_ns = gpu.scale_hot(estimate.cost_ns());
         let mut place = books.batch.place(unit, estimate, books.target_ns);
         if books.launches.has_chains() && books.is_overdue(stream) {
             place = Place::New(Close::Full);
@@ -133,7 +136,7 @@ impl Limiter {
         // The other streams are the helper's, and theirs who wait: threads that launch on a stream each would be at one another's all the time.
         driver::outside_captures(|| self.attend(on, stream, &mut books, Tails::Left));
         drop(books);
-        self.look(on, stream, unit)
+        self.look(on, stream, unit, estimate)
     }
 
     /// Enters a unit into the open batch of a stream whose units come with gaps between them. `None`: it begins another.
@@ -165,8 +168,7 @@ impl Limiter {
     }
 
     /// One launch in a batch looks at the clock, at what has ended, and at the budget.
-    fn look(&'static self, on: Ground, stream: &'static Stream, unit: &Unit) -> Entered {
-        let estimate = on.gpu.costs().estimate(unit.key);
+    fn look(&'static self, on: Ground, stream: &'static Stream, unit: &Unit, estimate: Estimate) -> Entered {
         let unit_ns = on.gpu.scale(estimate.cost_ns());
         let (budget, look) = on.budget();
         let mut scene = self.scene(on, stream);
@@ -336,6 +338,8 @@ impl Limiter {
             books.lease = lease::EMPTY;
             on.close(&mut books.batch);
         }
+        books.latest =
+            if let Estimate::Learned(cost_ns) = estimate { Some((unit.key, cost_ns)) } else { None };
         let tail = tail_behind(stream, &mut books, unit);
         is_apart &= !books.launches.has_chains();
         let ends_here = books.is_last_of_burst(now_ns, estimate) || books.batch.ends_here(unit) || is_apart;

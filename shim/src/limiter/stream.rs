@@ -8,7 +8,7 @@ use cuota_abi::cuda::CUstream;
 use cuota_governor::admission::weight;
 use cuota_governor::batch::Batch;
 use cuota_governor::cap::PERIOD_NS;
-use cuota_governor::cost::Estimate;
+use cuota_governor::cost::{Estimate, Key};
 use cuota_governor::pace::Pace;
 use cuota_governor::rounds::Watch;
 use cuota_region::sys;
@@ -52,6 +52,8 @@ pub(super) struct Closed {
 #[repr(C)]
 pub(super) struct Books {
     pub(super) lease: u64,
+    /// The unit that began the open batch, and its cost as it was known then, ns, if it was: most launches are of one kind.
+    pub(super) latest: Option<(Key, u64)>,
     /// How much work the open batch is to hold, ns.
     pub(super) target_ns: u64,
     /// Begins the open batch.

@@ -8,8 +8,6 @@
 //! A prototype that read the clock and queried an event at each launch cost 4 to 5 % on 5 µs kernels at a cap of
 //! 100 % (measured on an H100).
 
-use crate::admission::Cause;
-
 /// Nothing binds and nobody is measuring: launch, count nothing.
 pub const FREE: u64 = u64::MAX;
 
@@ -45,29 +43,22 @@ pub const fn spend(word: u64, cost_ns: u64) -> Spend {
     }
 }
 
-/// For how many looks nothing is spared after a launch has had to wait: for the budget, since the cap may bind, some 80 ms of work; for
-/// room on the GPU, as at first each launch of an unmeasured unit does, 10 ms.
+/// For how many looks nothing is spared after a launch has had to wait, where so many were not enough the last time. At first it may wait
+/// for room only, as each launch beside unmeasured units does: 10 ms of work. Where the cap binds, or the GPU is full, launches wait again and again: up to a
+/// second.
 #[must_use]
-pub const fn strict_for(cause: Cause) -> u32 {
-    match cause {
-        Cause::Budget => 256,
-        Cause::Bound => 32,
-    }
+pub fn stricter(looks: u32) -> u32 {
+    (2 * looks).clamp(32, 4096)
 }
 
 /// How many times its usual size a batch may have, which occupies `usual_ns` then: where much of the budget and of the bound is left a batch more or
 /// less decides nothing, and each costs its events and a look. It takes a sixteenth of the budget and three quarters of the room at most,
 /// so batches have their usual size again before either ends.
 #[must_use]
-pub const fn times(usual_ns: u64, left_ns: u64, room_ns: u64) -> u64 {
-    let (of_budget_ns, of_room_ns) = (left_ns / 16, room_ns / 4 * 3);
-    let part_ns = if of_budget_ns < of_room_ns { of_budget_ns } else { of_room_ns };
-    match part_ns.checked_div(usual_ns) {
-        None | Some(0) => 1,
-        // A bracket of several ms, where the process's streams overlap.
-        Some(16..) => 16,
-        Some(times) => times,
-    }
+pub fn times(usual_ns: u64, left_ns: u64, room_ns: u64) -> u64 {
+    let part_ns = (left_ns / 16).min(room_ns / 4 * 3);
+    // 16: a bracket of several ms, where the process's streams overlap.
+    (part_ns / usual_ns.max(1)).clamp(1, 16)
 }
 
 /// How much to book for a batch, GPU-ns: `target_ns`, less where the budget has less left, but always the unit that
@@ -103,7 +94,12 @@ mod tests {
         assert_eq!(times(300 * US, 19_800 * US, 500 * US), 1);
         assert_eq!(times(300 * US, 9_000 * US, 2_000 * US), 1);
         assert_eq!(times(5 * US, 19_800 * US, 2_000 * US), 16);
-        assert_eq!(times(0, 19_800 * US, 2_000 * US), 1);
+        assert_eq!(times(300 * US, 0, 0), 1);
+    }
+
+    #[test]
+    fn who_waits_again_and_again_spares_nothing_for_twice_as_long_each_time() {
+        assert_eq!([0, 32, 64, 2048, 4096].map(stricter), [32, 64, 128, 4096, 4096]);
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use cuota_governor::budget::{Budget, Correction, Look, Opening, book_period, boo
 use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
 use cuota_governor::cost::{Costs, WAYS};
+use cuota_governor::lease;
 use cuota_governor::neighbours::{Arrears, Neighbours};
 use cuota_governor::occupancy::SHORT_GAP_NS;
 use cuota_region::policy::Found;
@@ -44,6 +45,8 @@ pub(super) struct Gpu {
     shared_with: AtomicU32,
     /// Looks for which nothing is spared, since a launch has had to wait.
     strict: AtomicU32,
+    /// How many those were the last time.
+    strictness: AtomicU32,
     /// When it was, ns.
     asked_ns: AtomicU64,
     /// The last look at the clock, ns.
@@ -93,17 +96,24 @@ impl Gpu {
         self.strict.load(Ordering::Relaxed) == 0
     }
 
-    /// Spares nothing for so many looks from now on. Whether it did before.
-    pub(super) fn be_strict(&self, looks: u32) -> bool {
-        self.strict.fetch_max(looks, Ordering::Relaxed) == 0
+    /// A launch has to wait: nothing is spared for some time. Whether it was before.
+    pub(super) fn be_strict(&self) -> bool {
+        let was_roomy = self.is_roomy();
+        if was_roomy {
+            self.strictness
+                .store(lease::stricter(self.strictness.load(Ordering::Relaxed)), Ordering::Relaxed);
+        }
+        self.strict.store(self.strictness.load(Ordering::Relaxed), Ordering::Relaxed);
+        was_roomy
     }
 
-    /// One of these looks.
-    pub(super) fn note_look(&self) {
+    /// A look: whether it spares anything.
+    pub(super) fn note_look(&self) -> bool {
         let looks = self.strict.load(Ordering::Relaxed);
         if looks != 0 {
             self.strict.store(looks - 1, Ordering::Relaxed);
         }
+        looks == 0
     }
 
     /// What may be in flight: less while a tenant of higher priority is there, more where nobody is, as far as NVML and the arena tell.

@@ -7,7 +7,7 @@ use cuota_governor::admission::{Arrival, Cause, Pass, Scene, Verdict};
 use cuota_governor::batch::{Close, Place, Unit};
 use cuota_governor::budget::{Correction, Opening};
 use cuota_governor::cost::Estimate;
-use cuota_governor::lease::{self, Spend, strict_for};
+use cuota_governor::lease::{self, Spend};
 use cuota_governor::pace::is_gap;
 use cuota_governor::rounds::Watch;
 
@@ -136,7 +136,7 @@ impl Limiter {
         // The other streams are the helper's, and theirs who wait: threads that launch on a stream each would be at one another's all the time.
         driver::outside_captures(|| self.attend(on, stream, &mut books, Tails::Left));
         drop(books);
-        self.look(on, stream, unit, estimate)
+        self.look(on, stream, unit)
     }
 
     /// Enters a unit into the open batch of a stream whose units come with gaps between them. `None`: it begins another.
@@ -168,24 +168,24 @@ impl Limiter {
     }
 
     /// One launch in a batch looks at the clock, at what has ended, and at the budget.
-    fn look(&'static self, on: Ground, stream: &'static Stream, unit: &Unit, estimate: Estimate) -> Entered {
+    fn look(&'static self, on: Ground, stream: &'static Stream, unit: &Unit) -> Entered {
+        let estimate = on.gpu.costs().estimate(unit.key);
         let unit_ns = on.gpu.scale(estimate.cost_ns());
         let (budget, look) = on.budget();
         let mut scene = self.scene(on, stream);
         // What a batch of the target's size occupies beside the process's other streams.
-        let (target_ns, occupies_ns) = (on.gpu.target_ns(), on.gpu.scale(on.gpu.target_ns()));
-        let (most_ns, times) = match budget.peek(look) {
-            Opening::Now { left_ns } if on.gpu.is_roomy() => {
-                (left_ns, lease::times(occupies_ns, left_ns, scene.room_ns()))
-            }
-            Opening::Now { left_ns } => (left_ns, 1),
-            Opening::At { .. } => (look.cap.quantum_ns(), 1),
+        let target_ns = on.gpu.target_ns();
+        let occupies_ns = on.gpu.scale(target_ns);
+        let (most_ns, room_ns) = match budget.peek(look) {
+            Opening::Now { left_ns } if on.gpu.note_look() => (left_ns, scene.room_ns()),
+            Opening::Now { left_ns } => (left_ns, 0),
+            Opening::At { .. } => (look.cap.quantum_ns(), 0),
         };
+        let times = lease::times(occupies_ns, most_ns, room_ns);
         let booked_ns = match estimate {
             Estimate::Learned(_) => lease::size(occupies_ns * times, most_ns, unit_ns),
             Estimate::OfFunction(_) | Estimate::Prior => unit_ns,
         };
-        on.gpu.note_look();
         let mut arrival = Arrival::new(look, booked_ns, on.book(booked_ns));
         let (mut is_settled, mut held_since_ns, mut turn_since_ns) = (false, None, 0);
         let (pass, _entering) = loop {
@@ -207,10 +207,10 @@ impl Limiter {
                     }
                     tails = Tails::Settled;
                 }
-                Verdict::Wait { cause, .. } if !is_settled => {
+                Verdict::Wait { .. } if !is_settled => {
                     // What other streams have ended makes room; and large batches that this very thread left open on them would never end.
                     is_settled = true;
-                    if on.gpu.be_strict(strict_for(cause)) {
+                    if on.gpu.be_strict() {
                         self.close_all(Close::Held);
                     }
                 }
@@ -244,7 +244,13 @@ impl Limiter {
             on.correct(Correction::Refund(booked_ns));
             return None;
         }
-        self.pass(on, stream, unit, [booked_ns, target_ns * times, arrival.arrived_ns()], pass)
+        self.pass(
+            on,
+            stream,
+            (unit, estimate),
+            [unit_ns, booked_ns, target_ns * times, arrival.arrived_ns()],
+            pass,
+        )
     }
 
     fn scene(&self, on: Ground, of: &Stream) -> Scene {
@@ -272,16 +278,14 @@ impl Limiter {
         &'static self,
         on: Ground,
         stream: &'static Stream,
-        unit: &Unit,
-        [booked_ns, target_ns, arrived_ns]: [u64; 3],
+        (unit, estimate): (&Unit, Estimate),
+        [unit_ns, booked_ns, target_ns, arrived_ns]: [u64; 4],
         pass: Pass,
     ) -> Entered {
         let Some(mut books) = stream.books() else {
             // What was booked stays so.
             return Some(After::Passed(stream));
         };
-        let estimate = on.gpu.costs().estimate(unit.key);
-        let cost_ns = on.gpu.scale(estimate.cost_ns());
         let mut is_apart = false;
         let now_ns = sys::monotonic_ns();
         let goes_on = core::mem::take(&mut books.is_kept);
@@ -332,14 +336,13 @@ impl Limiter {
         books.batch.book(booked_ns);
         books.batch.add(unit, estimate);
         books.unknown |= !estimate.is_learned();
-        books.lease = books.lease.saturating_add(booked_ns).saturating_sub(cost_ns);
+        books.lease = books.lease.saturating_add(booked_ns).saturating_sub(unit_ns);
         if pass == Pass::Stalled {
             // One unit, and no more.
             books.lease = lease::EMPTY;
             on.close(&mut books.batch);
         }
-        books.latest =
-            if let Estimate::Learned(cost_ns) = estimate { Some((unit.key, cost_ns)) } else { None };
+        books.latest = estimate.is_learned().then_some((unit.key, estimate.cost_ns()));
         let tail = tail_behind(stream, &mut books, unit);
         is_apart &= !books.launches.has_chains();
         let ends_here = books.is_last_of_burst(now_ns, estimate) || books.batch.ends_here(unit) || is_apart;

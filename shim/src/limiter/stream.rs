@@ -52,8 +52,6 @@ pub(super) struct Closed {
 #[repr(C)]
 pub(super) struct Books {
     pub(super) lease: u64,
-    /// The unit that began the open batch, and its cost as it was known then, ns, if it was: most launches are of one kind.
-    pub(super) latest: Option<(Key, u64)>,
     /// How much work the open batch is to hold, ns.
     pub(super) target_ns: u64,
     /// Begins the open batch.
@@ -90,6 +88,8 @@ pub(super) struct Books {
     count: usize,
     /// What the closed ones count for in the bound, ns.
     closed_ns: u64,
+    /// The unit that began the open batch, and its cost as it was known then, ns, if it was: most launches are of one kind.
+    pub(super) latest: Option<(Key, u64)>,
     pub(super) batch: Batch,
     closed: [MaybeUninit<Closed>; IN_FLIGHT],
 }

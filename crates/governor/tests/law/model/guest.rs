@@ -136,6 +136,8 @@ pub(crate) struct Guest {
     held: u64,
     /// Looks for which nothing is spared, since a launch has had to wait.
     strict: u32,
+    /// How many those were the last time.
+    strictness: u32,
     rounds: Rounds,
     /// Somebody launched since the helper's last round; and a stream may have run dry inside an open batch.
     launched: bool,
@@ -165,6 +167,7 @@ impl Guest {
             progress_ns: 0,
             held: 0,
             strict: 0,
+            strictness: 0,
             rounds: Rounds::new(),
             launched: false,
             sparse: false,
@@ -285,7 +288,10 @@ impl Guest {
                 }
                 Verdict::Wait { look_ns, cause, .. } => {
                     let was_roomy = self.strict == 0;
-                    self.strict = self.strict.max(lease::strict_for(cause));
+                    if was_roomy {
+                        self.strictness = lease::stricter(self.strictness);
+                    }
+                    self.strict = self.strictness;
                     if was_roomy {
                         self.close_all(on);
                         self.reap(on);

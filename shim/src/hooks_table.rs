@@ -207,7 +207,7 @@ hooks! {
         cuGraphExecNodeSetParams: PFN_cuGraphExecNodeSetParams_v12020
             fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *mut CUgraphNodeParams) => launch::set_any_node;
         cuGraphExecUpdate: PFN_cuGraphExecUpdate_v10020
-            fn(hGraphExec: CUgraphExec, hGraph: CUgraph, hErrorNode_out: *mut CUgraphNode, updateResult_out: *mut CUgraphExecUpdateResult) => launch::update_v1;
+            fn(hGraphExec: CUgraphExec, hGraph: CUgraph, hErrorNode_out: *mut CUgraphNode, updateResult_out: *mut CUgraphExecUpdateResult) => launch::update;
         cuGraphExecUpdate_v2: PFN_cuGraphExecUpdate_v12000
             fn(hGraphExec: CUgraphExec, hGraph: CUgraph, resultInfo: *mut CUgraphExecUpdateResultInfo) => launch::update;
 

@@ -44,37 +44,35 @@ pub(crate) unsafe extern "C" fn all_wait(call: &Call) -> CUresult {
     call.make()
 }
 
-/// Makes the call, which waits for the GPU, and settles what has ended: the program may end here and now.
+/// Makes the call, which waits for a stream, or for what may be on any of them, and settles what has ended: the program may end here and now. A batch
+/// that is open ends before it, where a cap may bind.
 #[inline(never)]
 fn settled(
     call: &Call,
-    closed: Option<&'static Process>,
-    synced: Option<CUstream>,
+    process: Option<&'static Process>,
+    stream: Option<CUstream>,
     tails: Tails,
 ) -> CUresult {
-    let status = call.make();
-    if let Some(process) = closed {
-        process.limiter.reap_synced(synced, tails);
+    let Some(process) = process else { return call.make() };
+    match stream {
+        Some(stream) => process.limiter.close_stream(stream, Close::Sync),
+        None => {
+            let _ = process.limiter.close_all(Close::Sync);
+        }
     }
+    let status = call.make();
+    process.limiter.reap_synced(stream, tails);
     status
 }
 
 /// `cuStreamSynchronize`.
 pub(crate) unsafe extern "C" fn synchronize(call: &Call) -> CUresult {
-    let process = capped();
-    if let Some(process) = process {
-        process.limiter.close_stream(call.stream(0), Close::Sync);
-    }
-    settled(call, process, Some(call.stream(0)), Tails::Left)
+    settled(call, capped(), Some(call.stream(0)), Tails::Left)
 }
 
 /// `cuCtxSynchronize`.
 pub(crate) unsafe extern "C" fn synchronize_all(call: &Call) -> CUresult {
-    let process = capped();
-    if let Some(process) = process {
-        process.limiter.close_all(Close::Sync);
-    }
-    settled(call, process, None, Tails::Settled)
+    settled(call, capped(), None, Tails::Settled)
 }
 
 /// `cuEventSynchronize`: nobody says of which stream the event is. One that is reached is waited for by who keeps a queue filled,
@@ -82,9 +80,6 @@ pub(crate) unsafe extern "C" fn synchronize_all(call: &Call) -> CUresult {
 pub(crate) unsafe extern "C" fn synchronize_event(call: &Call) -> CUresult {
     let process =
         capped().filter(|_| driver::outside_captures(|| driver::query_event(call.pointer(0))) != OK);
-    if let Some(process) = process {
-        process.limiter.close_all(Close::Sync);
-    }
     settled(call, process, None, Tails::Left)
 }
 

@@ -459,14 +459,7 @@ fn updating(graph: CUgraph, call: &Call) -> CUresult {
     status
 }
 
-/// `cuGraphExecUpdate`.
-pub(crate) unsafe extern "C" fn update_v1(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let graph: CUgraph = unsafe { call.argument(1) };
-    updating(graph, call)
-}
-
-/// `cuGraphExecUpdate_v2`.
+/// `cuGraphExecUpdate`, `cuGraphExecUpdate_v2`.
 pub(crate) unsafe extern "C" fn update(call: &Call) -> CUresult {
     // SAFETY: the argument's type.
     let graph: CUgraph = unsafe { call.argument(1) };

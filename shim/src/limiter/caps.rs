@@ -91,6 +91,11 @@ impl Gpu {
         if self.cap().binds() || self.turns.is_below() { TARGET_NS } else { UNCAPPED_TARGET_NS }
     }
 
+    /// Whether all that is on the GPU is the process's, and nothing but its turns is counted.
+    pub(super) fn is_clocked(&self) -> bool {
+        self.turns.is_held() && !self.cap().binds()
+    }
+
     /// Whether no launch of the process has had to wait for long: then a batch more or less, and a boundary, decide nothing.
     pub(super) fn is_roomy(&self) -> bool {
         self.strict.load(Ordering::Relaxed) == 0
@@ -118,14 +123,12 @@ impl Gpu {
 
     /// What may be in flight: less while a tenant of higher priority is there, more where nobody is, as far as NVML and the arena tell.
     pub(super) fn bound(&self) -> Bound {
-        if self.turns.is_below() {
-            Bound::BESIDE_PRIORITY
-        } else if self.turns.is_on() {
-            self.turns.bound(self.cap().binds())
-        } else if self.is_had_alone() {
-            Bound::ALONE
-        } else {
-            Bound::USUAL
+        match (self.turns.is_on(), self.cap().binds()) {
+            _ if self.turns.is_below() => Bound::BESIDE_PRIORITY,
+            (true, false) if self.turns.is_held() => Bound::ALONE,
+            (true, false) => Bound::SLICED,
+            (false, _) if self.is_had_alone() => Bound::ALONE,
+            _ => Bound::USUAL,
         }
     }
 

@@ -328,7 +328,9 @@ impl Limiter {
                 let _ = on.companions_ns();
             }
             books.others_held = self.others_held(stream);
-            if books.boundary.is_none() {
+            // In the tenant's own turn the clock says how long a step took that the program waits for: a pair of events takes 5 % of one of 0.13 ms.
+            let is_clocked = is_synced && estimate.is_learned() && on.gpu.is_clocked();
+            if books.boundary.is_none() && !is_clocked {
                 books.boundary = self.record(stream);
             }
         }

@@ -121,7 +121,8 @@ impl Limiter {
             self.let_go(stream, start);
             books.blind_ns = books.blind_ns.saturating_add(batch.booked_ns());
             if is_reachable {
-                self.blind(stream, books);
+                // What the program waits for needs no tail.
+                self.blind(stream, books, why != Close::Sync);
             } else {
                 on.note_used(core::mem::take(&mut books.blind_ns));
             }
@@ -137,12 +138,13 @@ impl Limiter {
         true
     }
 
-    /// Notes that work is on a stream which no event measures, and leaves the stream's tail behind it, where that may be.
+    /// Notes that work is on a stream which no event measures, and leaves the stream's tail behind it, where that is wanted and may be.
     #[cold]
     #[inline(never)]
-    fn blind(&self, stream: &Stream, books: &mut Books) {
+    fn blind(&self, stream: &Stream, books: &mut Books, wants_tail: bool) {
         books.is_blind = true;
-        books.has_tail = self.may_record(stream) && self.leave_tail(stream, books.launches.count());
+        books.has_tail =
+            wants_tail && self.may_record(stream) && self.leave_tail(stream, books.launches.count());
     }
 
     /// Closes the open batch of the stream that the calling thread means.
@@ -166,7 +168,7 @@ impl Limiter {
             if let (Some(on), Some(books)) = (Ground::of(stream.device()), &mut books) {
                 self.close(on, stream, books, Close::End);
                 if books.is_blind && !books.has_tail {
-                    self.blind(stream, books);
+                    self.blind(stream, books, true);
                 }
             }
             stream.end(key);

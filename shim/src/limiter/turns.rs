@@ -10,7 +10,7 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cuota_abi::nvml::nvmlProcessInfo_t;
-use cuota_governor::admission::{Bound, Scene};
+use cuota_governor::admission::Scene;
 use cuota_governor::arbiter::cycle_ns;
 use cuota_governor::batch::Close;
 use cuota_governor::entitlement::Entitlement;
@@ -244,13 +244,9 @@ impl Turns {
         self.below.load(Ordering::Relaxed) != 0
     }
 
-    /// What may be in flight while others are there: in a turn the GPU is the tenant's own.
-    pub(super) fn bound(&self, is_capped: bool) -> Bound {
-        match (is_capped, load(&self.until_ns)) {
-            (true, _) => Bound::USUAL,
-            (false, 0) => Bound::SLICED,
-            (false, _) => Bound::ALONE,
-        }
+    /// Whether the process has a turn, as far as it knows.
+    pub(super) fn is_held(&self) -> bool {
+        load(&self.until_ns) != 0
     }
 
     /// What ran on after others had ended its turn is done, or goes on in a turn of its own.

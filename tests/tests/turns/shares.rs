@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use cuota_tests::machine::Machine;
 use cuota_tests::wait::eventually;
 
@@ -121,4 +123,21 @@ fn one_that_has_nothing_to_launch_keeps_nobody_waiting() {
     assert_eq!(idle.used_ns(&machine), before);
     idle.work(20);
     [idle, busy].into_iter().for_each(|worker| worker.console.finish());
+}
+
+#[test]
+fn steps_that_a_program_waits_for_in_its_turns_count_in_the_books() {
+    const STEPS: u32 = 60;
+    let machine = Machine::new();
+    let [mut high, mut other] = [("a", &["--priority", "high"][..]), ("b", &[])]
+        .map(|(name, options)| Worker::start(&machine, name, options, MS));
+    other.begin(ENDLESS);
+    // The kernel is known, and others are there.
+    high.work(20);
+    let (began, before) = (Instant::now(), high.used_ns(&machine));
+    (0..STEPS).for_each(|_| high.work(1));
+    let (elapsed, used) = (began.elapsed(), Duration::from_nanos(high.used_ns(&machine) - before));
+    let work = STEPS * Duration::from_millis(1);
+    assert!((work * 9 / 10..=elapsed).contains(&used), "{used:?} of {work:?} in {elapsed:?}");
+    [high, other].into_iter().for_each(|worker| worker.console.kill());
 }

@@ -236,6 +236,10 @@ impl Limiter {
                 && let Some((on, mut books)) = stream.ground(WAITS_SYNCED)
             {
                 while self.settle(on, stream, &mut books) {}
+                // It has been waited for, and nothing has come since.
+                if books.is_blind && !books.has_tail && books.batch.is_empty() {
+                    Self::clock(on, &mut books, true);
+                }
             }
             // Those that another thread is at are left to it: threads that launch and synchronise on a stream each must not wait for one
             // another.
@@ -314,13 +318,18 @@ impl Limiter {
             true => self.tail_is_reached(stream),
             false => is_lost || may_ask() && driver::has_ended(stream.handle()),
         };
-        books.is_blind = !has_ended;
-        let mut booked_ns = core::mem::take(&mut books.blind_ns);
         if is_lost {
             // Nobody comes back to it here: its estimate stands, too.
-            on.note_used(core::mem::take(&mut booked_ns));
+            on.note_used(core::mem::take(&mut books.blind_ns));
         }
-        on.charge_since(books.since_ns, booked_ns);
+        Self::clock(on, books, has_ended);
+    }
+
+    /// Charges what no event measures by the clock, until now.
+    #[inline(never)]
+    fn clock(on: Ground, books: &mut Books, has_ended: bool) {
+        books.is_blind = !has_ended;
+        on.charge_since(books.since_ns, core::mem::take(&mut books.blind_ns));
     }
 
     /// The stream with this handle, as the calling thread means it. `None`: its device cannot be told.

@@ -112,6 +112,12 @@ impl Driver {
         MODE.replace(mode)
     }
 
+    /// How the calling thread meets captures.
+    #[must_use]
+    pub fn mode() -> Mode {
+        MODE.get()
+    }
+
     /// Fails where a capture forbids unsafe calls, and ruins that capture.
     ///
     /// # Errors

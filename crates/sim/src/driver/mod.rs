@@ -139,6 +139,12 @@ impl Driver {
         })
     }
 
+    /// Whether the calling thread is in a host function of a stream's, which must not call the driver.
+    #[must_use]
+    pub fn is_in_host_function() -> bool {
+        crate::gpu::host_calls::is_inside()
+    }
+
     /// The driver of this process.
     ///
     /// # Errors

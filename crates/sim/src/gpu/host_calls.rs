@@ -2,7 +2,17 @@
 
 use super::Gpu;
 use crate::engine::HostCall;
+use std::cell::Cell;
 use std::sync::mpsc;
+
+thread_local! {
+    static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is in a host function.
+pub(crate) fn is_inside() -> bool {
+    IS_INSIDE.get()
+}
 
 impl Gpu {
     pub(super) fn send_host_call(&self, stream: u64, call: HostCall) {
@@ -18,7 +28,9 @@ impl Gpu {
             let (sender, calls) = mpsc::channel::<(u64, HostCall)>();
             super::worker::spawn("cuota-sim-host", move || {
                 for (stream, call) in calls {
+                    IS_INSIDE.set(true);
                     call();
+                    IS_INSIDE.set(false);
                     let mut engine = self.engine.lock();
                     engine.host_done(stream);
                     self.pump(&mut engine);

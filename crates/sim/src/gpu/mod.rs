@@ -1,7 +1,7 @@
 //! One device as one process sees it: its share of the device's memory, and its work, which a thread of the process carries
 //! on. The thread sleeps; time passes by itself.
 
-mod host_calls;
+pub(crate) mod host_calls;
 mod pump;
 mod sharing;
 mod wait;

@@ -1,6 +1,7 @@
 //! The modelled functions. A file is a subject; a function turns its arguments into numbers and calls the model.
 
 use cuota_abi::cuda::CUresult;
+use cuota_sim::driver::Driver;
 use cuota_sim::error::{Answer, Fault};
 
 /// Declares C functions whose body gives an `Answer<()>`.
@@ -10,7 +11,7 @@ macro_rules! driver_api {
         pub(crate) unsafe extern "C" fn $name($($argument: $type),*) -> cuota_abi::cuda::CUresult {
             #[allow(unused_unsafe, reason = "some functions take no pointers")]
             // SAFETY: the caller keeps the contract of CUDA's documentation: pointers are null or valid for their use.
-            crate::api::to_result(|| unsafe { $body })
+            crate::api::to_result(stringify!($name), || unsafe { $body })
         }
     )* };
 }
@@ -25,7 +26,7 @@ macro_rules! twin_api {
             let $per_thread = false;
             #[allow(unused_unsafe, reason = "some functions take no pointers")]
             // SAFETY: as in `driver_api`.
-            crate::api::to_result(|| unsafe { $body })
+            crate::api::to_result(stringify!($name), || unsafe { $body })
         }
         #[unsafe(no_mangle)]
         pub(crate) unsafe extern "C" fn $twin($($argument: $type),*) -> cuota_abi::cuda::CUresult {
@@ -33,7 +34,7 @@ macro_rules! twin_api {
             let $per_thread = true;
             #[allow(unused_unsafe, reason = "some functions take no pointers")]
             // SAFETY: as in `driver_api`.
-            crate::api::to_result(|| unsafe { $body })
+            crate::api::to_result(stringify!($twin), || unsafe { $body })
         }
     )* };
 }
@@ -64,6 +65,7 @@ mod sparse;
 mod stream;
 mod transfer;
 mod vmm;
+mod watch;
 
 pub(crate) use array::*;
 pub(crate) use context::*;
@@ -92,8 +94,16 @@ pub(crate) use stream::*;
 pub(crate) use transfer::*;
 pub(crate) use vmm::*;
 
-fn to_result(body: impl FnOnce() -> Answer<()>) -> CUresult {
-    match body() {
+fn to_result(name: &'static str, body: impl FnOnce() -> Answer<()>) -> CUresult {
+    // "The host function must not make any CUDA API calls" (`cuLaunchHostFunc`); errors may be asked for their names.
+    let answer = if Driver::is_in_host_function() && !name.starts_with("cuGetError") {
+        Err(Fault::NotPermitted)
+    } else if watch::breaks_rule(name) {
+        Err(Fault::CaptureUnsupported)
+    } else {
+        body()
+    };
+    match answer {
         Ok(()) => CUresult::CUDA_SUCCESS,
         Err(fault) => CUresult(fault.code()),
     }

@@ -8,6 +8,7 @@
  *   repeat COUNT NAME ARGUMENT...  the same up to COUNT times, while it succeeds; writes how often it did (8 bytes)
  *   threads N COUNT NAME ARGUMENT...  the same in N threads at once, with the context that is current here; the answer comes when all
  *                                  have ended: the status of one that failed, and how often they did (8 bytes)
+ *   host STREAM NAME ARGUMENT...   the same once, in a host function of the stream; the answer comes when that has returned
  *   churn SEED                     allocates and frees at random until it is killed or there is more input, which it
  *                                  does not read; the status is 0, or that of a call that failed for another reason than
  *                                  want of memory
@@ -29,6 +30,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -220,6 +222,33 @@ static void call_in_threads(int count, char *times, char *name, char *rest) {
     for (int i = 0; i < used; i++) free(arguments[i].bytes);
 }
 
+/* A call in a host function, where no call is allowed. */
+static struct {
+    any_fn function;
+    struct argument arguments[ARGUMENTS];
+    int status;
+    atomic_int is_done;
+} hosted;
+
+static void run_hosted(void *none) {
+    (void)none;
+    hosted.status = call(hosted.function, hosted.arguments);
+    hosted.is_done = 1;
+}
+
+static void call_in_host_function(char *stream, char *name, char *rest) {
+    char put[] = "cuLaunchHostFunc";
+    struct argument arguments[ARGUMENTS] = {parse(stream), {.value = (uintptr_t)run_hosted}};
+    int used = 0;
+    memset(&hosted, 0, sizeof hosted);
+    for (char *word = strtok(rest, " "); word && used < ARGUMENTS; word = strtok(NULL, " ")) hosted.arguments[used++] = parse(word);
+    hosted.function = find(name);
+    int status = call(find(put), arguments);
+    while (status == 0 && !hosted.is_done) usleep(100);
+    answer(status ? status : hosted.status);
+    for (int i = 0; i < used; i++) free(hosted.arguments[i].bytes);
+}
+
 static void call_and_answer(char *name, char *rest, const char *times) {
     struct argument arguments[ARGUMENTS] = {0};
     int count = 0;
@@ -377,6 +406,11 @@ int main(int count, char **arguments) {
         if (strcmp(word, "threads") == 0) {
             char *threads = strtok(rest, " "), *times = strtok(NULL, " "), *name = strtok(NULL, " ");
             call_in_threads(atoi(threads), times, name, strtok(NULL, ""));
+            continue;
+        }
+        if (strcmp(word, "host") == 0) {
+            char *stream = strtok(rest, " "), *name = strtok(NULL, " ");
+            call_in_host_function(stream, name, strtok(NULL, ""));
             continue;
         }
         if (strcmp(word, "exec") == 0) {

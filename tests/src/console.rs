@@ -199,6 +199,12 @@ impl Console {
         (answer.status, answer.number(0))
     }
 
+    /// Lets a host function of a stream call a function, which none may, and waits for it: the status.
+    #[track_caller]
+    pub fn in_host_function(&mut self, stream: u64, name: &str, arguments: &[Arg<'_>]) -> i64 {
+        self.ask(&format!("host {stream:#x} {name}{}", written(arguments))).status
+    }
+
     /// Lets a child of it take over, until [`Self::end_child`].
     #[track_caller]
     pub fn fork(&mut self) {

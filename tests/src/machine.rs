@@ -31,6 +31,9 @@ pub const MIB: u64 = 1 << 20;
 /// 1 GiB in bytes.
 pub const GIB: u64 = 1 << 30;
 
+/// The file in which the software GPU names calls of the library's own that could ruin a capture (`docs/software-gpu.md`).
+const WATCH: &str = "watch";
+
 /// Whether the tests are to run on this machine's own GPU.
 pub fn has_real_gpu() -> bool {
     env::var_os("CUOTA_TEST_GPU").is_some_and(|value| value == "1")
@@ -266,6 +269,16 @@ impl Machine {
     }
 }
 
+/// In no test does the library make a call for itself that could ruin a capture of the program's.
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let said = fs::read_to_string(self.gpu_folder().join(WATCH)).unwrap_or_default();
+        if !std::thread::panicking() {
+            assert_eq!(said, "", "calls of the library's own that a thread must be relaxed for");
+        }
+    }
+}
+
 impl Default for Machine {
     fn default() -> Self {
         Self::new()
@@ -378,6 +391,7 @@ fn prepared(program: &Path, gpu: &Path, finds_driver: bool, death_ms: u32) -> Co
     // A driver of this machine's own may be the software GPU, with a card's sizes: then it is set up already.
     if !has_real_gpu() {
         command.env("CUOTA_SIM_DIR", gpu).env("CUOTA_SIM_DEATH_MS", death_ms.to_string());
+        command.env("CUOTA_SIM_WATCH", gpu.join(WATCH));
         if finds_driver {
             command.env("LD_LIBRARY_PATH", build::software_gpu());
         }

@@ -3,7 +3,7 @@
 //! What a graph can take is read off its nodes when it is made executable; a graph that allocates nothing costs a
 //! launch a look at each device.
 
-use core::ffi::c_ulonglong;
+use core::ffi::{c_ulonglong, c_void};
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::{
@@ -190,9 +190,9 @@ fn instantiate(call: &Call, uploads: bool) -> CUresult {
         }
     }
     if !fits {
-        let destroy = cuGraphExecDestroy::REAL.get();
-        // SAFETY: just made, and nobody else has seen it.
-        driver::outside_captures(|| unsafe { destroy(*call.pointer(0)) });
+        // SAFETY: the driver has written it, and nobody else has seen it.
+        let made = unsafe { *call.pointer::<CUgraphExec>(0) };
+        driver::give_up(cuGraphExecDestroy::REAL.get() as *const c_void, made.addr() as u64);
         account.note_unload();
         account.refuse(EXECUTABLE_BYTES);
         return REFUSED;

@@ -56,9 +56,9 @@ fn checked(call: &Call, unload: &dyn Fn()) -> CUresult {
 /// # Safety
 /// It has, and nobody else has seen it.
 unsafe fn unload_module(module: *mut CUmodule) {
-    let unload = cuModuleUnload::REAL.get();
     // SAFETY: the caller's contract.
-    driver::outside_captures(|| unsafe { unload(*module) });
+    let made = unsafe { *module };
+    driver::give_up(cuModuleUnload::REAL.get() as *const c_void, made.addr() as u64);
 }
 
 /// Unloads the library that the driver has written to `library`.
@@ -66,9 +66,12 @@ unsafe fn unload_module(module: *mut CUmodule) {
 /// # Safety
 /// As [`unload_module`].
 unsafe fn unload_library(library: *mut CUlibrary) {
-    let unload = cuLibraryUnload::REAL.get();
     // SAFETY: the caller's contract.
-    driver::outside_captures(|| unsafe { unload(*library) });
+    end(unsafe { *library });
+}
+
+fn end(library: CUlibrary) {
+    driver::give_up(cuLibraryUnload::REAL.get() as *const c_void, library.addr() as u64);
 }
 
 /// `cuModuleLoad`, `cuModuleLoadData`, `cuModuleLoadDataEx` and `cuModuleLoadFatBinary`.
@@ -167,9 +170,8 @@ fn end_library(process: &'static Process, library: CUlibrary) -> bool {
     if ends {
         functions.end(library.addr() as u64);
         functions.forget();
-        let unload = cuLibraryUnload::REAL.get();
-        // SAFETY: a live library that was used for the first time, in the call that has just been refused.
-        driver::outside_captures(|| unsafe { unload(library) });
+        // A live library that was used for the first time, in the call that has just been refused.
+        end(library);
     }
     ends
 }

@@ -13,7 +13,7 @@ use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::blocks::Extent;
 use crate::process::handles::{Kind, Last, Owner};
-use crate::process::{self, Process, Standing};
+use crate::process::{self, Process, Standing, driver};
 
 /// The pitch that the driver chooses is a multiple of this (measured; `doctor` checks what the driver takes).
 const PITCH_ALIGNMENT: u64 = 512;
@@ -139,7 +139,7 @@ unsafe fn allocate_at_once(call: &Call, asked: u64) -> Option<CUresult> {
 fn undo(account: Account, address: u64, taken: Option<u64>) {
     // The driver has just returned this address, and nobody else has seen it.
     let free = Call::new(cuMemFree_v2::REAL.get() as *const c_void, [address, 0, 0]);
-    freeing(&free, address, Account::release);
+    driver::outside_captures(|| freeing(&free, address, Account::release));
     account.release(taken.unwrap_or(0));
 }
 

@@ -1,5 +1,7 @@
 //! Stream-ordered memory: allocations from pools, which are charged by what the pool holds.
 
+use core::ffi::c_void;
+
 use cuota_abi::cuda::{
     CUdevice, CUdeviceptr, CUmemAllocationType, CUmemLocation, CUmemPoolProps, CUmemoryPool, CUresult,
     CUstream,
@@ -113,12 +115,10 @@ unsafe fn allocate(account: Account, pool: CUmemoryPool, stream: CUstream, call:
 #[cold]
 fn take_back(account: Account, pointer: *mut CUdeviceptr, bytes: u64, stream: CUstream) {
     let free = cuMemFreeAsync::REAL.get();
-    // SAFETY: the driver has just returned this address, and nobody else has seen it.
+    // SAFETY: the driver has just returned this address, and nobody else has seen it. Work of a stream ruins no other's capture.
     unsafe { free(*pointer, stream) };
     // The pool gives back only what the stream has passed. A capturing stream never grows a pool, so this is none.
-    let synchronize = cuStreamSynchronize::REAL.get();
-    // SAFETY: the program's stream.
-    driver::outside_captures(|| unsafe { synchronize(stream) });
+    driver::give_up(cuStreamSynchronize::REAL.get() as *const c_void, stream.addr() as u64);
     account.trim_pools();
     account.refuse(bytes);
 }
@@ -128,7 +128,7 @@ fn take_back(account: Account, pointer: *mut CUdeviceptr, bytes: u64, stream: CU
 /// # Safety
 /// The program's arguments; so for each hook below.
 pub(crate) unsafe extern "C" fn alloc_async(call: &Call) -> CUresult {
-    let stream: CUstream = call.pointer(2);
+    let stream = call.stream(2);
     match on_device_of(stream) {
         Booking::On(account) => match current_pool(account.ordinal()) {
             // SAFETY: the program's arguments.
@@ -154,7 +154,7 @@ pub(crate) unsafe extern "C" fn alloc_from_pool_async(call: &Call) -> CUresult {
     };
     match booking {
         // SAFETY: the program's arguments.
-        Booking::On(account) => unsafe { allocate(account, pool, call.pointer(3), call) },
+        Booking::On(account) => unsafe { allocate(account, pool, call.stream(3), call) },
         Booking::No => call.make(),
         Booking::Refuse => REFUSED,
     }
@@ -264,10 +264,12 @@ pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
             if !entry.mark_destroyed() {
                 return CUresult::CUDA_ERROR_INVALID_VALUE;
             }
-            if current_pool(device.cast_unsigned()) == Some(pool) {
-                driver::set_pool(device, default);
-            }
-            driver::let_pool_keep_nothing(pool);
+            driver::outside_captures(|| {
+                if current_pool(device.cast_unsigned()) == Some(pool) {
+                    driver::set_pool(device, default);
+                }
+                driver::let_pool_keep_nothing(pool);
+            });
             return OK;
         }
     }

@@ -88,9 +88,8 @@ fn exported(address: u64, key: ShareKey) {
 type Close = unsafe extern "C" fn(u64) -> CUresult;
 
 /// Gives up what the driver has just given access to under `id`, and nobody else has seen.
-fn undo(id: u64, close: Close) {
-    // SAFETY: an address or a handle of the kind that the function takes.
-    driver::outside_captures(|| unsafe { close(id) });
+pub(super) fn undo(id: u64, close: Close) {
+    driver::give_up(close as *const c_void, id);
 }
 
 /// Charges this process for memory that it has just been given access to under `id`; `close` gives it up again.
@@ -507,9 +506,7 @@ pub(crate) unsafe extern "C" fn import_pool(call: &Call) -> CUresult {
         return OK;
     }
     // One that is not followed would count as open for ever.
-    let destroy = cuMemPoolDestroy::REAL.get();
-    // SAFETY: just imported, and nobody else has seen it.
-    driver::outside_captures(|| unsafe { destroy(imported) });
+    driver::give_up(cuMemPoolDestroy::REAL.get() as *const c_void, imported.addr() as u64);
     note(false);
     account.decline(Why::TableFull)
 }

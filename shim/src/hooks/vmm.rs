@@ -4,7 +4,7 @@ use cuota_abi::cuda::{CUdeviceptr, CUmemAllocationProp, CUmemGenericAllocationHa
 use cuota_governor::physical;
 use cuota_region::event::Why;
 
-use super::{REFUSED, device_at, drop_reference, let_go};
+use super::{REFUSED, device_at, drop_reference, let_go, sharing};
 use crate::hooks_table::cuMemRelease;
 use crate::interpose::call::Call;
 use crate::process::account::{self, Booking};
@@ -56,9 +56,7 @@ pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
         return OK;
     }
     // A handle that cannot be followed would stay charged for ever: not granted.
-    let release = cuMemRelease::REAL.get();
-    // SAFETY: the driver has just returned this handle, and nobody else has seen it.
-    unsafe { release(made) };
+    sharing::undo(made, cuMemRelease::REAL.get());
     account.release(taken);
     account.decline(Why::TableFull)
 }

@@ -338,11 +338,20 @@ impl Limiter {
         process: &'static Process,
         handle: CUstream,
     ) -> Option<&'static Stream> {
-        self.streams.find(process, handle).or_else(|| self.stream_in_anothers_place(process, handle))
+        self.streams.known(process, handle).or_else(|| self.new_stream(process, handle))
+    }
+
+    /// One that was not seen before. What was left behind another, in whose place it comes, is asked for and destroyed.
+    #[cold]
+    #[inline(never)]
+    fn new_stream(&'static self, process: &'static Process, handle: CUstream) -> Option<&'static Stream> {
+        driver::outside_captures(|| {
+            let found = self.streams.find(process, handle);
+            found.or_else(|| self.stream_in_anothers_place(process, handle))
+        })
     }
 
     #[cold]
-    #[inline(never)]
     fn stream_in_anothers_place(
         &'static self,
         process: &'static Process,

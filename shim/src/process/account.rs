@@ -3,6 +3,7 @@
 //! What every hook calls is kept out of line: inlined into some fifty hooks it would double the library's size. The usual
 //! `cuMemAlloc_v2` alone has its own straight line (`*_at_once`).
 
+use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::CUresult;
@@ -480,9 +481,8 @@ impl Account {
     #[cold]
     fn end_pool(self, pool: &Pool) -> bool {
         let handle = pool.handle();
-        let destroy = cuMemPoolDestroy::REAL.get();
-        // SAFETY: the program has given this pool up, and one thread ends it.
-        driver::outside_captures(|| unsafe { destroy(handle) });
+        // The program has given this pool up, and one thread ends it.
+        driver::give_up(cuMemPoolDestroy::REAL.get() as *const c_void, handle.addr() as u64);
         let held = self.process().pools.remove(handle).map_or(0, |(_, held)| held);
         self.release(held);
         held != 0
@@ -530,16 +530,14 @@ impl Account {
     pub(crate) fn trim_pools(self) -> bool {
         let pools = &self.process().pools;
         if self.device.uses_graph_memory() {
-            let trim = cuDeviceGraphMemTrim::REAL.get();
-            // SAFETY: takes an ordinal; nothing in use is trimmed.
-            driver::outside_captures(|| unsafe { trim(self.ordinal().cast_signed()) });
+            // Nothing in use is trimmed, here and below.
+            driver::give_up(cuDeviceGraphMemTrim::REAL.get() as *const c_void, u64::from(self.ordinal()));
         }
         let graphs = self.update_graphs();
         graphs | pools.are_used()
             && pools.of_device(self.ordinal()).fold(graphs, |freed, pool| {
-                let trim = cuMemPoolTrimTo::REAL.get();
-                // SAFETY: a live pool of this process; nothing in use is trimmed.
-                driver::outside_captures(|| unsafe { trim(pool.handle(), 0) });
+                // Down to nothing.
+                driver::give_up(cuMemPoolTrimTo::REAL.get() as *const c_void, pool.handle().addr() as u64);
                 self.update_pool(pool) || freed
             })
     }

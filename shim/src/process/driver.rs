@@ -15,6 +15,7 @@ use cuota_region::sys::{self, Mapping};
 use crate::hooks_table::{
     cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxRetain, nvmlDeviceGetComputeRunningProcesses_v3, real,
 };
+use crate::interpose::call::Call;
 
 /// The error number that stands for "the library or the function is not there".
 pub(crate) const NO_LIBRARY: u32 = nvmlReturn_t::NVML_ERROR_LIBRARY_NOT_FOUND.0;
@@ -169,6 +170,13 @@ pub(crate) fn outside_captures<T>(act: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Calls a function of the driver's that ends or trims what this handle stands for, or what it can be given up to.
+#[inline(never)]
+pub(crate) fn give_up(function: *const c_void, handle: u64) {
+    let call = Call::new(function, [handle, 0, 0]);
+    outside_captures(|| call.make());
+}
+
 /// An event of `context`, or of the calling thread's current context, which is as it was afterwards.
 pub(crate) fn new_event(context: Option<CUcontext>, flags: u32) -> Option<CUevent> {
     let current = current_context();
@@ -198,27 +206,33 @@ pub(crate) fn record_event(event: CUevent, stream: CUstream) -> bool {
     succeeded(unsafe { real::cuEventRecord.get()(event, stream) })
 }
 
+/// What the driver says of what is in flight. In a host function it may say nothing: there nothing is ready.
+#[inline(never)]
+fn as_asked(status: CUresult) -> CUresult {
+    if status == CUresult::CUDA_ERROR_NOT_PERMITTED { CUresult::CUDA_ERROR_NOT_READY } else { status }
+}
+
 /// Whether an event has been reached, as the driver says.
 pub(crate) fn query_event(event: CUevent) -> CUresult {
     // SAFETY: an event of ours.
-    unsafe { real::cuEventQuery.get()(event) }
+    as_asked(unsafe { real::cuEventQuery.get()(event) })
 }
 
 /// Whether all that was put on a stream has ended. One of which the driver does not say has, unless the calling thread has no context to
-/// ask in.
+/// ask in, or is in a host function.
 pub(crate) fn has_ended(stream: CUstream) -> bool {
     // SAFETY: a stream that is none is an error.
     let asked = outside_captures(|| unsafe { real::cuStreamQuery.get()(stream) });
-    !matches!(asked, CUresult::CUDA_ERROR_NOT_READY | CUresult::CUDA_ERROR_INVALID_CONTEXT)
+    !matches!(as_asked(asked), CUresult::CUDA_ERROR_NOT_READY | CUresult::CUDA_ERROR_INVALID_CONTEXT)
 }
 
-/// From one event to another, ns of the GPU's clock; CUDA_ERROR_NOT_READY while not both are reached.
+/// From one event to another, ns of the GPU's clock; CUDA_ERROR_NOT_READY while not both are reached, or nothing is said.
 pub(crate) fn elapsed_ns(from: CUevent, to: CUevent) -> Result<i64, CUresult> {
     let mut ms = 0_f32;
     // SAFETY: fills one number; events of ours.
     let status = unsafe { real::cuEventElapsedTime.get()(&raw mut ms, from, to) };
     #[expect(clippy::cast_possible_truncation, reason = "a float becomes the nearest whole number")]
-    if succeeded(status) { Ok((f64::from(ms) * 1e6) as i64) } else { Err(status) }
+    if succeeded(status) { Ok((f64::from(ms) * 1e6) as i64) } else { Err(as_asked(status)) }
 }
 
 /// What is known of a stream and captures.

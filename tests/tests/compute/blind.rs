@@ -9,6 +9,9 @@ use crate::{MS, Worker, eventually, meter, spin_as_told};
 /// What each kernel takes of which the books are to have all.
 const LONG: u64 = 100 * MS;
 
+/// `CUDA_ERROR_NOT_PERMITTED`.
+const NOT_PERMITTED: i64 = 800;
+
 /// A program whose context has no two timing events left: the others lie behind a value that nobody writes, in streams that wait for it.
 /// A stream has two for each of 16 batches and one more at most, and the union has one of the 512.
 #[track_caller]
@@ -87,4 +90,37 @@ fn work_without_events_is_charged_whatever_becomes_of_its_stream() {
         assert_eq!(done, (0, 1));
     });
     worker.console.kill();
+}
+
+/// The driver says of nothing there whether it has ended (`cuLaunchHostFunc`: a call may be `CUDA_ERROR_NOT_PERMITTED`).
+#[test]
+fn work_that_is_asked_for_in_a_host_function_is_charged_until_it_ends() {
+    let machine = Machine::new();
+    let console = machine.tenant_with("t", &["--compute", "90%"]).start_with_context();
+    let mut worker = Worker::with(console, &spin_as_told());
+    for _ in 0..5 {
+        worker.launch_as_told(1_000, worker.stream);
+        worker.synchronize();
+    }
+    // Where a card's driver permits it, the first would wait for its own end.
+    let calls = ["cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize"];
+    for name in calls.into_iter().skip(usize::from(has_real_gpu())) {
+        let before_ns = meter(&machine, "t").0;
+        let calling = worker.console.call("cuStreamCreate", &[Out(8), Is(1)]).ok().number(0);
+        let event = worker.console.call("cuEventCreate", &[Out(8), Is(2)]).ok().number(0);
+        worker.launch_as_told(LONG, worker.stream);
+        let _ = worker.console.call("cuEventRecord", &[Is(event), Is(worker.stream)]).ok();
+        let argument = if name.starts_with("cuEvent") { event } else { worker.stream };
+        for _ in 0..3 {
+            let status = worker.console.in_host_function(calling, name, &[Is(argument)]);
+            assert!(status == NOT_PERMITTED || status == 0 && has_real_gpu(), "{name}: {status}");
+        }
+        let stream = worker.stream;
+        poll(&mut worker, stream);
+        worker.launch_as_told(1_000, worker.stream);
+        worker.synchronize();
+        let charged_ns = meter(&machine, "t").0 - before_ns;
+        assert!((LONG * 9 / 10..=LONG * 4).contains(&charged_ns), "{name}: {charged_ns} ns for 100 ms");
+    }
+    worker.console.finish();
 }

@@ -224,3 +224,25 @@ fn allocation_that_is_granted_during_a_capture_is_captured_as_natively() {
     console.finish();
     native.finish();
 }
+
+/// A pool with room in pieces alone grows all the same: what it took is given back in the order of the stream that asked.
+#[test]
+fn allocation_that_is_taken_back_from_a_per_thread_stream_leaves_a_capture_whole() {
+    let machine = Machine::new();
+    let mut console = machine.start("t", QUOTA);
+    let pool = console.default_pool();
+    console.keep_freed_memory(pool);
+    // Of each 32 MiB 12 are free.
+    let _pieces = [0; 2].map(|_| console.alloc_async(20 * MIB).expect("there is room"));
+    let _all = [32 * MIB, 2 * MIB].map(|bytes| console.fill(bytes));
+    let held = machine.held("t");
+    // One that the legacy stream waits for.
+    let stream = console.call("cuStreamCreate", &[Out(8), Is(0)]).ok().number(0);
+    let _ = console.call("cuStreamBeginCapture_v2", &[Is(stream), Is(RELAXED)]).ok();
+    let refused = console.call("cuMemAllocAsync_ptsz", &[Out(8), Is(16 * MIB), Is(0)]);
+    let ended = console.call("cuStreamEndCapture", &[Is(stream), Out(8)]);
+    assert_eq!((refused.status, ended.status), (OUT_OF_MEMORY, 0));
+    assert_eq!(machine.held("t"), held);
+    assert!(console.nvml_own() <= QUOTA_BYTES);
+    console.finish();
+}

@@ -10,11 +10,8 @@ use cuota_governor::batch::{Close, Unit};
 use cuota_governor::cost::Key;
 
 use super::flow::capped;
-use crate::hooks_table::real;
 use crate::interpose::call::Call;
 use crate::process::{Process, driver};
-
-const OK: CUresult = CUresult::CUDA_SUCCESS;
 
 /// The argument in the note's place `place`; `None`: there is none.
 fn noted(call: &Call, place: u32) -> Option<usize> {
@@ -98,10 +95,6 @@ fn touches_host(kind: CUmemorytype, address: CUdeviceptr) -> bool {
 
 /// Whether an address is the host's, as the driver knows it or does not know it.
 fn is_hosts(address: u64) -> bool {
-    let mut kind = CUmemorytype::CU_MEMORYTYPE_HOST;
-    let attribute = CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
-    let ask = real::cuPointerGetAttribute.get();
-    // SAFETY: fills one type; an address that is none of the driver's is an error.
-    let status = driver::outside_captures(|| unsafe { ask((&raw mut kind).cast(), attribute, address) });
-    status != OK || kind == CUmemorytype::CU_MEMORYTYPE_HOST
+    let kind = driver::address_attribute(address, CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE);
+    kind.is_none_or(|kind| kind == CUmemorytype::CU_MEMORYTYPE_HOST.0)
 }

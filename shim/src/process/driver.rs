@@ -104,12 +104,18 @@ pub(crate) fn memory_device(handle: CUmemGenericAllocationHandle) -> Option<CUde
 
 /// The device that the memory at `address` lies on. `None`: the driver does not say, or it is none that this process sees.
 pub(crate) fn device_at(address: u64) -> Option<CUdevice> {
-    let mut device = -1;
-    let attribute = CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+    let device = address_attribute(address, CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)?;
+    CUdevice::try_from(device).ok()
+}
+
+/// An attribute of an address that has 32 bits. `None`: the driver does not know the address.
+#[inline(never)]
+pub(crate) fn address_attribute(address: u64, attribute: CUpointer_attribute) -> Option<u32> {
+    let mut value = 0_u32;
     let call = real::cuPointerGetAttribute.get();
-    // SAFETY: the attribute is an int; it fills one.
-    let status = outside_captures(|| unsafe { call((&raw mut device).cast(), attribute, address) });
-    succeeded(status).then_some(device).filter(|device| *device >= 0)
+    // SAFETY: it fills 32 bits; an address that is none of the driver's is an error.
+    let status = outside_captures(|| unsafe { call((&raw mut value).cast(), attribute, address) });
+    succeeded(status).then_some(value)
 }
 
 /// An attribute of a pool that is a number of bytes.

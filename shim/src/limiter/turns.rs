@@ -44,7 +44,7 @@ const LOOKS_NS: u64 = 1_000_000_000;
 /// The same with several GPUs, of which it sleeps on one's bell only, ns.
 const LOOKS_AT_SEVERAL_NS: u64 = 20_000_000;
 
-/// How often the helper looks during a turn while launches come, ns: they look themselves.
+/// How often the helper looks during a turn at least, ns.
 const HOLDS_NS: u64 = 1_000_000;
 
 /// What runs on after a turn has not begun: what was launched alone, or what the stream waits for, is before it.
@@ -487,8 +487,8 @@ impl Limiter {
             self.forget_caps();
             return 0;
         }
-        let batches = self.batches_on(on.ordinal());
-        if batches == 0 {
+        let busy_ns = self.busy_ns(on.ordinal());
+        if busy_ns == 0 {
             turns.is_not_late(seat, now_ns);
         } else {
             self.look_late(turns, now_ns);
@@ -502,22 +502,23 @@ impl Limiter {
         }
         let is_high = turns.is_high();
         let may_ns = if is_high { LINGER_NS } else { QUIET_NS };
-        if batches == 0 && quiet_ns.min(seat.quiet_ns(now_ns)) >= may_ns {
+        if busy_ns == 0 && quiet_ns.min(seat.quiet_ns(now_ns)) >= may_ns {
             // It could have had the rest, too.
             turns.learn(on.gpu, now_ns, over_ns.max(now_ns).saturating_sub(load(&turns.since_ns)));
             seat.release(now_ns, false);
             return u64::MAX;
         }
-        if batches != 0 && now_ns > over_ns {
+        if busy_ns != 0 && now_ns > over_ns {
             seat.drain(now_ns);
         }
-        if quiet_ns < HOLDS_NS && batches != 0 { HOLDS_NS } else { may_ns }
+        // When it would be quiet for long enough, if nothing came.
+        (busy_ns + may_ns).min(HOLDS_NS)
     }
 
-    /// Batches of this process on a GPU that have not ended.
-    fn batches_on(&self, ordinal: u32) -> u32 {
+    /// Estimated work of this process on a GPU that has not ended, ns; 0 only where there is none.
+    fn busy_ns(&self, ordinal: u32) -> u64 {
         let on = self.streams.busy().filter(|stream| stream.device() == ordinal);
-        on.fold(0, |sum, stream| sum + stream.batches())
+        on.fold(0, |sum, stream| sum + stream.in_flight_ns() + u64::from(stream.batches()))
     }
 
     /// Sleeps while the tenant is alone on its GPUs, until somebody calls or comes. `false`: there is nobody to wait for.

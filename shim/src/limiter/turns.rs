@@ -231,12 +231,13 @@ impl Turns {
         let Some(seat) = self.seat() else { return false };
         let now_ns = seat.now_ns();
         seat.touch(now_ns);
-        let is_due = seat.comings() != load(&self.comings) || self.is_due(now_ns);
-        is_due && self.look_around(seat, on)
+        self.is_due(seat, now_ns) && self.look_around(seat, on)
     }
 
-    fn is_due(&self, now_ns: u64) -> bool {
-        now_ns.saturating_sub(load(&self.looked_ns)) > LOOKS_NS
+    /// Whether somebody has come, or it is time to look who is there.
+    #[inline(never)]
+    fn is_due(&self, seat: &Seat, now_ns: u64) -> bool {
+        seat.comings() != load(&self.comings) || now_ns.saturating_sub(load(&self.looked_ns)) > LOOKS_NS
     }
 
     /// Whether a tenant of higher priority is there.
@@ -480,7 +481,7 @@ impl Limiter {
         let turns = &on.gpu.turns;
         let now_ns = seat.now_ns();
         let quiet_ns = now_ns.saturating_sub(load(&turns.went_ns));
-        if turns.is_due(now_ns) && !turns.look_around(seat, on) {
+        if turns.is_due(seat, now_ns) && !turns.look_around(seat, on) {
             // None from here on.
             turns.until_ns.store(0, Ordering::Relaxed);
             seat.release(now_ns, false);

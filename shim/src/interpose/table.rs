@@ -47,6 +47,12 @@ impl<F: Copy> Slot<F> {
         (!real.is_null()).then(|| unsafe { core::mem::transmute_copy::<*mut c_void, F>(&real) })
     }
 
+    /// Puts another in the driver's place.
+    #[cfg(test)]
+    pub(crate) fn stand_in(&self, function: *mut c_void) {
+        self.real.store(function, Ordering::Release);
+    }
+
     /// The driver's own function, or where there is none, one that answers `CUDA_ERROR_NOT_FOUND`.
     #[inline(always)]
     pub(crate) fn get(&self) -> F {

@@ -27,7 +27,7 @@ const NOWHERE: u64 = u64::MAX;
 
 /// How far from its base an event is measured at most, ns. `cuEventElapsedTime` gives milliseconds in 32 bits: beyond a second it
 /// counts in steps of a tenth of a microsecond and more.
-const BASE_AGE_NS: u64 = 1_000_000_000;
+const BASE_AGE_NS: i64 = 1_000_000_000;
 
 /// How often who records an event gives the processor to who makes a call that may end the context: most such calls end nothing.
 const PATIENCE: u32 = 4096;
@@ -236,12 +236,6 @@ impl Visit<'_> {
             return None;
         }
         let mut axis = self.axis.take()?;
-        if start_ns.saturating_sub(axis.base_ns) > BASE_AGE_NS {
-            self.hold(start);
-            axis.base_ns = start_ns;
-            let before = axis.base.replace(start);
-            before.into_iter().for_each(|base| self.let_go(base));
-        }
         Some(axis.union.add(Interval { start_ns, end_ns: start_ns.saturating_add(occupied_ns) }))
     }
 
@@ -254,11 +248,12 @@ impl Visit<'_> {
         if known_ns != NOT_YET {
             return known_ns;
         }
+        let Some(event) = self.handle(mark) else { return NOWHERE };
         let Some(mut axis) = self.axis.take() else { return NOWHERE };
         let base = match axis.base {
             Some(base) => base,
             // Under the lock: once in a context's life.
-            None if !self.is_reached(mark) => return NOT_YET,
+            None if driver::query_event(event) == CUresult::CUDA_ERROR_NOT_READY => return NOT_YET,
             None => {
                 self.hold(mark);
                 axis.base_ns = ORIGIN_NS;
@@ -268,19 +263,32 @@ impl Visit<'_> {
         let base_ns = axis.base_ns;
         self.hold(base);
         drop(axis);
-        let since_base_ns = match (self.handle(base), self.handle(mark)) {
-            (Some(base), Some(event)) => driver::elapsed_ns(base, event),
-            _ => Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
+        let since_base_ns = match self.handle(base) {
+            Some(base) => driver::elapsed_ns(base, event),
+            None => Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
         };
         self.let_go(base);
         match since_base_ns {
             Ok(since_base_ns) => {
                 let at_ns = base_ns.saturating_add_signed(since_base_ns);
                 place.store(at_ns, Ordering::Relaxed);
+                if since_base_ns > BASE_AGE_NS {
+                    self.move_base(mark, at_ns);
+                }
                 at_ns
             }
             Err(CUresult::CUDA_ERROR_NOT_READY) => NOT_YET,
             Err(_) => NOWHERE,
+        }
+    }
+
+    /// Makes an event the base that lies long after it. At once: what is placed next, the end of the batch that begins there, is measured from it.
+    fn move_base(&self, mark: Mark, at_ns: u64) {
+        let Some(mut axis) = self.axis.take() else { return };
+        self.hold(mark);
+        axis.base_ns = at_ns;
+        if let Some(before) = axis.base.replace(mark) {
+            self.let_go(before);
         }
     }
 }
@@ -307,6 +315,45 @@ mod tests {
         assert_eq!(references(), 1);
         (0..2).for_each(|_| line.let_go(mark));
         assert_eq!(references(), 0);
+    }
+
+    /// As the driver answers: events whose handles are the times when they were reached, ns.
+    #[expect(clippy::cast_possible_truncation, reason = "the interface is a float")]
+    unsafe extern "C" fn elapsed_ms(ms: *mut f32, from: CUevent, to: CUevent) -> CUresult {
+        let [from_ns, to_ns] = [from, to].map(|event| event.addr() as f64);
+        // SAFETY: the caller's.
+        unsafe { *ms = ((to_ns - from_ns) / 1e6) as f32 };
+        CUresult::CUDA_SUCCESS
+    }
+
+    #[test]
+    fn the_first_batch_after_an_hour_without_one_is_measured_like_any_other() {
+        driver::stand_in_for_elapsed(elapsed_ms);
+        let line = timeline();
+        let visit = line.visit().expect("it does not end");
+        let hour_ns = 3_600_000_000_000;
+        let reached_ns =
+            [1_000_000, 1_300_000, hour_ns + 1_010_000, hour_ns + 1_310_000, hour_ns + 1_320_000];
+        for (event, ns) in line.events.iter().zip(reached_ns) {
+            event.handle.store(ns, Ordering::Relaxed);
+        }
+        let mark = |index| Mark(NonZeroU16::new(index).expect("from 1 on"));
+        for (start, end, length_ns) in [(1, 2, 300_000_u64), (3, 4, 300_000), (4, 5, 10_000)] {
+            let End::Measured { bracket_ns, .. } =
+                visit.look(mark(start), mark(end), |bracket_ns| bracket_ns)
+            else {
+                panic!("{start} to {end}");
+            };
+            assert!(bracket_ns.abs_diff(length_ns) < 100, "{bracket_ns} ns for {length_ns}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_is_gone_is_nowhere_and_no_base() {
+        let line = timeline();
+        let visit = line.visit().expect("it does not end");
+        assert_eq!(visit.place(Mark(NonZeroU16::MIN)), NOWHERE);
+        assert_eq!(line.axis.take().expect("free").base, None);
     }
 
     #[test]

@@ -241,6 +241,12 @@ pub(crate) fn elapsed_ns(from: CUevent, to: CUevent) -> Result<i64, CUresult> {
     if succeeded(status) { Ok((f64::from(ms) * 1e6) as i64) } else { Err(as_asked(status)) }
 }
 
+/// Answers for the driver, in tests.
+#[cfg(test)]
+pub(crate) fn stand_in_for_elapsed(elapsed: unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult) {
+    real::cuEventElapsedTime.stand_in(elapsed as *mut core::ffi::c_void);
+}
+
 /// What is known of a stream and captures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Capturing {

@@ -35,7 +35,8 @@ impl Bound {
     /// 5 µs kernels, under a cap of 90 %, got 82 to 90 with 1 ms in flight, as the machine's load would have it).
     pub const ALONE: Self = Self { in_flight_ns: 2_000_000, batches: 2 };
 
-    /// Beside others' work without turns: the driver's slices are 2 ms, and who has less than that waiting loses the rest of its own.
+    /// Beside others' work without turns: the driver's slices are 2 ms, and who has less than that waiting may lose the rest of its own.
+    /// Starting point, *not measured*.
     pub const SLICED: Self = Self { in_flight_ns: 4_000_000, batches: 2 };
 
     /// Beside a tenant of high priority: with 2 ms in flight its p99 was eight times that with 0.5 ms (measured on

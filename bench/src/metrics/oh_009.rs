@@ -105,41 +105,59 @@ impl Span {
 
 /// CPU time of all threads of this process but the calling one, in nanoseconds. Threads that have ended are not in it.
 fn other_threads_ns() -> Result<u64> {
-    // Not the function `gettid`: glibc has it from 2.30 on, and the command runs from 2.28 on (scripts/dist).
-    // SAFETY: gettid has no preconditions.
-    let own = unsafe { libc::syscall(libc::SYS_gettid) }.to_string();
-    let mut sum_ns = 0;
+    Ok(other_threads()?.iter().map(|thread| thread.cpu_ns).sum())
+}
+
+/// What a thread has had of the CPUs.
+struct Thread {
+    id: i64,
+    cpu_ns: u64,
+}
+
+/// Each thread of this process but the calling one.
+fn other_threads() -> Result<Vec<Thread>> {
+    let own = thread_id();
+    let mut threads = Vec::new();
     for entry in fs::read_dir("/proc/self/task").context("the threads of this process")? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy() == own {
+        let id = entry.file_name().to_string_lossy().parse().context("the name of a thread in /proc")?;
+        if id == own {
             continue;
         }
         // Time on a CPU in ns, time waiting for one, slices (kernel documentation, sched-stats). A thread may end meanwhile.
         let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
         let on_cpu = text.split_whitespace().next().context("schedstat is empty")?;
-        sum_ns += on_cpu.parse::<u64>().context("schedstat")?;
+        threads.push(Thread { id, cpu_ns: on_cpu.parse().context("schedstat")? });
     }
-    Ok(sum_ns)
+    Ok(threads)
+}
+
+/// The calling thread. Not by the function `gettid`: glibc has it from 2.30 on, and the command runs from 2.28 on (scripts/dist).
+fn thread_id() -> i64 {
+    // SAFETY: gettid has no preconditions.
+    unsafe { libc::syscall(libc::SYS_gettid) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
+    // By the threads, not by their sum: other tests' threads come and go meanwhile.
     #[test]
     fn the_calling_thread_does_not_count_and_another_one_does() {
-        let before_ns = other_threads_ns().unwrap();
-        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let (name, named) = mpsc::channel();
+        let (tell, told) = mpsc::channel::<()>();
         let busy = thread::spawn(move || {
-            let until_ns = now_ns() + 30_000_000;
-            while now_ns() < until_ns {}
-            let _ = told.recv(); // Alive until it has been counted.
+            name.send(thread_id()).unwrap();
+            while told.try_recv() == Err(mpsc::TryRecvError::Empty) {}
         });
-        let patience_ns = now_ns() + 20_000_000_000;
-        while other_threads_ns().unwrap() < before_ns + 10_000_000 && now_ns() < patience_ns {
+        let id = named.recv().unwrap();
+        while other_threads().unwrap().iter().all(|thread| thread.id != id || thread.cpu_ns < 10_000_000) {
             thread::yield_now();
         }
-        assert!(other_threads_ns().unwrap() >= before_ns + 10_000_000);
+        assert!(other_threads().unwrap().iter().all(|thread| thread.id != thread_id()));
         drop(tell);
         busy.join().unwrap();
     }

@@ -1,5 +1,6 @@
 //! OH-009: what the system's own threads take of the CPU.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -105,19 +106,13 @@ impl Span {
 
 /// CPU time of all threads of this process but the calling one, in nanoseconds. Threads that have ended are not in it.
 fn other_threads_ns() -> Result<u64> {
-    Ok(other_threads()?.iter().map(|thread| thread.cpu_ns).sum())
+    Ok(other_threads()?.values().sum())
 }
 
-/// What a thread has had of the CPUs.
-struct Thread {
-    id: i64,
-    cpu_ns: u64,
-}
-
-/// Each thread of this process but the calling one.
-fn other_threads() -> Result<Vec<Thread>> {
+/// The CPU time in nanoseconds of each thread of this process but the calling one, by its number.
+fn other_threads() -> Result<BTreeMap<i64, u64>> {
     let own = thread_id();
-    let mut threads = Vec::new();
+    let mut threads = BTreeMap::new();
     for entry in fs::read_dir("/proc/self/task").context("the threads of this process")? {
         let entry = entry?;
         let id = entry.file_name().to_string_lossy().parse().context("the name of a thread in /proc")?;
@@ -127,7 +122,7 @@ fn other_threads() -> Result<Vec<Thread>> {
         // Time on a CPU in ns, time waiting for one, slices (kernel documentation, sched-stats). A thread may end meanwhile.
         let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
         let on_cpu = text.split_whitespace().next().context("schedstat is empty")?;
-        threads.push(Thread { id, cpu_ns: on_cpu.parse().context("schedstat")? });
+        threads.insert(id, on_cpu.parse().context("schedstat")?);
     }
     Ok(threads)
 }
@@ -154,10 +149,10 @@ mod tests {
             while told.try_recv() == Err(mpsc::TryRecvError::Empty) {}
         });
         let id = named.recv().unwrap();
-        while other_threads().unwrap().iter().all(|thread| thread.id != id || thread.cpu_ns < 10_000_000) {
+        while other_threads().unwrap().get(&id).is_none_or(|&cpu_ns| cpu_ns < 10_000_000) {
             thread::yield_now();
         }
-        assert!(other_threads().unwrap().iter().all(|thread| thread.id != thread_id()));
+        assert!(!other_threads().unwrap().contains_key(&thread_id()));
         drop(tell);
         busy.join().unwrap();
     }

@@ -12,7 +12,7 @@ use crate::runtime::{Container, Runtime};
 use crate::site::Site;
 
 /// What `tests/fetch-rootfs` has unpacked below this name; where it is not there the running test says that it is skipped.
-fn fetched(names: &[&str]) -> Vec<PathBuf> {
+pub(crate) fn fetched(names: &[&str]) -> Vec<PathBuf> {
     let paths: Vec<PathBuf> = names.iter().map(|name| build::target().join("rootfs").join(name)).collect();
     let found: Vec<PathBuf> = paths.into_iter().filter(|path| path.exists()).collect();
     if found.is_empty() {

@@ -18,7 +18,6 @@ fn emptied_environment_or_another_user_keeps_the_library() {
         let site = Site::new();
         let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
         let container = Container::new(&site, runtime, &tenant);
-        // A login by ssh starts its shell as `su -` does: with an environment of its own, by the same dynamic loader.
         let script = format!(
             "env -i {MAPS} && su user -c '{MAPS}' && su - user -c '{MAPS}' && su - user -c 'env -i {MAPS}' \
              && LD_PRELOAD= LD_LIBRARY_PATH=/nowhere {MAPS}"
@@ -26,6 +25,49 @@ fn emptied_environment_or_another_user_keeps_the_library() {
         let loaded = container.shell(0, &script);
         assert_eq!(loaded.lines().count(), 5, "{loaded}");
         assert!(loaded.lines().all(|line| line != "0"), "{loaded}");
+    }
+}
+
+/// An ssh server that serves one session on its standard input, and what logs in by it: a root file system's own, its root and a user.
+const SSH: &str = r#"
+set -e
+ln -sf bash /bin/sh
+mkdir -p /run/sshd /root/.ssh /home/user/.ssh
+echo 'sshd:x:100:65534::/run/sshd:/usr/sbin/nologin' >>/etc/passwd
+ssh-keygen -q -t ed25519 -N '' -f /root/key
+cp /root/key.pub /root/.ssh/authorized_keys
+cp /root/key.pub /home/user/.ssh/authorized_keys
+printf '%s\n' 'HostKey /root/key' 'UsePAM no' 'StrictModes no' 'PermitRootLogin yes' >/root/config
+log_in() {
+    ssh -q -i /root/key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+        -o ProxyCommand='/usr/sbin/sshd -i -f /root/config' "$1@container" "$2"
+}
+"#;
+
+#[test]
+fn login_by_ssh_keeps_the_library_and_the_quota() {
+    let Some(root) = crate::ages::fetched(&["ssh"]).pop() else { return };
+    for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
+        let site = Site::new();
+        let tenant = site.tenant(runtime, "alice", &["--memory", "2GiB"]);
+        let doctor = "CUOTA_SIM_LIB=/sim CUOTA_SIM_DIR=/gpu /guest/cuota doctor --sim --json";
+        for user in ["root", "user"] {
+            let container =
+                Container::new(&site, runtime, &tenant).on(&root).with_variable("NAMED", "outside");
+            // What doctor thinks of the container is not asked here.
+            let script =
+                format!("{SSH} log_in {user} 'echo /$NAMED/ && {MAPS}'; log_in {user} '{doctor}' || true");
+            let said = container.shell(0, &script);
+            let mut lines = said.lines();
+            assert_eq!(lines.next(), Some("//"), "the environment goes: {said}");
+            assert!(
+                lines.next().is_some_and(|count| count != "0"),
+                "{user} has the library ({runtime:?}): {said}"
+            );
+            for fact in [r#""device_total_bytes": 2147483648"#, r#""own_full_bytes": 2147483648"#] {
+                assert!(said.contains(fact), "{user} has the quota ({runtime:?}): {said}");
+            }
+        }
     }
 }
 

@@ -13,11 +13,48 @@ use crate::interpose::trampoline::{self, Call};
 
 const _: () = assert!(size_of::<Call>() == 56 && core::mem::offset_of!(Call, answer) == 48);
 
-/// The body of a trampoline: `filter(&mut Call)` in the frame below the caller's return address.
+/// What all trampolines do: calls the filter in rax, `filter(&mut Call)`, in the frame below the return address of glibc's caller.
 ///
 /// At entry rsp is 8 below a multiple of 16; `Call` is 56 bytes, so the call of the filter is aligned. All six integer
 /// argument registers are restored, from the `Call`, where the filter may have changed them; the vector
 /// registers carry no argument of these functions. `jmp rax` needs no notrack: glibc's entry points begin with endbr64.
+///
+/// # Safety
+/// Only from [`trampoline`]'s assembly: rax is a filter.
+#[unsafe(naked)]
+unsafe extern "C" fn filtered() {
+    naked_asm!(
+        ".cfi_startproc",
+        "sub rsp, 56",
+        ".cfi_adjust_cfa_offset 56",
+        "mov [rsp], rdi",
+        "mov [rsp + 8], rsi",
+        "mov [rsp + 16], rdx",
+        "mov [rsp + 24], rcx",
+        "mov [rsp + 32], r8",
+        "mov [rsp + 40], r9",
+        "mov rdi, rsp",
+        "call rax",
+        "mov rdi, [rsp]",
+        "mov rsi, [rsp + 8]",
+        "mov rdx, [rsp + 16]",
+        "mov rcx, [rsp + 24]",
+        "mov r8, [rsp + 32]",
+        "mov r9, [rsp + 40]",
+        "mov r11, [rsp + 48]",
+        "add rsp, 56",
+        ".cfi_adjust_cfa_offset -56",
+        "test rax, rax",
+        "jz 2f",
+        "jmp rax",
+        "2:",
+        "mov rax, r11",
+        "ret",
+        ".cfi_endproc",
+    )
+}
+
+/// A trampoline: leads to [`filtered`] with its filter in rax, which carries no argument of these functions.
 macro_rules! trampoline {
     ($name:ident, $filter:path) => {
         #[doc = concat!("Stands in for glibc's `", stringify!($name), "`; see the module's documentation.")]
@@ -28,35 +65,11 @@ macro_rules! trampoline {
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub(crate) unsafe extern "C" fn $name() {
             naked_asm!(
-                ".cfi_startproc",
                 "endbr64",
-                "sub rsp, 56",
-                ".cfi_adjust_cfa_offset 56",
-                "mov [rsp], rdi",
-                "mov [rsp + 8], rsi",
-                "mov [rsp + 16], rdx",
-                "mov [rsp + 24], rcx",
-                "mov [rsp + 32], r8",
-                "mov [rsp + 40], r9",
-                "mov rdi, rsp",
-                "call {filter}",
-                "mov rdi, [rsp]",
-                "mov rsi, [rsp + 8]",
-                "mov rdx, [rsp + 16]",
-                "mov rcx, [rsp + 24]",
-                "mov r8, [rsp + 32]",
-                "mov r9, [rsp + 40]",
-                "mov r11, [rsp + 48]",
-                "add rsp, 56",
-                ".cfi_adjust_cfa_offset -56",
-                "test rax, rax",
-                "jz 2f",
-                "jmp rax",
-                "2:",
-                "mov rax, r11",
-                "ret",
-                ".cfi_endproc",
+                "lea rax, [rip + {filter}]",
+                "jmp {filtered}",
                 filter = sym $filter,
+                filtered = sym filtered,
             )
         }
     };

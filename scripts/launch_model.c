@@ -141,25 +141,36 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 
 #ifdef DRIVER
 // What the calls take on an H100, ns; and the part of it that is under the driver's lock.
-static const double LAUNCH = 3600, LAUNCH_LOCKED = 1200, RECORD = 1200, QUERY = 1500, ELAPSED = 3000, KERNEL = 2000, MARK = 1900, LATENCY = 2000;
-static double locked = 0.6, lock_free;
-static long launches, records, queries, times;
-static struct stream { double until; } streams[1024], *last = streams;
+static const double LAUNCH_LOCKED = 1250, RECORD = 1900, QUERY = 1500, ELAPSED = 2500, KERNEL = 1340, MARK = 1900, LATENCY = 2000;
+static double launch = 3600, locked = 0.6, jitter, lock_free;
+// The calls in each stretch: between the times that all streams were waited for.
+enum { LAUNCHES, RECORDS, QUERIES, TIMES, KINDS, STRETCHES = 1000 };
+static long calls[STRETCHES + 1][KINDS], syncs;
+static struct stream { double until, speed; long launches; } streams[1024], *last = streams;
 static double events[65536], *next_event = events;
 static char context[64];
 
 __attribute__((constructor)) static void begin(void) {
     if (getenv("MODEL_LOCKED")) locked = atof(getenv("MODEL_LOCKED"));
+    if (getenv("MODEL_LAUNCH")) launch = atof(getenv("MODEL_LAUNCH"));
+    if (getenv("MODEL_JITTER")) jitter = atof(getenv("MODEL_JITTER"));
 }
 __attribute__((destructor)) static void end(void) {
-    if (launches && getenv("MODEL_COUNTS")) {
+    if (calls[0][LAUNCHES] && getenv("MODEL_COUNTS")) {
         FILE *out = fopen(getenv("MODEL_COUNTS"), "w");
-        fprintf(out, "%ld %ld %ld %ld\n", launches, records, queries, times);
+        for (long(*of)[KINDS] = calls; (*of)[LAUNCHES]; of++)
+            fprintf(out, "%ld %ld %ld %ld\n", (*of)[LAUNCHES], (*of)[RECORDS], (*of)[QUERIES], (*of)[TIMES]);
         fclose(out);
     }
 }
-static void call(long *calls, double ns, double under_lock) {
-    __atomic_fetch_add(calls, 1, __ATOMIC_RELAXED);
+static double random_part(void) {
+    static unsigned long long state = 88172645463325252ull;
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return (state >> 11) * 0x1p-53;
+}
+static void call(int kind, double ns, double under_lock) {
+    long stretch = last > streams ? syncs / (last - streams) : 0;
+    calls[stretch < STRETCHES ? stretch : STRETCHES - 1][kind]++;
     v_advance(ns - under_lock);
     double now = v_now();
     lock_free = (lock_free > now ? lock_free : now) + under_lock;
@@ -173,28 +184,33 @@ static double put(void *stream, double ns) {
     return *until = (*until > begins ? *until : begins) + ns;
 }
 int cuLaunchKernel(void *f, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, unsigned g, unsigned h, void *stream, void **k, void **x) {
-    call(&launches, LAUNCH, LAUNCH_LOCKED);
+    struct stream *on = of(stream);
+    // The processor is faster and slower for a millisecond, and now and then away for a tenth of one.
+    if (on->launches++ % 256 == 0) on->speed = 1 + jitter * (2 * random_part() - 1);
+    double away = jitter > 0 && random_part() < 0.0005 ? 150000 * random_part() : 0;
+    call(LAUNCHES, launch * on->speed + away, LAUNCH_LOCKED);
     put(stream, KERNEL);
     return 0;
 }
 int cuEventRecord(double *event, void *stream) {
     *event = put(stream, MARK);
-    call(&records, RECORD, RECORD * locked);
+    call(RECORDS, RECORD, RECORD * locked);
     return 0;
 }
 int cuEventQuery(double *event) {
-    call(&queries, QUERY, QUERY * locked);
+    call(QUERIES, QUERY, QUERY * locked);
     return v_now() < *event ? 600 : 0;
 }
 int cuStreamQuery(void *stream) { return cuEventQuery(&of(stream)->until); }
 int cuEventElapsedTime(float *ms, double *from, double *to) {
     int is_early = v_now() < *to || v_now() < *from;
-    call(&times, is_early ? QUERY : ELAPSED, (is_early ? QUERY : ELAPSED) * locked);
+    call(TIMES, is_early ? QUERY : ELAPSED, (is_early ? QUERY : ELAPSED) * locked);
     *ms = (float)((*to - *from) * 1e-6);
     return is_early ? 600 : 0;
 }
 int cuStreamSynchronize(void *stream) {
     v_block_until(of(stream)->until + 5000);
+    syncs++;
     return 0;
 }
 int cuStreamCreate(void **stream, unsigned flags) { return *stream = __atomic_add_fetch(&last, sizeof *last, __ATOMIC_RELAXED), 0; }

@@ -8,6 +8,8 @@
 //! A prototype that read the clock and queried an event at each launch cost 4 to 5 % on 5 µs kernels at a cap of
 //! 100 % (measured on an H100).
 
+use crate::admission::Cause;
+
 /// Nothing binds and nobody is measuring: launch, count nothing.
 pub const FREE: u64 = u64::MAX;
 
@@ -43,12 +45,13 @@ pub const fn spend(word: u64, cost_ns: u64) -> Spend {
     }
 }
 
-/// For how many looks nothing is spared after a launch has had to wait, where so many were not enough the last time. At first it may wait
-/// for room only, as each launch beside unmeasured units does: 10 ms of work. Where the cap binds, or the GPU is full, launches wait again and again: up to a
-/// second.
+/// For how many looks nothing is spared after a launch has had to wait, where it was so many the last time: 10 ms of work. Where the cap binds launches wait for
+/// the budget again and again, each time when as much was spared again: up to a second. Who waits for room may have been believed to need it, as each launch beside
+/// unmeasured units is; where the GPU is full the next waits, too, before anything is spared.
 #[must_use]
-pub fn stricter(looks: u32) -> u32 {
-    (2 * looks).clamp(32, 4096)
+pub fn strict_for(looks: u32, was_spared: bool, cause: Cause) -> u32 {
+    let looks = if was_spared && matches!(cause, Cause::Budget) { 2 * looks } else { looks };
+    looks.clamp(32, 4096)
 }
 
 /// How many times its usual size a batch may have, which occupies `usual_ns` then: where much of the budget and of the bound is left a batch more or
@@ -98,8 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_again_and_again_spares_nothing_for_twice_as_long_each_time() {
-        assert_eq!([0, 32, 64, 2048, 4096].map(stricter), [32, 64, 128, 4096, 4096]);
+    fn who_waits_for_the_budget_again_and_again_spares_nothing_for_twice_as_long_each_time() {
+        let after = |looks| strict_for(looks, true, Cause::Budget);
+        assert_eq!([0, 32, 64, 2048, 4096].map(after), [32, 64, 128, 4096, 4096]);
+        assert_eq!([strict_for(64, false, Cause::Budget), strict_for(64, true, Cause::Bound)], [64, 64]);
     }
 
     proptest! {

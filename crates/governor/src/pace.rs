@@ -1,7 +1,7 @@
 //! How a stream's units come: without pause, or in bursts with gaps between them that the tenant does not pay for.
 //!
 //! No clock is read at a common launch, so a batch may span a gap, and its bracket is then longer than what its units are known
-//! to take. From there on each launch on the stream reads the clock, for [`TIMED`] batches after the last gap. The next bursts are expected to
+//! to take. From there on each launch on the stream reads the clock, for [`TIMED_NS`] of work after the last gap. The next bursts are expected to
 //! be as long as one of the last four, and have a boundary behind that unit, before the gap: nothing rests on an estimate. Where one ends
 //! elsewhere, the launch behind the gap sees that the stream has run dry, and by the estimates for how long it has been so: that is not
 //! charged, while somebody watches
@@ -9,15 +9,15 @@
 //! and those behind the next bursts are charged, and the next units have a boundary each, from which costs are learned ([`Pace::doubt`]).
 //! Where nobody watches, the gap is charged, and the next units have a boundary each.
 
+use crate::batch::TARGET_NS;
 use crate::occupancy::SHORT_GAP_NS;
 
 /// What the bracket of a batch may be longer than its units are known to take, ns, beside a sixteenth of them.
 pub const UNEXPLAINED_NS: u64 = SHORT_GAP_NS;
 
-/// Without a gap no clock is read at a launch any more after so many batches, 20 ms of work, or of those of one unit each after sixteen times
-/// as many.
-const TIMED: u32 = 64 * WHOLE;
-const WHOLE: u32 = 16;
+/// Without a gap no clock is read at a launch any more after so much work, ns: 64 batches, or sixteen times as many of one unit each.
+const TIMED_NS: u64 = 64 * TARGET_NS;
+const ALONE_NS: u64 = TARGET_NS / 16;
 
 /// Whether a stream that has been dry for so long, ns, has its batch closed: where the gap counts.
 #[must_use]
@@ -37,8 +37,8 @@ const BURSTS: usize = 4;
 /// One stream's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Pace {
-    /// How many batches are still timed, of [`TIMED`].
-    left: u32,
+    /// For how much work batches are still timed, of [`TIMED_NS`].
+    left_ns: u64,
     /// Units since the last gap; and in the last bursts, of which 0 is one that is too long to expect another.
     burst: u32,
     recent: [u8; BURSTS],
@@ -55,7 +55,7 @@ pub struct Pace {
 impl Pace {
     /// A gap may lie in a batch that was not timed: the next are.
     pub const fn may_have_gaps(&mut self) {
-        self.left = TIMED;
+        self.left_ns = TIMED_NS;
     }
 
     /// Whether each launch into the open batch says when it comes ([`Pace::launch`]).
@@ -77,7 +77,7 @@ impl Pace {
         }
         let [first, second, third, _] = self.recent;
         self.recent = [self.burst_in_a_byte(), first, second, third];
-        (self.burst, self.left) = (0, TIMED);
+        (self.burst, self.left_ns) = (0, TIMED_NS);
         self.doubted = self.doubted.saturating_sub(1);
     }
 
@@ -99,8 +99,8 @@ impl Pace {
         burst != 0 && (burst == first || burst == second || burst == third || burst == fourth)
     }
 
-    /// A batch begins now, behind `front_ns` of estimated work on its stream. Whether it is timed.
-    pub const fn begin(&mut self, now_ns: u64, front_ns: u64) -> bool {
+    /// A batch that is to hold `target_ns` of work begins now, behind `front_ns` of estimated work on its stream. Whether it is timed.
+    pub const fn begin(&mut self, now_ns: u64, front_ns: u64, target_ns: u64) -> bool {
         let until_ns = now_ns.saturating_add(front_ns);
         // Whichever is less: estimates that are too long must not add up while the stream never runs dry. What it was dry before the
         // batch is not in it.
@@ -112,8 +112,8 @@ impl Pace {
         if !self.is_timed {
             (self.burst, self.recent) = (0, [0; BURSTS]);
         }
-        self.is_timed = self.left != 0;
-        self.left = self.left.saturating_sub(if self.sampled == 0 { WHOLE } else { 1 });
+        self.is_timed = self.left_ns != 0;
+        self.left_ns = self.left_ns.saturating_sub(if self.sampled == 0 { target_ns } else { ALONE_NS });
         self.is_timed
     }
 

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use cuota_abi::nvml::nvmlProcessInfo_t;
-use cuota_governor::admission::Bound;
+use cuota_governor::admission::{Bound, Cause};
 use cuota_governor::batch::{Batch, Close, Settlement, TARGET_NS, UNCAPPED_TARGET_NS};
 use cuota_governor::budget::{Budget, Correction, Look, Opening, book_period, book_window};
 use cuota_governor::cap::Cap;
@@ -102,13 +102,12 @@ impl Gpu {
     }
 
     /// A launch has to wait: nothing is spared for some time. Whether it was before.
-    pub(super) fn be_strict(&self) -> bool {
+    pub(super) fn be_strict(&self, cause: Cause) -> bool {
         let was_roomy = self.is_roomy();
-        if was_roomy {
-            self.strictness
-                .store(lease::stricter(self.strictness.load(Ordering::Relaxed)), Ordering::Relaxed);
-        }
-        self.strict.store(self.strictness.load(Ordering::Relaxed), Ordering::Relaxed);
+        let before = self.strictness.load(Ordering::Relaxed);
+        let looks = lease::strict_for(before, was_roomy, cause);
+        self.strictness.store(looks, Ordering::Relaxed);
+        self.strict.store(looks, Ordering::Relaxed);
         was_roomy
     }
 
@@ -121,12 +120,14 @@ impl Gpu {
         looks == 0
     }
 
-    /// What may be in flight: less while a tenant of higher priority is there, more where nobody is, as far as NVML and the arena tell.
-    pub(super) fn bound(&self) -> Bound {
+    /// What may be in flight in front of a unit that was measured, or another: less while a tenant of higher priority is there, more where nobody is, as far as
+    /// NVML and the arena tell.
+    pub(super) fn bound(&self, is_learned: bool) -> Bound {
         match (self.turns.is_on(), self.cap().binds()) {
             _ if self.turns.is_below() => Bound::BESIDE_PRIORITY,
             (true, false) if self.turns.is_held() => Bound::ALONE,
             (true, false) => Bound::SLICED,
+            (false, _) if self.is_had_alone() && self.is_roomy() && is_learned => Bound::ROOMY,
             (false, _) if self.is_had_alone() => Bound::ALONE,
             _ => Bound::USUAL,
         }

@@ -70,7 +70,7 @@ impl Limiter {
         let entered = self.enter(process, stream, unit);
         let status = make(call, unit, stream);
         match entered {
-            Some(After::End(stream)) => self.end_here(stream),
+            Some(After::End(stream)) => self.close_one(stream, Close::Unknown),
             Some(After::Passed(stream)) => stream.is_passed(),
             Some(After::Tail(stream, launch)) => {
                 self.leave_tail(stream, launch);
@@ -91,7 +91,7 @@ impl Limiter {
         }
         let Some(mut books) = stream.books() else {
             // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
-            let on = Ground::of(stream.device())?;
+            let on = stream.on()?;
             let _ = on.book(gpu.scale(gpu.costs().estimate(unit.key).cost_ns()));
             return Some(After::Passed(stream));
         };
@@ -112,7 +112,7 @@ impl Limiter {
             books.batch.add(unit, estimate);
             return tail_behind(stream, &mut books, unit);
         }
-        let on = Ground::of(stream.device())?;
+        let on = stream.on()?;
         if is_open && is_timed && place == Place::Same {
             let entered = Self::follow(on, stream, &mut books, unit, estimate);
             if let Some(entered) = entered {
@@ -172,7 +172,7 @@ impl Limiter {
         let estimate = on.gpu.costs().estimate(unit.key);
         let unit_ns = on.gpu.scale(estimate.cost_ns());
         let (budget, look) = on.budget();
-        let mut scene = self.scene(on, stream);
+        let mut scene = self.scene(on, stream, estimate.is_learned());
         // What a batch of the target's size occupies beside the process's other streams.
         let target_ns = on.gpu.target_ns();
         let occupies_ns = on.gpu.scale(target_ns);
@@ -207,10 +207,10 @@ impl Limiter {
                     }
                     tails = Tails::Settled;
                 }
-                Verdict::Wait { .. } if !is_settled => {
+                Verdict::Wait { cause, .. } if !is_settled => {
                     // What other streams have ended makes room; and large batches that this very thread left open on them would never end.
                     is_settled = true;
-                    if on.gpu.be_strict() {
+                    if on.gpu.be_strict(cause) {
                         self.close_all(Close::Held);
                     }
                 }
@@ -237,7 +237,7 @@ impl Limiter {
             }
             self.follow_policy(on.process());
             self.reap(AT_A_LOOK, tails);
-            scene = self.scene(on, stream);
+            scene = self.scene(on, stream, estimate.is_learned());
         };
         if !on.gpu.is_managed() {
             // Taken off while it waited: nobody would close what it opened.
@@ -253,11 +253,12 @@ impl Limiter {
         )
     }
 
-    fn scene(&self, on: Ground, of: &Stream) -> Scene {
+    /// What a launch on that stream finds, of a unit that was measured or of another.
+    fn scene(&self, on: Ground, of: &Stream, is_learned: bool) -> Scene {
         let mut scene = Scene {
             batches: 0,
             in_flight_ns: 0,
-            bound: on.gpu.bound(),
+            bound: on.gpu.bound(is_learned),
             own_stream_busy: of.batches() != 0,
             process_busy: false,
             progress_ns: self.progress_ns.load(Ordering::Relaxed),
@@ -297,9 +298,14 @@ impl Limiter {
             books.target_ns = target_ns;
             // What was closed on a dry stream has ended.
             let was_seen_dry = core::mem::take(&mut books.was_dry);
+            let was_synced = core::mem::take(&mut books.was_synced);
+            // A program that waits for the stream ends its batches by that; where the cap may bind that is not relied on.
+            let is_synced = was_synced && on.gpu.is_roomy();
             // What it has waited here is no gap of the program's.
             if is_gap(books.pace.idle_ns(arrived_ns)) {
-                books.pace.gap(self.helper.watches());
+                if !is_synced {
+                    books.pace.gap(self.helper.watches());
+                }
                 if !was_seen_dry {
                     // It lies before the gap.
                     self.let_go(stream, books.boundary.take());
@@ -307,14 +313,11 @@ impl Limiter {
             }
             let was_dry = was_seen_dry || !books.is_busy();
             let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
-            let is_timed = books.pace.begin(now_ns, front_ns);
-            let is_alone = self.scene(on, stream).batches == 0;
-            let was_synced = core::mem::take(&mut books.was_synced);
+            let is_timed = books.pace.begin(now_ns, front_ns, target_ns);
+            let is_alone = self.scene(on, stream, false).batches == 0;
             if !was_synced && is_timed || !is_alone {
                 books.batch.begins_behind_a_pause();
             }
-            // A program that waits for the stream ends its batches by that; where the cap may bind that is not relied on.
-            let is_synced = was_synced && on.gpu.is_roomy();
             is_apart = (was_seen_dry || was_dry && !goes_on && !is_synced)
                 && !is_timed
                 && books.watch.apart(estimate.cost_ns(), now_ns);
@@ -355,13 +358,5 @@ impl Limiter {
             self.reap(AT_A_LOOK, Tails::Left);
         }
         if ends_here { Some(After::End(stream)) } else { tail }
-    }
-
-    fn end_here(&self, stream: &Stream) {
-        if let (Some(on), Some(mut books)) = (Ground::of(stream.device()), stream.books()) {
-            // It has been launched, also where as many batches are in flight as there may be and this one stays open.
-            books.is_under_way = false;
-            self.close(on, stream, &mut books, Close::Unknown);
-        }
     }
 }

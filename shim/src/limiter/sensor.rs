@@ -154,7 +154,15 @@ impl Limiter {
         let Some(stream) = self.streams.known(process, handle).filter(|stream| stream.batches() != 0) else {
             return;
         };
-        if let (Some(on), Some(mut books)) = (Ground::of(stream.device()), stream.books()) {
+        self.close_one(stream, why);
+    }
+
+    /// Closes the open batch of a stream.
+    #[inline(never)]
+    pub(super) fn close_one(&self, stream: &Stream, why: Close) {
+        if let (Some(on), Some(mut books)) = (stream.on(), stream.books()) {
+            // The unit behind which it ends has been launched, also where as many batches are in flight as there may be and this one stays open.
+            books.is_under_way &= why != Close::Unknown;
             self.close(on, stream, &mut books, why);
         }
     }
@@ -165,7 +173,7 @@ impl Limiter {
         while let Some((key, stream)) = self.streams.with_handle(handle) {
             // Who is at its books may be about to name it to the driver.
             let mut books = stream.books_after(WAITS_AT_LAST);
-            if let (Some(on), Some(books)) = (Ground::of(stream.device()), &mut books) {
+            if let (Some(on), Some(books)) = (stream.on(), &mut books) {
                 self.close(on, stream, books, Close::End);
                 if books.is_blind && !books.has_tail {
                     self.blind(stream, books, true);
@@ -264,7 +272,7 @@ impl Limiter {
         for (index, stream) in busy().enumerate() {
             let books = stream.books_after(waits);
             is_sure &= books.is_some();
-            if let (Some(on), Some(mut books)) = (Ground::of(stream.device()), books) {
+            if let (Some(on), Some(mut books)) = (stream.on(), books) {
                 let is_due = index.wrapping_sub(first) < settles;
                 if is_due {
                     self.attend(on, stream, &mut books, tails);

@@ -315,7 +315,7 @@ impl Stream {
         let passed = self.passed_ns.compare_exchange(0, now_ns, Ordering::Relaxed, Ordering::Relaxed);
         if let Err(since_ns) = passed.map_err(|since_ns| since_ns.saturating_add(PASSED_NS))
             && since_ns < now_ns
-            && let Some(on) = Ground::of(self.device())
+            && let Some(on) = self.on()
         {
             on.charge_since(since_ns - PASSED_NS, 0);
         }
@@ -375,10 +375,16 @@ impl Stream {
         })
     }
 
+    /// Where it is. `None`: the tenant's books have no place for its GPU.
+    #[inline(never)]
+    pub(super) fn on(&self) -> Option<Ground> {
+        Ground::of(self.device())
+    }
+
     /// Where it is, and its books as [`Self::books_after`] gives them.
     #[inline(never)]
     pub(super) fn ground(&self, waits: u32) -> Option<(Ground, HeldBooks<'_>)> {
-        Some((Ground::of(self.device())?, self.books_after(waits)?))
+        Some((self.on()?, self.books_after(waits)?))
     }
 
     /// The books, unless somebody holds them; with what has passed meanwhile.

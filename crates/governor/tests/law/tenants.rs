@@ -213,11 +213,11 @@ fn under_a_cap_one_launch_in_a_batch_looks_at_the_clock() {
 }
 
 /// Bursts of short kernels, waited for, and as long nothing: a third of the GPU's time.
-fn bursts_that_are_waited_for(step: u64, cost_ns: u64) -> Op {
+fn bursts_that_are_waited_for(stream: usize, step: u64, cost_ns: u64) -> Op {
     match step % 202 {
-        200 => Op::Sync { stream: 0 },
+        200 => Op::Sync { stream },
         201 => Op::Host(3 * MS),
-        _ => launch(0, 1, cost_ns),
+        _ => launch(stream, 1, cost_ns),
     }
 }
 
@@ -226,7 +226,7 @@ fn under_a_cap_that_is_never_reached_a_burst_looks_a_few_times_and_pays_what_it_
     // 200 launches wait for the GPU once; a sixteenth of the budget is 0.6 ms at 50 %.
     for (cap_ppm, least) in [(500_000, 50), (990_000, 150)] {
         let mut world = world(cap_ppm, 1, true);
-        let thread = world.thread(0, Box::new(|step| bursts_that_are_waited_for(step, 4_000)));
+        let thread = world.thread(0, Box::new(|step| bursts_that_are_waited_for(0, step, 4_000)));
         world.run_until(SECOND);
         let (launches, looks) = (world.launches(thread), world.guests[0].1.looks);
         let (work_ns, charged_ns) = (world.gpu.truth(0).work_ns, world.guests[0].1.charged_ns);
@@ -240,26 +240,49 @@ fn under_a_cap_that_is_never_reached_a_burst_looks_a_few_times_and_pays_what_it_
     }
 }
 
+#[test]
+fn far_below_its_cap_a_program_of_eight_streams_looks_about_once_a_burst_on_each_from_the_second_on() {
+    let mut world = world(990_000, 8, true);
+    let threads: Vec<usize> = (0..8)
+        .map(|stream| world.thread(0, Box::new(move |step| bursts_that_are_waited_for(stream, step, 1_000))))
+        .collect();
+    let launches = |world: &World| threads.iter().map(|&thread| world.launches(thread)).sum::<u64>();
+    while launches(&world) < 8 * 400 {
+        world.run_until(world.now_ns + MS);
+    }
+    let (before, looks) = (launches(&world), world.guests[0].1.looks);
+    world.run_until(world.now_ns + SECOND);
+    let launches_a_look = (launches(&world) - before) / (world.guests[0].1.looks - looks);
+    assert!(launches_a_look >= 150, "{launches_a_look}");
+}
+
 /// While nothing binds batches are large, and rest on estimates for longer.
 #[test]
 fn who_was_far_below_its_cap_gets_no_more_when_its_kernels_become_dear() {
-    for (cap_ppm, dear_ns) in [(500_000, 40_000), (500_000, MS), (250_000, MS), (900_000, MS)] {
-        let mut world = world(cap_ppm, 1, true);
-        let cheap = 202 * 200;
-        let thread = world.thread(
-            0,
-            Box::new(move |step| match step < cheap {
-                true => bursts_that_are_waited_for(step, 4_000),
-                false => launch(0, 1, dear_ns),
-            }),
-        );
-        while world.launches(thread) < cheap / 202 * 200 {
-            world.run_until(world.now_ns + MS);
+    for streams in [1, 4] {
+        for (cap_ppm, dear_ns) in [(500_000, 40_000), (500_000, MS), (250_000, MS), (900_000, MS)] {
+            let mut world = world(cap_ppm, streams, true);
+            let cheap = 202 * 200 / streams as u64;
+            let program = |stream| {
+                move |step| match step < cheap {
+                    true => bursts_that_are_waited_for(stream, step, 4_000),
+                    false => launch(stream, 1, dear_ns),
+                }
+            };
+            let threads: Vec<usize> =
+                (0..streams).map(|stream| world.thread(0, Box::new(program(stream)))).collect();
+            while threads.iter().any(|&thread| world.launches(thread) < cheap / 202 * 200) {
+                world.run_until(world.now_ns + MS);
+            }
+            let (begun_ns, work_ns) = (world.now_ns, world.gpu.truth(0).work_ns);
+            world.run_until(begun_ns + 10 * SECOND);
+            let share = (world.gpu.truth(0).work_ns - work_ns) / (world.now_ns - begun_ns) as f64;
+            let cap = f64::from(cap_ppm) / 1e6;
+            println!("{share:.3} at {cap_ppm}, {dear_ns} ns on {streams} streams");
+            assert!(
+                (cap - 0.025..=cap + 0.005).contains(&share),
+                "{share:.3} at {cap_ppm}, {dear_ns} ns on {streams} streams"
+            );
         }
-        let (begun_ns, work_ns) = (world.now_ns, world.gpu.truth(0).work_ns);
-        world.run_until(begun_ns + 10 * SECOND);
-        let share = (world.gpu.truth(0).work_ns - work_ns) / (world.now_ns - begun_ns) as f64;
-        let cap = f64::from(cap_ppm) / 1e6;
-        assert!((cap - 0.025..=cap + 0.005).contains(&share), "{share:.3} at {cap_ppm}, {dear_ns} ns");
     }
 }

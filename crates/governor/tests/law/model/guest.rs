@@ -246,7 +246,7 @@ impl Guest {
         let occupies_ns = self.concurrency.scale(TARGET_NS);
         let (most_ns, times) = match on.tenant.budget.peek(look) {
             Opening::Now { left_ns } if self.strict == 0 => {
-                (left_ns, lease::times(occupies_ns, left_ns, self.scene(stream).room_ns()))
+                (left_ns, lease::times(occupies_ns, left_ns, self.scene(stream, unit).room_ns()))
             }
             Opening::Now { left_ns } => (left_ns, 1),
             Opening::At { .. } => (on.tenant.cap.quantum_ns(), 1),
@@ -278,7 +278,7 @@ impl Guest {
         self.reap(on);
         loop {
             let look = on.look();
-            let scene = self.scene(stream);
+            let scene = self.scene(stream, unit);
             match waiting.arrival.judge(look, on.tenant.budget, &scene) {
                 Verdict::Go(pass) => {
                     self.check_promise(look, &waiting);
@@ -288,9 +288,7 @@ impl Guest {
                 }
                 Verdict::Wait { look_ns, cause, .. } => {
                     let was_roomy = self.strict == 0;
-                    if was_roomy {
-                        self.strictness = lease::stricter(self.strictness);
-                    }
+                    self.strictness = lease::strict_for(self.strictness, was_roomy, cause);
                     self.strict = self.strictness;
                     if was_roomy {
                         self.close_all(on);
@@ -313,12 +311,16 @@ impl Guest {
         }
     }
 
-    fn scene(&mut self, stream: usize) -> Scene {
+    fn scene(&mut self, stream: usize, unit: &Unit) -> Scene {
         let alone_ns = self.streams.iter().map(Books::in_flight_ns).sum();
         Scene {
             in_flight_ns: self.concurrency.scale(alone_ns),
             batches: self.streams.iter().map(Books::batches).sum(),
-            bound: if self.strangers.is_none() { Bound::ALONE } else { Bound::USUAL },
+            bound: match self.strangers {
+                None if self.strict == 0 && self.estimate(unit).is_learned() => Bound::ROOMY,
+                None => Bound::ALONE,
+                Some(_) => Bound::USUAL,
+            },
             own_stream_busy: self.books(stream).is_busy(),
             process_busy: self.streams.iter().any(Books::is_busy),
             progress_ns: self.progress_ns,
@@ -368,16 +370,16 @@ impl Guest {
             let was_dry = was_seen_dry || books.closed.is_empty();
             let front_ns = if was_dry { 0 } else { books.in_flight_ns() };
             // What it has waited here is no gap of the program's.
-            if is_gap(books.pace.idle_ns(arrived_ns)) {
+            let was_synced = std::mem::take(&mut books.was_synced);
+            // A program that waits for the stream ends its batches by that; where the cap may bind that is not relied on.
+            let is_synced = was_synced && is_roomy;
+            if is_gap(books.pace.idle_ns(arrived_ns)) && !is_synced {
                 books.pace.gap(is_watched);
             }
-            let is_timed = books.pace.begin(on.now_ns, front_ns);
-            let was_synced = std::mem::take(&mut books.was_synced);
+            let is_timed = books.pace.begin(on.now_ns, front_ns, books.target_ns);
             if !was_synced && is_timed || !is_alone {
                 books.batch.begins_behind_a_pause();
             }
-            // A program that waits for the stream ends its batches by that; where the cap may bind that is not relied on.
-            let is_synced = was_synced && is_roomy;
             books.apart = (was_seen_dry || was_dry && !goes_on && !is_synced)
                 && !is_timed
                 && books.watch.apart(estimate.cost_ns(), on.now_ns);

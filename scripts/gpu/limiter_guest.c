@@ -5,13 +5,18 @@
 //     limiter_guest series WORKLOAD SECONDS           CLOCK_MONOTONIC, ns, at which each group had ended
 //     limiter_guest between WORKLOAD FROM SCALE TO    as series, from now until TO, and the ends from FROM on: both by CLOCK_MONOTONIC, s
 //     limiter_guest bursts WORKLOAD FROM SCALE TO     25 graphs of 0.13 ms, each waited for, then 3 ms of nothing: us of each; "first" before a burst's first
-//     limiter_guest launches COUNT THREADS            ns of a launch of an empty kernel, median over stretches of 200
+//     limiter_guest launches STRETCHES THREADS ...    ns of a launch of an empty kernel, median over so many stretches of 200 without the first tenth; in the second
+//                                                     half every other stretch goes past a preloaded library: the median of those, and of the ones between. Pairs
+//                                                     of numbers give a line each; threads keep to a processor each, where there are as many
 //
 // SCALE is how many rounds of its loop a kernel of 1 us makes; `limiter_guest scale` measures it. Kernels are work and not time: one
 // that spins on a clock would end on time while its program is held back.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -219,29 +224,100 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+// A function of a library by its own table: what a preloaded library answers to dlsym is its own.
+static void *function_of(void *library, const char *name) {
+    struct link_map *map;
+    if (dlinfo(library, RTLD_DI_LINKMAP, &map)) return NULL;
+    const ElfW(Sym) *symbols = NULL;
+    const char *strings = NULL;
+    const uint32_t *table = NULL;
+    for (const ElfW(Dyn) *entry = map->l_ld; entry->d_tag; entry++) {
+        void *at = (void *)entry->d_un.d_ptr;
+        if (entry->d_tag == DT_SYMTAB) symbols = at;
+        if (entry->d_tag == DT_STRTAB) strings = at;
+        if (entry->d_tag == DT_GNU_HASH) table = at;
+    }
+    if (!symbols || !strings || !table) return NULL;
+    uint32_t hash = 5381, buckets = table[0], first = table[1];
+    for (const char *c = name; *c; c++) hash = hash * 33 + (unsigned char)*c;
+    const uint32_t *bucket = table + 4 + table[2] * (sizeof(size_t) / 4), *chain = bucket + buckets;
+    for (uint32_t i = bucket[hash % buckets]; i >= first && i; i++) {
+        uint32_t of = chain[i - first];
+        if ((of | 1) == (hash | 1) && !strcmp(strings + symbols[i].st_name, name)) return (char *)map->l_addr + symbols[i].st_value;
+        if (of & 1) break;
+    }
+    return NULL;
+}
+
+enum { STRETCH = 200, KINDS = 3 };
 static void *context;
-static long launches;
+static long stretches;
+static int thread_count, (*past_library)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **);
 static pthread_barrier_t together;
-static void *launch_many(void *result) {
-    enum { STRETCH = 200 };
+struct launcher {
+    int index;
+    double ns[KINDS];
+};
+
+static double median(double *values, long count) {
+    qsort(values, count, sizeof *values, by_value);
+    return count ? values[count / 2] : 0;
+}
+
+// The scheduler may put a thread on the processors far from the GPU, in one process and not in the next.
+static void keep_to_a_processor(int index) {
+    cpu_set_t all, one;
+    if (sched_getaffinity(0, sizeof all, &all) || CPU_COUNT(&all) <= thread_count) return;
+    int left = (CPU_COUNT(&all) - 1) - index * ((CPU_COUNT(&all) - 1) / thread_count);
+    CPU_ZERO(&one);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &all) && left-- == 0) CPU_SET(cpu, &one);
+    sched_setaffinity(0, sizeof one, &one);
+}
+
+static void *launch_many(void *argument) {
+    struct launcher *me = argument;
     void *stream;
+    keep_to_a_processor(me->index);
     OK(cuCtxSetCurrent(context));
     OK(cuStreamCreate(&stream, 1));
-    long stretches = launches / STRETCH;
-    double *ns = malloc(sizeof *ns * stretches);
+    double *ns[KINDS];
+    long counts[KINDS] = {0};
+    for (int kind = 0; kind < KINDS; kind++) ns[kind] = malloc(sizeof **ns * stretches);
     for (long i = 0; i < stretches; i++) {
+        int is_late = i >= stretches / 2, goes_past = is_late && i % 2;
         pthread_barrier_wait(&together);
         double begin = now();
-        for (int j = 0; j < STRETCH; j++) OK(cuLaunchKernel(empty_kernel, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
-        ns[i] = (now() - begin) * 1e9 / STRETCH;
+        for (int j = 0; j < STRETCH; j++) OK((goes_past ? past_library : cuLaunchKernel)(empty_kernel, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+        double took = now() - begin, each = took * 1e9 / STRETCH;
         OK(cuStreamSynchronize(stream));
+        if (i >= stretches / 10 && !goes_past) ns[0][counts[0]++] = each;
+        if (is_late) ns[1 + !goes_past][counts[1 + !goes_past]++] = each;
         // Launches without pause occupy the GPU, since gaps below 50 us count: a cap of 99 % would hold them. Half of the time is enough.
         pthread_barrier_wait(&together);
-        pause_us(ns[i] * STRETCH / 1e3 + 100);
+        pause_us(took * 1e6 + 100);
     }
-    qsort(ns, stretches, sizeof *ns, by_value);
-    *(double *)result = ns[stretches / 2];
+    for (int kind = 0; kind < KINDS; kind++) me->ns[kind] = median(ns[kind], counts[kind]);
     return NULL;
+}
+
+static void launches(void) {
+    enum { MOST = 64 };
+    pthread_t ids[MOST];
+    struct launcher launchers[MOST];
+    if (thread_count < 1 || thread_count > MOST || stretches < 10) exit(2);
+    pthread_barrier_init(&together, NULL, thread_count);
+    for (int i = 0; i < thread_count; i++) {
+        launchers[i].index = i;
+        pthread_create(&ids[i], NULL, launch_many, &launchers[i]);
+    }
+    for (int i = 0; i < thread_count; i++) pthread_join(ids[i], NULL);
+    for (int kind = 0; kind < KINDS; kind++) {
+        double of[MOST];
+        for (int i = 0; i < thread_count; i++) of[i] = launchers[i].ns[kind];
+        printf(kind < KINDS - 1 ? "%.1f " : "%.1f\n", median(of, thread_count));
+    }
+    pthread_barrier_destroy(&together);
 }
 
 int main(int argc, char **argv) {
@@ -266,15 +342,15 @@ int main(int argc, char **argv) {
     }
     const char *mode = argv[1];
     if (strcmp(mode, "launches") == 0) {
-        int threads = argc > 3 ? atoi(argv[3]) : 1;
-        launches = argc > 2 ? atol(argv[2]) : 20000;
-        pthread_t ids[64];
-        double ns[64];
-        pthread_barrier_init(&together, NULL, threads);
-        for (int i = 0; i < threads; i++) pthread_create(&ids[i], NULL, launch_many, &ns[i]);
-        for (int i = 0; i < threads; i++) pthread_join(ids[i], NULL);
-        qsort(ns, threads, sizeof *ns, by_value);
-        printf("%.1f\n", ns[threads / 2]);
+        if (!(past_library = (int(*)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **))function_of(driver, "cuLaunchKernel")))
+            return fprintf(stderr, "libcuda.so.1 has no cuLaunchKernel in its table\n"), 1;
+        // What a library starts at the first launch, threads of its own, is to keep to no processor.
+        OK(cuLaunchKernel(empty_kernel, 1, 1, 1, 1, 1, 1, 0, streams[0], NULL, NULL));
+        OK(cuStreamSynchronize(streams[0]));
+        for (int i = 2; i + 1 < argc; i += 2) {
+            stretches = atol(argv[i]), thread_count = atoi(argv[i + 1]);
+            launches();
+        }
         return 0;
     }
     if (strcmp(mode, "scale") == 0) {

@@ -9,6 +9,8 @@
 //! knows that no object of the credit has left the sum meanwhile. A process that dies leaves notes that count no longer than its
 //! books do. So there is nothing to repair here either.
 
+use core::num::NonZeroU64;
+
 use crate::sync::Ordering;
 use crate::tenant::{GpuIndex, PROCESSES, Share, Tenant};
 
@@ -17,19 +19,19 @@ const READ_AT_MOST: usize = 2048;
 
 /// What goes from process to process, as a number: FNV-1a over a handle's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ShareKey(u64);
+pub struct ShareKey(NonZeroU64);
 
 impl ShareKey {
     /// The key as a number other than 0, to be kept in an atomic.
     #[must_use]
     pub fn number(self) -> u64 {
-        self.0
+        self.0.get()
     }
 
     /// The key with this number; `None` for 0.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        (number != 0).then_some(ShareKey(number))
+        NonZeroU64::new(number).map(ShareKey)
     }
 
     /// The key of a handle of 64 bytes, say `CUipcMemHandle`.
@@ -38,7 +40,7 @@ impl ShareKey {
         let hash = handle.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        ShareKey(hash.max(1))
+        ShareKey(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
     }
 }
 
@@ -73,14 +75,14 @@ impl Tenant {
         // One who slept while it struck out what stood here may have left a key.
         share.key.store(0, Ordering::SeqCst);
         share.what.store(what(gpu.0, units), Ordering::SeqCst);
-        share.key.store(key.0, Ordering::SeqCst);
+        share.key.store(key.number(), Ordering::SeqCst);
         true
     }
 
     /// Strikes out the note of the process in `place`. To be done before what it booked is given back. `false`: there is none.
     #[inline(never)]
     pub(crate) fn unshare(self, place: usize, key: ShareKey) -> bool {
-        self.shares(place).iter().any(|share| self.strike(share, key.0))
+        self.shares(place).iter().any(|share| self.strike(share, key.number()))
     }
 
     /// Strikes out a note, if it is of this object.
@@ -101,7 +103,7 @@ impl Tenant {
             let what = share.what.load(Ordering::SeqCst);
             let (Some(key), gpu) = (ShareKey::from_number(key), GpuIndex(gpu_of(share))) else { continue };
             // Noted anew first: whoever strikes it out meanwhile looks here first and there next.
-            if to.0.share(to.1, key, gpu, what & u64::from(u32::MAX)) && !self.strike(share, key.0) {
+            if to.0.share(to.1, key, gpu, what & u64::from(u32::MAX)) && !self.strike(share, key.number()) {
                 to.0.unshare(to.1, key);
             }
         }

@@ -117,7 +117,7 @@ fn note(account: Account, call: &Call, bytes: u64) {
     // SAFETY: the driver has written it.
     let handle = unsafe { *call.pointer::<CUarray>(0) }.addr() as u64;
     let context = account.process().contexts.current();
-    let owner = Owner { device: account.ordinal(), context, kind: Kind::Array };
+    let owner = Owner::new(account.ordinal(), context, Kind::Array);
     account.process().handles.add(handle, bytes, owner);
 }
 

@@ -209,7 +209,7 @@ fn booked_green(account: Account, call: &Call) -> CUresult {
     let status = call.make();
     if status == OK {
         account.commit_overhead(reservation);
-        let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Green };
+        let owner = Owner::new(account.ordinal(), 0, Kind::Green);
         // SAFETY: the driver has written the context.
         account.process().handles.add(
             unsafe { *call.pointer::<CUgreenCtx>(0) }.addr() as u64,

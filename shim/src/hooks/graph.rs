@@ -193,14 +193,12 @@ fn instantiate(call: &Call, uploads: bool) -> CUresult {
         // SAFETY: the driver has written it, and nobody else has seen it.
         let made = unsafe { *call.pointer::<CUgraphExec>(0) };
         driver::give_up(cuGraphExecDestroy::REAL.get() as *const c_void, made.addr() as u64);
-        account.note_unload();
-        account.refuse(EXECUTABLE_BYTES);
-        return REFUSED;
+        return account.refuse_made(EXECUTABLE_BYTES);
     }
     if status == OK
         && let bytes @ 1.. = needs.bytes
     {
-        let owner = Owner { device: of_memory.ordinal(), context: 0, kind: Kind::Graph };
+        let owner = Owner::new(of_memory.ordinal(), 0, Kind::Graph);
         // SAFETY: the driver has written the handle.
         account.process().handles.add(unsafe { *call.pointer::<CUgraphExec>(0) }.addr() as u64, bytes, owner);
         of_memory.device.allocating_graphs.fetch_add(1, Ordering::Relaxed);
@@ -220,7 +218,7 @@ fn taking(call: &Call) -> CUresult {
         return call.make();
     }
     let place = process.handles.find(call.word(0));
-    let owner = place.map(|place| (place, process.handles.owner(place).device.cast_signed()));
+    let owner = place.map(|place| (place, process.handles.owner(place).device().cast_signed()));
     match owner.map(|(place, device)| (place, account::on_device(device))) {
         Some((place, Booking::On(account))) => reserved(account, process.handles.bytes(place), call),
         Some((_, Booking::Refuse)) => REFUSED,

@@ -205,7 +205,7 @@ impl Raise {
     fn keep_for(self, account: Account, executable: CUgraphExec) {
         Raise::commit(account, self.context, self.frame, self.reservation);
         let (handles, key) = (&account.process().handles, awaiting(executable));
-        let owner = Owner { device: account.ordinal(), context: self.context, kind: Kind::Graph };
+        let owner = Owner::new(account.ordinal(), self.context, Kind::Graph);
         account.process().contexts.note_awaited();
         match handles.find(key) {
             Some(place) => {
@@ -238,11 +238,11 @@ pub(super) fn take_awaited(process: &Process, executable: CUgraphExec) -> Option
 /// What was noted so is over: the graph `was_launched`, and its threads were given their frame, or it never will be.
 #[cold]
 pub(super) fn end_awaited(last: &Last, was_launched: bool) {
-    if let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) {
+    if let Booking::On(account) = account::on_device(last.owner.device().cast_signed()) {
         if was_launched {
-            account.process().contexts.give(last.owner.context, last.bytes);
+            account.process().contexts.give(last.owner.context(), last.bytes);
         }
-        end_waiting(account, last.owner.context);
+        end_waiting(account, last.owner.context());
     }
 }
 

@@ -44,16 +44,16 @@ fn drop_reference(process: &Process, place: u32) {
 
 /// Gives back what an entry of the handles' table stood for, once its last reference is gone.
 fn let_go(last: &Last) {
-    let Booking::On(account) = account::on_device(last.owner.device.cast_signed()) else { return };
+    let Booking::On(account) = account::on_device(last.owner.device().cast_signed()) else { return };
     sharing::unpin(account.process(), last.handle, None);
     if let Some(key) = last.key {
         // Before the bytes: whoever sums must not miss them.
         account.unshare(key);
     }
-    match last.owner.kind {
+    match last.owner.kind() {
         Kind::Array => array::shrink(account, last.bytes),
-        Kind::Memory => account.release_unless_open(last.bytes, last.exported),
-        Kind::Import => account.release_import(last.bytes, last.exported),
+        Kind::Memory => account.release_unless_open(last.bytes, last.exported, false),
+        Kind::Import => account.release_unless_open(last.bytes, last.exported, true),
         // Charged by its blocks.
         Kind::Managed => {
             account.device.unseen.fetch_sub(last.bytes, Ordering::Relaxed);

@@ -46,9 +46,7 @@ fn checked(call: &Call, unload: &dyn Fn()) -> CUresult {
         return status;
     }
     unload();
-    account.note_unload();
-    account.refuse(took as u64);
-    REFUSED
+    account.refuse_made(took as u64)
 }
 
 /// Unloads the module that the driver has written to `module`.
@@ -122,9 +120,9 @@ fn loading_library(library: CUlibrary, call: &Call) -> CUresult {
     let status = checked(call, &|| ended.set(!is_used && end_library(process, library)));
     let device = process.current_device().unwrap_or(0);
     if !ended.get() && (status == OK || status == REFUSED) {
-        handles.add(here, 0, Owner { device, context, kind: Kind::Library });
+        handles.add(here, 0, Owner::new(device, context, Kind::Library));
         if !is_used {
-            handles.add(handle, 0, Owner { device, context: 0, kind: Kind::Library });
+            handles.add(handle, 0, Owner::new(device, 0, Kind::Library));
         }
     }
     status

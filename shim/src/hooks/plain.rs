@@ -91,7 +91,7 @@ fn book(account: Account, reservation: Reservation, address: u64, bytes: u64, is
     let blocks = account.process().blocks.add(address, bytes, context);
     let taken = blocks.map_or(reserved, |blocks| blocks * BLOCK_BYTES);
     if is_managed {
-        let owner = Owner { device: account.ordinal(), context, kind: Kind::Managed };
+        let owner = Owner::new(account.ordinal(), context, Kind::Managed);
         if account.process().handles.add(address, taken, owner) {
             account.device.unseen.fetch_add(taken, Ordering::Relaxed);
         }
@@ -199,7 +199,7 @@ fn give_block_back(process: &'static Process, context: u8) {
 
 #[cold]
 fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: &Last, give: fn(Account, u64)) {
-    let is_managed = mark.owner.kind == Kind::Managed;
+    let is_managed = mark.owner.kind() == Kind::Managed;
     if !is_managed {
         let_go(mark);
     }
@@ -213,7 +213,7 @@ fn give_back_marked(process: &'static Process, extent: Option<Extent>, mark: &La
             account.device.unseen.fetch_sub(bytes, Ordering::Relaxed);
             give(account, bytes);
         }
-        Some(exported) => account.release_unless_open(bytes, Some(exported)),
+        Some(exported) => account.release_unless_open(bytes, Some(exported), false),
         None => give(account, bytes),
     }
 }

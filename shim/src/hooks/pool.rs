@@ -37,21 +37,26 @@ fn on_device_of(stream: CUstream) -> Booking {
     of_stream.map_or_else(account::on_current_device, account::on_device)
 }
 
-/// The device's current pool: what `cuMemAllocAsync` takes from.
-fn current_pool(device: u32) -> Option<CUmemoryPool> {
+/// A pool of the device's, as `get` says.
+#[inline(never)]
+fn pool_of(
+    device: CUdevice,
+    get: unsafe extern "C" fn(*mut CUmemoryPool, CUdevice) -> CUresult,
+) -> Option<CUmemoryPool> {
     let mut pool = core::ptr::null_mut();
-    let device = CUdevice::try_from(device).ok()?;
     // SAFETY: fills one handle.
-    let status = unsafe { cuDeviceGetMemPool::REAL.get()(&raw mut pool, device) };
+    let status = unsafe { get(&raw mut pool, device) };
     (status == OK).then_some(pool)
+}
+
+/// The device's current pool: what `cuMemAllocAsync` takes from.
+fn current_pool(device: CUdevice) -> Option<CUmemoryPool> {
+    pool_of(device, cuDeviceGetMemPool::REAL.get())
 }
 
 /// The device's default pool, which cannot be destroyed.
 fn default_pool(device: CUdevice) -> Option<CUmemoryPool> {
-    let mut pool = core::ptr::null_mut();
-    // SAFETY: fills one handle.
-    let status = unsafe { cuDeviceGetDefaultMemPool::REAL.get()(&raw mut pool, device) };
-    (status == OK).then_some(pool)
+    pool_of(device, cuDeviceGetDefaultMemPool::REAL.get())
 }
 
 /// Reserves what `pool` may grow by to serve `bytes`: by its unit of growth, or not at all where it has the room. Room in
@@ -130,7 +135,7 @@ fn take_back(account: Account, pointer: *mut CUdeviceptr, bytes: u64, stream: CU
 pub(crate) unsafe extern "C" fn alloc_async(call: &Call) -> CUresult {
     let stream = call.stream(2);
     match on_device_of(stream) {
-        Booking::On(account) => match current_pool(account.ordinal()) {
+        Booking::On(account) => match current_pool(account.ordinal().cast_signed()) {
             // SAFETY: the program's arguments.
             Some(pool) => unsafe { allocate(account, pool, stream, call) },
             None => REFUSED,
@@ -188,14 +193,12 @@ fn refuses_managed(kind: CUmemAllocationType) -> bool {
         }
 }
 
-/// `cuMemGetDefaultMemPool` and `cuMemGetMemPool`: the same, of any location.
-pub(crate) unsafe extern "C" fn learn_at(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pool: *mut CUmemoryPool = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let location: *mut CUmemLocation = unsafe { call.argument(1) };
-    // SAFETY: the argument's type.
-    let kind: CUmemAllocationType = unsafe { call.argument(2) };
+/// Makes the call, which writes a pool of this kind where argument 0 says, and notes which device the pool takes from: that at `location`.
+///
+/// # Safety
+/// The program's arguments.
+#[inline(never)]
+unsafe fn learning(call: &Call, kind: CUmemAllocationType, location: *const CUmemLocation) -> CUresult {
     if refuses_managed(kind) {
         return CUresult::CUDA_ERROR_NOT_SUPPORTED;
     }
@@ -204,33 +207,26 @@ pub(crate) unsafe extern "C" fn learn_at(call: &Call) -> CUresult {
         && let Standing::Managed(process) = process::standing()
     {
         // SAFETY: the driver has read the location and written the pool.
-        let (pool, location) = unsafe { (*pool, *location) };
+        let (pool, location) = unsafe { (*call.pointer(0), *location) };
         let device = device_at(location).and_then(|device| u32::try_from(device).ok());
         process.pools.entry(pool, device.unwrap_or(pools::HOST));
     }
     status
 }
 
+/// `cuMemGetDefaultMemPool` and `cuMemGetMemPool`: the same as [`learn`], of any location.
+pub(crate) unsafe extern "C" fn learn_at(call: &Call) -> CUresult {
+    // SAFETY: the program's arguments.
+    unsafe { learning(call, call.argument(2), call.pointer(1)) }
+}
+
 /// `cuMemPoolCreate`: notes which device the pool takes from.
 pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
-    // SAFETY: the argument's type.
-    let pool: *mut CUmemoryPool = unsafe { call.argument(0) };
-    // SAFETY: the argument's type.
-    let properties: *const CUmemPoolProps = unsafe { call.argument(1) };
     // SAFETY: the program's argument.
-    if unsafe { properties.as_ref() }.is_some_and(|properties| refuses_managed(properties.allocType)) {
-        return CUresult::CUDA_ERROR_NOT_SUPPORTED;
-    }
-    let status = call.make();
-    if status == OK
-        && let Standing::Managed(process) = process::standing()
-    {
-        // SAFETY: the driver has read the properties and written the pool.
-        let (pool, location) = unsafe { (*pool, (*properties).location) };
-        let device = device_at(location).and_then(|device| u32::try_from(device).ok());
-        process.pools.entry(pool, device.unwrap_or(pools::HOST));
-    }
-    status
+    let properties = unsafe { call.pointer::<CUmemPoolProps>(1).as_ref() };
+    let Some(CUmemPoolProps { allocType: kind, location, .. }) = properties else { return call.make() };
+    // SAFETY: the program's arguments.
+    unsafe { learning(call, *kind, location) }
 }
 
 /// `cuMemPoolTrimTo`: what it lets go is given back at once.
@@ -265,7 +261,7 @@ pub(crate) unsafe extern "C" fn destroy(call: &Call) -> CUresult {
                 return CUresult::CUDA_ERROR_INVALID_VALUE;
             }
             driver::outside_captures(|| {
-                if current_pool(device.cast_unsigned()) == Some(pool) {
+                if current_pool(device) == Some(pool) {
                     driver::set_pool(device, default);
                 }
                 driver::let_pool_keep_nothing(pool);

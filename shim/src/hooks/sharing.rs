@@ -68,7 +68,7 @@ fn noted(account: Account, base: u64, bytes: u64) -> Option<u32> {
         let is_of_it = account.process().contexts.device_of(context) == Some(account.ordinal().cast_signed());
         // Of another device's context nobody knows which: then what is noted goes with the allocation.
         let context = if is_of_it { context } else { 0 };
-        handles.add(base, bytes, Owner { device: account.ordinal(), context, kind: Kind::Export });
+        handles.add(base, bytes, Owner::new(account.ordinal(), context, Kind::Export));
     }
     handles.find(base)
 }
@@ -116,7 +116,7 @@ fn imported(
         undo(id, close);
         return REFUSED;
     };
-    if !handles.add(id, bytes, Owner { device: account.ordinal(), context, kind: Kind::Import }) {
+    if !handles.add(id, bytes, Owner::new(account.ordinal(), context, Kind::Import)) {
         // What cannot be followed would stay charged for ever: not granted.
         key.into_iter().for_each(|key| account.unshare(key));
         account.cancel(reservation);
@@ -202,7 +202,7 @@ pub(crate) unsafe extern "C" fn export(call: &Call) -> CUresult {
             CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC => {
                 // SAFETY: the driver has written a `CUmemFabricHandle`.
                 let key = unsafe { key_of(shareable) };
-                let device = process.handles.owner(place).device.cast_signed();
+                let device = process.handles.owner(place).device().cast_signed();
                 if let Booking::On(account) = account::on_device(device)
                     && process.handles.share(place, key)
                 {
@@ -399,7 +399,7 @@ pub(crate) unsafe extern "C" fn import_external(call: &Call) -> CUresult {
     account.device.unseen.fetch_add(bytes, Ordering::Relaxed);
     account.commit(reservation, bytes);
     // It outlives contexts, as far as anybody has seen.
-    let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Import };
+    let owner = Owner::new(account.ordinal(), 0, Kind::Import);
     // SAFETY: the driver has written the handle.
     account.process().handles.add(unsafe { *memory }.addr() as u64, bytes, owner);
     OK
@@ -432,7 +432,7 @@ pub(crate) unsafe extern "C" fn map_external(call: &Call) -> CUresult {
         // SAFETY: the driver has written the address.
         let address = unsafe { *pointer };
         // A free looks for what is noted about its address.
-        let owner = Owner { kind: Kind::Export, ..process.handles.owner(place) };
+        let owner = process.handles.owner(place).with_kind(Kind::Export);
         match process.handles.find(address) {
             Some(again) => process.handles.retain(again),
             None => {
@@ -452,7 +452,7 @@ pub(crate) unsafe extern "C" fn map_external_array(call: &Call) -> CUresult {
     keeping(memory.addr() as u64, call, &|process, place| {
         // SAFETY: the driver has written the array.
         let made = unsafe { *array }.addr() as u64;
-        let owner = Owner { kind: Kind::Array, ..process.handles.owner(place) };
+        let owner = process.handles.owner(place).with_kind(Kind::Array);
         process.handles.add(made, 0, owner);
         made
     })
@@ -568,7 +568,7 @@ pub(crate) unsafe extern "C" fn create_multicast(call: &Call) -> CUresult {
     if status == OK
         && let Standing::Managed(process) = process::standing()
     {
-        let owner = Owner { device: 0, context: 0, kind: Kind::Memory };
+        let owner = Owner::new(0, 0, Kind::Memory);
         // SAFETY: the driver has written the handle.
         process.handles.add(unsafe { *handle }, 0, owner);
     }
@@ -597,7 +597,7 @@ pub(crate) unsafe extern "C" fn bind(call: &Call) -> CUresult {
     let status = call.make();
     if status == OK {
         let holder = if is(FOR_GOOD) { u64::MAX } else { call.word(0) };
-        let lies_on = process.handles.owner(place).device.cast_signed();
+        let lies_on = process.handles.owner(place).device().cast_signed();
         let device = if is(FOR_DEVICE) { call.int(1).cast_signed() } else { lies_on };
         pin_retained(process, holder, device, offset, place);
     } else {

@@ -31,9 +31,7 @@ fn create(booking: Booking, call: &Call) -> CUresult {
     // SAFETY: the driver has written it, and nobody else has seen it.
     let made = unsafe { *call.pointer::<CUstream>(0) };
     driver::give_up(real::cuStreamDestroy_v2.get() as *const c_void, made.addr() as u64);
-    account.note_unload();
-    account.refuse(STREAM_BYTES);
-    REFUSED
+    account.refuse_made(STREAM_BYTES)
 }
 
 /// `cuStreamCreate` and `cuStreamCreateWithPriority`.
@@ -48,7 +46,7 @@ pub(crate) unsafe extern "C" fn create_plain(call: &Call) -> CUresult {
 pub(crate) unsafe extern "C" fn create_green(call: &Call) -> CUresult {
     let booking = match process::standing() {
         Standing::Managed(process) => match process.handles.find(call.word(1)) {
-            Some(place) => account::on_device(process.handles.owner(place).device.cast_signed()),
+            Some(place) => account::on_device(process.handles.owner(place).device().cast_signed()),
             None => account::on_current_device(),
         },
         Standing::Unmanaged => Booking::No,

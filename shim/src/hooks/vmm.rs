@@ -51,7 +51,7 @@ pub(crate) unsafe extern "C" fn create(call: &Call) -> CUresult {
     account.commit(reservation, taken);
     // SAFETY: the driver has written the handle.
     let made = unsafe { *handle };
-    let owner = Owner { device: account.ordinal(), context: 0, kind: Kind::Memory };
+    let owner = Owner::new(account.ordinal(), 0, Kind::Memory);
     if account.process().handles.add(made, taken, owner) {
         return OK;
     }

@@ -21,6 +21,7 @@ use super::lingering::Exported;
 use super::nvml::Room;
 use super::pools::{Change, Pool};
 use super::{Process, Standing, driver, managed, standing};
+use crate::hooks::REFUSED;
 use crate::hooks_table::{cuDeviceGraphMemTrim, cuMemPoolDestroy, cuMemPoolTrimTo};
 
 /// How near to its quota a tenant is when its contexts' true size begins to matter. Until then the estimate may be wrong
@@ -252,7 +253,7 @@ impl Account {
         if self.count_refusal() {
             self.log(Event::NotGranted { why });
         }
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY
+        REFUSED
     }
 
     /// Counts a refusal; whether it is to be logged.
@@ -358,12 +359,18 @@ impl Account {
         }
     }
 
-    /// Gives back `bytes` that were committed, at once or, where they were exported to a descriptor that is open, when that is closed.
-    pub(crate) fn release_unless_open(self, bytes: u64, exported: Option<Exported>) {
-        match exported.filter(|exported| exported.is_open()) {
-            Some(exported) => self.process().lingering.add(exported, bytes, self.ordinal(), false),
-            None => self.release(bytes),
+    /// Gives back `bytes` that were committed, at once or, where they were exported to a descriptor that is open, or came by one, when that is closed.
+    /// `is_import`: another process has made them.
+    #[inline(never)]
+    pub(crate) fn release_unless_open(self, bytes: u64, exported: Option<Exported>, is_import: bool) {
+        if let Some(exported) = exported.filter(|exported| exported.is_open()) {
+            self.process().lingering.add(exported, bytes, self.ordinal(), is_import);
+            return;
         }
+        if is_import {
+            self.device.unseen.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        self.release(bytes);
     }
 
     /// Gives back what lingered for descriptors that are closed now. `true`: there was some.
@@ -372,17 +379,6 @@ impl Account {
         self.device.unseen.fetch_sub(imported, Ordering::Relaxed);
         self.release(own + imported);
         own + imported != 0
-    }
-
-    /// Gives back `bytes` that another process made: at once or, where the descriptor that they came by is open, when that is closed.
-    pub(crate) fn release_import(self, bytes: u64, came_by: Option<Exported>) {
-        match came_by.filter(|descriptor| descriptor.is_open()) {
-            Some(descriptor) => self.process().lingering.add(descriptor, bytes, self.ordinal(), true),
-            None => {
-                self.device.unseen.fetch_sub(bytes, Ordering::Relaxed);
-                self.release(bytes);
-            }
-        }
     }
 
     /// Reserves `bytes` of an object that others of the tenant may hold too.
@@ -411,9 +407,15 @@ impl Account {
     #[inline(never)]
     pub(crate) fn release_later(self, bytes: u64) {
         self.device.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.raise_overhead(bytes);
+        self.device.later.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that `bytes` more of what is booked are overhead.
+    #[inline(never)]
+    fn raise_overhead(self, bytes: u64) {
         let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.books().note_overhead(overhead);
-        self.device.later.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Asks NVML what has come free of that. `true`: some.
@@ -421,9 +423,7 @@ impl Account {
         let later = self.device.later.load(Ordering::Relaxed);
         later != 0 && {
             let before = self.device.overhead.load(Ordering::Relaxed);
-            // Twice: a lower figure is believed when it comes twice.
-            self.ask_overhead();
-            self.ask_overhead();
+            self.ask_twice();
             self.device.overhead.load(Ordering::Relaxed) < before
         }
     }
@@ -569,9 +569,9 @@ impl Account {
     /// Turns a reservation into an estimate of what contexts, modules and local memory took.
     pub(crate) fn commit_overhead(self, reservation: Reservation) {
         let bytes = reservation.bytes();
-        let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        // Before it is booked: who compares both with NVML's figure meanwhile must not book it again.
+        self.raise_overhead(bytes);
         self.books().commit(reservation, bytes);
-        self.books().note_overhead(overhead);
         self.show();
         // The estimate is to be checked at the next opportunity, not only 100 ms after the last.
         self.device.asked_ns.store(0, Ordering::Relaxed);
@@ -605,9 +605,8 @@ impl Account {
     /// Books `bytes` more as overhead, whatever the quota says.
     fn add_overhead(self, bytes: u64) {
         let bytes = bytes.next_multiple_of(UNIT_BYTES);
-        let overhead = self.device.overhead.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.raise_overhead(bytes);
         self.books().book(bytes);
-        self.books().note_overhead(overhead);
         self.show();
     }
 
@@ -666,9 +665,18 @@ impl Account {
         self.books().is_within(quota)
     }
 
-    /// Books what is left after a load was undone.
-    pub(crate) fn note_unload(self) {
-        // Twice: a lower figure is believed when it comes twice.
+    /// Books what is left after a call was undone that took about `bytes`, which did not fit. Returns what the program gets.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn refuse_made(self, bytes: u64) -> CUresult {
+        self.ask_twice();
+        self.refuse(bytes);
+        REFUSED
+    }
+
+    /// Asks NVML twice: a lower figure is believed when it comes twice.
+    #[inline(never)]
+    fn ask_twice(self) {
         self.ask_overhead();
         self.ask_overhead();
     }

@@ -23,7 +23,7 @@ struct Place {
     handle: AtomicU64,
     bytes: AtomicU64,
     references: AtomicU32,
-    /// The device's ordinal in the low 16 bits, then the context's number, then the kind.
+    /// An [`Owner`].
     owner: AtomicU32,
     /// The key under which others of the tenant may hold it too; 0: none.
     key: AtomicU64,
@@ -53,47 +53,51 @@ pub(crate) enum Kind {
     Library,
 }
 
-impl Kind {
-    fn from_number(number: u8) -> Self {
-        [
-            Kind::Memory,
-            Kind::Array,
-            Kind::Import,
-            Kind::Managed,
-            Kind::Export,
-            Kind::Graph,
-            Kind::Green,
-            Kind::Library,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u8 == number)
-        .unwrap_or(Kind::Memory)
+/// The kinds by their numbers.
+const KINDS: [Kind; 8] = [
+    Kind::Memory,
+    Kind::Array,
+    Kind::Import,
+    Kind::Managed,
+    Kind::Export,
+    Kind::Graph,
+    Kind::Green,
+    Kind::Library,
+];
+
+/// What a handle's memory belongs to: the device's ordinal in the low 16 bits, then the context's number, then the kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Owner(u32);
+
+impl Owner {
+    /// `context`: its number; 0: none, the memory outlives contexts.
+    pub(crate) const fn new(device: u32, context: u8, kind: Kind) -> Self {
+        Owner(device & 0xffff | (context as u32) << 16 | (kind as u32) << 24)
+    }
+
+    /// The same, of another kind.
+    pub(crate) const fn with_kind(self, kind: Kind) -> Self {
+        Owner(self.0 & 0xff_ffff | (kind as u32) << 24)
+    }
+
+    /// The device's ordinal.
+    pub(crate) fn device(self) -> u32 {
+        self.0 & 0xffff
+    }
+
+    /// The context's number.
+    pub(crate) fn context(self) -> u8 {
+        self.0.to_le_bytes()[2]
+    }
+
+    /// What it is.
+    pub(crate) fn kind(self) -> Kind {
+        KINDS.get(self.0 as usize >> 24).copied().unwrap_or(Kind::Memory)
     }
 
     /// Whether an address can be noted so, that a free must look for.
     fn is_mark(self) -> bool {
-        matches!(self, Kind::Managed | Kind::Export | Kind::Import)
-    }
-}
-
-/// What a handle's memory belongs to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Owner {
-    /// The device's ordinal.
-    pub(crate) device: u32,
-    /// The context's number; 0: none, the memory outlives contexts.
-    pub(crate) context: u8,
-    pub(crate) kind: Kind,
-}
-
-impl Owner {
-    fn pack(self) -> u32 {
-        self.device & 0xffff | u32::from(self.context) << 16 | (self.kind as u32) << 24
-    }
-
-    fn unpack(word: u32) -> Self {
-        let [.., context, kind] = word.to_le_bytes();
-        Owner { device: word & 0xffff, context, kind: Kind::from_number(kind) }
+        matches!(self.kind(), Kind::Managed | Kind::Export | Kind::Import)
     }
 }
 
@@ -102,7 +106,7 @@ impl Place {
         Last {
             handle: self.handle.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
-            owner: Owner::unpack(self.owner.load(Ordering::Relaxed)),
+            owner: Owner(self.owner.load(Ordering::Relaxed)),
             key: ShareKey::from_number(self.key.load(Ordering::Relaxed)),
             exported: Exported::unpack(self.exported.load(Ordering::Relaxed)),
         }
@@ -151,10 +155,10 @@ impl Handles {
             if claimed {
                 place.bytes.store(bytes, Ordering::Relaxed);
                 place.references.store(1, Ordering::Relaxed);
-                place.owner.store(owner.pack(), Ordering::Relaxed);
+                place.owner.store(owner.0, Ordering::Relaxed);
                 place.key.store(0, Ordering::Relaxed);
                 place.exported.store(0, Ordering::Relaxed);
-                if owner.kind.is_mark() {
+                if owner.is_mark() {
                     self.marks.fetch_add(1, Ordering::Relaxed);
                 }
                 self.furthest.fetch_max(u32::try_from(distance).unwrap_or(u32::MAX), Ordering::Relaxed);
@@ -201,7 +205,7 @@ impl Handles {
 
     /// What the memory in a place belongs to.
     pub(crate) fn owner(&self, place: u32) -> Owner {
-        Owner::unpack(self.place(place).map_or(0, |place| place.owner.load(Ordering::Relaxed)))
+        Owner(self.place(place).map_or(0, |place| place.owner.load(Ordering::Relaxed)))
     }
 
     /// Notes that what is in a place has at least so many bytes.
@@ -221,7 +225,7 @@ impl Handles {
     #[cold]
     pub(crate) fn take_mark(&self, address: u64) -> Option<Last> {
         let place = self.find(address)?;
-        self.place(place)?.read().owner.kind.is_mark().then(|| self.release(place)).flatten()
+        if self.owner(place).is_mark() { self.release(place) } else { None }
     }
 
     /// Calls `each` with what this process shares on `device`: key and bytes.
@@ -231,7 +235,7 @@ impl Handles {
         }
         for place in self.places.iter().filter(|place| place.handle.load(Ordering::Acquire) > CLAIMED) {
             let entry = place.read();
-            if let Some(key) = entry.key.filter(|_| entry.owner.device == device) {
+            if let Some(key) = entry.key.filter(|_| entry.owner.device() == device) {
                 each(key, entry.bytes);
             }
         }
@@ -278,7 +282,7 @@ impl Handles {
     }
 
     fn count_out(&self, last: Last) -> Last {
-        if last.owner.kind.is_mark() {
+        if last.owner.is_mark() {
             self.marks.fetch_sub(1, Ordering::Relaxed);
         }
         last
@@ -293,13 +297,17 @@ impl Handles {
     pub(crate) fn remove_context(&self, context: u8, mut each: impl FnMut(Last)) {
         for place in &self.places {
             let handle = place.handle.load(Ordering::Acquire);
-            if handle > CLAIMED && place.read().owner.context == context {
-                let last = Last { handle, ..place.read() };
-                let removed =
-                    place.handle.compare_exchange(handle, REMOVED, Ordering::AcqRel, Ordering::Relaxed);
-                if removed.is_ok() {
-                    each(self.count_out(last));
-                }
+            if handle <= CLAIMED {
+                continue;
+            }
+            let last = Last { handle, ..place.read() };
+            let is_removed = last.owner.context() == context
+                && place
+                    .handle
+                    .compare_exchange(handle, REMOVED, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok();
+            if is_removed {
+                each(self.count_out(last));
             }
         }
     }
@@ -316,7 +324,7 @@ mod tests {
         unsafe { memory.cast::<Handles>().as_ref() }
     }
 
-    const THREE: Owner = Owner { device: 3, context: 0, kind: Kind::Memory };
+    const THREE: Owner = Owner::new(3, 0, Kind::Memory);
 
     fn last(handle: u64, bytes: u64) -> Last {
         Last { handle, bytes, owner: THREE, key: None, exported: None }
@@ -326,7 +334,7 @@ mod tests {
     fn what_is_noted_about_an_allocation_is_found_only_as_that() {
         let table = handles();
         assert!(!table.has_marks());
-        table.add(0x7f00_0000_0000, 64, Owner { kind: Kind::Export, ..THREE });
+        table.add(0x7f00_0000_0000, 64, THREE.with_kind(Kind::Export));
         table.add(0x5500_0000_1000, 7, THREE);
         let place = table.find(0x7f00_0000_0000).unwrap();
         assert!(table.share(place, ShareKey::of(b"handle")));
@@ -363,7 +371,7 @@ mod tests {
     #[test]
     fn a_context_takes_its_arrays_with_it() {
         let table = handles();
-        table.add(0x5500_0000_1000, 7, Owner { device: 1, context: 2, kind: Kind::Array });
+        table.add(0x5500_0000_1000, 7, Owner::new(1, 2, Kind::Array));
         table.add(0x5500_0000_2000, 9, THREE);
         let mut gone = Vec::new();
         table.remove_context(2, |last| gone.push(last.bytes));

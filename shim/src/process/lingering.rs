@@ -5,6 +5,7 @@
 //! here, is beyond this (docs/threat-model.md).
 
 use core::mem::ManuallyDrop;
+use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cuota_region::sys::{self, Fd};
@@ -12,39 +13,40 @@ use cuota_region::sys::{self, Fd};
 /// How many allocations can linger and be given back; those beyond stay charged for good.
 const ENTRIES: usize = 512;
 
-/// A descriptor that memory was exported to.
+/// The bits of an inode number that tell a descriptor's file from others.
+const INODE: u64 = u32::MAX as u64;
+
+/// A descriptor that memory was exported to: one more than its number, and in the lower half that of its file's inode number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Exported {
-    number: u32,
-    inode: u32,
-}
+pub(crate) struct Exported(NonZeroU64);
 
 impl Exported {
     /// The descriptor with this number, which is open.
     pub(crate) fn to(number: i32) -> Option<Self> {
-        Some(Exported { number: u32::try_from(number).ok()?, inode: inode(number)? })
+        let place = u64::from(u32::try_from(number).ok()? + 1) << 32;
+        NonZeroU64::new(place | inode(number)?).map(Exported)
     }
 
     pub(super) fn pack(self) -> u64 {
-        u64::from(self.number + 1) << 32 | u64::from(self.inode)
+        self.0.get()
     }
 
     pub(super) fn unpack(word: u64) -> Option<Self> {
-        let number = u32::try_from(word >> 32).ok()?.checked_sub(1)?;
-        Some(Exported { number, inode: u32::try_from(word & u64::from(u32::MAX)).ok()? })
+        NonZeroU64::new(word).filter(|word| word.get() >> 32 != 0).map(Exported)
     }
 
     /// Whether the number is still this file's.
     pub(crate) fn is_open(self) -> bool {
-        i32::try_from(self.number).ok().and_then(inode) == Some(self.inode)
+        let word = self.0.get();
+        i32::try_from((word >> 32) - 1).ok().and_then(inode) == Some(word & INODE)
     }
 }
 
 /// The low half of the inode number of an open file.
-fn inode(number: i32) -> Option<u32> {
+fn inode(number: i32) -> Option<u64> {
     let fd = ManuallyDrop::new(Fd::from_owned(number));
     let (_, inode) = sys::file_info(&fd).ok()?.identity;
-    u32::try_from(inode & u64::from(u32::MAX)).ok()
+    Some(inode & INODE)
 }
 
 struct Entry {

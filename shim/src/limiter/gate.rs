@@ -89,7 +89,7 @@ impl Limiter {
         if self.capturing(stream) == Capturing::Yes {
             return None;
         }
-        let Some(mut books) = stream.books() else {
+        let Some(mut books) = stream.books_hot() else {
             // Somebody is at it for long, perhaps this very thread, below a signal: it is debt.
             let on = stream.on()?;
             let _ = on.book(gpu.scale(gpu.costs().estimate(unit.key).cost_ns()));

@@ -30,6 +30,7 @@ pub(super) struct Held<'a, T>(&'a Lock<T>);
 
 impl<T> Lock<T> {
     /// The value, unless somebody holds it.
+    #[inline(always)]
     pub(super) fn try_take(&self) -> Option<Held<'_, T>> {
         let free = self.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
         // Not `then_some`: a value that is made and dropped would let go of another's lock.

@@ -362,6 +362,15 @@ impl Stream {
         self.books.take().map(|books| HeldBooks::of(self, books))
     }
 
+    /// [`Self::books`], for each launch.
+    #[inline(always)]
+    pub(super) fn books_hot(&self) -> Option<HeldBooks<'_>> {
+        match self.books.try_take() {
+            Some(books) => Some(HeldBooks::of(self, books)),
+            None => self.books(),
+        }
+    }
+
     /// The books, for which it may wait so often: who holds them mostly needs some microseconds, and can have been taken off its processor
     /// for some time.
     pub(super) fn books_after(&self, waits: u32) -> Option<HeldBooks<'_>> {

@@ -172,7 +172,7 @@ impl Home {
     /// Why it cannot be read.
     pub(crate) fn policy(&self) -> Result<Option<Policy>, Trouble> {
         let unusable = |why| Trouble::Unusable { path: self.policy_path(), why };
-        match self.files.policy().and_then(|path| Policy::open(&path)) {
+        match Policy::open(&self.files) {
             Ok(policy) => Ok(Some(policy)),
             Err(Unusable::System(sys::Errno(libc::ENOENT))) => Ok(None),
             Err(why) => Err(unusable(why)),

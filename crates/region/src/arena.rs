@@ -15,7 +15,7 @@ use crate::header::{Header, Kind, Unusable, layout_hash};
 use crate::name::GpuId;
 use crate::path::{Directory, Path};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::sys::{self, Fd, InChild, Mapping};
+use crate::sys::{self, Fd};
 
 /// How many tenants of a GPU can take turns.
 #[cfg(not(loom))]
@@ -142,11 +142,9 @@ impl Arena {
             let _ = sys::set_mode(&fd, mode);
         }
         let info = sys::file_info(&fd)?;
-        let memory = sys::map(Mapping::Shared(&fd), KIND.bytes)?;
-        // A child is not its parent: it has no mapping, and opens the arena itself.
-        // SAFETY: fresh from `map`; whoever holds an `Arena` keeps it in memory that a child sees zeroed.
-        unsafe { sys::set_fate_in_child(memory, KIND.bytes, InChild::Absent) }?;
-        let file: NonNull<File> = memory.cast();
+        // A child is not its parent: it has no mapping, and opens the arena itself. Whoever holds an `Arena` keeps it in memory that a child
+        // sees zeroed.
+        let file: NonNull<File> = sys::map_here_alone(&fd, KIND.bytes)?.cast();
         // SAFETY: the mapping is page-aligned, as long as `File`, never unmapped while the reference is used, and `File` is
         // atomics throughout.
         let file = unsafe { file.as_ref() };

@@ -70,7 +70,7 @@ static LIVE: AtomicI32 = AtomicI32::new(0);
 
 fn descriptor(directory: &Directory, name: &TenantName) -> Result<i32, Unusable> {
     let folder = directory.tenants()?;
-    let fd = path::open_or_make(folder.number(), &path::live(name)?, directory.mode())?;
+    let fd = path::open_or_make(folder.number(), &path::live(name), directory.mode())?;
     let known = Fd::from_owned(LIVE.load(Ordering::Relaxed) - 1);
     let same = || {
         sys::file_info(&known)

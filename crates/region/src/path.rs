@@ -22,17 +22,30 @@ impl Path {
     /// [`Unusable::PathTooLong`], also for a part with a NUL byte in it.
     pub fn of(parts: &[&[u8]]) -> Result<Self, Unusable> {
         let mut path = Path { bytes: [0; PATH_BYTES], len: 0 };
+        if path.append(parts) { Ok(path) } else { Err(Unusable::PathTooLong) }
+    }
+
+    /// Joins `parts` that are a name: far shorter than a path, and without NUL bytes.
+    fn of_name(parts: &[&[u8]]) -> Self {
+        let mut path = Path { bytes: [0; PATH_BYTES], len: 0 };
+        path.append(parts);
+        path
+    }
+
+    /// Appends `parts`, as far as there is room. `false`: there is a part with a NUL byte in it, or no room.
+    #[inline(never)]
+    fn append(&mut self, parts: &[&[u8]]) -> bool {
         for byte in parts.iter().copied().flatten() {
             // The last byte stays NUL.
-            if path.len + 1 >= PATH_BYTES || *byte == 0 {
-                return Err(Unusable::PathTooLong);
+            if self.len + 1 >= PATH_BYTES || *byte == 0 {
+                return false;
             }
-            if let Some(to) = path.bytes.get_mut(path.len) {
+            if let Some(to) = self.bytes.get_mut(self.len) {
                 *to = *byte;
             }
-            path.len += 1;
+            self.len += 1;
         }
-        Ok(path)
+        true
     }
 
     /// The path for a system call.
@@ -59,6 +72,18 @@ impl Path {
     #[inline(never)]
     pub fn open_at(&self, folder: i32, flags: i32, mode: u32) -> sys::Result<Fd> {
         sys::open_at(folder, self.as_c_str(), flags, mode)
+    }
+
+    /// Opens what lies at `parts`, joined as they are, where the path begins in the folder whose descriptor has this number.
+    ///
+    /// # Errors
+    /// What `openat(2)` returns; `ENAMETOOLONG` also where [`Path::of`] says so.
+    #[inline(never)]
+    pub(crate) fn open_joined(folder: i32, parts: &[&[u8]], flags: i32) -> sys::Result<Fd> {
+        match Path::of(parts) {
+            Ok(path) => path.open_at(folder, flags, 0),
+            Err(_) => Err(Errno(libc::ENAMETOOLONG)),
+        }
     }
 
     /// The path's bytes.
@@ -193,8 +218,8 @@ impl Directory {
     #[cfg_attr(loom, allow(dead_code, reason = "models have no files"))]
     pub(crate) fn look_for(&self, name: &TenantName) -> sys::Result<()> {
         let folder = self.tenants()?;
-        let path = tenant(name).map_err(|_| Errno(libc::ENAMETOOLONG))?;
-        path.open_at(folder.number(), libc::O_PATH | libc::O_NOFOLLOW, 0).map(drop)
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        Path::open_joined(folder.number(), &[name.as_bytes(), FILE], flags).map(drop)
     }
 
     /// Whether it holds a policy of the operator's, which this process can read and not change: [`open_operators`].
@@ -209,6 +234,15 @@ impl Directory {
     /// [`Unusable::PathTooLong`].
     pub fn policy(&self) -> Result<Path, Unusable> {
         Path::of(&[self.path.as_bytes(), b"/", POLICY.to_bytes()])
+    }
+
+    /// Opens the policy for reading.
+    ///
+    /// # Errors
+    /// What `openat(2)` returns.
+    #[inline(never)]
+    pub fn open_policy(&self) -> sys::Result<Fd> {
+        Path::open_joined(sys::HERE, &[self.path.as_bytes(), b"/", POLICY.to_bytes()], libc::O_RDONLY)
     }
 
     /// `tenant/NAME.v1`
@@ -257,19 +291,19 @@ fn is_roots(file: &Fd) -> bool {
 }
 
 /// `NAME.v1`, in the folder of the tenants' files.
-pub(crate) fn tenant(name: &TenantName) -> Result<Path, Unusable> {
-    Path::of(&[name.as_bytes(), FILE])
+pub(crate) fn tenant(name: &TenantName) -> Path {
+    Path::of_name(&[name.as_bytes(), FILE])
 }
 
 /// `NAME.v1.live` there.
 #[cfg_attr(loom, allow(dead_code, reason = "models have no files"))]
-pub(crate) fn live(name: &TenantName) -> Result<Path, Unusable> {
-    Path::of(&[name.as_bytes(), LIVE_FILE])
+pub(crate) fn live(name: &TenantName) -> Path {
+    Path::of_name(&[name.as_bytes(), LIVE_FILE])
 }
 
 /// A name there for a tenant file that is being written; `tag` tells drafts apart.
-pub(crate) fn tenant_draft(name: &TenantName, tag: u64) -> Result<Path, Unusable> {
-    Path::of(&[b".", name.as_bytes(), b".", &decimal(tag)])
+pub(crate) fn tenant_draft(name: &TenantName, tag: u64) -> Path {
+    Path::of_name(&[b".", name.as_bytes(), b".", &decimal(tag)])
 }
 
 #[cfg(test)]
@@ -288,8 +322,7 @@ mod tests {
             c"/run/cuota/arena/a5b58595e5f5c5d52535051565754555.v1"
         );
         assert_eq!(
-            [tenant(&name), live(&name), tenant_draft(&name, u64::MAX)]
-                .map(|path| path.unwrap().as_bytes().to_vec()),
+            [tenant(&name), live(&name), tenant_draft(&name, u64::MAX)].map(|path| path.as_bytes().to_vec()),
             [&b"a.b.v1"[..], b"a.b.v1.live", b".a.b.18446744073709551615"]
         );
     }

@@ -14,7 +14,7 @@ use cuota_governor::{physical, quota};
 
 use crate::header::{Header, Kind, Unusable, layout_hash};
 use crate::name::{GpuId, TenantName, load, store};
-use crate::path::Path;
+use crate::path::Directory;
 use crate::sys::{self, Fd, Mapping};
 
 /// How many entries the file has room for.
@@ -231,24 +231,29 @@ impl Entry {
     }
 
     fn is_for(&self, whose: &Whose) -> bool {
-        self.is_present() && self.whose() == *whose
+        self.is_present() && self.is_of(whose)
     }
 
-    /// The entry's key and limits of one moment. `Ok(None)`: no entry here.
-    fn read(&self) -> Result<Option<(Whose, Limits)>, ()> {
+    /// Whether the entry, if there is one, holds these limits.
+    #[inline(never)]
+    fn is_of(&self, whose: &Whose) -> bool {
+        self.whose() == *whose
+    }
+
+    /// What `read` finds of the key and the copy in use, of one moment. `Ok(None)`: no entry here, or nothing that it looks for.
+    fn settled<T>(&self, read: impl Fn(&Copy) -> Option<T>) -> Result<Option<T>, ()> {
         for _ in 0..READ_TRIES {
             let before = self.key.select.load(Ordering::Acquire);
             if before & PRESENT == 0 {
                 return Ok(None);
             }
-            let whose = self.whose();
             let copy = if before & 1 == 0 { &self.copies[0] } else { &self.copies[1] };
-            let limits = copy.read();
+            let Some(found) = read(copy) else { return Ok(None) };
             // The loads above are done before the word is read again: Boehm, "Can seqlocks get along with
             // programming language memory models?", MSPC 2012.
             fence(Ordering::Acquire);
             if self.key.select.load(Ordering::Relaxed) == before {
-                return Ok(Some((whose, limits)));
+                return Ok(Some(found));
             }
         }
         Err(())
@@ -280,13 +285,13 @@ impl Policy {
         Ok(Policy(unsafe { file.as_ref() }))
     }
 
-    /// Maps the file at `path` for reading.
+    /// Maps the policy of a directory for reading.
     ///
     /// # Errors
     /// Why it cannot be used.
     #[inline(never)]
-    pub fn open(path: &Path) -> Result<Self, Unusable> {
-        let fd = path.open(libc::O_RDONLY, 0)?;
+    pub fn open(directory: &Directory) -> Result<Self, Unusable> {
+        let fd = directory.open_policy()?;
         let policy = Policy::map(&fd, Mapping::SharedReadOnly(&fd))?;
         policy.0.header.check(KIND, KIND.bytes as u64)?;
         Ok(policy)
@@ -314,10 +319,10 @@ impl Policy {
             (&TenantName::DEFAULT, GpuId::ANY),
         ] {
             let whose = (tenant.words(), gpu.words());
-            for entry in self.0.entries.iter().filter(|entry| entry.is_for(&whose)) {
-                match entry.read() {
-                    Ok(Some((read, limits))) if read == whose => return Found::Limits(limits),
-                    Ok(_) => {} // Reused for another tenant meanwhile.
+            for entry in &self.0.entries {
+                match entry.settled(|copy| entry.is_of(&whose).then(|| copy.read())) {
+                    Ok(Some(limits)) => return Found::Limits(limits),
+                    Ok(None) => {}
                     Err(()) => return Found::Unsettled,
                 }
             }
@@ -328,7 +333,8 @@ impl Policy {
     /// All entries, each as of one moment; one that never settles is left out.
     pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
         self.0.entries.iter().filter_map(|entry| {
-            let ((tenant, gpu), limits) = entry.read().ok().flatten()?;
+            let ((tenant, gpu), limits) =
+                entry.settled(|copy| Some((entry.whose(), copy.read()))).ok().flatten()?;
             // A name that does not parse is rubbish in a file that only the operator writes: no entry.
             Some(Row { tenant: TenantName::from_words(tenant)?, gpu: GpuId::from_words(gpu), limits })
         })
@@ -422,15 +428,15 @@ mod tests {
 
     struct Bench {
         _dir: tempfile::TempDir,
-        path: Path,
+        directory: Directory,
         writer: PolicyWriter,
     }
 
     fn bench() -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let path = Path::of(&[dir.path().as_os_str().as_bytes(), b"/policy.v1"]).unwrap();
-        let fd = path.open(libc::O_RDWR | libc::O_CREAT, 0o644).unwrap();
-        Bench { _dir: dir, path, writer: PolicyWriter::on(&fd).unwrap() }
+        let directory = Directory::at(dir.path().as_os_str().as_bytes()).unwrap();
+        let fd = directory.policy().unwrap().open(libc::O_RDWR | libc::O_CREAT, 0o644).unwrap();
+        Bench { _dir: dir, directory, writer: PolicyWriter::on(&fd).unwrap() }
     }
 
     fn name(text: &str) -> TenantName {
@@ -446,11 +452,12 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_fifo_in_the_policy_s_place() {
         let bench = bench();
-        let name = bench.path.as_c_str();
+        let path = bench.directory.policy().unwrap();
+        let name = path.as_c_str();
         std::fs::remove_file(std::ffi::OsStr::from_bytes(name.to_bytes())).unwrap();
         // SAFETY: the path is NUL-terminated.
         assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o644) }, 0);
-        assert!(Policy::open(&bench.path).is_err());
+        assert!(Policy::open(&bench.directory).is_err());
     }
 
     #[test]
@@ -468,7 +475,7 @@ mod tests {
     #[test]
     fn the_entry_for_the_gpu_wins_then_the_tenants_then_the_default() {
         let bench = bench();
-        let reader = Policy::open(&bench.path).unwrap();
+        let reader = Policy::open(&bench.directory).unwrap();
         let a = name("a");
         assert_eq!(reader.look_up(&a, GPU), Found::Nothing);
         for (tenant, gpu, size) in [
@@ -519,19 +526,19 @@ mod tests {
     #[test]
     fn a_file_that_is_cut_short_or_not_ours_is_refused_by_name() {
         let bench = bench();
-        let file =
-            std::fs::OpenOptions::new().write(true).open(bench.path.as_c_str().to_str().unwrap()).unwrap();
+        let path = bench.directory.policy().unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(path.as_c_str().to_str().unwrap()).unwrap();
         file.set_len(100).unwrap();
-        assert_eq!(Policy::open(&bench.path).err(), Some(Unusable::short(100, KIND.bytes as u64)));
+        assert_eq!(Policy::open(&bench.directory).err(), Some(Unusable::short(100, KIND.bytes as u64)));
         file.set_len(0).unwrap();
         file.set_len(KIND.bytes as u64).unwrap();
-        assert_eq!(Policy::open(&bench.path).err(), Some(Unusable::NotOurs));
+        assert_eq!(Policy::open(&bench.directory).err(), Some(Unusable::NotOurs));
     }
 
     #[test]
     fn a_reader_beside_a_writer_never_sees_half_an_entry() {
         let bench = bench();
-        let reader = Policy::open(&bench.path).unwrap();
+        let reader = Policy::open(&bench.directory).unwrap();
         let a = name("a");
         let even = |n: u64| Limits { ephemeral: n % 2 == 1, ..bytes(n) };
         bench.writer.set(&a, GPU, even(0)).unwrap();
@@ -560,7 +567,7 @@ mod tests {
             for memory in [MemoryLimit::Bytes(size), MemoryLimit::Share(ppm), MemoryLimit::Unlimited] {
                 let limits = Limits { memory, compute, entitlement, ephemeral };
                 bench.writer.set(&name("x"), GPU, limits).unwrap();
-                prop_assert_eq!(Policy::open(&bench.path).unwrap().look_up(&name("x"), GPU), Found::Limits(limits));
+                prop_assert_eq!(Policy::open(&bench.directory).unwrap().look_up(&name("x"), GPU), Found::Limits(limits));
             }
         }
     }

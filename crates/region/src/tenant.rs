@@ -16,7 +16,7 @@ use crate::header::{Header, Kind, Unusable, layout_hash};
 use crate::name::{GpuId, TenantName, load, store};
 use crate::path::{self, Directory, Path};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::sys::{self, Errno, Fd, InChild, Mapping};
+use crate::sys::{self, Errno, Fd, Mapping};
 
 /// How many processes a tenant can have at a time.
 #[cfg(not(loom))]
@@ -316,11 +316,9 @@ impl Tenant {
         if bytes < KIND.bytes as u64 {
             return Err(Unusable::short(bytes, KIND.bytes as u64));
         }
-        let memory = sys::map(Mapping::Shared(fd), KIND.bytes)?;
-        // A child must not write its parent's books: it has no mapping at all, and finds so by its wiped state.
-        // SAFETY: fresh from `map`; whoever holds a `Tenant` keeps it in memory that a child sees zeroed.
-        unsafe { sys::set_fate_in_child(memory, KIND.bytes, InChild::Absent) }?;
-        let file: NonNull<File> = memory.cast();
+        // A child must not write its parent's books: it has no mapping at all, and finds so by its wiped state. Whoever holds a `Tenant`
+        // keeps it in memory that a child sees zeroed.
+        let file: NonNull<File> = sys::map_here_alone(fd, KIND.bytes)?.cast();
         // SAFETY: the mapping is page-aligned, as long as `File`, never unmapped while the reference is used (a
         // child, which lacks it, does not use it), and `File` is atomics throughout.
         Ok(Tenant(unsafe { file.as_ref() }))
@@ -347,7 +345,7 @@ impl Tenant {
     /// # Errors
     /// Why it cannot be used.
     pub fn open_or_create(directory: &Directory, name: &TenantName) -> Result<Self, Unusable> {
-        let (folder, path) = (directory.tenants()?, path::tenant(name)?);
+        let (folder, path) = (directory.tenants()?, path::tenant(name));
         let folder = folder.number();
         match Tenant::open_at(folder, &path) {
             Err(Unusable::System(Errno(libc::ENOENT))) => {}
@@ -357,7 +355,7 @@ impl Tenant {
         // Processes of other PID namespaces may have our PID: the time tells the drafts apart, and a name that is taken all the
         // same is left to its maker.
         let tag = sys::monotonic_ns().rotate_left(24) ^ u64::from(sys::process_id());
-        let draft = path::tenant_draft(name, tag)?;
+        let draft = path::tenant_draft(name, tag);
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         let fd = draft.open_at(folder, flags, 0o600)?;
         let made = sys::set_mode(&fd, directory.mode());

@@ -160,9 +160,7 @@ fn find_standing(process: Option<&'static Process>) -> Standing {
 /// Whether this process may be held to anything. Cheaper than [`standing`]: joins nothing.
 pub(crate) fn is_managed() -> bool {
     Settings::get().directory().is_none_or(|(directory, named)| {
-        named
-            || Settings::get().variables().is_some()
-            || directory.policy().is_ok_and(|path| path.open(libc::O_RDONLY, 0).is_ok())
+        named || Settings::get().variables().is_some() || directory.open_policy().is_ok()
     })
 }
 
@@ -205,8 +203,7 @@ impl Process {
         if let Some(variables) = variables.filter(|_| !named && !directory.is_protected()) {
             return self.join_hami(variables);
         }
-        let policy = directory.policy().and_then(|path| Policy::open(&path));
-        let policy = match policy {
+        let policy = match Policy::open(&directory) {
             Ok(policy) => policy,
             Err(Unusable::System(Errno(libc::ENOENT))) if !named => return UNMANAGED,
             Err(_) => return CLOSED,

@@ -18,7 +18,7 @@ use crate::member::Member;
 use crate::name::GpuId;
 use crate::path::{self, Path};
 use crate::policy::MemoryLimit;
-use crate::sys::{self, Fd, InChild, Mapping};
+use crate::sys::{self, Fd};
 use crate::tenant::PROCESSES;
 
 /// What `recent_kernel` is set to while work runs: the monitor counts it down every five seconds, and calls who has more than 0 active.
@@ -49,7 +49,7 @@ pub fn is_there(path: &[u8]) -> bool {
 /// How long what is at `path` is; `None`: it cannot be opened so.
 #[inline(never)]
 fn bytes_of(path: &[u8], flags: i32) -> Option<u64> {
-    let file = sys::open(Path::of(&[path]).ok()?.as_c_str(), libc::O_NOFOLLOW | flags, 0).ok()?;
+    let file = Path::open_joined(sys::HERE, &[path], libc::O_NOFOLLOW | flags).ok()?;
     Some(sys::file_info(&file).ok()?.bytes)
 }
 
@@ -91,8 +91,8 @@ impl Monitored {
     /// # Errors
     /// Why it cannot be used.
     pub fn look(path: &[u8]) -> Result<Self, Unusable> {
-        let flags = libc::O_RDWR | libc::O_NOFOLLOW;
-        Self::map(&sys::open(Path::of(&[path])?.as_c_str(), flags, 0)?, BYTES as u64)?.checked()
+        let fd = Path::open_joined(sys::HERE, &[path], libc::O_RDWR | libc::O_NOFOLLOW)?;
+        Self::map(&fd, BYTES as u64)?.checked()
     }
 
     /// Maps a file that is whole, or has `least` bytes.
@@ -103,10 +103,8 @@ impl Monitored {
         }
         // Also of one that is there: HAMi-core makes it with holes.
         sys::take_space(fd, BYTES)?;
-        let memory = sys::map(Mapping::Shared(fd), BYTES)?;
-        // SAFETY: fresh from `map`; who holds a `Monitored` keeps it in memory that a child sees zeroed.
-        unsafe { sys::set_fate_in_child(memory, BYTES, InChild::Absent) }?;
-        let file: NonNull<File> = memory.cast();
+        // Who holds a `Monitored` keeps it in memory that a child sees zeroed.
+        let file: NonNull<File> = sys::map_here_alone(fd, BYTES)?.cast();
         // SAFETY: page-aligned, as long as `File`, never unmapped while the reference is used, and atomics throughout.
         Ok(Monitored(unsafe { file.as_ref() }))
     }

@@ -34,8 +34,7 @@ impl<'a> Places<'a> {
     pub fn of(file: &'a [u8]) -> Result<Self, Unusable> {
         let name_at = file.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
         let (folder, name) = file.split_at_checked(name_at).unwrap_or((file, b""));
-        let folder = Path::of(&[folder, b"."])?;
-        let folder = folder.open(libc::O_PATH | libc::O_DIRECTORY, 0)?;
+        let folder = Path::open_joined(sys::HERE, &[folder, b"."], libc::O_PATH | libc::O_DIRECTORY)?;
         let (device, inode) = sys::file_info(&folder)?.identity;
         // As FNV-1a, which multiplies after each step: neighbours' inodes differ by as little as names do.
         let step = |key: u64, next: u64| (key ^ next).wrapping_mul(0x0100_0000_01b3);

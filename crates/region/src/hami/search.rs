@@ -34,20 +34,18 @@ pub fn note_file_beside(library: &[u8], variables: &mut Variables) {
 /// Notes the first file of that kind in the folder `above` + `name`, or in the folders in it, that can be used; else one that cannot:
 /// that this is a container of HAMi's it says all the same. `false`: there is none that can be used.
 fn note_first_in(above: &[u8], name: &[u8], is_deep: bool, variables: &mut Variables) -> bool {
-    let Ok(folder) = Path::of(&[above, name]) else { return false };
-    let Ok(listed) = folder.open(libc::O_RDONLY | libc::O_DIRECTORY, 0) else {
-        return false;
-    };
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+    let Ok(listed) = Path::open_joined(sys::HERE, &[above, name], flags) else { return false };
     let mut buffer = [0; 1024];
     while let Ok(bytes @ 1..) = sys::read_entries(&listed, &mut buffer) {
         let mut rest = buffer.get(..bytes).unwrap_or(&[]);
-        while let Some((name, after)) = split_entry(rest) {
+        while let Some((entry, after)) = split_entry(rest) {
             rest = after;
-            let is_it = name.ends_with(SUFFIX);
-            if !is_it && !is_deep || name.starts_with(b".") {
+            let is_it = entry.ends_with(SUFFIX);
+            if !is_it && !is_deep || entry.starts_with(b".") {
                 continue;
             }
-            let Ok(inside) = Path::of(&[folder.as_bytes(), b"/", name]) else { continue };
+            let Ok(inside) = Path::of(&[above, name, b"/", entry]) else { continue };
             if is_it {
                 variables.note_path(inside.as_bytes());
                 if file::can_be_used(inside.as_bytes()) {

@@ -393,14 +393,31 @@ pub unsafe fn set_fate_in_child(address: NonNull<u8>, bytes: usize, fate: InChil
     unsafe { call(libc::SYS_madvise, [address.as_ptr() as usize, bytes, int(advice)]) }.map(drop)
 }
 
-fn record(kind: i32, byte: u64) -> libc::flock {
+/// Maps a file, shared, readable and writable, for this process alone: a child made by `fork` has no mapping, and follows no pointer into it.
+///
+/// # Errors
+/// What `mmap(2)` and `madvise(2)` return.
+#[inline(never)]
+pub fn map_here_alone(fd: &Fd, bytes: usize) -> Result<NonNull<u8>> {
+    let memory = map(Mapping::Shared(fd), bytes)?;
+    // SAFETY: fresh from `map`.
+    unsafe { set_fate_in_child(memory, bytes, InChild::Absent) }?;
+    Ok(memory)
+}
+
+/// Asks the kernel of the record lock of this kind on one byte of `fd`: `F_SETLK`, or `F_GETLK`, which says what kind of lock is there, and
+/// whose.
+#[inline(never)]
+fn lock(fd: &Fd, command: i32, kind: i32, byte: u64) -> Result<(i32, u32)> {
     // SAFETY: `flock` is a struct of integers, for which all-zero is a value.
     let mut lock: libc::flock = unsafe { core::mem::zeroed() };
     lock.l_type = i16::try_from(kind).unwrap_or(0);
     lock.l_whence = 0; // SEEK_SET
     lock.l_start = i64::try_from(byte).unwrap_or(i64::MAX);
     lock.l_len = 1;
-    lock
+    // SAFETY: the kernel reads and fills the one `flock` that the pointer leads to.
+    unsafe { call(libc::SYS_fcntl, [int(fd.0), int(command), &raw mut lock as usize]) }?;
+    Ok((i32::from(lock.l_type), lock.l_pid.cast_unsigned()))
 }
 
 /// Takes this process's exclusive record lock on one byte of `fd`, without waiting. `false`: another process has it.
@@ -411,10 +428,7 @@ fn record(kind: i32, byte: u64) -> libc::flock {
 /// # Errors
 /// What `fcntl(F_SETLK)` returns, `EAGAIN` and `EACCES` excepted.
 pub fn try_lock_byte(fd: &Fd, byte: u64) -> Result<bool> {
-    let lock = record(libc::F_WRLCK, byte);
-    // SAFETY: the kernel reads the one `flock` that the pointer leads to.
-    let answer = unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_SETLK), &raw const lock as usize]) };
-    match answer {
+    match lock(fd, libc::F_SETLK, libc::F_WRLCK, byte) {
         Ok(_) => Ok(true),
         Err(Errno(libc::EAGAIN | libc::EACCES)) => Ok(false),
         Err(error) => Err(error),
@@ -423,9 +437,7 @@ pub fn try_lock_byte(fd: &Fd, byte: u64) -> Result<bool> {
 
 /// Gives back this process's record lock on one byte of `fd`.
 pub fn unlock_byte(fd: &Fd, byte: u64) {
-    let lock = record(libc::F_UNLCK, byte);
-    // SAFETY: the kernel reads the one `flock` that the pointer leads to.
-    let _ = unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_SETLK), &raw const lock as usize]) };
+    let _ = lock(fd, libc::F_SETLK, libc::F_UNLCK, byte);
 }
 
 /// Whether *another* process holds the record lock on one byte of `fd`.
@@ -442,10 +454,8 @@ pub fn byte_is_locked_elsewhere(fd: &Fd, byte: u64) -> Result<bool> {
 /// # Errors
 /// What `fcntl(2)` returns.
 pub fn who_locks_byte(fd: &Fd, byte: u64) -> Result<Option<u32>> {
-    let mut lock = record(libc::F_WRLCK, byte);
-    // SAFETY: the kernel reads and fills the one `flock` that the pointer leads to.
-    unsafe { call(libc::SYS_fcntl, [int(fd.0), int(libc::F_GETLK), &raw mut lock as usize]) }?;
-    Ok((i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid.cast_unsigned()))
+    let (kind, pid) = lock(fd, libc::F_GETLK, libc::F_WRLCK, byte)?;
+    Ok((kind != libc::F_UNLCK).then_some(pid))
 }
 
 /// The process's limit on the size of files (RLIMIT_FSIZE), bytes.
@@ -471,9 +481,9 @@ pub fn process_id() -> u32 {
 pub fn start_of(pid: u32) -> Option<u64> {
     let digits = path::decimal(u64::from(pid));
     let first = digits.iter().position(|digit| *digit != b'0')?;
-    let path = Path::of(&[b"/proc/", digits.get(first..)?, b"/stat"]).ok()?;
+    let path: [&[u8]; 3] = [b"/proc/", digits.get(first..)?, b"/stat"];
     let mut stat = [0; 512];
-    let length = read(&path.open(libc::O_RDONLY, 0).ok()?, &mut stat).ok()?;
+    let length = read(&Path::open_joined(HERE, &path, libc::O_RDONLY).ok()?, &mut stat).ok()?;
     // The name, in brackets, can hold anything. After it: the state, then the 20th field (proc(5)).
     let stat = stat.get(..length)?;
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;

@@ -104,9 +104,9 @@ pub(crate) fn decimal(number: u64) -> [u8; 20] {
     digits
 }
 
-/// A GPU's arena: `GPU.v1` behind `before`, the GPU by the 32 hexadecimal digits of its UUID.
+/// A GPU's arena: `GPU.v1` behind `folder` and `before`, the GPU by the 32 hexadecimal digits of its UUID.
 #[inline(never)]
-pub(crate) fn arena(before: &[&[u8]; 2], gpu: GpuId) -> Result<Path, Unusable> {
+pub(crate) fn arena(folder: &[u8], before: &[u8], gpu: GpuId) -> Result<Path, Unusable> {
     let mut digits = [0; 32];
     let [mut high, mut low] = gpu.words();
     for digit in &mut digits {
@@ -114,7 +114,7 @@ pub(crate) fn arena(before: &[&[u8]; 2], gpu: GpuId) -> Result<Path, Unusable> {
         *digit = half + if half < 10 { b'0' } else { b'a' - 10 };
         (high, low) = (high << 4 | low >> 60, low << 4);
     }
-    Path::of(&[before[0], before[1], &digits, b".v1"])
+    Path::of(&[folder, before, &digits, b".v1"])
 }
 
 /// Opens a file of a folder for reading and writing; where there is none it is made, with this mode whatever the process's umask. A link
@@ -266,7 +266,7 @@ impl Directory {
     /// # Errors
     /// [`Unusable::PathTooLong`].
     pub fn arena(&self, gpu: GpuId) -> Result<Path, Unusable> {
-        arena(&[self.path.as_bytes(), b"/arena/"], gpu)
+        arena(self.path.as_bytes(), b"/arena/", gpu)
     }
 }
 

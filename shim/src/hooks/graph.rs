@@ -12,7 +12,6 @@ use cuota_abi::cuda::{
 };
 use cuota_governor::batch::Unit;
 use cuota_governor::cost::Key;
-use cuota_governor::physical;
 use cuota_governor::quota::UNLIMITED;
 
 use super::flow::capped;
@@ -22,7 +21,6 @@ use crate::interpose::call::Call;
 use crate::process::account::{self, Account, Booking};
 use crate::process::driver;
 use crate::process::handles::{Kind, Owner};
-use crate::process::pools::Change;
 use crate::process::{self, Standing};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
@@ -53,41 +51,38 @@ struct Needs {
 }
 
 /// What the nodes of a graph need. `None`: it cannot be told.
+fn needs(account: Account, graph: CUgraph) -> Option<Needs> {
+    let mut sum = Needs::default();
+    add_needs(account, graph, DEPTH, &mut sum).then_some(sum)
+}
+
+/// Adds what the nodes of a graph need. `false`: it cannot be told.
 #[inline(never)]
-fn needs(account: Account, graph: CUgraph, depth: u32) -> Option<Needs> {
+fn add_needs(account: Account, graph: CUgraph, depth: u32, sum: &mut Needs) -> bool {
     let mut count = 0;
     // SAFETY: asks for the number of nodes only.
     let status = unsafe { real::cuGraphGetNodes.get()(graph, core::ptr::null_mut(), &raw mut count) };
     if status != OK {
-        return None;
+        return false;
     }
-    let mut sum = None;
+    let mut are_known = false;
     let has_room = driver::with_room(count, &mut |room| {
         let nodes = room.as_mut_ptr().cast::<CUgraphNode>();
         // SAFETY: the driver writes at most `count` nodes, for which there is room.
         let status = unsafe { real::cuGraphGetNodes.get()(graph, nodes, &raw mut count) };
-        let known = room.get(..count).filter(|_| status == OK);
-        sum = known.and_then(|nodes| {
-            nodes.iter().try_fold(Needs::default(), |sum, node| {
-                let node = node_needs(account, node.cast(), depth)?;
-                Some(Needs {
-                    bytes: sum.bytes.checked_add(node.bytes)?,
-                    device: node.device.or(sum.device),
-                    frame: sum.frame.max(node.frame),
-                    is_refused: sum.is_refused || node.is_refused,
-                })
-            })
-        });
+        let nodes = room.get(..count).filter(|_| status == OK);
+        are_known = nodes
+            .is_some_and(|nodes| nodes.iter().all(|node| add_needs_of(account, node.cast(), depth, sum)));
     });
-    sum.filter(|_| has_room)
+    has_room && are_known
 }
 
-/// What one node needs.
-fn node_needs(account: Account, node: CUgraphNode, depth: u32) -> Option<Needs> {
+/// The same of one node.
+fn add_needs_of(account: Account, node: CUgraphNode, depth: u32, sum: &mut Needs) -> bool {
     let mut kind = CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
     // SAFETY: fills one type.
     if unsafe { real::cuGraphNodeGetType.get()(node, &raw mut kind) } != OK {
-        return None;
+        return false;
     }
     match kind {
         CUgraphNodeType::CU_GRAPH_NODE_TYPE_MEM_ALLOC => {
@@ -95,21 +90,25 @@ fn node_needs(account: Account, node: CUgraphNode, depth: u32) -> Option<Needs> 
             let mut parameters: CUDA_MEM_ALLOC_NODE_PARAMS = unsafe { core::mem::zeroed() };
             // SAFETY: fills one struct.
             let status = unsafe { real::cuGraphMemAllocNodeGetParams.get()(node, &raw mut parameters) };
-            let device = device_at(parameters.poolProps.location);
-            (status == OK).then_some(Needs { bytes: parameters.bytesize as u64, device, ..Needs::default() })
+            let (bytes, is_too_much) = sum.bytes.overflowing_add(parameters.bytesize as u64);
+            sum.bytes = bytes;
+            sum.device = device_at(parameters.poolProps.location).or(sum.device);
+            status == OK && !is_too_much
         }
-        CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL => Some(match node_frame(account, node) {
-            Ok(frame) => Needs { frame, ..Needs::default() },
-            Err(_) => Needs { is_refused: true, ..Needs::default() },
-        }),
-        CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH if depth != 0 => {
+        CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL => {
+            match node_frame(account, node) {
+                Ok(frame) => sum.frame = sum.frame.max(frame),
+                Err(_) => sum.is_refused = true,
+            }
+            true
+        }
+        CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH => {
             let mut child = core::ptr::null_mut();
             // SAFETY: fills one handle.
             let status = unsafe { real::cuGraphChildGraphNodeGetGraph.get()(node, &raw mut child) };
-            if status == OK { needs(account, child, depth - 1) } else { None }
+            status == OK && depth != 0 && add_needs(account, child, depth - 1, sum)
         }
-        CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH => None,
-        _ => Some(Needs::default()),
+        _ => true,
     }
 }
 
@@ -142,7 +141,7 @@ fn node_frame(account: Account, node: CUgraphNode) -> Result<u64, CUresult> {
 /// # Errors
 /// `CUDA_ERROR_OUT_OF_MEMORY` where the library of one does not fit.
 pub(super) fn frame_in(account: Account, graph: CUgraph) -> Result<u64, CUresult> {
-    match needs(account, graph, DEPTH) {
+    match needs(account, graph) {
         Some(needs) if needs.is_refused => Err(REFUSED),
         Some(needs) => Ok(needs.frame),
         // What cannot be told is not granted.
@@ -159,7 +158,7 @@ fn instantiate(call: &Call, uploads: bool) -> CUresult {
         Booking::No => return call.make(),
         Booking::Refuse => return REFUSED,
     };
-    let needs = match needs(account, call.pointer(1), DEPTH) {
+    let needs = match needs(account, call.pointer(1)) {
         Some(needs) if !needs.is_refused => needs,
         // Without a quota it is followed all the same: each launch books what it took.
         None if account.quota() == UNLIMITED => Needs { bytes: 1, ..Needs::default() },
@@ -228,22 +227,12 @@ fn taking(call: &Call) -> CUresult {
 
 #[inline(never)]
 fn reserved(account: Account, bytes: u64, call: &Call) -> CUresult {
-    let device = account.ordinal().cast_signed();
-    let Some(worst) = physical::pool_worst_case(bytes) else { return REFUSED };
-    let has_room =
-        || driver::graph_bytes(device).is_some_and(|(reserved, used)| reserved.saturating_sub(used) >= bytes);
-    let reserved =
-        account.reserve_as_it_is(worst).or_else(|| account.reserve(if has_room() { 0 } else { worst }));
-    let Some(reservation) = reserved else { return REFUSED };
+    let Some(reservation) = account.reserve_growth(None, bytes) else { return REFUSED };
     let status = call.make();
-    match account.device.graphs.update(|| driver::graph_bytes(device).map(|(reserved, _)| reserved)) {
+    match account.graphs_change() {
         // A launch cannot be taken back: what it took beyond the reservation is booked, and reported.
-        Some(Change::Grew(taken)) => {
-            account.commit(reservation, taken);
-        }
-        Some(change @ Change::Shrank(_)) => {
-            account.cancel(reservation);
-            account.apply(change);
+        Some(change) => {
+            account.commit_change(reservation, change);
         }
         None => account.cancel(reservation),
     }

@@ -6,10 +6,8 @@ use cuota_abi::cuda::{
     CUdevice, CUdeviceptr, CUmemAllocationType, CUmemLocation, CUmemPoolProps, CUmemoryPool, CUresult,
     CUstream,
 };
-use cuota_governor::physical;
 use cuota_governor::quota::UNLIMITED;
 use cuota_region::event::Why;
-use cuota_region::ledger::Reservation;
 
 use super::{REFUSED, device_at};
 use crate::hooks_table::{
@@ -17,7 +15,7 @@ use crate::hooks_table::{
 };
 use crate::interpose::call::{CU_STREAM_PER_THREAD, Call};
 use crate::process::account::{self, Account, Booking};
-use crate::process::pools::{self, Change, Pool};
+use crate::process::pools;
 use crate::process::{self, Standing, driver};
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
@@ -59,17 +57,6 @@ fn default_pool(device: CUdevice) -> Option<CUmemoryPool> {
     pool_of(device, cuDeviceGetDefaultMemPool::REAL.get())
 }
 
-/// Reserves what `pool` may grow by to serve `bytes`: by its unit of growth, or not at all where it has the room. Room in
-/// pieces is no room: then the pool grows all the same, and the allocation is taken back below.
-fn reserve(account: Account, pool: &Pool, bytes: u64) -> Option<Reservation> {
-    let worst = physical::pool_worst_case(bytes)?;
-    account.reserve_as_it_is(worst).or_else(|| {
-        let has_room =
-            pool.reserved_and_used().is_some_and(|(reserved, used)| reserved.saturating_sub(used) >= bytes);
-        account.reserve(if has_room { 0 } else { worst })
-    })
-}
-
 /// Makes an allocation from `pool`, in the order of `stream`: `call` asks the driver, with the bytes in argument 1, and writes the
 /// address where argument 0 says.
 ///
@@ -84,16 +71,12 @@ unsafe fn allocate(account: Account, pool: CUmemoryPool, stream: CUstream, call:
     if entry.is_destroyed() {
         return CUresult::CUDA_ERROR_INVALID_VALUE;
     }
-    let Some(reservation) = reserve(account, entry, bytes) else { return REFUSED };
+    // Where it has room only in pieces it grows all the same, and the allocation is taken back below.
+    let Some(reservation) = account.reserve_growth(Some(entry), bytes) else { return REFUSED };
     account.note_pools(reservation.bytes());
     let status = call.make();
     let fits = match entry.update() {
-        Some(Change::Grew(taken)) => account.commit(reservation, taken),
-        Some(change @ Change::Shrank(_)) => {
-            account.cancel(reservation);
-            account.apply(change);
-            true
-        }
+        Some(change) => account.commit_change(reservation, change),
         // Neither an allocation nor a figure: it is no pool, or one that the driver has ended.
         None if status != OK => {
             account.cancel(reservation);

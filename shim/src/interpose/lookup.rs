@@ -6,7 +6,6 @@ use core::ptr::null_mut;
 use super::driver::Library;
 use super::glibc::{Glibc, NAMES};
 use super::table::{self, Row};
-use crate::arch;
 use crate::elf::hash::Name;
 
 /// The objects behind us in the order of look-up: where a question is put that must not find our own exports. glibc takes
@@ -141,13 +140,7 @@ fn trampoline_replacing(glibc: Glibc, found: *mut c_void) -> Option<*mut c_void>
     trampoline(glibc.at(found)?)
 }
 
-/// By its place in [`NAMES`].
+/// By its place in [`NAMES`]: our export of that name. (A table of their addresses would be relocated.)
 fn trampoline(place: usize) -> Option<*mut c_void> {
-    Some(match place {
-        0 => arch::dlsym as *mut c_void,
-        1 => arch::dlvsym as *mut c_void,
-        2 => arch::dlopen as *mut c_void,
-        3 => arch::dlmopen as *mut c_void,
-        _ => return None,
-    })
+    Some(table::export(*NAMES.get(place)?)).filter(|export| !export.is_null())
 }

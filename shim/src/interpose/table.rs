@@ -98,9 +98,15 @@ impl Row {
     }
 }
 
+/// What we export under this name; null: nothing.
+#[inline(never)]
+pub(super) fn export(name: Name) -> *mut c_void {
+    Image::own().map_or(null_mut(), |own| own.function(name))
+}
+
 /// The hook of this name: our own symbol table has the names.
 pub(crate) fn named(name: &CStr) -> Option<Row> {
-    let export = Image::own()?.function(Name::of(name.to_bytes()));
+    let export = export(Name::of(name.to_bytes()));
     // SAFETY: not null, so it is an export of ours.
     if export.is_null() { None } else { unsafe { Row::of_export(export) } }
 }

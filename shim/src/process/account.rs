@@ -7,6 +7,7 @@ use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 
 use cuota_abi::cuda::CUresult;
+use cuota_governor::physical;
 use cuota_governor::quota::{UNLIMITED, free_to_show};
 use cuota_region::death::{HOLD_NS, SWEEP_INTERVAL_NS};
 use cuota_region::event::{Event, Why};
@@ -462,12 +463,41 @@ impl Account {
     /// Books what graphs that allocate really hold now. `true`: it is less than was booked.
     #[inline(never)]
     pub(crate) fn update_graphs(self) -> bool {
-        self.device.uses_graph_memory()
-            && self
-                .device
-                .graphs
-                .update(|| driver::graph_bytes(self.ordinal().cast_signed()).map(|(reserved, _)| reserved))
-                .is_some_and(|change| self.apply(change))
+        self.device.uses_graph_memory() && self.graphs_change().is_some_and(|change| self.apply(change))
+    }
+
+    /// By how much the books are wrong about what graphs hold; see [`Held::update`](super::pools::Held::update).
+    #[inline(never)]
+    pub(crate) fn graphs_change(self) -> Option<Change> {
+        let held = || driver::graph_bytes(self.ordinal().cast_signed()).map(|(reserved, _)| reserved);
+        self.device.graphs.update(held)
+    }
+
+    /// Reserves what a pool, or else the reserve for graphs, may grow by to serve `bytes`: by its unit of growth, or nothing where it has the
+    /// room. `None`: as [`Account::reserve`].
+    #[inline(never)]
+    pub(crate) fn reserve_growth(self, pool: Option<&Pool>, bytes: u64) -> Option<Reservation> {
+        let worst = physical::pool_worst_case(bytes)?;
+        self.reserve_as_it_is(worst).or_else(|| {
+            let held = match pool {
+                Some(pool) => pool.reserved_and_used(),
+                None => driver::graph_bytes(self.ordinal().cast_signed()),
+            };
+            let has_room = held.is_some_and(|(reserved, used)| reserved.saturating_sub(used) >= bytes);
+            self.reserve(if has_room { 0 } else { worst })
+        })
+    }
+
+    /// Turns a reservation into what a pool, or the reserve for graphs, has grown by, or gives it back where that has shrunk. `false`: as
+    /// [`Account::commit`].
+    #[inline(never)]
+    pub(crate) fn commit_change(self, reservation: Reservation, change: Change) -> bool {
+        if let Change::Grew(taken) = change {
+            return self.commit(reservation, taken);
+        }
+        self.cancel(reservation);
+        self.apply(change);
+        true
     }
 
     fn update_pool(self, pool: &Pool) -> bool {

@@ -54,14 +54,14 @@ fn bytes_of(path: &[u8], flags: i32) -> Option<u64> {
 }
 
 /// What HAMi's device plugin gives to all containers of a machine, for a lock of HAMi's own; and here for the GPUs' arenas.
-const SHARED: [&[u8]; 2] = [b"/tmp/vgpulock", b"/cuota-"];
+const SHARED: &[u8] = b"/tmp/vgpulock";
 
 /// A GPU's arena among containers of HAMi's: `/tmp/vgpulock/cuota-GPU.v1`.
 ///
 /// # Errors
 /// None in fact: it is short.
 pub fn arena(gpu: GpuId) -> Result<Path, Unusable> {
-    path::arena(&SHARED, gpu)
+    path::arena(SHARED, b"/cuota-", gpu)
 }
 
 /// Whether there is a file at `path` that this process can use, as far as its size shows.

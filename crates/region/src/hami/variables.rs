@@ -29,9 +29,6 @@ const ISOLATION: usize = 7;
 /// The number of our own `CUOTA_HELPER`, as events name it.
 pub const HELPER: u32 = 31;
 
-/// What a switch says that asks for nothing.
-const OFF: [&[u8]; 3] = [b"0", b"false", b"hard"];
-
 /// The longest path of a file, bytes.
 const PATH_BYTES: usize = 400;
 
@@ -113,7 +110,7 @@ impl Variables {
         let known = NAMES.as_bytes().split(|byte| *byte == 0).enumerate().find_map(|(number, name)| {
             let rest = entry.strip_prefix(name)?;
             let (device, value) = if number < LIMITS { device_of(rest)? } else { (ALL, rest) };
-            Some((number, device, value.strip_prefix(b"=")?.trim_ascii()))
+            Some((number, device, trimmed(value.strip_prefix(b"=")?)))
         });
         if let Some((number, device, value)) = known
             && !value.is_empty()
@@ -138,7 +135,8 @@ impl Variables {
                 POLICY => self.set_policy(value),
                 ISOLATION => self.set_isolation(value),
                 _ => {
-                    let is_off = OFF.iter().any(|off| is(value, off));
+                    // What a switch says that asks for nothing.
+                    let is_off = is(value, b"0") || is(value, b"false") || is(value, b"hard");
                     self.ignored |= if is_off { 0 } else { bit };
                     true
                 }
@@ -277,6 +275,12 @@ fn is(text: &[u8], word: &[u8]) -> bool {
     text.len() == word.len() && text.iter().zip(word).all(|(byte, small)| byte.to_ascii_lowercase() == *small)
 }
 
+/// A text without the blanks around it.
+#[inline(never)]
+fn trimmed(text: &[u8]) -> &[u8] {
+    text.trim_ascii()
+}
+
 /// What stands between a limit's name and its value: the device's number, [`ALL`] without one; and the rest.
 fn device_of(rest: &[u8]) -> Option<(usize, &[u8])> {
     let Some(numbered) = rest.strip_prefix(b"_") else { return Some((ALL, rest)) };
@@ -338,7 +342,7 @@ fn read(text: &[u8], plain: u64) -> Option<(u64, Unit)> {
         }
         rest = after;
     }
-    let (letter, name) = rest.trim_ascii_start().split_first().unwrap_or((&0, &[]));
+    let (letter, name) = trimmed(rest).split_first().unwrap_or((&0, &[]));
     let (scale, unit) = match letter.to_ascii_lowercase() {
         0 => (plain, Unit::None),
         b'%' => (PERCENT, Unit::Percent),

@@ -9,13 +9,15 @@
 //!
 //! | | opens | credit | it is there because |
 //! |---|---|---|---|
-//! | [`Rule::Window`] | when the horizon is not ahead of now | one period | over *any* window the charge stays within cap × window + one quantum + the longest unit |
+//! | [`Rule::Window`] | when the horizon is not ahead of now; where the tenant takes turns, not more than a period | one period | over *any* window the charge stays within cap × window + one quantum (with turns two) + the longest unit |
 //! | [`Rule::Period`] | while the horizon is within this period | one period, and none once the window has refused | who is held back at all has one quantum in each period of 20 ms: at 90 % it runs 18 ms of 20, and not 180 of 200 |
 //!
 //! The window alone would be right on average and rough: whoever uses up its credit at 90 % runs nine periods and sleeps one.
 //! The period alone would hold back a program that computes 8 ms and then waits 3, although it takes less than its
 //! cap. So credit is kept until the window refuses for the first time; from then on, as long as the
-//! tenant asks for more than its cap, each period stands for itself, in step with the clock.
+//! tenant asks for more than its cap, each period stands for itself, in step with the clock. A tenant that takes turns with others has the GPU
+//! early in one period and late in another: a window that lets in one quantum refused it half of the second (measured on an H100: 21.7 % under a cap of
+//! 25 beside one of 50).
 //!
 //! Whoever is not let in at once is let in at the beginning of a period: to admit each launch as soon as a token is
 //! there loses 5 to 45 % of the share of small kernels to bubbles in the pipeline (measured on an H100).
@@ -80,13 +82,22 @@ pub struct Look {
     /// The clock is behind an earlier reading of this process (a restored checkpoint, another machine): what is
     /// owed was written by another clock and is forgiven.
     pub clock_went_back: bool,
+    /// The tenant takes turns with others, so in one period its quantum comes early, in another late: [`Rule::Window`] lets in one more, and what was
+    /// missed in a period is good in the next.
+    pub takes_turns: bool,
 }
 
 impl Look {
     /// A look at `now_ns` by a process whose previous look was at `before_ns`.
     #[must_use]
     pub const fn after(before_ns: u64, now_ns: u64, cap: Cap) -> Self {
-        Self { now_ns, cap, clock_went_back: now_ns < before_ns }
+        Self { now_ns, cap, clock_went_back: now_ns < before_ns, takes_turns: false }
+    }
+
+    /// The same by a tenant that takes turns, or does not.
+    #[must_use]
+    pub const fn taking_turns(self, takes_turns: bool) -> Self {
+        Self { takes_turns, ..self }
     }
 }
 
@@ -165,9 +176,10 @@ struct Lines {
 }
 
 impl Rule {
-    const fn lines(self, now_ns: u64) -> Lines {
-        let into = (now_ns % PERIOD_NS / TICK_NS).cast_signed();
+    const fn lines(self, look: Look) -> Lines {
+        let into = (look.now_ns % PERIOD_NS / TICK_NS).cast_signed();
         match self {
+            Self::Window if look.takes_turns => Lines { floor: -PERIOD_TICKS, opening: PERIOD_TICKS },
             Self::Window => Lines { floor: -PERIOD_TICKS, opening: 0 },
             Self::Period => Lines { floor: -into - PERIOD_TICKS, opening: PERIOD_TICKS - into - 1 },
         }
@@ -176,14 +188,14 @@ impl Rule {
     /// When a launch that arrives now may go, as the word stands.
     #[must_use]
     pub fn peek(self, word: u64, look: Look) -> Opening {
-        let lines = self.lines(look.now_ns);
+        let lines = self.lines(look);
         self.opening(distance(word, look, &lines), look, &lines)
     }
 
     /// Corrects what was booked, after a batch has ended: the new word.
     #[must_use]
     pub fn correct(self, word: u64, look: Look, correction: Correction) -> u64 {
-        let lines = self.lines(look.now_ns);
+        let lines = self.lines(look);
         let before = distance(word, look, &lines);
         let after = match correction {
             Correction::None => before,
@@ -207,7 +219,10 @@ impl Rule {
         }
         let paid_ns = look.now_ns.saturating_add(distance.cast_unsigned() * TICK_NS);
         let opens_ns = match self {
-            Self::Window => paid_ns.checked_next_multiple_of(PERIOD_NS).unwrap_or(u64::MAX),
+            Self::Window => {
+                let open_ns = paid_ns.saturating_sub(lines.opening.cast_unsigned() * TICK_NS);
+                open_ns.checked_next_multiple_of(PERIOD_NS).unwrap_or(u64::MAX)
+            }
             // The period in which the horizon lies has some of its quantum left.
             Self::Period => paid_ns - paid_ns % PERIOD_NS,
         };
@@ -222,7 +237,7 @@ impl Rule {
 /// one; where that fails, load, read the clock and book again.
 #[must_use]
 pub fn book_window(word: u64, look: Look, gpu_ns: u64) -> (u64, Opening) {
-    let lines = Rule::Window.lines(look.now_ns);
+    let lines = Rule::Window.lines(look);
     let before = distance(word, look, &lines);
     let after = before + ticks_to_earn(look.cap, gpu_ns);
     (encode(after, look), Rule::Window.opening(before, look, &lines))
@@ -232,9 +247,11 @@ pub fn book_window(word: u64, look: Look, gpu_ns: u64) -> (u64, Opening) {
 /// both. Who is refused by the window begins without credit in the period in which it opens.
 #[must_use]
 pub fn book_period(word: u64, look: Look, gpu_ns: u64, window: Opening) -> (u64, Opening) {
-    let lines = Rule::Period.lines(look.now_ns);
+    let lines = Rule::Period.lines(look);
     let mut before = distance(word, look, &lines);
-    if let Opening::At { opens_ns } = window {
+    if let Opening::At { opens_ns } = window
+        && !look.takes_turns
+    {
         before =
             before.max((opens_ns / TICK_NS - look.now_ns / TICK_NS).min(MAX_WAIT_NS / TICK_NS).cast_signed());
     }
@@ -269,7 +286,7 @@ impl Budget {
     #[must_use]
     pub fn debt_ns(self, look: Look) -> u64 {
         let owed = |rule: Rule, word| {
-            let lines = rule.lines(look.now_ns);
+            let lines = rule.lines(look);
             let ahead = distance(word, look, &lines) - lines.opening;
             look.cap.earned_in(ahead.max(0).cast_unsigned() * TICK_NS)
         };

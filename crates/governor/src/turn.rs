@@ -17,6 +17,9 @@ pub const QUIET_NS: u64 = MS / 10;
 /// One of high priority keeps it a little longer, ns, so that the pause between two requests of a burst is none.
 pub const LINGER_NS: u64 = MS / 5;
 
+/// For so long, ns, where it has come back within that time after its last turn: a program's pauses are mostly alike.
+pub const LONG_LINGER_NS: u64 = MS;
+
 /// How long a turn may overrun before others end it, ns: what is in flight, and one late thread.
 pub const GRACE_NS: u64 = 2 * MS;
 

@@ -16,7 +16,7 @@ fn cap(ppm: u32) -> Cap {
 }
 
 fn look(now_ns: u64, cap: Cap) -> Look {
-    Look { now_ns, cap, clock_went_back: false }
+    Look { now_ns, cap, clock_went_back: false, takes_turns: false }
 }
 
 fn book(budget: &mut Budget, look: Look, gpu_ns: u64) -> Opening {

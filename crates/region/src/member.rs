@@ -263,6 +263,15 @@ impl Member {
         })
     }
 
+    /// Whether no other process of the tenant lives, as far as its file says.
+    #[must_use]
+    pub fn is_the_only_one(&self) -> bool {
+        let is_another = |(number, place): (usize, &Place)| {
+            number != self.place && place.life.load(Ordering::Acquire) & ALIVE != 0
+        };
+        !self.tenant.places().any(is_another)
+    }
+
     /// Gives the place up, after this process has taken another: what stands here is not counted twice.
     pub fn leave(&self) {
         let (life, ended) = (&self.entry().life, self.life & !ALIVE);

@@ -296,7 +296,12 @@ impl Meter {
     pub fn charge_the_gone(self, used_ns: u64, owed_ns: u64) {
         self.note_used(used_ns);
         self.correct(Correction::Owed(owed_ns), &|word| {
-            Some(Look { now_ns: sys::monotonic_ns(), cap: written_under(word)?, clock_went_back: false })
+            Some(Look {
+                now_ns: sys::monotonic_ns(),
+                cap: written_under(word)?,
+                clock_went_back: false,
+                takes_turns: false,
+            })
         });
     }
 

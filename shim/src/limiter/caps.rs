@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use cuota_abi::nvml::nvmlProcessInfo_t;
 use cuota_governor::admission::{Bound, Cause};
-use cuota_governor::batch::{Batch, Close, Settlement, TARGET_NS, UNCAPPED_TARGET_NS};
+use cuota_governor::batch::{BELOW_TARGET_NS, Batch, Close, Settlement, TARGET_NS, UNCAPPED_TARGET_NS};
 use cuota_governor::budget::{Budget, Correction, Look, Opening, book_period, book_window};
 use cuota_governor::cap::Cap;
 use cuota_governor::concurrency::Concurrency;
@@ -88,7 +88,11 @@ impl Gpu {
 
     /// How much work a batch is to hold, ns: while a tenant of higher priority is there the next look must not be far.
     pub(super) fn target_ns(&self) -> u64 {
-        if self.cap().binds() || self.turns.is_below() { TARGET_NS } else { UNCAPPED_TARGET_NS }
+        match self.cap().binds() {
+            _ if self.turns.is_below() => BELOW_TARGET_NS,
+            true => TARGET_NS,
+            false => UNCAPPED_TARGET_NS,
+        }
     }
 
     /// Whether all that is on the GPU is the process's, and nothing but its turns is counted.
@@ -305,7 +309,8 @@ impl Ground {
     /// Looks at the clock. Whatever word it is compared with was loaded before.
     pub(super) fn look(self) -> Look {
         let before_ns = self.gpu.looked_ns.load(Ordering::Acquire);
-        let look = Look::after(before_ns, sys::monotonic_ns(), self.gpu.cap());
+        let look =
+            Look::after(before_ns, sys::monotonic_ns(), self.gpu.cap()).taking_turns(self.gpu.turns.is_on());
         self.gpu.looked_ns.fetch_max(look.now_ns, Ordering::AcqRel);
         look
     }

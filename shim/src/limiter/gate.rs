@@ -14,7 +14,7 @@ use cuota_governor::rounds::Watch;
 use cuota_region::sys;
 
 use super::Limiter;
-use super::caps::Ground;
+use super::caps::{Gpu, Ground};
 use super::sensor::{AT_A_LOOK, Tails};
 use super::stream::{Books, Stream};
 use crate::interpose::call::Call;
@@ -99,6 +99,10 @@ impl Limiter {
             Some((key, cost_ns)) if key == unit.key => Estimate::Learned(cost_ns),
             _ => gpu.costs().estimate(unit.key),
         };
+        if books.was_synced && self.steps(gpu, &mut books, estimate) {
+            books.batch.add(unit, estimate);
+            return tail_behind(stream, &mut books, unit);
+        }
         let cost_ns = gpu.scale_hot(estimate.cost_ns());
         let mut place = books.batch.place(unit, estimate, books.target_ns);
         if books.launches.has_chains() && books.is_overdue(stream) {
@@ -137,6 +141,25 @@ impl Limiter {
         driver::outside_captures(|| self.attend(on, stream, &mut books, Tails::Left));
         drop(books);
         self.look(on, stream, unit)
+    }
+
+    /// Begins the batch of a step that the clock measures ([`super::caps::Gpu::is_clocked`]), in a turn that nobody takes away. `false`: there is
+    /// something to look at.
+    #[inline(never)]
+    fn steps(&self, gpu: &Gpu, books: &mut Books, estimate: Estimate) -> bool {
+        let is_dry = books.batch.is_empty() && !books.is_busy() && books.boundary.is_none();
+        let is_known = estimate.is_learned() && !books.pace.is_timed();
+        if !(is_dry && is_known && gpu.is_clocked() && gpu.is_roomy() && gpu.turns.goes_on()) {
+            return false;
+        }
+        let now_ns = sys::monotonic_ns();
+        self.progress_ns.store(now_ns, Ordering::Relaxed);
+        books.since_ns = now_ns;
+        books.watch = Watch::new(now_ns, 0);
+        books.was_synced = false;
+        books.lease = gpu.target_ns().saturating_sub(estimate.cost_ns());
+        self.call_helper();
+        true
     }
 
     /// Enters a unit into the open batch of a stream whose units come with gaps between them. `None`: it begins another.
@@ -226,7 +249,7 @@ impl Limiter {
                             if self.close_all(Close::Held) {
                                 continue;
                             }
-                            on.process().policy().wait(epoch, look_ns);
+                            on.process().policy().wait(epoch, look_ns.min(self.give_up(on, &scene)));
                         }
                         Cause::Bound => {
                             on.gpu.turns.wait_for_room(on, epoch, look_ns);
@@ -327,6 +350,7 @@ impl Limiter {
             }
             if is_alone {
                 on.gpu.begin(now_ns);
+                self.progress_ns.store(now_ns, Ordering::Relaxed);
                 // What others had while this process had nothing on the GPU was not taken from it.
                 let _ = on.companions_ns();
             }

@@ -21,6 +21,7 @@ use super::caps::Ground;
 use super::sensor::Tails;
 use super::stream::{Books, STREAMS, Stream};
 use super::timeline::Visit;
+use super::turns::UNTIL_LAUNCH_NS;
 use crate::interpose::glibc;
 use crate::process::{self, Standing, driver};
 
@@ -236,13 +237,13 @@ impl Limiter {
         }
     }
 
-    /// Sleeps until somebody calls, or comes to a GPU on which the tenant is alone.
-    fn park(&self) {
+    /// Sleeps until then, ns, or until somebody calls; without a deadline also until somebody comes to a GPU on which the tenant is alone.
+    fn park(&self, until_ns: u64) {
         let helper = &self.helper;
         helper.parked.swap(1, Ordering::SeqCst);
         // Who called before saw nobody to wake.
-        if !self.sleep_alone() && !helper.is_called() {
-            sys::wait_until(&helper.parked, 1, u64::MAX);
+        if !(until_ns == u64::MAX && self.sleep_alone()) && !helper.is_called() {
+            sys::wait_until(&helper.parked, 1, until_ns);
         }
         helper.parked.store(0, Ordering::SeqCst);
     }
@@ -264,13 +265,17 @@ impl Limiter {
                 LAST_ROUNDS if found != Found::Idle => Nap::For(QUIET_NS),
                 _ => self.note_until_the_end(),
             };
-            match nap {
+            let (nap_ns, parks) = match nap {
+                Nap::Parked => (u64::MAX, turn_ns >= UNTIL_LAUNCH_NS),
+                // A turn that begins meanwhile is to be given up in time.
+                Nap::For(ns) => (ns, turn_ns == UNTIL_LAUNCH_NS && !helper.is_called()),
+            };
+            let until_ns = sys::monotonic_ns().saturating_add(nap_ns.min(turn_ns));
+            if parks {
+                self.park(until_ns);
+            } else {
                 // Until then, or until exit handlers come further.
-                Nap::Parked if turn_ns == u64::MAX => self.park(),
-                nap => {
-                    let ns = if let Nap::For(ns) = nap { ns.min(turn_ns) } else { turn_ns };
-                    sys::wait_until(&EXITING, end, sys::monotonic_ns() + ns);
-                }
+                sys::wait_until(&EXITING, end, until_ns);
             }
         }
     }

@@ -15,7 +15,7 @@ use cuota_governor::arbiter::cycle_ns;
 use cuota_governor::batch::Close;
 use cuota_governor::entitlement::Entitlement;
 use cuota_governor::habit::Habit;
-use cuota_governor::turn::{DRAIN_NS, GRACE_NS, Inside, LINGER_NS, QUIET_NS, inside};
+use cuota_governor::turn::{DRAIN_NS, GRACE_NS, Inside, LINGER_NS, LONG_LINGER_NS, QUIET_NS, inside};
 use cuota_region::arena::Arena;
 use cuota_region::hami::file;
 use cuota_region::seat::{Admission, Seat};
@@ -24,9 +24,9 @@ use cuota_region::sys;
 use super::Limiter;
 use super::caps::{Gpu, Ground};
 use super::stream::Stream;
-use crate::process::driver;
 use crate::process::nvml::Room;
 use crate::process::settings::Settings;
+use crate::process::{self, driver};
 
 /// A turn is handed over so long before what is in flight should have drained, ns: a sleep that ends late (60 µs on an H100's host) and the next
 /// tenant's waking (55 µs) go by meanwhile, and the gap is the card's own switch of contexts.
@@ -46,6 +46,9 @@ const LOOKS_AT_SEVERAL_NS: u64 = 20_000_000;
 
 /// How often the helper looks during a turn at least, ns.
 const HOLDS_NS: u64 = 1_000_000;
+
+/// Until a launch, if nothing else is to be done before.
+pub(super) const UNTIL_LAUNCH_NS: u64 = u64::MAX - 1;
 
 /// What runs on after a turn has not begun: what was launched alone, or what the stream waits for, is before it.
 const NOT_BEGUN: u64 = 1;
@@ -74,6 +77,8 @@ pub(super) struct Turns {
     entering: AtomicU32,
     /// Until when this process has the turn; 0: it has none that it knows of, ns.
     until_ns: AtomicU64,
+    /// The same, where nobody takes it away before: the tenant's priority is high, and it has one process.
+    sure_until_ns: AtomicU64,
     /// Since when, ns, and since when by this time namespace's clock.
     since_ns: AtomicU64,
     local_since_ns: AtomicU64,
@@ -85,6 +90,8 @@ pub(super) struct Turns {
     wanted_ns: AtomicU64,
     /// When a launch last went, ns.
     went_ns: AtomicU64,
+    /// How long a tenant of high priority keeps its turn when it has nothing on the GPU, ns.
+    linger_ns: AtomicU64,
     /// Since when work of a turn that others have ended runs on, ns, or [`NOT_BEGUN`]; 0: none does.
     late_ns: AtomicU64,
     /// 1 while a tenant of higher priority is there.
@@ -136,16 +143,29 @@ impl Turns {
 
     /// The seat, if the arena is there as it was. Look each time: see [`Arena::is_whole`].
     fn seat(&self) -> Option<&Seat> {
-        if self.standing.load(Ordering::Acquire) != SEATED {
-            return None;
-        }
-        // SAFETY: SEATED, so it was written.
-        let seat = unsafe { (*self.seat.get()).assume_init_ref() };
+        let seat = self.seat_unseen()?;
         if !seat.arena().is_whole() {
             self.leave_alone();
             return None;
         }
         Some(seat)
+    }
+
+    /// The seat. Its file is not to be looked into.
+    fn seat_unseen(&self) -> Option<&Seat> {
+        // SAFETY: SEATED, so it was written.
+        (self.standing.load(Ordering::Acquire) == SEATED)
+            .then(|| unsafe { (*self.seat.get()).assume_init_ref() })
+    }
+
+    /// Whether a launch goes without a look at the arena, in a turn that nobody takes away before its end. Half of what a step of 0.13 ms may
+    /// take longer beside others is that look.
+    pub(super) fn goes_on(&self) -> bool {
+        let Some(seat) = self.seat_unseen() else { return false };
+        let now_ns = seat.now_ns();
+        self.went_ns.store(now_ns, Ordering::Relaxed);
+        let until_ns = load(&self.until_ns);
+        until_ns == load(&self.sure_until_ns) && now_ns < until_ns
     }
 
     /// No turns here any more.
@@ -264,6 +284,8 @@ impl Turns {
         if self.until_ns.swap(until_ns, Ordering::Relaxed) != until_ns {
             self.since_ns.store(now_ns, Ordering::Relaxed);
             self.local_since_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
+            let is_sure = self.is_high() && process::managed().member().is_the_only_one();
+            self.sure_until_ns.store(if is_sure { until_ns } else { 0 }, Ordering::Relaxed);
         }
     }
 
@@ -272,6 +294,15 @@ impl Turns {
         let Some(seat) = self.seat().filter(|_| load(&self.until_ns) != 0) else { return false };
         let now_ns = seat.now_ns();
         load(&self.local_since_ns) <= local_ns && seat.look(now_ns).is_some()
+    }
+
+    /// How long to sleep until what is in flight has nearly drained, ns. `None`: it has.
+    fn drain_nap_ns(&self, seat: &Seat, scene: &Scene, now_ns: u64) -> Option<u64> {
+        let began_ns = load(&self.local_since_ns).max(scene.progress_ns);
+        let drains_ns = scene.in_flight_ns.saturating_add(seat.arena().common_ns(began_ns));
+        let left_ns = drains_ns.saturating_sub(LEAD_NS).saturating_sub(now_ns);
+        (scene.batches > 1 || scene.batches == 1 && left_ns != 0)
+            .then(|| left_ns.clamp(NAPS_NS[0], NAPS_NS[1]))
     }
 
     /// The turn is over that this process had: how well it was filled. `held_ns`: how long it counts for.
@@ -391,7 +422,11 @@ impl Limiter {
             return Entry::Go;
         }
         let now_ns = seat.now_ns();
-        turns.went_ns.store(now_ns, Ordering::Relaxed);
+        let went_ns = turns.went_ns.swap(now_ns, Ordering::Relaxed);
+        if !turns.is_held() && *since_ns == 0 {
+            let is_soon = now_ns.saturating_sub(went_ns) < LONG_LINGER_NS;
+            turns.linger_ns.store(if is_soon { LONG_LINGER_NS } else { LINGER_NS }, Ordering::Relaxed);
+        }
         if turns.shares(on.gpu, seat, now_ns) {
             return Entry::Go;
         }
@@ -427,18 +462,12 @@ impl Limiter {
     fn hand_over(&'static self, on: Ground, seat: &Seat, scene: &Scene, now_ns: u64) -> Entry {
         let turns = &on.gpu.turns;
         let over_ns = load(&turns.until_ns);
-        let drains_ns = scene
-            .in_flight_ns
-            .saturating_add(seat.arena().common_ns(load(&turns.local_since_ns).max(scene.progress_ns)));
-        let left_ns = drains_ns.saturating_sub(LEAD_NS).saturating_sub(now_ns);
         // Nobody else wants it: there is nothing to drain for.
-        let is_wanted = seat.askers() > 1;
-        let is_draining = scene.batches > 1 || scene.batches == 1 && left_ns != 0;
-        if is_wanted && is_draining && now_ns < over_ns + DRAIN_NS {
+        let nap_ns = turns.drain_nap_ns(seat, scene, now_ns).filter(|_| seat.askers() > 1);
+        if let Some(nap_ns) = nap_ns.filter(|_| now_ns < over_ns + DRAIN_NS) {
             if now_ns > over_ns {
                 seat.drain(now_ns);
             }
-            let nap_ns = left_ns.clamp(NAPS_NS[0], NAPS_NS[1]);
             turns.wanted_ns.fetch_add(nap_ns, Ordering::Relaxed);
             return Entry::Sleep { bell: seat.bell(), until_ns: now_ns + nap_ns };
         }
@@ -452,6 +481,22 @@ impl Limiter {
         };
         turns.begin(seat, now_ns, until_ns);
         Entry::Go
+    }
+
+    /// A launch waits for its budget: a turn is given up that others want, a little before what is in flight has drained. When to come back for that, by this
+    /// time namespace's clock, ns.
+    pub(super) fn give_up(&self, on: Ground, scene: &Scene) -> u64 {
+        let turns = &on.gpu.turns;
+        let Some(seat) = turns.seat().filter(|seat| turns.is_held() && seat.askers() > 1) else {
+            return u64::MAX;
+        };
+        let now_ns = seat.now_ns();
+        if let Some(nap_ns) = turns.drain_nap_ns(seat, scene, now_ns) {
+            return sys::monotonic_ns() + nap_ns;
+        }
+        turns.learn(on.gpu, now_ns, 0);
+        seat.release(now_ns, false);
+        u64::MAX
     }
 
     /// Work runs on after its turn. It is charged from when it has begun: what was launched alone was nobody's turn, however long it takes.
@@ -495,19 +540,20 @@ impl Limiter {
             self.look_late(turns, now_ns);
         }
         let over_ns = load(&turns.until_ns);
+        // Who launches beside the turns of others launches all the time.
+        let unheld_ns = if turns.may_share(now_ns) { u64::MAX } else { UNTIL_LAUNCH_NS };
         if over_ns == 0 {
-            return u64::MAX;
+            return unheld_ns;
         }
         if turns.entering.load(Ordering::Relaxed) != 0 {
             return HOLDS_NS;
         }
-        let is_high = turns.is_high();
-        let may_ns = if is_high { LINGER_NS } else { QUIET_NS };
+        let may_ns = if turns.is_high() { load(&turns.linger_ns) } else { QUIET_NS };
         if busy_ns == 0 && quiet_ns.min(seat.quiet_ns(now_ns)) >= may_ns {
             // It could have had the rest, too.
             turns.learn(on.gpu, now_ns, over_ns.max(now_ns).saturating_sub(load(&turns.since_ns)));
             seat.release(now_ns, false);
-            return u64::MAX;
+            return unheld_ns;
         }
         if busy_ns != 0 && now_ns > over_ns {
             seat.drain(now_ns);

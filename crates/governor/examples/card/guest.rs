@@ -73,7 +73,12 @@ impl Law {
     }
 
     fn look(&self) -> Look {
-        Look { now_ns: self.scaled(clock::now_ns()), cap: self.cap, clock_went_back: false }
+        Look {
+            now_ns: self.scaled(clock::now_ns()),
+            cap: self.cap,
+            clock_went_back: false,
+            takes_turns: false,
+        }
     }
 
     fn scaled_correction(&self, correction: Correction) -> Correction {

@@ -99,7 +99,7 @@ proptest! {
         world.run_until(SECOND);
         let (before, times) = (world.gpu.truth(0).work_ns, rubbish.len() as u64);
         for (word, in_window) in rubbish {
-            let look = Look { now_ns: world.now_ns, cap: world.tenants[0].cap, clock_went_back: false };
+            let look = Look { now_ns: world.now_ns, cap: world.tenants[0].cap, clock_went_back: false, takes_turns: false };
             let budget = &mut world.tenants[0].budget;
             let before = *budget;
             *if in_window { &mut budget.window } else { &mut budget.period } = word;

@@ -49,8 +49,8 @@ fn each_is_within_a_point_of_its_share() {
 }
 
 #[test]
-fn turns_are_twenty_milliseconds_for_two_and_not_under_five_for_many() {
-    for (count, at_least, at_most) in [(2, 19.9, 20.1), (4, 19.0, 21.0), (16, 5.0, 5.4), (64, 5.0, 5.4)] {
+fn turns_are_25_milliseconds_for_two_20_for_four_and_not_under_five_for_many() {
+    for (count, at_least, at_most) in [(2, 24.9, 25.1), (4, 19.0, 21.0), (16, 5.0, 5.4), (64, 5.0, 5.4)] {
         let mut world = saturating((0..count).map(|_| normal(100)));
         let before: u64 = world.tenants.iter().map(|tenant| tenant.turns).sum();
         world.measure(10 * SECOND);

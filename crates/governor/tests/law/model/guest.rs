@@ -100,7 +100,7 @@ pub(crate) struct Ground<'a> {
 
 impl Ground<'_> {
     fn look(&self) -> Look {
-        Look { now_ns: self.now_ns, cap: self.tenant.cap, clock_went_back: false }
+        Look { now_ns: self.now_ns, cap: self.tenant.cap, clock_went_back: false, takes_turns: false }
     }
 }
 

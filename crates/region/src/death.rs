@@ -337,7 +337,7 @@ mod tests {
         let (dead, _, gpu) = two(&bench, 77);
         let meter = dead.tenant.meter(gpu).unwrap();
         let cap = Cap::from_ppm(100_000).unwrap();
-        let look = Look { now_ns: sys::monotonic_ns(), cap, clock_went_back: false };
+        let look = Look { now_ns: sys::monotonic_ns(), cap, clock_went_back: false, takes_turns: false };
         let (window, opening) = book_window(0, look, 1000 * MS);
         meter.window().store(window, Ordering::Relaxed);
         meter.period().store(book_period(0, look, 1000 * MS, opening).0, Ordering::Relaxed);

@@ -241,8 +241,9 @@ impl Limiter {
     fn park(&self, until_ns: u64) {
         let helper = &self.helper;
         helper.parked.swap(1, Ordering::SeqCst);
+        let has_slept = until_ns == u64::MAX && self.sleep_alone();
         // Who called before saw nobody to wake.
-        if !(until_ns == u64::MAX && self.sleep_alone()) && !helper.is_called() {
+        if !has_slept && !helper.is_called() {
             sys::wait_until(&helper.parked, 1, until_ns);
         }
         helper.parked.store(0, Ordering::SeqCst);

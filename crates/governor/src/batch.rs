@@ -330,8 +330,10 @@ impl Batch {
         if measured.late_ns != 0 || measured.bracket_ns == 0 || self.cost_ns == 0 {
             return;
         }
-        // What its stream was dry meanwhile is not what its units take.
-        let busy_ns = measured.bracket_ns.saturating_sub(self.idle_ns);
+        // What its stream was dry meanwhile is not what its units take. Beside a neighbour it may have been the neighbour's slice for which
+        // they had not ended: then only the whole is a bound.
+        let idle_ns = if measured.exclusive { self.idle_ns } else { 0 };
+        let busy_ns = measured.bracket_ns.saturating_sub(idle_ns);
         if busy_ns == 0 {
             return;
         }
@@ -492,6 +494,24 @@ mod tests {
         assert_eq!(batch.settle(measured, Concurrency::NONE).charge_ns, 100_000);
         let shorter = Measured { exclusive: false, ..alone(60_000) };
         assert_eq!(batch.settle(shorter, Concurrency::NONE).correction, Correction::Refund(40_000));
+    }
+
+    #[test]
+    fn beside_a_neighbour_what_its_slices_delayed_is_not_taken_for_a_dry_stream() {
+        let words = [const { AtomicU64::new(0) }; 64];
+        let costs = Costs::new(&words);
+        costs.learn(unit(1).key, 7_000);
+        // A slow CPU launches each 12 µs; the driver runs all of it in the last 280 µs, at once.
+        for _ in 0..20 {
+            let mut batch = Batch::new();
+            let estimate = costs.estimate(unit(1).key);
+            for _ in 0..40 {
+                batch.add(&unit(1), estimate);
+                batch.idle(12_000 - estimate.cost_ns().min(12_000));
+            }
+            batch.teach(Measured { exclusive: false, ..alone(280_000) }, &costs);
+        }
+        assert_eq!(costs.estimate(unit(1).key), Estimate::Learned(7_000));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The size of the GPU that the tenant sees: that of its quota.
 
 use core::ffi::c_uint;
+use core::mem::offset_of;
 
 use cuota_abi::cuda::{CUdevice, CUresult};
 use cuota_abi::nvml::{nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlReturn_t};
@@ -133,33 +134,45 @@ fn tenant_on(device: nvmlDevice_t, total: u64) -> Option<(u64, u64)> {
 
 /// `nvmlDeviceGetMemoryInfo`.
 pub(crate) unsafe extern "C" fn nvml_memory(call: &Call) -> nvmlReturn_t {
-    let status = call.make_nvml();
-    let memory: *mut nvmlMemory_t = call.pointer(1);
-    if status == nvmlReturn_t::NVML_SUCCESS
-        // SAFETY: the driver has written it.
-        && let Some(memory) = unsafe { memory.as_mut() }
-        && let Some((quota, booked)) = tenant_on(call.pointer(0), memory.total)
-    {
-        memory.total = quota;
-        memory.used = booked.min(quota);
-        memory.free = quota - memory.used;
+    const {
+        assert!(offset_of!(nvmlMemory_t, total) == 0);
+        assert!(offset_of!(nvmlMemory_t, free) == 8 && offset_of!(nvmlMemory_t, used) == 16);
     }
-    status
+    // SAFETY: those are the places.
+    unsafe { show_in_words(call, 0, 1) }
 }
 
-/// `nvmlDeviceGetMemoryInfo_v2`: what the driver keeps for itself is not the tenant's.
+/// `nvmlDeviceGetMemoryInfo_v2`.
 pub(crate) unsafe extern "C" fn nvml_memory_v2(call: &Call) -> nvmlReturn_t {
+    const {
+        assert!(offset_of!(nvmlMemory_v2_t, total) == 8 && offset_of!(nvmlMemory_v2_t, reserved) == 16);
+        assert!(offset_of!(nvmlMemory_v2_t, free) == 24 && offset_of!(nvmlMemory_v2_t, used) == 32);
+    }
+    // SAFETY: those are the places.
+    unsafe { show_in_words(call, 1, 3) }
+}
+
+/// Shows the tenant's memory for a device's. One body for both forms: their words are the same in the same order, but for `reserved`, in
+/// front of `free`.
+///
+/// # Safety
+/// The call fills a structure of 64-bit words, with those of these names at these places, and `used` behind `free`.
+unsafe fn show_in_words(call: &Call, total: usize, free: usize) -> nvmlReturn_t {
     let status = call.make_nvml();
-    let memory: *mut nvmlMemory_v2_t = call.pointer(1);
-    if status == nvmlReturn_t::NVML_SUCCESS
-        // SAFETY: the driver has written it.
-        && let Some(memory) = unsafe { memory.as_mut() }
-        && let Some((quota, booked)) = tenant_on(call.pointer(0), memory.total)
-    {
-        memory.total = quota;
-        memory.reserved = 0;
-        memory.used = booked.min(quota);
-        memory.free = quota - memory.used;
+    let words: *mut u64 = call.pointer(1);
+    if status != nvmlReturn_t::NVML_SUCCESS || words.is_null() {
+        return status;
+    }
+    // SAFETY: not null, so written by the driver; all places are within it by the caller's contract.
+    unsafe {
+        if let Some((quota, booked)) = tenant_on(call.pointer(0), *words.add(total)) {
+            // What the driver keeps for itself is not the tenant's. The first form has the total there.
+            *words.add(free - 1) = 0;
+            *words.add(total) = quota;
+            let used = booked.min(quota);
+            *words.add(free) = quota - used;
+            *words.add(free + 1) = used;
+        }
     }
     status
 }

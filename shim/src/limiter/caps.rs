@@ -30,6 +30,10 @@ const COSTS: usize = 512 * WAYS;
 /// How long an answer to "is anybody else on the GPU?" is believed, ns: NVML takes some 40 µs for it.
 const ALONE_NS: u64 = 100_000_000;
 
+/// More memory than this that no process shows is a neighbour's whom NVML does not list: a context takes 500 MiB on an H100, on small cards
+/// 100 to 300. What the driver takes beside what it reserves is some MiB.
+const HIDDEN_BYTES: u64 = 128 << 20;
+
 /// Since when nothing is on the GPU.
 pub(super) const NEVER_NS: u64 = u64::MAX;
 
@@ -439,7 +443,8 @@ impl Ground {
         others_ns.saturating_sub(self.gpu.others_ns.fetch_max(others_ns, Ordering::Relaxed))
     }
 
-    /// How many processes that are not the tenant's have a context on the GPU; `None`: no other process at all has. NVML says so, at most
+    /// How many processes that are not the tenant's have a context on the GPU, as far as NVML lists them; of those that it does not list
+    /// only that there are some. `None`: no other process at all has. NVML is asked, at most
     /// ten times a second. Where it does not say, others may be there, of which nothing is known: all is charged, and nothing learned. In a turn the tenant's own alone use it.
     pub(super) fn strangers(self, in_turn: bool) -> Option<u32> {
         let (now, asked) = (sys::coarse_ns(), self.gpu.asked_ns.load(Ordering::Relaxed));
@@ -457,11 +462,23 @@ impl Ground {
     fn ask_who_is_there(self) -> u32 {
         const SOMEBODY: u32 = 1;
         let (me, mut room) = (sys::process_id(), Room::new());
-        let (Some(index), Some(shown)) = (self.index(), self.shown(&mut room)) else { return SOMEBODY };
-        let mut with = 0;
-        for pid in shown.iter().map(|info| info.pid).filter(|&pid| pid != me) {
-            let is_ours = self.process().member().booked_by(index, pid).is_some();
+        let (Some(device), Some(shown)) = (self.device(), self.shown(&mut room)) else { return SOMEBODY };
+        let Some(index) = device.known_index() else { return SOMEBODY };
+        let (mut with, mut is_shown) = (0, false);
+        // Of the device's memory what no process shows: our own managed memory is some of it. A figure that is not available is all ones.
+        let mut hidden_bytes = device.nvml.used_bytes().saturating_sub(device.unseen.load(Ordering::Relaxed));
+        for info in shown {
+            hidden_bytes = hidden_bytes.saturating_sub(info.usedGpuMemory);
+            if info.pid == me {
+                is_shown = true;
+                continue;
+            }
+            let is_ours = self.process().member().booked_by(index, info.pid).is_some();
             with = if is_ours { with.max(1) | COMPANIONS } else { with.max(1) + 1 };
+        }
+        // Who is in a PID namespace that this process does not see is not shown; what it takes is counted.
+        if is_shown && with & !COMPANIONS <= 1 && hidden_bytes > HIDDEN_BYTES {
+            with = with.max(1) + 1;
         }
         with
     }

@@ -8,12 +8,13 @@ use cuota_abi::cuda::{
     CUmemGenericAllocationHandle, CUmemPool_attribute, CUmemoryPool, CUpointer_attribute, CUresult, CUstream,
     CUstream_flags, CUstreamCaptureMode, CUstreamCaptureStatus, CUuuid,
 };
-use cuota_abi::nvml::{nvmlDevice_t, nvmlProcessInfo_t, nvmlReturn_t};
+use cuota_abi::nvml::{nvmlDevice_t, nvmlMemory_v2, nvmlMemory_v2_t, nvmlProcessInfo_t, nvmlReturn_t};
 
 use cuota_region::sys::{self, Mapping};
 
 use crate::hooks_table::{
-    cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxRetain, nvmlDeviceGetComputeRunningProcesses_v3, real,
+    cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxRetain, nvmlDeviceGetComputeRunningProcesses_v3,
+    nvmlDeviceGetMemoryInfo_v2, real,
 };
 use crate::interpose::call::Call;
 
@@ -365,4 +366,14 @@ pub(crate) fn nvml_processes(
     // SAFETY: NVML writes at most `count` entries, and their number to `count`.
     answered(call.map(|call| unsafe { call(device, &raw mut count, room.as_mut_ptr().cast()) }))?;
     Ok((count as usize).min(room.len()))
+}
+
+/// Bytes that are taken on `device`, by whomever, without what the driver keeps for itself. 0 where NVML does not say.
+pub(crate) fn nvml_used(device: nvmlDevice_t) -> u64 {
+    let mut memory = nvmlMemory_v2_t { version: nvmlMemory_v2, total: 0, reserved: 0, free: 0, used: 0 };
+    if let Some(call) = nvmlDeviceGetMemoryInfo_v2::REAL.find() {
+        // SAFETY: fills one structure, of the version that it says.
+        let _ = unsafe { call(device, &raw mut memory) };
+    }
+    memory.used
 }

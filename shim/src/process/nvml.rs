@@ -80,6 +80,11 @@ impl Nvml {
         Ok(unsafe { core::slice::from_raw_parts(room.0.as_ptr().cast(), count) })
     }
 
+    /// Bytes that are taken on the GPU, by processes of all PID namespaces, once [`Nvml::processes`] has succeeded; else 0.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        driver::nvml_used(self.device.load(Ordering::Acquire))
+    }
+
     fn device(&self, gpu: GpuId) -> Answer<nvmlDevice_t> {
         let known = self.device.load(Ordering::Acquire);
         if !known.is_null() {

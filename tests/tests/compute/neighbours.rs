@@ -6,7 +6,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cuota_tests::build;
-use cuota_tests::machine::{Machine, Program, has_real_gpu, skip};
+use cuota_tests::console::Arg::{Is, Out};
+use cuota_tests::console::Console;
+use cuota_tests::machine::{GIB, Machine, Program, has_real_gpu, skip};
 
 use crate::{MS, Worker, meter, spin_as_told};
 
@@ -16,8 +18,7 @@ fn at_a_fifth(machine: &Machine) -> Program {
 
 /// What a program gets of the GPU, per cent, whose kernel takes `dear_ns` or 1 µs, as its argument says, when it has learned the
 /// latter; and what of it is charged, per cent.
-fn share_and_charge(machine: &Machine, program: Program, dear_ns: u64) -> (f64, f64) {
-    let console = program.start_with_context();
+fn share_and_charge(machine: &Machine, console: Console, dear_ns: u64) -> (f64, f64) {
     let mut worker = Worker::with(console, &spin_as_told());
     let once = |worker: &mut Worker, ns: u64| {
         worker.launch_as_told(ns, worker.stream);
@@ -47,7 +48,7 @@ fn beside_an_idle_process_of_its_own_a_tenant_pays_for_what_an_argument_decides(
     for dear_ns in [50 * MS, 2 * MS] {
         let machine = Machine::new();
         let companion = at_a_fifth(&machine).start_with_context();
-        let (share, charged) = share_and_charge(&machine, at_a_fifth(&machine), dear_ns);
+        let (share, charged) = share_and_charge(&machine, at_a_fifth(&machine).start_with_context(), dear_ns);
         companion.finish();
         // A quantum, one kernel, and two slices: 4 + 50 + 4.5 ms in 2 s.
         assert!(share <= 20.0 + 3.0, "{share} % at 20, {charged} % of it charged");
@@ -60,10 +61,23 @@ fn beside_an_idle_stranger_a_tenant_pays_for_its_part_of_the_rounds_at_least() {
     for dear_ns in [50 * MS, 2 * MS] {
         let machine = Machine::new();
         let stranger = machine.native().start_with_context();
-        let (share, charged) = share_and_charge(&machine, at_a_fifth(&machine), dear_ns);
+        let (share, charged) = share_and_charge(&machine, at_a_fifth(&machine).start_with_context(), dear_ns);
         stranger.finish();
         assert!(share <= 20.0 * 16.0 / 7.0 + 4.0, "{share} % at 20, {charged} % of it charged");
         assert!(charged >= 42.0, "{charged} % of the work was charged");
+    }
+}
+
+/// Managed memory is the device's loss, and NVML shows it for no process: as if somebody were there whom it does not list.
+#[test]
+fn managed_memory_of_its_own_is_no_stranger() {
+    for dear_ns in [50 * MS, 2 * MS] {
+        let machine = Machine::new();
+        let mut console = at_a_fifth(&machine).start_with_context();
+        let _ = console.call("cuMemAllocManaged", &[Out(8), Is(GIB), Is(1)]).ok();
+        let (share, charged) = share_and_charge(&machine, console, dear_ns);
+        assert!(share <= 20.0 + 3.0, "{share} % at 20, {charged} % of it charged");
+        assert!(charged >= 98.0, "{charged} % of the work was charged");
     }
 }
 
@@ -84,7 +98,7 @@ fn where_nvml_is_not_there_a_tenant_that_is_alone_gets_its_cap_whatever_an_argum
     for dear_ns in [50 * MS, 2 * MS] {
         let machine = Machine::new();
         let program = machine.run(&script, "t", &["--compute", "20%"]);
-        let (share, charged) = share_and_charge(&machine, program, dear_ns);
+        let (share, charged) = share_and_charge(&machine, program.start_with_context(), dear_ns);
         assert!(share <= 20.0 + 3.0, "{share} % at 20, {charged} % of it charged");
         assert!(charged >= 98.0, "{charged} % of the work was charged");
     }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use cuota_tests::build;
@@ -167,6 +168,17 @@ const ROUNDS: usize = 10;
 
 #[test]
 fn caps_hold_across_containers() {
+    assert_caps_hold_across_containers(|_| true);
+}
+
+/// Each begins its quanta when the other does, so the driver slices all that they do.
+#[test]
+fn caps_hold_across_containers_neither_of_which_is_ever_alone() {
+    assert_caps_hold_across_containers(|wanting| wanting == 0);
+}
+
+/// Two capped containers get what their caps allow. `may_end` says whether one that has had its share ends, where so many have not.
+fn assert_caps_hold_across_containers(may_end: fn(usize) -> bool) {
     for runtime in RUNTIMES.into_iter().filter(|runtime| runtime.is_there()) {
         let site = Site::new();
         let started =
@@ -174,6 +186,7 @@ fn caps_hold_across_containers() {
                 let tenant = site.tenant(runtime, name, &["--compute", cap]);
                 (site.console(runtime, &tenant, uid), percent)
             });
+        let wanting = AtomicUsize::new(started.len());
         // A container's root goes with it, so all stay until both have ended.
         let (consoles, _containers): (Vec<_>, Vec<_>) = started
             .into_iter()
@@ -181,23 +194,34 @@ fn caps_hold_across_containers() {
             .unzip();
         std::thread::scope(|scope| {
             for (console, percent) in consoles {
-                scope.spawn(move || assert_is_held_to(percent, console, runtime));
+                let wanting = &wanting;
+                scope.spawn(move || {
+                    assert_is_held_to(percent, console, runtime, |is_content| {
+                        let one = usize::from(is_content);
+                        may_end(wanting.fetch_sub(one, Ordering::Relaxed) - one)
+                    });
+                });
             }
         });
     }
 }
 
-/// The program gets what its cap allows, and no more.
-fn assert_is_held_to(percent: u64, console: Console, runtime: Runtime) {
+/// The program gets what its cap allows, and no more. It goes on until it has, and `may_end`, which is told once that it has.
+fn assert_is_held_to(percent: u64, console: Console, runtime: Runtime, may_end: impl Fn(bool) -> bool) {
     let mut shares = Shares::of(console);
-    let mut taken = Vec::new();
-    while taken.last().is_none_or(|last| *last < 0.8 * percent as f64) {
-        assert!(taken.len() < ROUNDS, "{taken:?} under a cap of {percent} % ({runtime:?})");
+    let (mut taken, mut is_content) = (Vec::new(), false);
+    for _ in 0..ROUNDS {
         let share = shares.next(15 * percent);
         // As in `compute`: a quantum of credit at most is left.
         assert!(share <= percent as f64 * 1.02 + 0.5, "{share} under a cap of {percent} % ({runtime:?})");
         taken.push(share);
+        let was_content = is_content;
+        is_content |= share >= 0.8 * percent as f64;
+        if is_content && may_end(!was_content) {
+            break;
+        }
     }
+    assert!(is_content, "{taken:?} under a cap of {percent} % ({runtime:?})");
     shares.console.finish();
 }
 

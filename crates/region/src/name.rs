@@ -137,6 +137,20 @@ impl GpuId {
         ((u128::from(self.0[0]) << 64) | u128::from(self.0[1])).to_be_bytes()
     }
 
+    /// The UUID's hexadecimal digits.
+    #[inline(never)]
+    #[must_use]
+    pub fn digits(&self) -> [u8; 32] {
+        let mut digits = [0; 32];
+        let [mut high, mut low] = self.0;
+        for digit in &mut digits {
+            let half = (high >> 60).to_le_bytes()[0];
+            *digit = half + if half < 10 { b'0' } else { b'a' - 10 };
+            (high, low) = (high << 4 | low >> 60, low << 4);
+        }
+        digits
+    }
+
     /// The id as it stands in shared memory.
     #[must_use]
     pub fn words(&self) -> [u64; 2] {

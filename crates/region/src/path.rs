@@ -107,14 +107,7 @@ pub(crate) fn decimal(number: u64) -> [u8; 20] {
 /// A GPU's arena: `GPU.v1` behind `folder` and `before`, the GPU by the 32 hexadecimal digits of its UUID.
 #[inline(never)]
 pub(crate) fn arena(folder: &[u8], before: &[u8], gpu: GpuId) -> Result<Path, Unusable> {
-    let mut digits = [0; 32];
-    let [mut high, mut low] = gpu.words();
-    for digit in &mut digits {
-        let half = (high >> 60).to_le_bytes()[0];
-        *digit = half + if half < 10 { b'0' } else { b'a' - 10 };
-        (high, low) = (high << 4 | low >> 60, low << 4);
-    }
-    Path::of(&[folder, before, &digits, b".v1"])
+    Path::of(&[folder, before, &gpu.digits(), b".v1"])
 }
 
 /// Opens a file of a folder for reading and writing; where there is none it is made, with this mode whatever the process's umask. A link

@@ -349,6 +349,7 @@ impl Tenant {
     ///
     /// # Errors
     /// Why it cannot be used.
+    #[inline(never)]
     pub fn open_or_create(directory: &Directory, name: &TenantName) -> Result<Self, Unusable> {
         let (folder, path) = (directory.tenants()?, path::tenant(name));
         let folder = folder.number();

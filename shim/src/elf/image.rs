@@ -68,16 +68,17 @@ impl Image {
         let mut soname = usize::MAX;
         for index in 0..MOST_DYNAMIC_ENTRIES {
             // SAFETY: the section ends with DT_NULL, which ends the loop; the caller keeps it mapped.
-            let entry = unsafe { &*dynamic.add(index) };
-            match entry.tag {
+            let &Dyn { tag, value } = unsafe { &*dynamic.add(index) };
+            let address = relocated(base, value);
+            match tag {
                 DT_NULL => break,
-                DT_STRTAB => strings = relocated(base, entry.value),
-                DT_STRSZ => strings_bytes = entry.value,
-                DT_SYMTAB => symbols = relocated(base, entry.value),
-                DT_GNU_HASH => gnu_hash = relocated(base, entry.value),
-                DT_HASH => sysv_hash = relocated(base, entry.value),
-                DT_VERSYM => versions = relocated(base, entry.value),
-                DT_SONAME => soname = entry.value,
+                DT_STRTAB => strings = address,
+                DT_STRSZ => strings_bytes = value,
+                DT_SYMTAB => symbols = address,
+                DT_GNU_HASH => gnu_hash = address,
+                DT_HASH => sysv_hash = address,
+                DT_VERSYM => versions = address,
+                DT_SONAME => soname = value,
                 _ => {}
             }
         }

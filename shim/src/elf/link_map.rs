@@ -97,7 +97,7 @@ pub(crate) fn any_object(iterate: IteratePhdr, mut visit: impl FnMut(&Image, &Ex
         let extent = Extent::of(info);
         // SAFETY: glibc holds the loader's lock, so the object stays while we look at it.
         let image = unsafe { Image::new(extent.base, extent.dynamic) };
-        c_int::from(image.is_some_and(|image| visit(&image, &extent)))
+        c_int::from(image.as_ref().is_some_and(|image| visit(image, &extent)))
     }
     fn start<F>(iterate: IteratePhdr, visit: &mut F) -> bool
     where

@@ -4,9 +4,9 @@ use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use crate::elf::LinkMap;
 use crate::elf::hash::Name;
 use crate::elf::link_map::IteratePhdr;
-use crate::elf::{Image, LinkMap};
 
 pub(crate) type Dlsym = unsafe extern "C" fn(handle: *mut c_void, name: *const c_char) -> *mut c_void;
 pub(crate) type Dlvsym =
@@ -74,15 +74,8 @@ impl Glibc {
 #[cold]
 #[inline(never)]
 fn resolve() -> Option<()> {
-    let libc = image_of_start(c"libc.so.6")?;
     for (name, place) in NAMES.iter().zip(&FUNCTIONS).rev() {
-        let mut address = libc.function(*name);
-        if address.is_null() {
-            address = image_of_start(c"libdl.so.2")?.function(*name);
-        }
-        if address.is_null() {
-            return None;
-        }
+        let address = found_in(c"libc.so.6", *name).or_else(|| found_in(c"libdl.so.2", *name))?;
         place.store(address, Ordering::Release);
     }
     Some(())
@@ -90,12 +83,15 @@ fn resolve() -> Option<()> {
 
 /// A function of libc, or of libpthread, where that is a library of its own (before glibc 2.34).
 pub(crate) fn function(name: &[u8]) -> Option<*mut c_void> {
-    let in_library = |soname| Some(image_of_start(soname)?.function(Name::of(name)));
-    let found = |soname| in_library(soname).filter(|address| !address.is_null());
-    found(c"libc.so.6").or_else(|| found(c"libpthread.so.0"))
+    let name = Name::of(name);
+    found_in(c"libc.so.6", name).or_else(|| found_in(c"libpthread.so.0", name))
 }
 
-fn image_of_start(soname: &CStr) -> Option<Image> {
+/// A function of the object with this soname that the process was started with.
+#[inline(never)]
+fn found_in(soname: &CStr, name: Name) -> Option<*mut c_void> {
+    let object = LinkMap::of_start(soname)?;
     // SAFETY: an object that the process was started with is never unloaded.
-    LinkMap::of_start(soname).and_then(|object| unsafe { object.image() })
+    let address = unsafe { object.image() }.as_ref()?.function(name);
+    (!address.is_null()).then_some(address)
 }

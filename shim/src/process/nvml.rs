@@ -27,17 +27,19 @@ pub(crate) type Answer<T> = Result<T, u32>;
 
 /// The name that NVML has for a device, NUL-terminated: `kind` is `GPU` or `MIG`. (`core::fmt` would be 3 KiB of code.)
 pub(crate) fn name_of(gpu: GpuId, kind: &[u8]) -> [u8; UUID_CHARS] {
-    let mut name = [0; UUID_CHARS];
-    let mut places = name.iter_mut();
-    let mut put = |byte: u8| places.by_ref().take(1).for_each(|place| *place = byte);
+    let (mut name, mut length) = ([0; UUID_CHARS], 0);
+    let mut put = |byte: u8| {
+        if let Some(place) = name.get_mut(length) {
+            *place = byte;
+        }
+        length += 1;
+    };
     kind.iter().for_each(|byte| put(*byte));
-    for (index, byte) in gpu.uuid().into_iter().enumerate() {
-        if matches!(index, 0 | 4 | 6 | 8 | 10) {
+    for (index, digit) in gpu.digits().into_iter().enumerate() {
+        if matches!(index, 0 | 8 | 12 | 16 | 20) {
             put(b'-');
         }
-        for nibble in [byte >> 4, byte & 15] {
-            put(b"0123456789abcdef"[usize::from(nibble % 16)]);
-        }
+        put(digit);
     }
     name
 }
@@ -158,12 +160,13 @@ pub(crate) fn parse_uuid(text: &[u8]) -> Option<GpuId> {
         .iter()
         .take_while(|c| **c != 0)
         .filter(|c| **c != b'-');
-    let (mut value, mut digits) = (0_u128, 0);
+    let (mut words, mut digits) = ([0, 0], 0);
     for c in hex {
-        value = (value << 4) | u128::from(char::from(*c).to_digit(16)?);
+        let [high, low] = words;
+        words = [high << 4 | low >> 60, low << 4 | u64::from(char::from(*c).to_digit(16)?)];
         digits += 1;
     }
-    (digits == 32).then(|| GpuId::from_uuid(value.to_be_bytes()))
+    (digits == 32).then_some(GpuId::from_words(words))
 }
 
 #[cfg(test)]

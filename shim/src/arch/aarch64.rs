@@ -229,6 +229,16 @@ pub(crate) unsafe fn number_in_stub(code: *const c_void) -> Option<usize> {
     (low & !(0xffff << 5) == MOV_W9).then_some(word as usize >> call::NUMBER_SHIFT & 1023)
 }
 
+/// Where this library is loaded, and its dynamic section.
+pub(crate) fn own_places() -> (usize, *const c_void) {
+    unsafe extern "C" {
+        /// The linker's names for them.
+        static __ehdr_start: u8;
+        static _DYNAMIC: u8;
+    }
+    ((&raw const __ehdr_start).addr(), (&raw const _DYNAMIC).cast())
+}
+
 /// What tells the calling thread from all others that live.
 pub(crate) fn thread_pointer() -> u64 {
     let pointer;

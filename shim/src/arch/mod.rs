@@ -17,7 +17,7 @@ use x86_64 as this;
 
 #[cfg(not(test))]
 pub(crate) use this::trap_instruction;
-pub(crate) use this::{attach, called, gate, make, number_in_stub, real, stub, thread_pointer};
+pub(crate) use this::{attach, called, gate, make, number_in_stub, own_places, real, stub, thread_pointer};
 
 /// Ends the process at once.
 #[cfg(not(test))]

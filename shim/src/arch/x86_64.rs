@@ -462,6 +462,23 @@ pub(crate) unsafe fn number_in_stub(code: *const c_void) -> Option<usize> {
     (first == MOV_EAX).then_some(moved as usize >> call::NUMBER_SHIFT & 1023)
 }
 
+/// Where this library is loaded, and its dynamic section. Assembly, since Rust asks the table of addresses for what another object might
+/// define, and each address there is relocated.
+pub(crate) fn own_places() -> (usize, *const c_void) {
+    let (start, dynamic);
+    // SAFETY: the linker's names; nothing is read.
+    unsafe {
+        asm!(
+            "lea {}, [rip + __ehdr_start]",
+            "lea {}, [rip + _DYNAMIC]",
+            out(reg) start,
+            out(reg) dynamic,
+            options(nostack, nomem, preserves_flags),
+        );
+    }
+    (start, dynamic)
+}
+
 /// What tells the calling thread from all others that live.
 #[inline(always)]
 pub(crate) fn thread_pointer() -> u64 {

@@ -3,6 +3,7 @@
 use core::ffi::{CStr, c_char, c_void};
 
 use super::hash::Name;
+use crate::arch;
 
 /// `Elf64_Dyn`.
 #[repr(C)]
@@ -96,13 +97,9 @@ impl Image {
 
     /// This library's own.
     pub(crate) fn own() -> Option<Self> {
-        unsafe extern "C" {
-            /// The linker's names for where we are loaded, and for our dynamic section.
-            static __ehdr_start: u8;
-            static _DYNAMIC: Dyn;
-        }
+        let (start, dynamic) = arch::own_places();
         // SAFETY: our own, which stay as long as this code does.
-        unsafe { Image::new((&raw const __ehdr_start).addr(), &raw const _DYNAMIC) }
+        unsafe { Image::new(start, dynamic.cast()) }
     }
 
     /// The name and the address of the function that stands `nth` among those that the object defines, counted from 0. Only of an object

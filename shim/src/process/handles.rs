@@ -294,6 +294,7 @@ impl Handles {
     }
 
     /// Forgets all that belongs to `context`, which is gone; calls `each` with it.
+    #[inline(never)]
     pub(crate) fn remove_context(&self, context: u8, mut each: impl FnMut(Last)) {
         for place in &self.places {
             let handle = place.handle.load(Ordering::Acquire);

@@ -211,7 +211,7 @@ impl Limiter {
         };
         let mut arrival = Arrival::new(look, booked_ns, on.book(booked_ns));
         let (mut is_settled, mut held_since_ns, mut turn_since_ns) = (false, None, 0);
-        let (pass, _entering) = loop {
+        let (pass, (_entering, fits_ns)) = loop {
             let epoch = on.process().policy().epoch();
             let (budget, look) = on.budget();
             let verdict = arrival.judge(look, budget, &scene);
@@ -225,8 +225,8 @@ impl Limiter {
                     self.progress_ns.store(look.now_ns, Ordering::Relaxed);
                 }
                 Verdict::Go(pass) => {
-                    if let Some(entering) = self.has_turn(on, stream, &scene, booked_ns, &mut turn_since_ns) {
-                        break (pass, entering);
+                    if let Some(entry) = self.has_turn(on, stream, &scene, unit_ns, &mut turn_since_ns) {
+                        break (pass, entry);
                     }
                     tails = Tails::Settled;
                 }
@@ -271,7 +271,7 @@ impl Limiter {
             on,
             stream,
             (unit, estimate),
-            [unit_ns, booked_ns, target_ns * times, arrival.arrived_ns()],
+            [unit_ns, booked_ns, booked_ns.min(fits_ns), target_ns * times, arrival.arrived_ns()],
             pass,
         )
     }
@@ -303,7 +303,7 @@ impl Limiter {
         on: Ground,
         stream: &'static Stream,
         (unit, estimate): (&Unit, Estimate),
-        [unit_ns, booked_ns, target_ns, arrived_ns]: [u64; 4],
+        [unit_ns, booked_ns, lease_ns, target_ns, arrived_ns]: [u64; 5],
         pass: Pass,
     ) -> Entered {
         let Some(mut books) = stream.books() else {
@@ -365,7 +365,7 @@ impl Limiter {
         books.batch.book(booked_ns);
         books.batch.add(unit, estimate);
         books.unknown |= !estimate.is_learned();
-        books.lease = books.lease.saturating_add(booked_ns).saturating_sub(unit_ns);
+        books.lease = books.lease.saturating_add(lease_ns).saturating_sub(unit_ns);
         if pass == Pass::Stalled {
             // One unit, and no more.
             books.lease = lease::EMPTY;

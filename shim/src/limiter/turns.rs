@@ -107,8 +107,8 @@ pub(super) struct Entering(&'static Turns);
 
 /// What a launch does that asks for its turn.
 enum Entry {
-    /// It goes.
-    Go,
+    /// It goes, and what follows it into its batch as far as that fits the turn: so much in all, ns.
+    Go { fits_ns: u64 },
     /// It sleeps while the bell is as it was, until then, ns.
     Sleep { bell: u32, until_ns: u64 },
 }
@@ -124,6 +124,14 @@ impl Drop for Entering {
     fn drop(&mut self) {
         self.0.entering.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Where no turn ends.
+const ENDLESS: Entry = Entry::Go { fits_ns: u64::MAX };
+
+/// Into a turn that ends at `until_ns`, ns: what fits behind what is in flight.
+fn go(now_ns: u64, scene: &Scene, until_ns: u64) -> Entry {
+    Entry::Go { fits_ns: until_ns.saturating_sub(now_ns).saturating_sub(scene.in_flight_ns) }
 }
 
 fn load(word: &AtomicU64) -> u64 {
@@ -390,19 +398,19 @@ impl Limiter {
         }
     }
 
-    /// Whether a unit may go that has its budget and room: it is its tenant's turn, or nobody's business. `None`: it has slept a while, and is to
-    /// look at everything again. `since_ns`: since when it has waited, ns, 0 at first.
+    /// Whether a unit of `unit_ns` may go that has its budget and room: it is its tenant's turn, or nobody's business; and how much its batch may hold, ns, to end
+    /// in that turn. `None`: it has slept a while, and is to look at everything again. `since_ns`: since when it has waited, ns, 0 at first.
     pub(super) fn has_turn(
         &'static self,
         on: Ground,
         stream: &Stream,
         scene: &Scene,
-        booked_ns: u64,
+        unit_ns: u64,
         since_ns: &mut u64,
-    ) -> Option<Entering> {
+    ) -> Option<(Entering, u64)> {
         let entering = Entering::to(&on.gpu.turns);
-        let (bell, until_ns) = match self.may_enter(on, scene, booked_ns, since_ns) {
-            Entry::Go => return Some(entering),
+        let (bell, until_ns) = match self.may_enter(on, scene, unit_ns, since_ns) {
+            Entry::Go { fits_ns } => return Some((entering, fits_ns)),
             Entry::Sleep { bell, until_ns } => (bell, until_ns),
         };
         // As for the budget: what waits elsewhere for this launch is dearer than it is. What is closed is seen to end.
@@ -413,13 +421,13 @@ impl Limiter {
         None
     }
 
-    fn may_enter(&'static self, on: Ground, scene: &Scene, booked_ns: u64, since_ns: &mut u64) -> Entry {
+    fn may_enter(&'static self, on: Ground, scene: &Scene, unit_ns: u64, since_ns: &mut u64) -> Entry {
         let turns = &on.gpu.turns;
-        let Some(seat) = turns.seat().filter(|_| turns.is_on()) else { return Entry::Go };
+        let Some(seat) = turns.seat().filter(|_| turns.is_on()) else { return ENDLESS };
         if !seat.is_mine() {
             // Away for long. Whoever reads the caps next takes another.
             self.forget_caps();
-            return Entry::Go;
+            return ENDLESS;
         }
         let now_ns = seat.now_ns();
         let went_ns = turns.went_ns.swap(now_ns, Ordering::Relaxed);
@@ -428,15 +436,15 @@ impl Limiter {
             turns.linger_ns.store(if is_soon { LONG_LINGER_NS } else { LINGER_NS }, Ordering::Relaxed);
         }
         if turns.shares(on.gpu, seat, now_ns) {
-            return Entry::Go;
+            return ENDLESS;
         }
         let until_ns = seat.look(now_ns);
         if let Some(until_ns) = until_ns {
             turns.begin(seat, now_ns, until_ns);
             let is_first = scene.batches == 0;
-            if inside(now_ns, scene.in_flight_ns, booked_ns, until_ns, is_first) == Inside::Launch {
+            if inside(now_ns, scene.in_flight_ns, unit_ns, until_ns, is_first) == Inside::Launch {
                 seat.touch(now_ns);
-                return Entry::Go;
+                return go(now_ns, scene, until_ns);
             }
         } else if now_ns < load(&turns.until_ns) {
             // Taken by a higher priority, which says nothing about a habit.
@@ -449,13 +457,15 @@ impl Limiter {
             *since_ns = now_ns;
         }
         match seat.admit(now_ns, *since_ns) {
-            Admission::Go { until_ns } => turns.begin(seat, now_ns, until_ns),
-            Admission::Aloof => {}
+            Admission::Go { until_ns } => {
+                turns.begin(seat, now_ns, until_ns);
+                go(now_ns, scene, until_ns)
+            }
+            Admission::Aloof => ENDLESS,
             Admission::Wait { bell, until_ns } => {
-                return Entry::Sleep { bell, until_ns: until_ns.min(now_ns + LONGEST_NAP_NS) };
+                Entry::Sleep { bell, until_ns: until_ns.min(now_ns + LONGEST_NAP_NS) }
             }
         }
-        Entry::Go
     }
 
     /// The turn is over, or too short for the next batch: lets what is in flight drain, and hands over a little before it has.
@@ -480,7 +490,7 @@ impl Limiter {
             return Entry::Sleep { bell: seat.bell(), until_ns: now_ns };
         };
         turns.begin(seat, now_ns, until_ns);
-        Entry::Go
+        go(now_ns, scene, until_ns)
     }
 
     /// A launch waits for its budget: a turn is given up that others want, a little before what is in flight has drained. When to come back for that, by this

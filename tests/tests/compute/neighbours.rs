@@ -74,7 +74,11 @@ fn managed_memory_of_its_own_is_no_stranger() {
     for dear_ns in [50 * MS, 2 * MS] {
         let machine = Machine::new();
         let mut console = at_a_fifth(&machine).start_with_context();
-        let _ = console.call("cuMemAllocManaged", &[Out(8), Is(GIB), Is(1)]).ok();
+        let before = machine.device_used();
+        let memory = console.call("cuMemAllocManaged", &[Out(8), Is(GIB), Is(1)]).ok().number(0);
+        let _ = console.call("cuMemsetD8_v2", &[Is(memory), Is(1), Is(GIB)]).ok();
+        let _ = console.call("cuCtxSynchronize", &[]).ok();
+        assert!(machine.device_used() - before >= GIB, "the memory is on the device");
         let (share, charged) = share_and_charge(&machine, console, dear_ns);
         assert!(share <= 20.0 + 3.0, "{share} % at 20, {charged} % of it charged");
         assert!(charged >= 98.0, "{charged} % of the work was charged");

@@ -309,8 +309,10 @@ impl Limiter {
     fn note_in_flight(&self, ordinal: u32, left: InFlight) {
         let noted = self.gpus.get(ordinal as usize).map(|gpu| &gpu.in_flight);
         let any = u32::from(left.since_ns != 0);
-        if noted.is_some_and(|noted| noted.swap(any, Ordering::Relaxed) | any != 0)
-            && let Some(on) = Ground::of(ordinal)
+        // A load first: this comes after each synchronisation, once for each device there may be.
+        if noted.is_some_and(|noted| {
+            noted.load(Ordering::Relaxed) | any != 0 && noted.swap(any, Ordering::Relaxed) | any != 0
+        }) && let Some(on) = Ground::of(ordinal)
         {
             on.note_in_flight(left);
         }

@@ -16,7 +16,7 @@ use crate::part;
 pub const TARGET_NS: u64 = 300_000;
 
 /// The same where no cap binds, and launches are counted for turns alone: the events of 0.3 ms take 0.6 % of a turn (measured on an H100).
-pub const UNCAPPED_TARGET_NS: u64 = 2_000_000;
+pub const UNCAPPED_TARGET_NS: u64 = 1_000_000;
 
 /// How much work a batch holds beside a tenant of higher priority, ns: what is in flight has to be little, and each end to be seen.
 pub const BELOW_TARGET_NS: u64 = 100_000;

@@ -309,7 +309,7 @@ impl Turns {
         let began_ns = load(&self.local_since_ns).max(scene.progress_ns);
         let drains_ns = scene.in_flight_ns.saturating_add(seat.arena().common_ns(began_ns));
         let left_ns = drains_ns.saturating_sub(LEAD_NS).saturating_sub(now_ns);
-        (scene.batches > 1 || scene.batches == 1 && left_ns != 0)
+        (scene.batches > 2 || scene.batches != 0 && left_ns != 0)
             .then(|| left_ns.clamp(NAPS_NS[0], NAPS_NS[1]))
     }
 

@@ -247,6 +247,7 @@ impl Limiter {
                 // It has been waited for, and nothing has come since.
                 if books.is_blind && !books.has_tail && books.batch.is_empty() {
                     Self::clock(on, &mut books, true);
+                    self.progress_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
                 }
             }
             // Those that another thread is at are left to it: threads that launch and synchronise on a stream each must not wait for one

@@ -559,7 +559,9 @@ impl Limiter {
             return HOLDS_NS;
         }
         let may_ns = if turns.is_high() { load(&turns.linger_ns) } else { QUIET_NS };
-        if busy_ns == 0 && quiet_ns.min(seat.quiet_ns(now_ns)) >= may_ns {
+        // From the end of its work on: between two steps of a program that waits for each nothing is there for a moment, and the last launch is a step ago.
+        let idle_ns = sys::monotonic_ns().saturating_sub(self.progress_ns.load(Ordering::Relaxed));
+        if busy_ns == 0 && quiet_ns.min(seat.quiet_ns(now_ns)).min(idle_ns) >= may_ns {
             // It could have had the rest, too.
             turns.learn(on.gpu, now_ns, over_ns.max(now_ns).saturating_sub(load(&turns.since_ns)));
             seat.release(now_ns, false);

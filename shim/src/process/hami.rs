@@ -219,7 +219,7 @@ impl Process {
         let Some(joined) = places.join(&Settings::get().tenant()) else { return CLOSED };
         let Joined { member, directory, place } = joined;
         let Ok(changes) = PolicyWriter::of_own() else { return CLOSED };
-        let (unreadable, ignored) = variables.complaints();
+        let (unreadable, ignored) = variables.complaints(Settings::get().takes_turns(false));
         say(&member, unreadable, Problem::Unreadable, 0);
         say(&member, ignored, Problem::NotSupported, 0);
         say(&member, bad, Problem::BadFile, 0);
@@ -259,7 +259,11 @@ impl Process {
             None if variables.when() == When::Never => (variables.memory(number), Cap::FULL),
             None => (variables.memory(number), variables.compute(number)),
         };
-        Found::Limits(Limits { compute, ..Limits::of_memory(memory) })
+        let mut limits = Limits { compute, ..Limits::of_memory(memory) };
+        if Settings::get().takes_turns(false) {
+            (limits.compute, limits.entitlement) = variables.entitle(compute);
+        }
+        Found::Limits(limits)
     }
 
     /// A launch is about to go: HAMi's monitor is told, and may let it wait.

@@ -75,12 +75,23 @@ impl Worker {
 
     /// GPU time that its tenant has used, ns.
     fn used_ns(&self, machine: &Machine) -> u64 {
-        let directory = Directory::at(machine.region().as_os_str().as_bytes()).expect("a short path");
         let name = TenantName::parse(self.tenant.as_bytes()).expect("a tenant's name");
-        let file = Tenant::open(&directory.tenant(&name).expect("a short path")).expect("it has a file");
-        let (gpu, _) = file.gpus().next().expect("it has used a GPU");
-        file.meter(gpu).map_or(0, cuota_region::tenant::Meter::used_ns)
+        used_ns(&tenant_in(&machine.region(), &name))
     }
+}
+
+/// The file of a tenant whose directory this is.
+#[track_caller]
+fn tenant_in(directory: &std::path::Path, name: &TenantName) -> Tenant {
+    let directory = Directory::at(directory.as_os_str().as_bytes()).expect("a short path");
+    Tenant::open(&directory.tenant(name).expect("a short path")).expect("it has a file")
+}
+
+/// GPU time that a tenant has used, ns.
+#[track_caller]
+fn used_ns(tenant: &Tenant) -> u64 {
+    let (gpu, _) = tenant.gpus().next().expect("it has used a GPU");
+    tenant.meter(gpu).map_or(0, cuota_region::tenant::Meter::used_ns)
 }
 
 /// The arena's file of the one GPU, once there is one.

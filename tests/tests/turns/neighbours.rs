@@ -1,12 +1,20 @@
 //! Who is on the GPU beside the tenants that take turns.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
+use cuota_region::event::Event;
+use cuota_region::hami::file::{Monitored, NOTHING};
+use cuota_region::hami::own::Places;
+use cuota_region::hami::variables::Variables;
+use cuota_region::name::TenantName;
+use cuota_region::tenant::Tenant;
 use cuota_tests::machine::{Machine, Program, skip};
 use cuota_tests::wait::eventually;
 
-use crate::{ENDLESS, MS, Worker, arena_file, passed};
+use crate::shares::{are_due, shares_by};
+use crate::{ENDLESS, MS, Worker, arena_file, passed, tenant_in, used_ns};
 
 /// Two tenants that have work without end, and their arena.
 fn two_that_take_turns(machine: &Machine) -> ([Worker; 2], std::path::PathBuf) {
@@ -141,6 +149,55 @@ fn containers_of_hamis_take_turns_where_they_say_so() {
     alone.work(20);
     alone.console.finish();
     assert!(std::fs::read_dir(shared).expect("it is there").next().is_none(), "nobody asked for it");
+}
+
+/// The file of a container's one tenant, whose memory is a folder of the machine's.
+#[track_caller]
+fn tenant_of_hami(machine: &Machine, cache: &Path) -> Tenant {
+    let places = Places::of(cache.as_os_str().as_bytes()).expect("the folder is there");
+    let place = places.at(0).expect("a short path");
+    let name = std::str::from_utf8(place.as_bytes()).expect("ASCII").strip_prefix("/dev/shm/");
+    tenant_in(&machine.region().join("shm").join(name.expect("in memory")), &TenantName::DEFAULT)
+}
+
+/// A container with FCSP's variables beside one that asks for nothing gets so much, per cent, once its share is `live` in the monitor's
+/// file.
+#[track_caller]
+fn beside_another_fcsp_has(variables: &[(&str, &str)], live: Option<u32>, due: f64) {
+    if of_hami(&Machine::new(), Path::new("/"), "x", None).is_none() {
+        return skip("mount namespaces are needed");
+    }
+    are_due(&[due, 100.0 - due], || {
+        let machine = Machine::new();
+        let folder = machine.region();
+        let cache = |name: &str| folder.join(format!("{name}.cache"));
+        let start = |name: &str, variables: &[(&str, &str)]| {
+            let program =
+                of_hami(&machine, &folder, &format!("{name}.cache"), Some("on")).expect("as before");
+            let program = variables.iter().fold(program, |program, (name, value)| program.with(name, value));
+            Worker::on(program.start_with_context(), name, MS / 2)
+        };
+        let workers = vec![start("a", variables), start("b", &[])];
+        let events = tenant_of_hami(&machine, &cache("a")).events().entries().map(|entry| entry.event);
+        assert_eq!(events.filter(|event| matches!(event, Event::Setting { .. })).collect::<Vec<_>>(), []);
+        let path = cache("a");
+        let file = Monitored::open(path.as_os_str().as_bytes(), &Variables::none(), NOTHING);
+        live.into_iter().for_each(|percent| file.expect("it is there").set_compute(0, percent));
+        shares_by(|worker| used_ns(&tenant_of_hami(&machine, &cache(&worker.tenant))), workers)
+    });
+}
+
+#[test]
+fn share_that_fcsp_balances_is_kept_and_goes_beyond() {
+    // 60 and half of what nobody is guaranteed; as a cap beside one with the same weight it would be 50.
+    let asked = [("BUD_SM_LIMIT", "60"), ("BUD_ISOLATION_MODE", "balanced"), ("BUD_BURST_MAX_PCT", "40")];
+    beside_another_fcsp_has(&asked, None, 80.0);
+}
+
+#[test]
+fn adaptive_share_of_fcsp_is_kept_and_follows_the_monitors_file() {
+    let asked = [("BUD_SM_LIMIT", "30"), ("BUD_ISOLATION_MODE", "adaptive")];
+    beside_another_fcsp_has(&asked, Some(75), 75.0);
 }
 
 #[test]

@@ -6,9 +6,14 @@ use cuota_tests::wait::eventually;
 use crate::{ENDLESS, MS, Worker};
 
 /// What programs get of what all of them get together, in per cent, while each has work without end.
-fn shares_of(machine: &Machine, mut workers: Vec<Worker>) -> Vec<f64> {
+fn shares_of(machine: &Machine, workers: Vec<Worker>) -> Vec<f64> {
+    shares_by(|worker| worker.used_ns(machine), workers)
+}
+
+/// The same, with what says how much GPU time a program's tenant has used, ns.
+pub(crate) fn shares_by(used_ns: impl Fn(&Worker) -> u64, mut workers: Vec<Worker>) -> Vec<f64> {
     workers.iter_mut().for_each(|worker| worker.begin(ENDLESS));
-    let used = || -> Vec<u64> { workers.iter().map(|worker| worker.used_ns(machine)).collect() };
+    let used = || -> Vec<u64> { workers.iter().map(&used_ns).collect() };
     // What each learns at first is not looked at.
     eventually("they have begun", || used().iter().sum::<u64>() > 400 * MS);
     let before = used();
@@ -19,16 +24,23 @@ fn shares_of(machine: &Machine, mut workers: Vec<Worker>) -> Vec<f64> {
     taken.iter().map(|ns| 100.0 * *ns as f64 / all as f64).collect()
 }
 
-/// One of three tries is to be as it is due: who gets no processor loses its turn (docs/turns.md, Limits).
 #[track_caller]
 fn share(options: &[&[&str]], due: &[f64]) {
-    let mut tries = Vec::new();
-    for _ in 0..3 {
+    are_due(due, || {
         let machine = Machine::new();
         let workers = (0..).zip(options);
         let workers =
             workers.map(|(number, options)| Worker::start(&machine, &format!("t{number}"), options, MS / 2));
-        let shares = shares_of(&machine, workers.collect());
+        shares_of(&machine, workers.collect())
+    });
+}
+
+/// One of three tries is to be as it is due: who gets no processor loses its turn (docs/turns.md, Limits).
+#[track_caller]
+pub(crate) fn are_due(due: &[f64], shares: impl Fn() -> Vec<f64>) {
+    let mut tries = Vec::new();
+    for _ in 0..3 {
+        let shares = shares();
         if shares.iter().zip(due).all(|(share, due)| (share - due).abs() <= 10.0) {
             return;
         }

@@ -9,10 +9,11 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let mut variables = Variables::none();
     data.split(|byte| *byte == 0).for_each(|entry| variables.note(entry));
-    let (unreadable, ignored) = variables.complaints();
+    let (unreadable, ignored) = variables.complaints(false);
     assert_eq!((unreadable | ignored) & !variables.found(), 0);
     for device in 0..18 {
-        let _ = variables.compute(device);
+        let (cap, entitlement) = variables.entitle(variables.compute(device));
+        assert!(entitlement.guarantee_ppm <= cap.ppm());
         match variables.memory(device) {
             MemoryLimit::Unlimited => {}
             // Nothing is granted of what cannot be read, and only of that.

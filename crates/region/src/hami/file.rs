@@ -514,6 +514,22 @@ mod tests {
     }
 
     #[test]
+    fn guarantee_follows_the_share_in_the_file() {
+        let asked = ["BUD_SM_LIMIT=30", "BUD_ISOLATION_MODE=balanced", "BUD_BURST_MAX_PCT=20"];
+        let file = Folder::new().open(&asked).unwrap();
+        let asked = variables(&asked);
+        let entitled = || {
+            let (cap, entitlement) = asked.entitle(file.compute(0, &asked));
+            (cap.ppm(), entitlement.guarantee_ppm)
+        };
+        assert_eq!(entitled(), (500_000, 300_000));
+        file.set_compute(0, 45);
+        assert_eq!(entitled(), (650_000, 450_000));
+        file.set_compute(0, 100);
+        assert_eq!(entitled(), (1_000_000, 0));
+    }
+
+    #[test]
     fn shares_count_by_the_policy_and_the_switch() {
         let file = Folder::new().open(&["CUDA_DEVICE_SM_LIMIT=30"]).unwrap();
         let compute = |policy: &str| file.compute(0, &variables(&[policy])).ppm();

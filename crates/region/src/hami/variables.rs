@@ -4,6 +4,7 @@
 //! What is unclear in their programs is read as people mean it: `10GB` is ten times 2^30 bytes, and a leading 0 means nothing.
 
 use cuota_governor::cap::Cap;
+use cuota_governor::entitlement::{Entitlement, Preset, WHOLE_PPM};
 
 use super::DEVICES;
 use crate::HELPER_VARIABLE;
@@ -25,6 +26,8 @@ pub const FILE: usize = 4;
 const PRIORITY: usize = 5;
 const POLICY: usize = 6;
 const ISOLATION: usize = 7;
+const FLOOR: usize = 11;
+const BURST: usize = 13;
 
 /// The number of our own `CUOTA_HELPER`, as events name it.
 pub const HELPER: u32 = 31;
@@ -74,8 +77,11 @@ pub struct Variables {
     /// One more than the priority asked for; 0: none was.
     priority: i32,
     when: When,
-    /// FCSP's limits of time do not count.
-    is_open: bool,
+    /// FCSP's mode. With [`Preset::None`] its limits of time do not count.
+    mode: Preset,
+    /// What FCSP guarantees in the place of the share, and how far beyond the share it lets go, parts per million.
+    floor_ppm: Option<u32>,
+    burst_ppm: Option<u32>,
     /// By number, a bit each: found.
     found: u32,
     /// Found, and not read.
@@ -94,7 +100,9 @@ impl Variables {
             path_bytes: 0,
             priority: 0,
             when: When::Switched,
-            is_open: false,
+            mode: Preset::Strict,
+            floor_ppm: None,
+            burst_ppm: None,
             found: 0,
             unreadable: 0,
             ignored: 0,
@@ -134,14 +142,17 @@ impl Variables {
                 PRIORITY => self.set_priority(value),
                 POLICY => self.set_policy(value),
                 ISOLATION => self.set_isolation(value),
-                _ => {
-                    // What a switch says that asks for nothing.
-                    let is_off = is(value, b"0") || is(value, b"false") || is(value, b"hard");
-                    self.ignored |= if is_off { 0 } else { bit };
-                    true
-                }
+                FLOOR => set_part(&mut self.floor_ppm, value),
+                BURST => set_part(&mut self.burst_ppm, value),
+                _ => true,
             };
-            self.unreadable |= if is_read { 0 } else { bit };
+            // What a switch says that asks for nothing.
+            let is_off = || is(value, b"0") || is(value, b"false") || is(value, b"hard");
+            if !is_read {
+                self.unreadable |= bit;
+            } else if number > ISOLATION && !is_off() {
+                self.ignored |= bit;
+            }
         }
         self.found |= bit;
     }
@@ -182,8 +193,13 @@ impl Variables {
     }
 
     fn set_isolation(&mut self, value: &[u8]) -> bool {
-        self.is_open = is(value, b"none");
-        self.ignored |= if self.is_open || is(value, b"strict") { 0 } else { 1 << ISOLATION };
+        self.mode = match () {
+            () if is(value, b"none") => Preset::None,
+            () if is(value, b"balanced") => Preset::Balanced,
+            () if is(value, b"adaptive") => Preset::Adaptive,
+            () => return is(value, b"strict"),
+        };
+        self.ignored |= if self.mode == Preset::None { 0 } else { 1 << ISOLATION };
         true
     }
 
@@ -224,10 +240,44 @@ impl Variables {
     }
 
     /// The numbers of the variables that were found: a bit each for those that could not be read, and for those that are not
-    /// followed.
+    /// followed, where the container takes turns with others or does not.
     #[must_use]
-    pub fn complaints(&self) -> (u32, u32) {
-        (self.unreadable, self.ignored)
+    pub fn complaints(&self, takes_turns: bool) -> (u32, u32) {
+        (self.unreadable, self.ignored & if takes_turns { !self.followed() } else { u32::MAX })
+    }
+
+    /// The numbers of those of FCSP's variables that [`Self::entitle`] follows, a bit each. None beside a share of HAMi's, which goes before.
+    fn followed(&self) -> u32 {
+        if self.found & 1 << COMPUTE != 0 {
+            return 0;
+        }
+        match self.mode {
+            Preset::Strict => 1 << FLOOR,
+            Preset::Balanced | Preset::Adaptive => 1 << ISOLATION | 1 << FLOOR | 1 << BURST,
+            Preset::None => 0,
+        }
+    }
+
+    /// What FCSP's mode, floor and burst make of a device's `share` of time, where the container takes turns with others: without turns
+    /// nobody keeps a guarantee. A share that does not bind is none, and nothing is guaranteed by it.
+    #[must_use]
+    pub fn entitle(&self, share: Cap) -> (Cap, Entitlement) {
+        let followed = self.followed();
+        let (mut cap, mut entitlement) = (share, Entitlement::USUAL);
+        if followed >> ISOLATION & 1 != 0 && share.binds() {
+            entitlement.guarantee_ppm = share.ppm();
+            let most_ppm = share.ppm() + self.burst_ppm.unwrap_or(WHOLE_PPM);
+            cap = Cap::from_ppm(most_ppm).unwrap_or(Cap::FULL);
+        }
+        // The floor is followed where anything is.
+        if followed != 0 {
+            entitlement.guarantee_ppm = self.floor_ppm.unwrap_or(entitlement.guarantee_ppm).min(cap.ppm());
+        }
+        // Without a guarantee it would have nothing beside others.
+        if self.mode == Preset::Adaptive && entitlement.guarantee_ppm != 0 {
+            entitlement.weight = 0;
+        }
+        (cap, entitlement)
     }
 
     /// The limit of a device of the container, HAMi's before FCSP's; 0 for one device leaves it to the limit of all, as in HAMi-core.
@@ -261,7 +311,7 @@ impl Variables {
     #[must_use]
     pub fn compute(&self, device: usize) -> Cap {
         match self.limit(COMPUTE, device) {
-            (Amount::Share(ppm), is_fcsp) if !(self.is_open && is_fcsp) => {
+            (Amount::Share(ppm), is_fcsp) if !(self.mode == Preset::None && is_fcsp) => {
                 u32::try_from(ppm).ok().and_then(|ppm| Cap::from_ppm(ppm).ok()).unwrap_or(Cap::FULL)
             }
             _ => Cap::FULL,
@@ -279,6 +329,13 @@ fn is(text: &[u8], word: &[u8]) -> bool {
 #[inline(never)]
 fn trimmed(text: &[u8]) -> &[u8] {
     text.trim_ascii()
+}
+
+/// Reads a part of a device's time; `false`: it cannot be read.
+fn set_part(part_ppm: &mut Option<u32>, value: &[u8]) -> bool {
+    let Amount::Share(ppm) = compute(value) else { return false };
+    *part_ppm = u32::try_from(ppm).ok();
+    true
 }
 
 /// What stands between a limit's name and its value: the device's number, [`ALL`] without one; and the rest.
@@ -431,7 +488,7 @@ mod tests {
         ] {
             let variables = of(&[&format!("CUDA_DEVICE_MEMORY_LIMIT={text}")]);
             assert_eq!(variables.memory(3), MemoryLimit::Bytes(0), "{text:?}");
-            assert_eq!(variables.complaints(), (1, 0), "{text:?}");
+            assert_eq!(variables.complaints(false), (1, 0), "{text:?}");
         }
     }
 
@@ -453,7 +510,7 @@ mod tests {
     fn a_share_of_time_that_cannot_be_read_limits_nothing_and_is_complained_of() {
         for text in ["half", "50m", "-5", "50 percent"] {
             let variables = of(&[&format!("CUDA_DEVICE_SM_LIMIT_2={text}")]);
-            assert_eq!((variables.compute(2), variables.complaints()), (Cap::FULL, (2, 0)), "{text:?}");
+            assert_eq!((variables.compute(2), variables.complaints(false)), (Cap::FULL, (2, 0)), "{text:?}");
         }
     }
 
@@ -500,8 +557,99 @@ mod tests {
         assert_eq!(variables.compute(0), Cap::FULL);
         assert_eq!(variables.memory(0), MemoryLimit::Bytes(1 << 30));
         assert_eq!(of(&["BUD_ISOLATION_MODE=none", "CUDA_DEVICE_SM_LIMIT=50"]).compute(0).ppm(), 500_000);
-        assert_eq!(of(&["BUD_ISOLATION_MODE=strict"]).complaints(), (0, 0));
-        assert_eq!(of(&["BUD_ISOLATION_MODE=balanced"]).complaints(), (0, 1 << ISOLATION));
+        assert_eq!(of(&["BUD_ISOLATION_MODE=strict"]).complaints(false), (0, 0));
+        assert_eq!(of(&["BUD_ISOLATION_MODE=balanced"]).complaints(false), (0, 1 << ISOLATION));
+    }
+
+    const F: u32 = 1 << FLOOR;
+    const B: u32 = 1 << BURST;
+    const I: u32 = 1 << ISOLATION;
+
+    #[test]
+    fn fcsps_modes_are_a_cap_a_guarantee_and_a_weight_where_turns_are_taken() {
+        let of_60 = |entries: &str| {
+            let variables =
+                of(&[&["BUD_SM_LIMIT=60"], &entries.split_whitespace().collect::<Vec<_>>()[..]].concat());
+            let (cap, entitlement) = variables.entitle(variables.compute(0));
+            assert_eq!(entitlement.priority, Entitlement::USUAL.priority);
+            let percent = |ppm: u32| f64::from(ppm) / 10_000.0;
+            (
+                percent(cap.ppm()),
+                percent(entitlement.guarantee_ppm),
+                entitlement.weight,
+                variables.complaints(true),
+            )
+        };
+        let pool = NAMES.split('\0').position(|name| name == "BUD_SHARED_POOL_PCT").unwrap();
+        for (entries, asked) in [
+            ("", (60.0, 0.0, 100, (0, 0))),
+            ("BUD_ISOLATION_MODE=strict", (60.0, 0.0, 100, (0, 0))),
+            ("BUD_ISOLATION_MODE=balanced", (100.0, 60.0, 100, (0, 0))),
+            ("BUD_ISOLATION_MODE=Adaptive", (100.0, 60.0, 0, (0, 0))),
+            ("BUD_ISOLATION_MODE=none", (100.0, 0.0, 100, (0, 0))),
+            // How far beyond the share.
+            ("BUD_ISOLATION_MODE=balanced BUD_BURST_MAX_PCT=25", (85.0, 60.0, 100, (0, 0))),
+            ("BUD_ISOLATION_MODE=balanced BUD_BURST_MAX_PCT=12.5%", (72.5, 60.0, 100, (0, 0))),
+            ("BUD_ISOLATION_MODE=balanced BUD_BURST_MAX_PCT=0", (60.0, 60.0, 100, (0, 0))),
+            ("BUD_ISOLATION_MODE=adaptive BUD_BURST_MAX_PCT=25", (85.0, 60.0, 0, (0, 0))),
+            ("BUD_ISOLATION_MODE=adaptive BUD_BURST_MAX_PCT=40", (100.0, 60.0, 0, (0, 0))),
+            ("BUD_ISOLATION_MODE=adaptive BUD_BURST_MAX_PCT=4000", (100.0, 60.0, 0, (0, 0))),
+            // The guarantee in the share's place, below the cap.
+            ("BUD_TENANT_FLOOR_PCT=20", (60.0, 20.0, 100, (0, 0))),
+            ("BUD_TENANT_FLOOR_PCT=80", (60.0, 60.0, 100, (0, 0))),
+            ("BUD_ISOLATION_MODE=strict BUD_TENANT_FLOOR_PCT=20%", (60.0, 20.0, 100, (0, 0))),
+            ("BUD_ISOLATION_MODE=balanced BUD_TENANT_FLOOR_PCT=20", (100.0, 20.0, 100, (0, 0))),
+            ("BUD_ISOLATION_MODE=balanced BUD_TENANT_FLOOR_PCT=80", (100.0, 80.0, 100, (0, 0))),
+            ("BUD_ISOLATION_MODE=adaptive BUD_TENANT_FLOOR_PCT=20", (100.0, 20.0, 0, (0, 0))),
+            (
+                "BUD_ISOLATION_MODE=adaptive BUD_TENANT_FLOOR_PCT=90 BUD_BURST_MAX_PCT=10",
+                (70.0, 70.0, 0, (0, 0)),
+            ),
+            // One that has the weight 0 and no guarantee would have nothing.
+            ("BUD_ISOLATION_MODE=adaptive BUD_TENANT_FLOOR_PCT=0", (100.0, 0.0, 100, (0, 0))),
+            // There is no burst where nothing is lent, and no isolation is none.
+            ("BUD_BURST_MAX_PCT=40", (60.0, 0.0, 100, (0, B))),
+            ("BUD_ISOLATION_MODE=strict BUD_BURST_MAX_PCT=40", (60.0, 0.0, 100, (0, B))),
+            (
+                "BUD_ISOLATION_MODE=none BUD_TENANT_FLOOR_PCT=20 BUD_BURST_MAX_PCT=40",
+                (100.0, 0.0, 100, (0, F | B)),
+            ),
+            ("BUD_ISOLATION_MODE=balanced BUD_SHARED_POOL_PCT=40", (100.0, 60.0, 100, (0, 1 << pool))),
+            // What cannot be read.
+            ("BUD_ISOLATION_MODE=fair", (60.0, 0.0, 100, (I, 0))),
+            ("BUD_ISOLATION_MODE=balanced BUD_TENANT_FLOOR_PCT=much", (100.0, 60.0, 100, (F, 0))),
+            ("BUD_ISOLATION_MODE=balanced BUD_BURST_MAX_PCT=-5", (100.0, 60.0, 100, (B, 0))),
+            ("BUD_TENANT_FLOOR_PCT=2g BUD_BURST_MAX_PCT=false", (60.0, 0.0, 100, (F | B, 0))),
+            // HAMi's share goes before all of it.
+            (
+                "BUD_ISOLATION_MODE=balanced BUD_TENANT_FLOOR_PCT=20 CUDA_DEVICE_SM_LIMIT=30",
+                (30.0, 0.0, 100, (0, I | F)),
+            ),
+        ] {
+            assert_eq!(of_60(entries), asked, "{entries}");
+        }
+    }
+
+    #[test]
+    fn share_that_does_not_bind_is_no_guarantee() {
+        for mode in ["balanced", "adaptive"] {
+            let mode = format!("BUD_ISOLATION_MODE={mode}");
+            for entries in [&[&mode[..]][..], &[&mode, "BUD_SM_LIMIT=100"], &[&mode, "BUD_BURST_MAX_PCT=5"]] {
+                let variables = of(entries);
+                let found = variables.entitle(variables.compute(0));
+                assert_eq!(found, (Cap::FULL, Entitlement::USUAL), "{entries:?}");
+            }
+            let (cap, entitlement) = of(&[&mode, "BUD_TENANT_FLOOR_PCT=30"]).entitle(Cap::FULL);
+            assert_eq!((cap, entitlement.guarantee_ppm), (Cap::FULL, 300_000));
+        }
+    }
+
+    #[test]
+    fn without_turns_fcsps_modes_are_named() {
+        let entries = ["BUD_ISOLATION_MODE=balanced", "BUD_TENANT_FLOOR_PCT=20", "BUD_BURST_MAX_PCT=40"];
+        let variables = of(&[&entries[..], &["BUD_SM_LIMIT=60"]].concat());
+        assert_eq!((variables.compute(0).ppm(), variables.complaints(false)), (600_000, (0, I | F | B)));
+        assert_eq!(of(&["BUD_TENANT_FLOOR_PCT=much"]).complaints(false), (F, 0));
     }
 
     #[test]
@@ -514,11 +662,11 @@ mod tests {
             ("BUD_SHARED_POOL_PCT", "40"),
             ("BUD_BURST_MAX_PCT", "40"),
         ] {
-            let (unreadable, ignored) = of(&[&format!("{name}={value}")]).complaints();
+            let (unreadable, ignored) = of(&[&format!("{name}={value}")]).complaints(false);
             assert_eq!((unreadable, ignored.count_ones()), (0, 1), "{name}");
             assert_eq!(super::name(ignored.trailing_zeros() as usize), Some(name));
         }
-        assert_eq!(of(&["CUDA_OVERSUBSCRIBE=false", "BUD_MEMORY_LIMIT_MODE=hard"]).complaints(), (0, 0));
+        assert_eq!(of(&["CUDA_OVERSUBSCRIBE=false", "BUD_MEMORY_LIMIT_MODE=hard"]).complaints(false), (0, 0));
     }
 
     #[test]
@@ -528,7 +676,7 @@ mod tests {
             ["force", "DISABLE", "default", "x"].map(when),
             [When::Always, When::Never, When::Switched, When::Switched]
         );
-        assert_eq!(of(&["GPU_CORE_UTILIZATION_POLICY=x"]).complaints(), (1 << POLICY, 0));
+        assert_eq!(of(&["GPU_CORE_UTILIZATION_POLICY=x"]).complaints(false), (1 << POLICY, 0));
         let priority = |value: &str| of(&[&format!("CUDA_TASK_PRIORITY={value}")]).priority();
         assert_eq!(["0", "1", "2", "", "high", "99999999999"].map(priority), [0, 1, 2, 1, 1, i32::MAX - 1]);
         assert_eq!(Variables::none().priority(), 1);
@@ -557,7 +705,7 @@ mod tests {
     #[test]
     fn a_path_that_does_not_fit_is_no_path() {
         let variables = of(&[&format!("CUDA_DEVICE_MEMORY_SHARED_CACHE=/{}", "a".repeat(PATH_BYTES))]);
-        assert_eq!((variables.path(), variables.complaints()), (None, (1 << FILE, 0)));
+        assert_eq!((variables.path(), variables.complaints(false)), (None, (1 << FILE, 0)));
     }
 
     proptest! {
@@ -584,7 +732,7 @@ mod tests {
         #[test]
         fn any_text_is_a_limit_or_is_complained_of(value in "[^\0]{0,40}") {
             let variables = of(&[&format!("CUDA_DEVICE_MEMORY_LIMIT_0={value}")]);
-            let is_bad = variables.complaints().0 != 0;
+            let is_bad = variables.complaints(false).0 != 0;
             prop_assert_eq!(is_bad, variables.memory(0) == MemoryLimit::Bytes(0));
             prop_assert_eq!(variables.are_there(), !value.trim_ascii().is_empty());
         }
@@ -600,8 +748,12 @@ mod tests {
                 variables.note(&entry);
             }
             for device in 0..20 {
-                let _ = (variables.memory(device), variables.compute(device));
+                let _ = variables.memory(device);
+                let (cap, entitlement) = variables.entitle(variables.compute(device));
+                prop_assert!(cap >= variables.compute(device) && entitlement.guarantee_ppm <= cap.ppm());
             }
+            let [(unreadable, ignored), (_, not_followed)] = [false, true].map(|turns| variables.complaints(turns));
+            prop_assert_eq!((unreadable & ignored, not_followed & !ignored), (0, 0));
             prop_assert!(variables.path().is_none_or(|path| path.len() <= PATH_BYTES));
             prop_assert!(variables.priority() >= 0);
         }

@@ -65,6 +65,8 @@ pub(super) struct Gpu {
     concurrency: AtomicU64,
     /// Until when the time would be covered since the process had nothing there, were what its contexts covered one behind another, ns.
     covered_until_ns: AtomicU64,
+    /// When a batch of the process last ended here, or began where nothing was there, ns.
+    pub(super) ended_ns: AtomicU64,
     /// GPU time that this process has used, as far as it was counted, ns.
     used_ns: AtomicU64,
     /// What the tenant's other processes had used when that was last looked at, ns.

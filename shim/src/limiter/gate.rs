@@ -153,7 +153,7 @@ impl Limiter {
             return false;
         }
         let now_ns = sys::monotonic_ns();
-        self.progress_ns.store(now_ns, Ordering::Relaxed);
+        self.note_progress(gpu, now_ns);
         books.since_ns = now_ns;
         books.watch = Watch::new(now_ns, 0);
         books.was_synced = false;
@@ -350,7 +350,7 @@ impl Limiter {
             }
             if is_alone {
                 on.gpu.begin(now_ns);
-                self.progress_ns.store(now_ns, Ordering::Relaxed);
+                self.note_progress(on.gpu, now_ns);
                 // What others had while this process had nothing on the GPU was not taken from it.
                 let _ = on.companions_ns();
             }

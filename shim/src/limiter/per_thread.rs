@@ -142,7 +142,7 @@ impl Limiter {
         let covered_ns = on.gpu.cover(covered_ns, now_ns);
         start.into_iter().for_each(|start| line.let_go(start));
         books.since_ns = now_ns;
-        self.progress_ns.store(now_ns, Ordering::Relaxed);
+        self.note_progress(on.gpu, now_ns);
         let strangers = on.strangers(false);
         let measured = Measured { bracket_ns, covered_ns, exclusive: strangers.is_none(), late_ns };
         on.charge(&batch.settle(measured, on.gpu.concurrency()), strangers);

@@ -8,7 +8,7 @@ use cuota_governor::pace::is_gap;
 use cuota_region::sys;
 
 use super::Limiter;
-use super::caps::Ground;
+use super::caps::{Gpu, Ground};
 use super::stream::{Books, Closed, InFlight, STREAMS, Stream, WAITS_AT_LAST, WAITS_SYNCED, YIELDS};
 use super::timeline::{End, Mark, Timeline, Visit};
 use crate::process::device::DEVICES;
@@ -120,6 +120,9 @@ impl Limiter {
             // Not to be measured by events. What it has cost so far is its estimate; the rest is seen by `time`.
             self.let_go(stream, start);
             books.blind_ns = books.blind_ns.saturating_add(batch.booked_ns());
+            if why == Close::Sync {
+                books.step_ns = books.step_ns.saturating_add(batch.cost_ns());
+            }
             if is_reachable {
                 // What the program waits for needs no tail.
                 self.blind(stream, books, why != Close::Sync);
@@ -246,8 +249,7 @@ impl Limiter {
                 while self.settle(on, stream, &mut books) {}
                 // It has been waited for, and nothing has come since.
                 if books.is_blind && !books.has_tail && books.batch.is_empty() {
-                    Self::clock(on, &mut books, true);
-                    self.progress_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
+                    self.clock(on, &mut books, true);
                 }
             }
             // Those that another thread is at are left to it: threads that launch and synchronise on a stream each must not wait for one
@@ -333,13 +335,24 @@ impl Limiter {
             // Nobody comes back to it here: its estimate stands, too.
             on.note_used(core::mem::take(&mut books.blind_ns));
         }
-        Self::clock(on, books, has_ended);
+        self.clock(on, books, has_ended);
+    }
+
+    /// A batch on a GPU has ended, or begins where nothing was there.
+    #[inline(never)]
+    pub(super) fn note_progress(&self, gpu: &Gpu, now_ns: u64) {
+        self.progress_ns.store(now_ns, Ordering::Relaxed);
+        gpu.ended_ns.store(now_ns, Ordering::Relaxed);
     }
 
     /// Charges what no event measures by the clock, until now.
     #[inline(never)]
-    fn clock(on: Ground, books: &mut Books, has_ended: bool) {
+    fn clock(&self, on: Ground, books: &mut Books, has_ended: bool) {
         books.is_blind = !has_ended;
+        if has_ended {
+            books.step_ns = 0;
+            self.note_progress(on.gpu, sys::monotonic_ns());
+        }
         on.charge_since(books.since_ns, core::mem::take(&mut books.blind_ns));
     }
 
@@ -446,7 +459,7 @@ impl Limiter {
         books.pop();
         let now_ns = sys::monotonic_ns();
         let since_ns = core::mem::replace(&mut books.since_ns, now_ns);
-        self.progress_ns.store(now_ns, Ordering::Relaxed);
+        self.note_progress(on.gpu, now_ns);
         let End::Measured { bracket_ns, covered_ns } = end else {
             // A fault, or its context is going: it was on the GPU until now at most.
             on.charge_since(since_ns, closed.batch.booked_ns());

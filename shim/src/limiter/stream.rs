@@ -84,6 +84,8 @@ pub(super) struct Books {
     pub(super) has_tail: bool,
     /// What was booked for that, ns.
     pub(super) blind_ns: u64,
+    /// What of it the program waits for is believed to take, ns.
+    pub(super) step_ns: u64,
     first: usize,
     count: usize,
     /// What the closed ones count for in the bound, ns.
@@ -229,7 +231,7 @@ impl Books {
     /// Estimated work on the stream that has not ended, ns.
     pub(super) fn in_flight_ns(&self) -> u64 {
         let open_ns = if self.batch.is_empty() { 0 } else { weight(self.batch.cost_ns(), !self.unknown) };
-        self.closed_ns.saturating_add(open_ns)
+        self.closed_ns.saturating_add(open_ns).saturating_add(self.step_ns)
     }
 }
 

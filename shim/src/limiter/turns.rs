@@ -181,6 +181,7 @@ impl Turns {
     fn leave_alone(&self) {
         self.standing.store(NONE, Ordering::Release);
         self.on.store(0, Ordering::SeqCst);
+        self.below.store(0, Ordering::Relaxed);
     }
 
     /// Says what the tenant is entitled to.
@@ -292,6 +293,8 @@ impl Turns {
         if self.until_ns.swap(until_ns, Ordering::Relaxed) != until_ns {
             self.since_ns.store(now_ns, Ordering::Relaxed);
             self.local_since_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
+            // `goes_on` does not say that the tenant is there.
+            seat.touch(now_ns);
             let is_sure = self.is_high() && process::managed().member().is_the_only_one();
             self.sure_until_ns.store(if is_sure { until_ns } else { 0 }, Ordering::Relaxed);
         }
@@ -481,10 +484,7 @@ impl Limiter {
             turns.wanted_ns.fetch_add(nap_ns, Ordering::Relaxed);
             return Entry::Sleep { bell: seat.bell(), until_ns: now_ns + nap_ns };
         }
-        if scene.batches != 0 && now_ns > over_ns + GRACE_NS {
-            turns.late_ns.store(NOT_BEGUN, Ordering::Relaxed);
-            self.look_late(turns, now_ns);
-        }
+        self.note_late(turns, scene, now_ns, over_ns);
         turns.learn(on.gpu, now_ns, now_ns.saturating_sub(load(&turns.since_ns)));
         let Some(until_ns) = seat.release(now_ns, !turns.may_share(now_ns)) else {
             return Entry::Sleep { bell: seat.bell(), until_ns: now_ns };
@@ -500,13 +500,30 @@ impl Limiter {
         let Some(seat) = turns.seat().filter(|seat| turns.is_held() && seat.askers() > 1) else {
             return u64::MAX;
         };
+        if turns.entering.load(Ordering::Relaxed) != 0 {
+            // Another thread uses it.
+            return u64::MAX;
+        }
         let now_ns = seat.now_ns();
-        if let Some(nap_ns) = turns.drain_nap_ns(seat, scene, now_ns) {
+        let over_ns = load(&turns.until_ns);
+        let nap_ns = turns.drain_nap_ns(seat, scene, now_ns).filter(|_| now_ns < over_ns + DRAIN_NS);
+        // Another process of the tenant may.
+        let in_use_ns = (seat.quiet_ns(now_ns) < QUIET_NS).then_some(QUIET_NS);
+        if let Some(nap_ns) = nap_ns.or(in_use_ns) {
             return sys::monotonic_ns() + nap_ns;
         }
+        self.note_late(turns, scene, now_ns, over_ns);
         turns.learn(on.gpu, now_ns, 0);
         seat.release(now_ns, false);
         u64::MAX
+    }
+
+    /// A turn is given up that was over at `over_ns`, ns: what is there for long after that runs in the turns of others.
+    fn note_late(&self, turns: &Turns, scene: &Scene, now_ns: u64, over_ns: u64) {
+        if scene.batches != 0 && now_ns > over_ns + GRACE_NS {
+            turns.late_ns.store(NOT_BEGUN, Ordering::Relaxed);
+            self.look_late(turns, now_ns);
+        }
     }
 
     /// Work runs on after its turn. It is charged from when it has begun: what was launched alone was nobody's turn, however long it takes.
@@ -560,7 +577,7 @@ impl Limiter {
         }
         let may_ns = if turns.is_high() { load(&turns.linger_ns) } else { QUIET_NS };
         // From the end of its work on: between two steps of a program that waits for each nothing is there for a moment, and the last launch is a step ago.
-        let idle_ns = sys::monotonic_ns().saturating_sub(self.progress_ns.load(Ordering::Relaxed));
+        let idle_ns = sys::monotonic_ns().saturating_sub(load(&on.gpu.ended_ns));
         if busy_ns == 0 && quiet_ns.min(seat.quiet_ns(now_ns)).min(idle_ns) >= may_ns {
             // It could have had the rest, too.
             turns.learn(on.gpu, now_ns, over_ns.max(now_ns).saturating_sub(load(&turns.since_ns)));

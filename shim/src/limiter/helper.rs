@@ -21,7 +21,7 @@ use super::caps::Ground;
 use super::sensor::Tails;
 use super::stream::{Books, STREAMS, Stream};
 use super::timeline::Visit;
-use super::turns::UNTIL_LAUNCH_NS;
+use super::turns::UNHELD_NS;
 use crate::interpose::glibc;
 use crate::process::{self, Standing, driver};
 
@@ -43,6 +43,10 @@ const PATIENCE_NS: u64 = 100_000_000;
 /// How often a process that ends notes how long its work in flight has been on the GPU, ns.
 const LAST_NOTES_NS: u64 = 1_000_000;
 
+/// The helper sleeps until somebody launches; or until a turn of the process begins, which it is to give up in time.
+const UNTIL_LAUNCHED: u32 = 1;
+const UNTIL_TURN: u32 = 2;
+
 const COMES: u32 = 1;
 const NONE_COMES: u32 = 2;
 const NONE_YET: u32 = 3;
@@ -56,7 +60,7 @@ pub(crate) struct Helper {
     begun: AtomicU32,
     /// When it was tried last, ns.
     tried_ns: AtomicU64,
-    /// 1 while it sleeps without a deadline.
+    /// While it may be woken, by what: [`UNTIL_LAUNCHED`] or [`UNTIL_TURN`].
     parked: AtomicU32,
     /// 1 while it may be in the driver.
     is_inside: AtomicU32,
@@ -64,6 +68,8 @@ pub(crate) struct Helper {
     runs: AtomicU32,
     /// Somebody launched since its last round.
     launched: AtomicU32,
+    /// A turn has begun since it last looked after them.
+    turned: AtomicU32,
     /// Since then a stream may have run dry inside an open batch.
     sparse: AtomicU32,
     /// When it last went round, ns.
@@ -213,7 +219,16 @@ impl Limiter {
         if matches!(begun, 0 | NONE_YET) {
             self.helper.begin(begun);
         }
-        if self.helper.parked.load(Ordering::SeqCst) != 0 {
+        if self.helper.parked.load(Ordering::SeqCst) == UNTIL_LAUNCHED {
+            self.wake_helper();
+        }
+    }
+
+    /// A turn of the process begins.
+    pub(super) fn turn_begins(&self) {
+        // As in `call_helper`.
+        self.helper.turned.swap(1, Ordering::SeqCst);
+        if self.helper.parked.load(Ordering::SeqCst) == UNTIL_TURN {
             self.wake_helper();
         }
     }
@@ -237,14 +252,19 @@ impl Limiter {
         }
     }
 
-    /// Sleeps until then, ns, or until somebody calls; without a deadline also until somebody comes to a GPU on which the tenant is alone.
-    fn park(&self, until_ns: u64) {
+    /// Sleeps until then, ns, or until what it waits for; for a launch also until somebody comes to a GPU on which the tenant is alone.
+    fn park(&self, until: u32, until_ns: u64) {
         let helper = &self.helper;
-        helper.parked.swap(1, Ordering::SeqCst);
-        let has_slept = until_ns == u64::MAX && self.sleep_alone();
+        helper.parked.swap(until, Ordering::SeqCst);
         // Who called before saw nobody to wake.
-        if !has_slept && !helper.is_called() {
-            sys::wait_until(&helper.parked, 1, until_ns);
+        let is_awake = match until {
+            UNTIL_TURN => {
+                helper.turned.load(Ordering::SeqCst) != 0 || EXITING.load(Ordering::SeqCst) != LIVES
+            }
+            _ => self.sleep_alone() || helper.is_called(),
+        };
+        if !is_awake {
+            sys::wait_until(&helper.parked, until, until_ns);
         }
         helper.parked.store(0, Ordering::SeqCst);
     }
@@ -258,6 +278,7 @@ impl Limiter {
             let found =
                 if end == OVER { Found::Idle } else { driver::outside_captures(|| self.round(before)) };
             before = found;
+            helper.turned.swap(0, Ordering::SeqCst);
             let turn_ns = if end == LIVES { self.tend() } else { u64::MAX };
             helper.is_inside.store(0, Ordering::SeqCst);
             let nap = match end {
@@ -266,17 +287,13 @@ impl Limiter {
                 LAST_ROUNDS if found != Found::Idle => Nap::For(QUIET_NS),
                 _ => self.note_until_the_end(),
             };
-            let (nap_ns, parks) = match nap {
-                Nap::Parked => (u64::MAX, turn_ns >= UNTIL_LAUNCH_NS),
-                // A turn that begins meanwhile is to be given up in time.
-                Nap::For(ns) => (ns, turn_ns == UNTIL_LAUNCH_NS && !helper.is_called()),
-            };
+            let nap_ns = if let Nap::For(ns) = nap { ns } else { u64::MAX };
             let until_ns = sys::monotonic_ns().saturating_add(nap_ns.min(turn_ns));
-            if parks {
-                self.park(until_ns);
-            } else {
+            match nap {
+                Nap::Parked if turn_ns >= UNHELD_NS => self.park(UNTIL_LAUNCHED, until_ns),
+                Nap::For(_) if turn_ns == UNHELD_NS => self.park(UNTIL_TURN, until_ns),
                 // Until then, or until exit handlers come further.
-                sys::wait_until(&EXITING, end, until_ns);
+                _ => sys::wait_until(&EXITING, end, until_ns),
             }
         }
     }

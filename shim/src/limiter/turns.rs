@@ -47,8 +47,8 @@ const LOOKS_AT_SEVERAL_NS: u64 = 20_000_000;
 /// How often the helper looks during a turn at least, ns.
 const HOLDS_NS: u64 = 1_000_000;
 
-/// Until a launch, if nothing else is to be done before.
-pub(super) const UNTIL_LAUNCH_NS: u64 = u64::MAX - 1;
+/// Until a turn begins: there is none to be given up.
+pub(super) const UNHELD_NS: u64 = u64::MAX - 1;
 
 /// What runs on after a turn has not begun: what was launched alone, or what the stream waits for, is before it.
 const NOT_BEGUN: u64 = 1;
@@ -290,7 +290,11 @@ impl Turns {
     fn begin(&self, seat: &Seat, now_ns: u64, until_ns: u64) {
         self.is_not_late(seat, now_ns);
         // Another thread may have begun it.
-        if self.until_ns.swap(until_ns, Ordering::Relaxed) != until_ns {
+        let before_ns = self.until_ns.swap(until_ns, Ordering::Relaxed);
+        if before_ns != until_ns {
+            if before_ns == 0 {
+                process::managed().limiter.turn_begins();
+            }
             self.since_ns.store(now_ns, Ordering::Relaxed);
             self.local_since_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
             // `goes_on` does not say that the tenant is there.
@@ -568,7 +572,7 @@ impl Limiter {
         }
         let over_ns = load(&turns.until_ns);
         // Who launches beside the turns of others launches all the time.
-        let unheld_ns = if turns.may_share(now_ns) { u64::MAX } else { UNTIL_LAUNCH_NS };
+        let unheld_ns = if turns.may_share(now_ns) { u64::MAX } else { UNHELD_NS };
         if over_ns == 0 {
             return unheld_ns;
         }

@@ -58,8 +58,13 @@ fn worst_excess(admitted: &[Admitted], cap: Cap) -> i128 {
     worst
 }
 
-/// Processes that each think for a while, book one unit, and wait until it opens.
-fn run(cap: Cap, start_ns: u64, plans: &[Vec<(u64, u64)>]) -> Vec<Admitted> {
+/// Processes that each think for a while, book one unit, and wait until it opens; whether they take turns depends on when, and on which it is.
+fn run(
+    cap: Cap,
+    start_ns: u64,
+    plans: &[Vec<(u64, u64)>],
+    takes_turns: impl Fn(u64, usize) -> bool,
+) -> Vec<Admitted> {
     let mut budget = Budget::default();
     let mut admitted = Vec::new();
     let mut ready: Vec<_> =
@@ -68,7 +73,8 @@ fn run(cap: Cap, start_ns: u64, plans: &[Vec<(u64, u64)>]) -> Vec<Admitted> {
         let next = ready.iter().zip(plans).enumerate().filter(|(_, ((_, step), plan))| *step < plan.len());
         let Some((who, ((now_ns, step), plan))) = next.min_by_key(|(_, ((at, _), _))| *at) else { break };
         let (now_ns, step, gpu_ns) = (*now_ns, *step, plan[*step].1);
-        let goes_ns = opens_ns(book(&mut budget, look(now_ns, cap), gpu_ns), now_ns);
+        let look = look(now_ns, cap).taking_turns(takes_turns(now_ns, who));
+        let goes_ns = opens_ns(book(&mut budget, look, gpu_ns), now_ns);
         admitted.push((goes_ns, gpu_ns));
         ready[who] = (goes_ns + plan.get(step + 1).map_or(0, |p| p.0), step + 1);
     }
@@ -86,10 +92,22 @@ proptest! {
     fn over_any_window_the_charge_stays_within_cap_times_window_plus_a_quantum_plus_the_longest_unit(
         ppm in 1_000..1_000_000u32, start in 0..u64::MAX / 2, plans in plans(),
     ) {
-        let admitted = run(cap(ppm), start, &plans);
+        let admitted = run(cap(ppm), start, &plans, |_, _| false);
         let longest = admitted.iter().map(|a| a.1).max().unwrap_or(0);
         // One tick: the clock is read in ns and kept in ticks.
         let bound = cap(ppm).quantum_ns() + longest + TICK_NS;
+        prop_assert!(worst_excess(&admitted, cap(ppm)) <= i128::from(bound));
+    }
+
+    #[test]
+    fn with_turns_that_come_and_go_it_is_two_quanta(
+        ppm in 1_000..1_000_000u32, start in 0..u64::MAX / 2, plans in plans(), every in MS..200 * MS, odd: bool,
+    ) {
+        // In spells; with `odd` one process sees them while the next does not.
+        let takes_turns = |now_ns: u64, who: usize| (now_ns / every + if odd { who as u64 } else { 0 }).is_multiple_of(2);
+        let admitted = run(cap(ppm), start, &plans, takes_turns);
+        let longest = admitted.iter().map(|a| a.1).max().unwrap_or(0);
+        let bound = 2 * cap(ppm).quantum_ns() + longest + 2 * TICK_NS;
         prop_assert!(worst_excess(&admitted, cap(ppm)) <= i128::from(bound));
     }
 
@@ -330,4 +348,37 @@ fn threads_that_book_at_once_lose_nothing() {
     // 16,000 × 1.6 µs, less the quantum of 10 ms that a fresh word has. 3.2 µs of the clock are whole ticks.
     let budget = Budget { window: word.load(SeqCst), period: 0 };
     assert_eq!(budget.debt_ns(look), 16_000 * 1_600 - 10 * MS);
+}
+
+/// GPU time that a tenant under a cap of 25 % is let in for that has the GPU from 10 ms into one period on, and from the beginning of the next, in turn.
+fn early_and_late(takes_turns: bool) -> Vec<u64> {
+    const UNIT_NS: u64 = MS / 10;
+    let (cap, mut budget) = (cap(250_000), Budget::default());
+    (50..70_u64)
+        .map(|period| {
+            let (begin_ns, end_ns) = (period * PERIOD_NS, (period + 1) * PERIOD_NS);
+            let mut now_ns = begin_ns + period % 2 * 10 * MS;
+            let mut had_ns = 0;
+            while now_ns < end_ns {
+                let look = look(now_ns, cap).taking_turns(takes_turns);
+                if !matches!(budget.peek(look), Opening::Now { .. }) {
+                    break;
+                }
+                book(&mut budget, look, UNIT_NS);
+                (now_ns, had_ns) = (now_ns + UNIT_NS, had_ns + UNIT_NS);
+            }
+            had_ns
+        })
+        .collect()
+}
+
+#[test]
+fn a_tenant_whose_turn_comes_late_in_one_period_and_early_in_the_next_has_its_quantum_in_both() {
+    let quantum_ns = cap(250_000).quantum_ns();
+    // After the first, which have what was saved.
+    let had = early_and_late(true);
+    assert!(had[4..].iter().all(|had_ns| had_ns.abs_diff(quantum_ns) <= MS / 5), "{had:?}");
+    // A window of one quantum alone refuses it some of each second one.
+    let without = early_and_late(false);
+    assert!(without[4..].iter().sum::<u64>() < 15 * quantum_ns, "{without:?}");
 }

@@ -261,6 +261,10 @@ impl Console {
 impl Drop for Console {
     fn drop(&mut self) {
         drop(self.input.take());
+        if std::thread::panicking() {
+            // It may be told to go on for good.
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }

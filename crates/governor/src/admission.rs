@@ -98,6 +98,12 @@ impl Scene {
         self.bound.in_flight_ns.saturating_sub(self.in_flight_ns)
     }
 
+    /// In how long the first of the batches in flight should end, ns, if they are alike.
+    fn first_ends_ns(&self, now_ns: u64, batches: u32) -> u64 {
+        let each_ns = self.in_flight_ns / u64::from(batches);
+        each_ns.saturating_sub(now_ns.saturating_sub(self.progress_ns))
+    }
+
     /// What is left of the work in flight, ns. The clock says so where one batch is there: it began when the last one ended, or the process had
     /// nothing on the GPU. With more of them wrong estimates could let in many, so one is to be seen to end.
     const fn left_ns(&self, now_ns: u64) -> u64 {
@@ -203,10 +209,15 @@ impl Arrival {
         } else if look.now_ns >= latest_ns {
             Verdict::Go(Pass::BoundTimedOut)
         } else {
-            // With more than one there, when the first of them ends is not known.
             let bound_ns = scene.bound.in_flight_ns;
-            let longest_ns = if scene.batches > 1 { LONGEST_NAP_NS.min(bound_ns) } else { LONGEST_NAP_NS };
-            let nap_ns = (left_ns - bound_ns).min(longest_ns).max(NAP_NS);
+            let nap_ns = match scene.batches {
+                0 | 1 => (left_ns - bound_ns).min(LONGEST_NAP_NS),
+                // The first of them is to be seen to end. Who may have one more only, and looks too soon, looks again when both have.
+                batches if scene.bound.batches < 2 => scene.first_ends_ns(look.now_ns, batches),
+                // When it does is not known.
+                _ => (left_ns - bound_ns).min(LONGEST_NAP_NS.min(bound_ns)),
+            };
+            let nap_ns = nap_ns.clamp(NAP_NS, LONGEST_NAP_NS);
             let look_ns = look.now_ns.saturating_add(nap_ns).min(latest_ns);
             Verdict::Wait { look_ns, latest_ns, cause: Cause::Bound }
         }

@@ -1,14 +1,14 @@
 //! Who takes turns: a tenant that fills them. One that does not keep the GPU busy for nine tenths of two turns in a row shares the GPU with the turns of others for
-//! a while, as the driver slices it; then it is tried again. The while is short at first, since a busy tenant may have been kept from its CPU, and a
-//! second where two more turns were not filled again and again.
+//! a while, as the driver slices it; then it is tried again. The while is short at first, since a busy tenant may have been kept from its CPU, and two
+//! seconds where two more turns were not filled again and again: each trial costs what sharing brings (H100: 10 %) for as long as those take.
 //!
 //! Sharing is no way to more: what it takes is charged all the same, and one whose horizon runs ahead of the others' by more than a cycle has to
 //! ask for turns.
 
-/// How long a tenant shares before it is tried again for the first time, ns; twice as long each time that it does not fill its turns then.
+/// How long a tenant shares before it is tried again for the first time, ns; four times as long each time that it does not fill its turns then.
 const SHARES_NS: u64 = 125_000_000;
-/// How often the time is doubled: to a second.
-const DOUBLINGS: u64 = 3;
+/// How often the time is multiplied: to two seconds.
+const TIMES: u64 = 3;
 
 /// A turn that was kept busy for less than this, in tenths, was not filled.
 const FILLED_TENTHS: u64 = 9;
@@ -46,8 +46,9 @@ impl Habit {
             (true, _) => Self(0),
             (false, true) => Self(times << 1 | 1),
             (false, false) => {
-                let more = if times < DOUBLINGS { times + 1 } else { DOUBLINGS };
-                Self((now_ns + (SHARES_NS << times)) & !0xff | more << 1)
+                let more = if times < TIMES { times + 1 } else { TIMES };
+                let shares_ns = SHARES_NS << (2 * if times < TIMES { times } else { TIMES - 1 });
+                Self((now_ns + shares_ns) & !0xff | more << 1)
             }
         }
     }
@@ -78,9 +79,9 @@ mod tests {
     }
 
     #[test]
-    fn the_while_grows_to_a_second_until_a_turn_is_filled() {
+    fn the_while_grows_to_two_seconds_until_a_turn_is_filled() {
         let mut habit = Habit::default();
-        for while_ms in [125, 250, 500, 1_000, 1_000, 1_000] {
+        for while_ms in [125, 500, 2_000, 2_000, 2_000] {
             habit = habit.after_turn(NOW, 0, 20 * MS).after_turn(NOW, 0, 20 * MS);
             assert!(!habit.takes_turns(NOW + (while_ms - 1) * MS, 0, 0, MS), "{while_ms}");
             assert!(habit.takes_turns(NOW + (while_ms + 1) * MS, 0, 0, MS), "{while_ms}");

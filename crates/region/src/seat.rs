@@ -12,7 +12,7 @@ use cuota_governor::arbiter::{self, Bid, Shares};
 use cuota_governor::doubt::Doubt;
 use cuota_governor::entitlement::{Entitlement, Priority};
 use cuota_governor::hand_over::{Change, Intent, Move, Scene};
-use cuota_governor::turn::Turn;
+use cuota_governor::turn::{Stage, Turn};
 
 use crate::arena::{Arena, Place, SEATS};
 use crate::sync::{self, Ordering};
@@ -325,9 +325,18 @@ impl Seat {
         self.look(now_ns)
     }
 
-    /// The tenant does not want turns for now.
-    pub fn withdraw(&self) {
+    fn withdraw(&self) {
         self.place().asks.store(0, Ordering::SeqCst);
+    }
+
+    /// The tenant does not want turns for now. One that it was offered meanwhile goes to the next: the others would wait for it until it is
+    /// not accepted in time.
+    pub fn stand_aside(&self, now_ns: u64) {
+        self.withdraw();
+        let (_, turn) = self.turn(now_ns);
+        if turn.holder == Some(self.index()) && turn.stage == Stage::Offered {
+            let _ = self.step(now_ns, Intent::Release { asks_on: false });
+        }
     }
 
     /// Charges work that ran on for so long, ns, after others had ended the turn: twice, since they have paid for that time too.
@@ -564,6 +573,21 @@ mod tests {
         assert_eq!(go(&a, NOW + 4 * MS), None);
         b.release(NOW + 6 * MS, false);
         assert!(go(&a, NOW + 6 * MS).is_some());
+    }
+
+    #[test]
+    fn one_that_stands_aside_passes_on_the_turn_that_it_was_offered_and_keeps_the_one_that_it_holds() {
+        let arena = arena();
+        let [a, b, c] = [1, 2, 3].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
+        let until_ns = go(&a, NOW).unwrap();
+        assert_eq!((go(&b, NOW), go(&c, NOW)), (None, None));
+        a.release(until_ns, true);
+        // B is offered it.
+        assert_eq!(go(&c, until_ns), None);
+        b.stand_aside(until_ns);
+        let until_ns = go(&c, until_ns).expect("it is C's at once");
+        c.stand_aside(until_ns - MS);
+        assert_eq!(c.look(until_ns - MS), Some(until_ns));
     }
 
     #[test]

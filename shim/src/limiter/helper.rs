@@ -272,6 +272,7 @@ impl Limiter {
     fn help(&'static self) -> ! {
         let (helper, mut rounds, mut before) = (&self.helper, Rounds::new(), Found::Idle);
         helper.runs.store(1, Ordering::SeqCst);
+        sys::sleep_exactly();
         loop {
             helper.is_inside.store(1, Ordering::SeqCst);
             let end = EXITING.load(Ordering::SeqCst);

@@ -370,7 +370,7 @@ impl Turns {
         }
         // That it waited for room beside others does not fill the next turn.
         self.wanted_ns.store(0, Ordering::Relaxed);
-        seat.withdraw();
+        seat.stand_aside(now_ns);
         seat.touch(now_ns);
         true
     }
@@ -582,7 +582,8 @@ impl Limiter {
         let may_ns = if turns.is_high() { load(&turns.linger_ns) } else { QUIET_NS };
         // From the end of its work on: between two steps of a program that waits for each nothing is there for a moment, and the last launch is a step ago.
         let idle_ns = sys::monotonic_ns().saturating_sub(load(&on.gpu.ended_ns));
-        if busy_ns == 0 && quiet_ns.min(seat.quiet_ns(now_ns)).min(idle_ns) >= may_ns {
+        let pause_ns = if busy_ns == 0 { quiet_ns.min(seat.quiet_ns(now_ns)).min(idle_ns) } else { 0 };
+        if pause_ns >= may_ns {
             // It could have had the rest, too.
             turns.learn(on.gpu, now_ns, over_ns.max(now_ns).saturating_sub(load(&turns.since_ns)));
             seat.release(now_ns, false);
@@ -591,8 +592,8 @@ impl Limiter {
         if busy_ns != 0 && now_ns > over_ns {
             seat.drain(now_ns);
         }
-        // When it would be quiet for long enough, if nothing came.
-        (busy_ns + may_ns).min(HOLDS_NS)
+        // When it would be quiet for long enough, if nothing came. What is in flight was so at the last launch, too: it has had the time since.
+        (busy_ns.saturating_sub(quiet_ns) + may_ns - pause_ns).min(HOLDS_NS)
     }
 
     /// Estimated work of this process on a GPU that has not ended, ns; 0 only where there is none.

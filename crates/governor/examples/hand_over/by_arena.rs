@@ -95,7 +95,7 @@ impl Gate {
         let [horizon_ns, entry_ns] = self.seat().note_shared(since_ns, 0);
         let may_share = !law.is_high && !self.seat().is_below_holder(since_ns);
         if may_share && !habit.takes_turns(since_ns, horizon_ns, entry_ns, cycle_ns(law.managed)) {
-            self.seat().withdraw();
+            self.seat().stand_aside(since_ns);
             return self.share(since_ns);
         }
         loop {
@@ -122,7 +122,7 @@ impl Gate {
     pub(crate) fn leave_arena(&self) {
         if let Some(seat) = &self.seat {
             seat.release(clock::now_ns(), false);
-            seat.withdraw();
+            seat.stand_aside(clock::now_ns());
         }
     }
 }

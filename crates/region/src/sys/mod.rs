@@ -526,6 +526,13 @@ pub fn has_its_callers_rights() -> bool {
     answer == Ok(1)
 }
 
+/// The calling thread's sleeps end when they should, not up to 50 µs later (prctl(2), `PR_SET_TIMERSLACK`).
+pub fn sleep_exactly() {
+    let what = register(i64::from(libc::PR_SET_TIMERSLACK));
+    // SAFETY: of the calling thread alone, and no memory.
+    let _ = unsafe { call(libc::SYS_prctl, [what, 1, 0]) };
+}
+
 /// Blocks all signals in the calling thread but the two that glibc needs to reach every thread (32, to cancel, and 33, for `setuid`);
 /// what was blocked before.
 #[must_use]

@@ -274,6 +274,9 @@ impl Entry {
 pub struct Policy(&'static File);
 
 impl Policy {
+    /// Where the epoch lies in the file, bytes.
+    pub const EPOCH_AT: usize = core::mem::offset_of!(File, header) + core::mem::offset_of!(Header, epoch);
+
     fn map(fd: &Fd, mapping: Mapping<'_>) -> Result<Self, Unusable> {
         let bytes = sys::file_info(fd)?.bytes;
         if bytes < KIND.bytes as u64 {

@@ -6,11 +6,16 @@ use core::sync::atomic::AtomicPtr;
 
 use cuota_abi::cuda::CUresult;
 use cuota_abi::nvml::nvmlReturn_t;
+use cuota_region::policy::Policy;
 
 use crate::interpose::call::{self, Call as Forwarded};
 use crate::interpose::driver::{self, Library};
 use crate::interpose::trampoline::{self, Call};
+use crate::process::functions::Functions;
+use crate::process::{self, at};
 
+// What `gate` asks.
+const _: () = assert!(Functions::SET_BYTES == 32);
 const _: () = assert!(size_of::<Call>() == 56 && core::mem::offset_of!(Call, answer) == 48);
 
 /// What all trampolines do: calls the filter in rax, `filter(&mut Call)`, in the frame below the return address of glibc's caller.
@@ -236,6 +241,10 @@ pub(crate) fn called(number: usize) -> *mut c_void {
 
 /// Where the stubs of [`crate::interpose::call`] lead: eax has the hook's word ([`call::word_of`]).
 ///
+/// A launch that nothing holds goes on to the driver from here, and nothing is written: a launch ends with a store to the card's doorbell, which
+/// takes some hundred ns to leave the core, and what is stored behind it waits in a buffer of 56 to 112 stores, to which the driver's next launch has as much
+/// to add. By way of a handler it was 50, which a processor with few had to wait for. What is asked here is what `goes_at_once` asks in `hooks::launch`.
+///
 /// The registers that a caller keeps are all saved here, in places that [`make`]'s unwind table knows.
 ///
 /// # Safety
@@ -243,6 +252,53 @@ pub(crate) fn called(number: usize) -> *mut c_void {
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn gate() {
     naked_asm!(
+        "mov r11d, eax",
+        "shr r11d, {handler_shift}",
+        "sub r11d, {launches}",
+        "cmp r11d, 1",
+        "ja 9f",
+        // The function: argument 0, or 1 behind a configuration. No argument of a launch is in a vector register.
+        "mov r11, rdi",
+        "cmove r11, rsi",
+        "mov r10, [rip + {process}]",
+        "test r10, r10",
+        "jz 9f",
+        "cmp dword ptr [r10 + {standing}], {managed}",
+        "jne 9f",
+        "movd xmm0, eax",
+        "mov rax, [r10 + {policy}]",
+        "mov eax, [rax + {epoch}]",
+        "inc rax",
+        "cmp rax, [r10 + {free}]",
+        "jne 8f",
+        "cmp dword ptr [r10 + {live}], 1",
+        "jne 8f",
+        "movzx eax, byte ptr [r10 + {sole}]",
+        "shl rax, 56",
+        "xor r11, rax",
+        "movabs rax, {factor}",
+        "imul rax, r11",
+        "shr rax, {shift}",
+        "shl eax, 5",
+        "lea rax, [rax + r10 + {known}]",
+        // Four ways.
+        "cmp r11, [rax]",
+        "je 7f",
+        "cmp r11, [rax + 8]",
+        "je 7f",
+        "cmp r11, [rax + 16]",
+        "je 7f",
+        "cmp r11, [rax + 24]",
+        "jne 8f",
+        "7:",
+        "movd eax, xmm0",
+        "shr eax, {number_shift}",
+        "and eax, 1023",
+        "lea r10, [rip + {places}]",
+        "jmp [r10 + rax * 8]",
+        "8:",
+        "movd eax, xmm0",
+        "9:",
         "push rbp",
         "mov rbp, rsp",
         "push rbx",
@@ -323,6 +379,19 @@ pub(crate) unsafe extern "C" fn gate() {
         places = sym crate::hooks_table::HOOKED,
         handlers = sym crate::hooks_table::handler_offsets,
         attach = sym driver::attach,
+        process = sym process::PROCESS,
+        launches = const crate::hooks_table::LAUNCHES,
+        managed = const process::MANAGED,
+        standing = const at::STANDING,
+        policy = const at::POLICY,
+        epoch = const Policy::EPOCH_AT,
+        free = const at::FREE,
+        live = const at::LIVE,
+        sole = const at::SOLE,
+        known = const at::KNOWN,
+        factor = const Functions::FACTOR,
+        shift = const Functions::SHIFT,
+        handler_shift = const call::HANDLER_SHIFT,
         number_shift = const call::NUMBER_SHIFT,
         first_of_nvml = const crate::hooks_table::FIRST_OF_NVML,
         no_cuda = const CUresult::CUDA_ERROR_NOT_INITIALIZED.0,

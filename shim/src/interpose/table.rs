@@ -248,6 +248,10 @@ macro_rules! hooks {
             &[ $($($( { let _ = Hook::$name; stringify!($handler) }, )+)*)* ]
         );
 
+        /// The handler of most launches; the next is that of those with a configuration.
+        pub(crate) const LAUNCHES: usize = HANDLERS[Hook::cuLaunchKernel as usize];
+        const _: () = assert!(HANDLERS[Hook::cuLaunchKernelEx as usize] == LAUNCHES + 1);
+
         // Where each handler lies, as its distance from here: an address would have to be relocated in each process. Each stands where its
         // first hook does.
         core::arch::global_asm!(

@@ -61,6 +61,9 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
+    /// Where the word that [`Self::is_free`] reads lies, bytes.
+    pub(crate) const FREE_AT: usize = core::mem::offset_of!(Self, free_epoch);
+
     /// Whether nothing is held back and nothing is counted: two loads and a compare.
     #[inline(always)]
     pub(crate) fn is_free(&self, process: &Process) -> bool {

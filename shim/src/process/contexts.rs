@@ -69,6 +69,10 @@ fn number(index: usize) -> u8 {
 }
 
 impl Contexts {
+    /// Where the words that [`Self::current_hot`] reads lie, bytes.
+    pub(crate) const LIVE_AT: usize = core::mem::offset_of!(Self, live);
+    pub(crate) const SOLE_AT: usize = core::mem::offset_of!(Self, sole);
+
     /// Notes a context of `device`. `false`: it is known already, or there is no room for it.
     pub(crate) fn add(&self, context: CUcontext, device: CUdevice, primary: bool) -> bool {
         if self.number_of(context).is_some() {

@@ -28,10 +28,17 @@ fn key(function: CUfunction, context: u8) -> u64 {
 }
 
 impl Functions {
+    /// Where the table lies, bytes: for who reads it as [`Self::knows`] does.
+    pub(crate) const KNOWN_AT: usize = core::mem::offset_of!(Self, known);
+    pub(crate) const SET_BYTES: usize = size_of::<[AtomicU64; WAYS]>();
+
+    /// Fibonacci hashing (Knuth, TAOCP 3, 6.4): the product's upper bits are the set's number.
+    pub(crate) const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    pub(crate) const SHIFT: u32 = u64::BITS - SETS.ilog2();
+
     #[inline]
     fn set(&self, key: u64) -> &[AtomicU64; WAYS] {
-        // Fibonacci hashing (Knuth, TAOCP 3, 6.4).
-        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+        let hash = key.wrapping_mul(Self::FACTOR) >> Self::SHIFT;
         &self.known[usize::try_from(hash).unwrap_or(0) % SETS]
     }
 

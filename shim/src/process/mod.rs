@@ -89,7 +89,7 @@ pub(crate) struct Process {
 unsafe impl Sync for Process {}
 
 const UNKNOWN: u32 = 0;
-const MANAGED: u32 = 1;
+pub(crate) const MANAGED: u32 = 1;
 const UNMANAGED: u32 = 2;
 const CLOSED: u32 = 3;
 /// A bit that no thread id has (Linux: PID_MAX_LIMIT is 2^22). One word says both that somebody joins and who, so that a
@@ -107,7 +107,7 @@ pub(crate) enum Standing {
     Closed,
 }
 
-static PROCESS: AtomicPtr<Process> = AtomicPtr::new(null_mut());
+pub(crate) static PROCESS: AtomicPtr<Process> = AtomicPtr::new(null_mut());
 
 /// This process's standing; the first call in a process, or in a child made by `fork`, finds it.
 #[inline]
@@ -162,6 +162,20 @@ pub(crate) fn is_managed() -> bool {
     Settings::get().directory().is_none_or(|(directory, named)| {
         named || Settings::get().variables().is_some() || directory.open_policy().is_ok()
     })
+}
+
+/// Where a launch that nothing holds finds what it reads, from a process's first byte on: its gate reads it itself.
+pub(crate) mod at {
+    use core::mem::offset_of;
+
+    use super::{Contexts, Functions, Limiter, Process};
+
+    pub(crate) const STANDING: usize = offset_of!(Process, standing);
+    pub(crate) const POLICY: usize = offset_of!(Process, policy);
+    pub(crate) const LIVE: usize = offset_of!(Process, contexts) + Contexts::LIVE_AT;
+    pub(crate) const SOLE: usize = offset_of!(Process, contexts) + Contexts::SOLE_AT;
+    pub(crate) const KNOWN: usize = offset_of!(Process, functions) + Functions::KNOWN_AT;
+    pub(crate) const FREE: usize = offset_of!(Process, limiter) + Limiter::FREE_AT;
 }
 
 impl Process {

@@ -46,25 +46,37 @@ fn goes_at_once(function: CUfunction) -> bool {
     }
 }
 
-/// What a launch's cost is filed under.
-fn unit_of(function: CUfunction, shape: [c_uint; 7], continues_chain: bool) -> Unit {
+/// What a launch's cost is filed under, whose grid, block and shared memory are seven numbers that lie so many bytes apart. One by one, as the
+/// program has just written them: a load of several would wait until all stores in front of them have left the core, and with them the doorbell of the
+/// launch before.
+///
+/// # Safety
+/// They are there.
+#[inline(never)]
+unsafe fn unit_of(function: CUfunction, shape: *const c_uint, apart: usize, continues_chain: bool) -> Unit {
     // As in FNV, a product for each number: a hash of a few equal shapes, where a wrong hit costs a wrong estimate.
-    let mixed = shape.iter().fold(0_u64, |sum, number| {
-        (sum ^ u64::from(*number)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+    let mixed = (0..7).fold(0_u64, |sum, index| {
+        // SAFETY: the caller's contract.
+        let number = unsafe { shape.byte_add(index * apart).read() };
+        (sum ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
     });
     Unit { key: Key { function: function.expose_provenance() as u64, shape: mixed }, continues_chain }
 }
 
+/// Seven numbers that lie one behind another.
+const SHAPE: usize = size_of::<c_uint>();
+const _: () = assert!(core::mem::offset_of!(CUlaunchConfig, sharedMemBytes) == 6 * SHAPE);
+
 /// Makes the call, which launches the unit on `stream`, when it is time, and with what its first launch takes booked.
 #[inline(never)]
 fn held_back(stream: CUstream, unit: &Unit, call: &Call) -> CUresult {
-    let Standing::Managed(process) = process::standing() else { return call.make() };
+    let Standing::Managed(process) = process::standing_hot() else { return call.make() };
     process.limiter.around(process, stream, unit, call, known_or_first)
 }
 
 /// Makes the call, with what the first launch of the unit's function takes booked.
 fn known_or_first(call: &Call, unit: &Unit, stream: CUstream) -> CUresult {
-    let Standing::Managed(process) = process::standing() else { return call.make() };
+    let Standing::Managed(process) = process::standing_hot() else { return call.make() };
     let function = core::ptr::with_exposed_provenance_mut(usize::try_from(unit.key.function).unwrap_or(0));
     if is_known(process, function) { call.make() } else { first(function, fate_on(stream), call) }
 }
@@ -318,10 +330,11 @@ fn fate_on(stream: CUstream) -> Fate {
 /// Makes the call, which launches `function`, with its shape in the seven arguments from `shape` on, or any.
 #[inline(never)]
 fn launch(call: &Call, function: CUfunction, stream: CUstream, shape: [c_uint; 7]) -> CUresult {
-    if goes_at_once(function) {
+    if HAS_SLOW_GATE && goes_at_once(function) {
         return call.make();
     }
-    held_back(stream, &unit_of(function, shape, false), call)
+    // SAFETY: an array of them.
+    held_back(stream, &unsafe { unit_of(function, shape.as_ptr(), SHAPE, false) }, call)
 }
 
 /// `cuLaunchKernel` and `cuLaunchCooperativeKernel`.
@@ -333,8 +346,8 @@ pub(crate) unsafe extern "C" fn kernel(call: &Call) -> CUresult {
     if HAS_SLOW_GATE && goes_at_once(function) {
         return call.make();
     }
-    let shape = core::array::from_fn(|index| call.int(index + 1));
-    held_back(call.stream(8), &unit_of(function, shape, false), call)
+    // SAFETY: arguments 1 to 7, the lower halves of words.
+    held_back(call.stream(8), &unsafe { unit_of(function, call.ints(1), size_of::<u64>(), false) }, call)
 }
 
 /// `cuLaunchKernelEx`.
@@ -343,16 +356,10 @@ pub(crate) unsafe extern "C" fn kernel_ex(call: &Call) -> CUresult {
     // SAFETY: the program's argument.
     match unsafe { call.pointer::<CUlaunchConfig>(0).as_ref() } {
         Some(config) if !(HAS_SLOW_GATE && goes_at_once(function)) => {
-            let shape = [
-                config.gridDimX,
-                config.gridDimY,
-                config.gridDimZ,
-                config.blockDimX,
-                config.blockDimY,
-                config.blockDimZ,
-                config.sharedMemBytes,
-            ];
-            let unit = unit_of(function, shape, continues_chain(config));
+            // SAFETY: the program's structure begins with them.
+            let unit = unsafe {
+                unit_of(function, core::ptr::from_ref(config).cast(), SHAPE, continues_chain(config))
+            };
             held_back(call.as_meant(config.hStream), &unit, call)
         }
         _ => call.make(),

@@ -133,6 +133,12 @@ impl Call {
         self.word(index) as u32
     }
 
+    /// Where argument `index` lies, of 32 bits: the next one is a word further.
+    #[inline(always)]
+    pub(crate) fn ints(&self, index: usize) -> *const u32 {
+        self.words.as_ptr().wrapping_add(index).cast()
+    }
+
     /// Argument `index`, of `usize`.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "64 bits: checked in the crate's root")]

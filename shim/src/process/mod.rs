@@ -121,6 +121,15 @@ pub(crate) fn standing() -> Standing {
     }
 }
 
+/// [`standing`], for each launch: what has to be found is found elsewhere, and saves its registers there.
+#[inline(always)]
+pub(crate) fn standing_hot() -> Standing {
+    match managed_already() {
+        Some(process) => Standing::Managed(process),
+        None => standing(),
+    }
+}
+
 /// This process, where it is known to be managed.
 #[inline(always)]
 pub(crate) fn managed_already() -> Option<&'static Process> {

@@ -40,29 +40,31 @@ pub(super) const NEVER_NS: u64 = u64::MAX;
 /// There are others of the tenant's.
 const COMPANIONS: u32 = 1 << 31;
 
-/// A GPU as the limiter sees it. All-zero is one that was never used.
-#[repr(C)]
+/// A GPU as the limiter sees it. All-zero is one that was never used. In its first line stands what each launch reads and a look does not
+/// write: threads that launch on a stream each would else wait for the line of whoever looks.
+#[repr(C, align(64))]
 pub(super) struct Gpu {
     /// The cap, parts per million; 0: not read yet.
     cap_ppm: AtomicU32,
     /// Others on the GPU when NVML was last asked: 0, none; else one more than those that are not the tenant's, and [`COMPANIONS`].
     shared_with: AtomicU32,
+    concurrency: AtomicU64,
+    /// Its number, and its books: see [`Ground::of`].
+    ordinal: AtomicU32,
+    /// How many looks nothing was spared for the last time.
+    strictness: AtomicU32,
+    meter: AtomicPtr<c_void>,
+    /// When NVML was last asked, ns.
+    asked_ns: AtomicU64,
+    /// Whether work in flight is noted in the tenant's file.
+    pub(super) in_flight: AtomicU32,
     /// Looks for which nothing is spared, since a launch has had to wait.
     strict: AtomicU32,
-    /// How many those were the last time.
-    strictness: AtomicU32,
-    /// When it was, ns.
-    asked_ns: AtomicU64,
+    _rest: [u64; 2],
     /// The last look at the clock, ns.
     looked_ns: AtomicU64,
     /// Until when the time was charged that no event measures, ns.
     timed_ns: AtomicU64,
-    /// Whether work in flight is noted in the tenant's file.
-    pub(super) in_flight: AtomicU32,
-    /// Its number, and its books: see [`Ground::of`].
-    ordinal: AtomicU32,
-    meter: AtomicPtr<c_void>,
-    concurrency: AtomicU64,
     /// Until when the time would be covered since the process had nothing there, were what its contexts covered one behind another, ns.
     covered_until_ns: AtomicU64,
     /// When a batch of the process last ended here, or began where nothing was there, ns.
@@ -73,9 +75,13 @@ pub(super) struct Gpu {
     others_ns: AtomicU64,
     /// What it has had beside others and was not charged ([`Arrears`]).
     arrears: AtomicU64,
+    _line: u64,
     pub(super) turns: Turns,
     costs: [AtomicU64; COSTS],
 }
+
+const _: () =
+    assert!(core::mem::offset_of!(Gpu, looked_ns) == 64 && core::mem::offset_of!(Gpu, turns) == 128);
 
 impl Gpu {
     /// Whether no other process was on it when NVML was last asked.
@@ -189,7 +195,9 @@ impl Gpu {
     }
 
     pub(super) fn set_concurrency(&self, concurrency: Concurrency) {
-        self.concurrency.store(concurrency.to_word(), Ordering::Relaxed);
+        if self.concurrency.load(Ordering::Relaxed) != concurrency.to_word() {
+            self.concurrency.store(concurrency.to_word(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -283,8 +291,11 @@ impl Ground {
             (process.limiter.gpus.get(ordinal as usize)?, process.devices.get(ordinal as usize)?);
         let member = process.member();
         let meter = member.tenant().meter(device.index(member, ordinal)?)?;
-        gpu.ordinal.store(ordinal, Ordering::Relaxed);
-        gpu.meter.store(meter.as_ptr(), Ordering::Release);
+        // A look first: they are in a line that each launch reads.
+        if gpu.meter.load(Ordering::Acquire) != meter.as_ptr() {
+            gpu.ordinal.store(ordinal, Ordering::Relaxed);
+            gpu.meter.store(meter.as_ptr(), Ordering::Release);
+        }
         Some(Ground { gpu })
     }
 

@@ -181,8 +181,10 @@ impl Drop for Visit<'_> {
 impl Visit<'_> {
     /// Records an event that nothing refers to, made in `context` where it has to be made; with one reference.
     pub(super) fn record(&self, context: Option<CUcontext>, stream: CUstream) -> Option<Mark> {
+        // A look first: those of all threads' batches in flight stand in front.
         let free = |event: &Event| {
-            event.references.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            event.references.load(Ordering::Relaxed) == 0
+                && event.references.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
         let index = self.events.iter().position(free)?;
         let mark = Mark(NonZeroU16::new(u16::try_from(index + 1).ok()?)?);

@@ -73,8 +73,6 @@ pub(super) struct Turns {
     comings: AtomicU64,
     /// When that was, ns.
     looked_ns: AtomicU64,
-    /// Launches that wait for a turn, or for room, or are about to be in the books.
-    entering: AtomicU32,
     /// Until when this process has the turn; 0: it has none that it knows of, ns.
     until_ns: AtomicU64,
     /// The same, where nobody takes it away before: the tenant's priority is high, and it has one process.
@@ -94,6 +92,8 @@ pub(super) struct Turns {
     linger_ns: AtomicU64,
     /// Since when work of a turn that others have ended runs on, ns, or [`NOT_BEGUN`]; 0: none does.
     late_ns: AtomicU64,
+    /// Launches that wait for a turn, or for room, or are about to be in the books. Far from the first words, which each launch reads.
+    entering: AtomicU32,
     /// 1 while a tenant of higher priority is there.
     below: AtomicU32,
     seat: UnsafeCell<MaybeUninit<Seat>>,

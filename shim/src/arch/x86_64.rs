@@ -295,7 +295,11 @@ pub(crate) unsafe extern "C" fn gate() {
         "shr eax, {number_shift}",
         "and eax, 1023",
         "lea r10, [rip + {places}]",
-        "jmp [r10 + rax * 8]",
+        "mov r10, [r10 + rax * 8]",
+        // A driver that has no such function is said to have none below.
+        "test r10, r10",
+        "jz 8f",
+        "jmp r10",
         "8:",
         "movd eax, xmm0",
         "9:",

@@ -39,10 +39,9 @@ impl Bound {
     /// ended it, and with large batches on eight streams that is 2 to 5 ms. What it guards against is a wrong estimate, and who waits once has 2 ms.
     pub const ROOMY: Self = Self { in_flight_ns: 8_000_000, batches: 2 };
 
-    /// Where others are, and no cap binds. In a turn a thread that loses its processor for 2 to 4 ms, as one in 40 turns on a shared host, leaves the GPU
-    /// nothing to do with 2 ms. Beside others' work without turns the driver's slices are 2 ms, and who has less than that waiting may lose the
-    /// rest of its own. Starting point, *not measured*.
-    pub const BESIDE: Self = Self { in_flight_ns: 4_000_000, batches: 2 };
+    /// Beside others' work without turns: the driver's slices are 2 ms, and who has less than that waiting may lose the rest of its own.
+    /// Starting point, *not measured*.
+    pub const SLICED: Self = Self { in_flight_ns: 4_000_000, batches: 2 };
 
     /// Beside a tenant of high priority, whose first step after a pause waits for all of it: with 2 ms in flight its p99 was eight times that with
     /// 0.5 ms (measured on an H100). One batch beyond this is there at most, so that the GPU has the next when one ends.

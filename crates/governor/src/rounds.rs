@@ -5,10 +5,9 @@
 //! time would count as occupied, and seldom while launches keep coming: those look themselves, once in a batch.
 
 use crate::batch::QUIET_NS;
-use crate::cap::PERIOD_NS;
 use crate::occupancy::SHORT_GAP_NS;
 
-/// The longest round while launches come, ns: 100 a second, 0.14 to 0.28 % of a core ([`Rounds::next_behind`]: half of that under low caps). A program that pauses for the first time after it has launched
+/// The longest round, ns: 100 a second, 0.14 to 0.28 % of a core. A program that pauses for the first time after it has launched
 /// without pause pays for idle time of twice this at most, once; then rounds are short again.
 pub const LONGEST_NS: u64 = 10_000_000;
 
@@ -17,10 +16,6 @@ const DRAINING_NS: u64 = 1_000_000;
 
 /// How long nothing has come, ns, when an open batch is closed though by the estimates the GPU still has it in front of it.
 const LONG_QUIET_NS: u64 = 1_000_000;
-
-/// Where a gap was excused so short a time ago, ns, the helper goes round while a launch waits for its budget, too: only who does finds the estimates
-/// wrong on which that rests ([`crate::pace::Pace::doubt`]).
-pub const EXCUSED_NS: u64 = 5 * PERIOD_NS;
 
 /// The open batch of a stream as its watchers know it. Begun with the batch ([`Watch::new`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -105,13 +100,6 @@ pub enum Found {
     Sparse,
 }
 
-/// Whether it is left to the launches that come until the next round, the one with this number, to settle what has ended: those look, each at its own
-/// stream. After so long a round the driver's code is in no cache, so each fourth settles for all. `is_long`: it comes in [`LONGEST_NS`].
-#[must_use]
-pub const fn is_left_to_launches(found: Found, is_long: bool, round: u32) -> bool {
-    !round.is_multiple_of(4) && (is_long || matches!(found, Found::Flowing))
-}
-
 /// How long the helper sleeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Nap {
@@ -158,15 +146,6 @@ impl Rounds {
         *longer = if *longer < LONGEST_NS / 2 { *longer * 2 } else { LONGEST_NS };
         Nap::For(nap_ns)
     }
-
-    /// After a round, where nothing can come for `held_ns`, since a launch waits for its budget and none has gone after it; 0: something can.
-    /// With nothing open there is nothing to watch until then, and who waits settles when it looks again, a period later at most.
-    pub const fn next_behind(&mut self, found: Found, held_ns: u64) -> Nap {
-        match (found, self.next(found)) {
-            (Found::Draining, Nap::For(nap_ns)) => Nap::For(held_ns.saturating_add(nap_ns)),
-            (_, nap) => nap,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -208,20 +187,6 @@ mod tests {
         assert_eq!(rounds.next(Found::Idle), Nap::Parked);
         assert_eq!(rounds.next(Found::Flowing), Nap::For(LONGEST_NS));
         assert_eq!(rounds.next(Found::Sparse), Nap::For(QUIET_NS));
-    }
-
-    #[test]
-    fn while_a_launch_waits_for_its_budget_nobody_goes_round_unless_something_is_open() {
-        let mut rounds = Rounds::new();
-        for _ in 0..10 {
-            let _ = rounds.next(Found::Draining);
-        }
-        let held_ns = 15_000 * US;
-        assert_eq!(rounds.next_behind(Found::Draining, held_ns), Nap::For(held_ns + LONGEST_NS));
-        assert_eq!(rounds.next_behind(Found::Flowing, held_ns), Nap::For(QUIET_NS));
-        // In debt for longer than the last round was: until it launches.
-        assert_eq!(rounds.next_behind(Found::Idle, held_ns), Nap::Parked);
-        assert_eq!(rounds.next_behind(Found::Sparse, held_ns), Nap::For(QUIET_NS));
     }
 
     #[test]

@@ -141,7 +141,8 @@ impl Gpu {
     pub(super) fn bound(&self, is_learned: bool) -> Bound {
         match (self.turns.is_on(), self.cap().binds()) {
             _ if self.turns.is_below() => Bound::BESIDE_PRIORITY,
-            (true, false) => Bound::BESIDE,
+            (true, false) if self.turns.is_held() => Bound::ALONE,
+            (true, false) => Bound::SLICED,
             (false, _) if self.is_had_alone() && self.is_roomy() && is_learned => Bound::ROOMY,
             (false, _) if self.is_had_alone() => Bound::ALONE,
             _ => Bound::USUAL,

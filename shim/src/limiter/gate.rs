@@ -249,9 +249,7 @@ impl Limiter {
                             if self.close_all(Close::Held) {
                                 continue;
                             }
-                            let until_ns = look_ns.min(self.give_up(on, &scene));
-                            self.helper.nothing_comes_before(until_ns);
-                            on.process().policy().wait(epoch, until_ns);
+                            on.process().policy().wait(epoch, look_ns.min(self.give_up(on, &scene)));
                         }
                         Cause::Bound => {
                             on.gpu.turns.wait_for_room(on, epoch, look_ns);

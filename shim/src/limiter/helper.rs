@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cuota_governor::batch::{Close, QUIET_NS};
 use cuota_governor::pace::is_gap;
-use cuota_governor::rounds::{EXCUSED_NS, Flow, Found, LONGEST_NS, Nap, Rounds, is_left_to_launches};
+use cuota_governor::rounds::{Flow, Found, LONGEST_NS, Nap, Rounds};
 use cuota_region::sys;
 
 use super::Limiter;
@@ -43,8 +43,7 @@ const PATIENCE_NS: u64 = 100_000_000;
 /// How often a process that ends notes how long its work in flight has been on the GPU, ns.
 const LAST_NOTES_NS: u64 = 1_000_000;
 
-/// The helper sleeps until somebody launches; or until a turn of the process begins, which it is to give up in time, or a launch goes while
-/// another waits for its budget.
+/// The helper sleeps until somebody launches; or until a turn of the process begins, which it is to give up in time.
 const UNTIL_LAUNCHED: u32 = 1;
 const UNTIL_TURN: u32 = 2;
 
@@ -73,12 +72,8 @@ pub(crate) struct Helper {
     turned: AtomicU32,
     /// Since then a stream may have run dry inside an open batch.
     sparse: AtomicU32,
-    /// When it last went round, ns; 0: it sleeps for longer than a round.
+    /// When it last went round, ns.
     looked_ns: AtomicU64,
-    /// When somebody last asked whether it watches, ns.
-    asked_ns: AtomicU64,
-    /// Until when a launch waits for its budget, ns; 0: none does, or another has gone after it.
-    held_until_ns: AtomicU64,
 }
 
 /// Who has gone round since so long, ns, watches: the longest round and half of it. A program can make its threads late by their timer slack, or
@@ -104,20 +99,12 @@ impl Helper {
     /// Whether it goes round, so that wrong estimates are found.
     #[inline(never)]
     pub(super) fn watches(&self) -> bool {
-        let now_ns = sys::coarse_ns();
-        self.asked_ns.store(now_ns, Ordering::Relaxed);
-        now_ns.saturating_sub(self.looked_ns.load(Ordering::Relaxed)) < RECENT_NS
+        sys::coarse_ns().saturating_sub(self.looked_ns.load(Ordering::Relaxed)) < RECENT_NS
     }
 
     /// A stream may have run dry inside an open batch.
     pub(super) fn is_sparse(&self) {
         self.sparse.store(1, Ordering::Relaxed);
-    }
-
-    /// A launch waits for its budget until then, ns.
-    #[inline(never)]
-    pub(super) fn nothing_comes_before(&self, until_ns: u64) {
-        self.held_until_ns.store(until_ns, Ordering::Relaxed);
     }
 
     /// Without one the tenant gets less than its cap, and the end of its work is known later.
@@ -226,17 +213,13 @@ impl Limiter {
     /// Something was put on a stream, or others may come: there is to be a helper, and it is to be awake.
     #[inline(never)]
     pub(super) fn call_helper(&self) {
-        let helper = &self.helper;
-        let held_until_ns = helper.held_until_ns.swap(0, Ordering::Relaxed);
         // Against `park`, each stores its own word before it reads the other's: one of the two sees the other.
-        helper.launched.swap(1, Ordering::SeqCst);
-        let begun = helper.begun.load(Ordering::Relaxed);
+        self.helper.launched.swap(1, Ordering::SeqCst);
+        let begun = self.helper.begun.load(Ordering::Relaxed);
         if matches!(begun, 0 | NONE_YET) {
-            helper.begin(begun);
+            self.helper.begin(begun);
         }
-        let is_parked = helper.parked.load(Ordering::SeqCst) == UNTIL_LAUNCHED;
-        // It sleeps until somebody comes, or believes that nobody can before that.
-        if is_parked || held_until_ns != 0 && held_until_ns > sys::monotonic_ns() {
+        if self.helper.parked.load(Ordering::SeqCst) == UNTIL_LAUNCHED {
             self.wake_helper();
         }
     }
@@ -287,38 +270,29 @@ impl Limiter {
     }
 
     fn help(&'static self) -> ! {
-        let (helper, mut rounds, mut is_left, mut count) = (&self.helper, Rounds::new(), false, 0_u32);
+        let (helper, mut rounds, mut before) = (&self.helper, Rounds::new(), Found::Idle);
         helper.runs.store(1, Ordering::SeqCst);
         sys::sleep_exactly();
         loop {
             helper.is_inside.store(1, Ordering::SeqCst);
             let end = EXITING.load(Ordering::SeqCst);
             let found =
-                if end == OVER { Found::Idle } else { driver::outside_captures(|| self.round(is_left)) };
+                if end == OVER { Found::Idle } else { driver::outside_captures(|| self.round(before)) };
+            before = found;
             helper.turned.swap(0, Ordering::SeqCst);
             let turn_ns = if end == LIVES { self.tend() } else { u64::MAX };
             helper.is_inside.store(0, Ordering::SeqCst);
-            let now_ns = sys::monotonic_ns();
-            let held_ns = helper.held_until_ns.load(Ordering::Relaxed).saturating_sub(now_ns);
             let nap = match end {
-                LIVES => rounds.next_behind(found, held_ns),
+                LIVES => rounds.next(found),
                 // What has run dry by now is seen to be quiet, closed and settled, a round each.
                 LAST_ROUNDS if found != Found::Idle => Nap::For(QUIET_NS),
                 _ => self.note_until_the_end(),
             };
             let nap_ns = if let Nap::For(ns) = nap { ns } else { u64::MAX };
-            let sleeps_ns = nap_ns.min(turn_ns);
-            let until_ns = now_ns.saturating_add(sleeps_ns);
-            count = count.wrapping_add(1);
-            is_left = is_left_to_launches(found, sleeps_ns >= LONGEST_NS, count);
+            let until_ns = sys::monotonic_ns().saturating_add(nap_ns.min(turn_ns));
             match nap {
                 Nap::Parked if turn_ns >= UNHELD_NS => self.park(UNTIL_LAUNCHED, until_ns),
                 Nap::For(_) if turn_ns == UNHELD_NS => self.park(UNTIL_TURN, until_ns),
-                Nap::For(_) if sleeps_ns > LONGEST_NS => {
-                    // Nothing is excused before the next round.
-                    helper.looked_ns.store(0, Ordering::Relaxed);
-                    self.park(UNTIL_TURN, until_ns);
-                }
                 // Until then, or until exit handlers come further.
                 _ => sys::wait_until(&EXITING, end, until_ns),
             }
@@ -334,23 +308,20 @@ impl Limiter {
         }
     }
 
-    /// Settles what has ended, unless that is left to launches that have come since, and closes what is quiet.
-    fn round(&'static self, is_left: bool) -> Found {
+    /// Settles what has ended, and closes what is quiet.
+    fn round(&'static self, before: Found) -> Found {
         let process = process::managed();
-        let (now_ns, helper) = (sys::coarse_ns(), &self.helper);
-        helper.looked_ns.store(now_ns, Ordering::Relaxed);
-        let launched = helper.launched.swap(0, Ordering::SeqCst) != 0;
-        // Who waits for its budget finds that done when its time comes.
-        let settles = !launched || !is_left || helper.held_until_ns.load(Ordering::Relaxed) != 0;
-        self.note_left(if settles { STREAMS } else { 0 }, Tails::Left, 0);
+        self.helper.looked_ns.store(sys::coarse_ns(), Ordering::Relaxed);
+        let launched = self.helper.launched.swap(0, Ordering::SeqCst) != 0;
+        // While units keep coming, the looks before them settle, each on its own stream.
+        let settles = !launched || before != Found::Flowing;
+        self.note_left(if settles { STREAMS } else { 1 }, Tails::Left, 0);
         let mut found = if launched { Found::Draining } else { Found::Idle };
-        if helper.sparse.swap(0, Ordering::Relaxed) != 0 {
+        if self.helper.sparse.swap(0, Ordering::Relaxed) != 0 {
             found = Found::Sparse;
         }
-        // Whether there is something to go round for while a launch waits for its budget.
-        let mut is_watched = now_ns.saturating_sub(helper.asked_ns.load(Ordering::Relaxed)) < EXCUSED_NS;
         if self.evicted.is_any() {
-            (found, is_watched) = (found.max(Found::Draining), true);
+            found = found.max(Found::Draining);
         }
         for stream in self.streams.busy() {
             found = found.max(Found::Draining);
@@ -359,15 +330,10 @@ impl Limiter {
                 if settles {
                     books.none_was_late();
                 }
-                is_watched |= books.is_blind;
                 if !books.batch.is_empty() {
-                    is_watched = true;
                     found = found.max(self.watch(on, stream, &mut books));
                 }
             }
-        }
-        if is_watched {
-            helper.nothing_comes_before(0);
         }
         process.tell_monitor(found != Found::Idle);
         found

@@ -592,8 +592,8 @@ impl Limiter {
         if busy_ns != 0 && now_ns > over_ns {
             seat.drain(now_ns);
         }
-        // When it would be quiet for long enough, if nothing came. What is in flight was so at the last launch, too: it has had the time since.
-        (busy_ns.saturating_sub(quiet_ns) + may_ns - pause_ns).min(HOLDS_NS)
+        // When it would be quiet for long enough, if nothing came.
+        (busy_ns + may_ns - pause_ns).min(HOLDS_NS)
     }
 
     /// Estimated work of this process on a GPU that has not ended, ns; 0 only where there is none.

@@ -54,8 +54,6 @@ struct Outcome {
     charged: f64,
     /// Coefficient of variation of the work done in windows of 100 ms, per cent.
     variation: f64,
-    /// Rounds of the helper a second.
-    rounds: f64,
 }
 
 /// Runs a workload alone on the GPU for `span_ns`, after `warm_up_ns`.
@@ -67,7 +65,7 @@ fn run(script: Script, cap_ppm: u32, helper: bool, warm_up_ns: u64, span_ns: u64
     world.thread(process, script);
     world.run_until(warm_up_ns);
     let before = world.gpu.truth(process).clone();
-    let (charged_before, naps_before) = (world.guests[process].1.charged_ns, world.guests[process].1.naps);
+    let charged_before = world.guests[process].1.charged_ns;
     let mut windows = Vec::new();
     let mut done_ns = before.work_ns;
     for window in 1..=span_ns / WINDOW_NS {
@@ -82,7 +80,6 @@ fn run(script: Script, cap_ppm: u32, helper: bool, warm_up_ns: u64, span_ns: u64
         occupied: (after.occupied_ns - before.occupied_ns) / span,
         charged: (world.guests[process].1.charged_ns - charged_before) as f64 / span,
         variation: variation(&windows),
-        rounds: (world.guests[process].1.naps - naps_before) as f64 / span * 1e9,
     }
 }
 
@@ -106,10 +103,9 @@ fn nine_workloads_get_their_cap_within_half_a_point() {
             let occupied = 100.0 * native.occupied;
             let share = occupied * got.speed / native.speed;
             table += &format!(
-                "{name:26} occupies {occupied:5.1}, cap {cap:2.0}: share {share:6.2}, charged {:6.2}, CV {:5.2} %, {:3.0} rounds\n",
+                "{name:26} occupies {occupied:5.1}, cap {cap:2.0}: share {share:6.2}, charged {:6.2}, CV {:5.2} %\n",
                 100.0 * got.charged,
-                got.variation,
-                got.rounds
+                got.variation
             );
             assert!(long_units || got.variation <= 5.0, "{table}");
             if cap >= occupied - 1.0 {

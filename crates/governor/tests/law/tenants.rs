@@ -93,15 +93,15 @@ fn an_argument_that_makes_kernels_dearer_is_charged_though_the_helper_closes_eve
 }
 
 #[test]
-fn the_helper_takes_a_hundred_rounds_a_second_while_launches_keep_coming_and_half_of_that_under_low_caps() {
-    for (percent, most) in [(10, 55), (25, 55), (90, 110)] {
+fn the_helper_takes_some_two_hundred_rounds_a_second_while_launches_keep_coming() {
+    for percent in [10, 50, 90] {
         let mut world = world(percent * 10_000, 1, true);
         world.thread(0, Box::new(|_| launch(0, 1, 100_000)));
         world.run_until(SECOND);
         let before = world.guests[0].1.naps;
         world.run_until(3 * SECOND);
         let rounds = (world.guests[0].1.naps - before) / 2;
-        assert!(rounds <= most, "{rounds} a second at {percent}");
+        assert!(rounds <= 260, "{rounds} a second at {percent}");
     }
 }
 
@@ -278,7 +278,7 @@ fn who_was_far_below_its_cap_gets_no_more_when_its_kernels_become_dear() {
             world.run_until(begun_ns + 10 * SECOND);
             let share = (world.gpu.truth(0).work_ns - work_ns) / (world.now_ns - begun_ns) as f64;
             let cap = f64::from(cap_ppm) / 1e6;
-            println!("{share:.5} at {cap_ppm}, {dear_ns} ns on {streams} streams");
+            println!("{share:.3} at {cap_ppm}, {dear_ns} ns on {streams} streams");
             assert!(
                 (cap - 0.025..=cap + 0.005).contains(&share),
                 "{share:.3} at {cap_ppm}, {dear_ns} ns on {streams} streams"

@@ -13,7 +13,7 @@ use cuota_governor::lease::{self, Spend};
 use cuota_governor::neighbours::{Arrears, Neighbours};
 use cuota_governor::occupancy::{Interval, Union};
 use cuota_governor::pace::{Pace, is_gap};
-use cuota_governor::rounds::{EXCUSED_NS, Flow, Found, LONGEST_NS, Nap, Rounds, Watch, is_left_to_launches};
+use cuota_governor::rounds::{Flow, Found, Nap, Rounds, Watch};
 
 use super::gpu::Gpu;
 
@@ -142,16 +142,8 @@ pub(crate) struct Guest {
     /// Somebody launched since the helper's last round; and a stream may have run dry inside an open batch.
     launched: bool,
     sparse: bool,
-    /// A launch has gone while another waited for its budget: the helper is to come.
-    pub(crate) goes_early: bool,
     pub(crate) naps: u64,
-    is_left: bool,
-    /// Until when a launch waits for its budget, ns; 0: none does, or another has gone after it.
-    held_until_ns: u64,
-    /// Its helper sleeps while a launch waits for its budget, and excuses nothing until it has gone round.
-    is_away: bool,
-    /// When a gap was excused last, or would have been, ns.
-    excused_ns: u64,
+    found_before: Found,
     pub(crate) passes: Vec<Pass>,
     pub(crate) charged_ns: u64,
     pub(crate) looks: u64,
@@ -179,12 +171,8 @@ impl Guest {
             rounds: Rounds::new(),
             launched: false,
             sparse: false,
-            goes_early: false,
             naps: 0,
-            is_left: false,
-            held_until_ns: 0,
-            is_away: false,
-            excused_ns: 0,
+            found_before: Found::Idle,
             passes: Vec::new(),
             charged_ns: 0,
             looks: 0,
@@ -316,7 +304,6 @@ impl Guest {
                         if self.close_all(on) {
                             continue;
                         }
-                        self.held_until_ns = look_ns;
                     }
                     return Gate::Wait { look_ns, waiting };
                 }
@@ -363,14 +350,12 @@ impl Guest {
         let (estimate, concurrency) = (self.estimate(unit), self.concurrency);
         let cost_ns = concurrency.scale(estimate.cost_ns());
         self.launched = true;
-        self.goes_early |= on.now_ns < std::mem::take(&mut self.held_until_ns);
         let is_alone = !self.streams.iter().any(Books::is_busy);
         if is_alone {
             // What others had while this process had nothing there was not taken from it.
             self.others_ns = on.tenant.used_ns - self.charged_ns;
         }
-        let (held, is_watched, is_roomy) = (self.held, self.is_watched && !self.is_away, self.strict == 0);
-        let mut excused_ns = self.excused_ns;
+        let (held, is_watched, is_roomy) = (self.held, self.is_watched, self.strict == 0);
         let books = self.books(stream);
         let arrived_ns = waiting.arrival.arrived_ns();
         let goes_on = std::mem::take(&mut books.is_kept);
@@ -390,7 +375,6 @@ impl Guest {
             let is_synced = was_synced && is_roomy;
             if is_gap(books.pace.idle_ns(arrived_ns)) && !is_synced {
                 books.pace.gap(is_watched);
-                excused_ns = on.now_ns;
             }
             let is_timed = books.pace.begin(on.now_ns, front_ns, books.target_ns);
             if !was_synced && is_timed || !is_alone {
@@ -416,7 +400,6 @@ impl Guest {
             books.lease = lease::EMPTY;
             on.tenant.correct(on.look(), books.batch.close(concurrency));
         }
-        self.excused_ns = excused_ns;
         self.calls += u64::from(needs_boundary);
     }
 
@@ -440,7 +423,7 @@ impl Guest {
     /// Closes the stream's open batch: a launch that looks, a wait or a synchronisation of the program, the helper.
     pub(crate) fn close(&mut self, on: &mut Ground<'_>, stream: usize, why: Close) {
         let look = on.look();
-        let (concurrency, is_watched) = (self.concurrency, self.is_watched && !self.is_away);
+        let (concurrency, is_watched) = (self.concurrency, self.is_watched);
         let books = self.books(stream);
         books.was_synced |= why == Close::Sync;
         if books.passing != 0 {
@@ -463,9 +446,6 @@ impl Guest {
         if books.pace.is_timed() {
             batch.idle(idle_ns);
         }
-        if is_late {
-            self.excused_ns = on.now_ns;
-        }
         let end = on.gpu.record(stream);
         self.calls += 1;
         let books = self.books(stream);
@@ -480,7 +460,7 @@ impl Guest {
         self.naps += 1;
         let launched = std::mem::take(&mut self.launched);
         // While units keep coming, the looks before them settle.
-        if !launched || !self.is_left || self.held_until_ns != 0 {
+        if !launched || self.found_before != Found::Flowing {
             self.reap(on);
             // What was closed in the last round and is not reached was no late boundary: the GPU was busy.
             self.streams.iter_mut().flat_map(|books| &mut books.closed).for_each(|closed| closed.late_ns = 0);
@@ -495,7 +475,6 @@ impl Guest {
             if books.batch.is_empty() {
                 continue;
             }
-            self.held_until_ns = 0;
             if is_gap(books.pace.idle_ns(on.now_ns)) && on.gpu.queued(stream) != 0 {
                 books.pace.doubt();
             }
@@ -513,12 +492,8 @@ impl Guest {
                 }
             }
         }
-        let held_until_ns = if on.now_ns - self.excused_ns < EXCUSED_NS { 0 } else { self.held_until_ns };
-        let nap = self.rounds.next_behind(found, held_until_ns.saturating_sub(on.now_ns));
-        self.is_away = matches!(nap, Nap::For(ns) if ns > LONGEST_NS);
-        let is_long = matches!(nap, Nap::For(ns) if ns >= LONGEST_NS);
-        self.is_left = is_left_to_launches(found, is_long, u32::try_from(self.naps).unwrap_or(0));
-        nap
+        self.found_before = found;
+        self.rounds.next(found)
     }
 
     /// Settles the batches that have ended.

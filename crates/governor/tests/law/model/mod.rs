@@ -254,11 +254,7 @@ impl World {
         let Thread { process, wake_ns, launches, state, .. } = &mut self.threads[thread];
         let process = *process;
         if self.helper {
-            let wakes_ns = self.now_ns + OVERSLEEP_NS;
-            let at_ns = self.next_help_ns[process].get_or_insert(wakes_ns);
-            if std::mem::take(&mut self.guests[process].1.goes_early) {
-                *at_ns = wakes_ns.min(*at_ns);
-            }
+            self.next_help_ns[process].get_or_insert(self.now_ns + OVERSLEEP_NS);
         }
         *launches += 1;
         let hiccup_ns = if launches.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 & 0xffff < 65_536 / HICCUPS {

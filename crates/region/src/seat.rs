@@ -210,6 +210,11 @@ impl Seat {
         }
     }
 
+    /// The tenant's last process ends: it is no company from now on. Its debt stays as long as the seat of one that was killed.
+    pub fn leave(&self, now_ns: u64) {
+        self.place().seen_ns.store(now_ns.saturating_sub(AWAY_NS + 1), Ordering::SeqCst);
+    }
+
     /// A number that changes when another tenant comes: one load. Read it before [`Seat::has_company`].
     #[inline]
     #[must_use]
@@ -634,6 +639,19 @@ mod tests {
         b.touch(later_ns + MS);
         assert_eq!(a.comings(), before + 1);
         assert!(a.has_company(later_ns + MS));
+    }
+
+    #[test]
+    fn who_has_left_is_no_company_and_is_again_when_it_comes_back() {
+        let arena = arena();
+        let [a, b] = [1, 2].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
+        b.leave(NOW);
+        assert!(!a.has_company(NOW));
+        // Its seat, and what it owes, are its own for as long as those of one that was killed.
+        assert_eq!(arena.seat(3, USUAL, NOW).unwrap().index(), 2);
+        let before = a.comings();
+        b.touch(NOW + MS);
+        assert!(a.has_company(NOW + MS) && a.comings() != before);
     }
 
     #[test]

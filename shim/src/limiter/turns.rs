@@ -626,11 +626,15 @@ impl Limiter {
         }
     }
 
-    /// The process ends: others need not wait for it.
+    /// The process ends: others need not wait for it, nor count their launches any more.
     pub(super) fn leave_turns(&self) {
         for gpu in &self.gpus {
             if let Some(seat) = gpu.turns.seat() {
-                seat.release(seat.now_ns(), false);
+                let now_ns = seat.now_ns();
+                seat.release(now_ns, false);
+                if process::managed().member().is_the_only_one() {
+                    seat.leave(now_ns);
+                }
             }
         }
     }

@@ -213,7 +213,9 @@ impl Arrival {
             let nap_ns = match scene.batches {
                 0 | 1 => (left_ns - bound_ns).min(LONGEST_NAP_NS),
                 // The first of them is to be seen to end. Who may have one more only, and looks too soon, looks again when both have.
-                batches if scene.bound.batches < 2 => scene.first_ends_ns(look.now_ns, batches),
+                batches if scene.bound.batches < 2 => {
+                    scene.first_ends_ns(look.now_ns, batches).min(2 * bound_ns)
+                }
                 // When it does is not known.
                 _ => (left_ns - bound_ns).min(LONGEST_NAP_NS.min(bound_ns)),
             };

@@ -7,8 +7,8 @@
 
 /// How long a tenant shares before it is tried again for the first time, ns; four times as long each time that it does not fill its turns then.
 const SHARES_NS: u64 = 125_000_000;
-/// How often the time is multiplied: to two seconds.
-const TIMES: u64 = 3;
+/// How often the time is multiplied by four: to two seconds.
+const TIMES: u64 = 2;
 
 /// A turn that was kept busy for less than this, in tenths, was not filled.
 const FILLED_TENTHS: u64 = 9;
@@ -46,9 +46,8 @@ impl Habit {
             (true, _) => Self(0),
             (false, true) => Self(times << 1 | 1),
             (false, false) => {
-                let more = if times < TIMES { times + 1 } else { TIMES };
-                let shares_ns = SHARES_NS << (2 * if times < TIMES { times } else { TIMES - 1 });
-                Self((now_ns + shares_ns) & !0xff | more << 1)
+                let times = if times < TIMES { times } else { TIMES };
+                Self((now_ns + (SHARES_NS << (2 * times))) & !0xff | (times + 1) << 1)
             }
         }
     }

@@ -54,6 +54,8 @@ pub enum Intent {
     Launch,
     /// To say that it has launched its last in this turn, and that this has not ended.
     Drain,
+    /// To pass on a turn that it was offered and has not accepted; its bid asks no more.
+    Decline,
     /// To end its turn.
     Release {
         /// It goes on asking for turns; else it does not want more for now.
@@ -94,8 +96,9 @@ impl Scene<'_> {
         let change = |turn| Move::Change(Change { turn, ended: None });
         let is_out = match (intent, turn.stage) {
             (Intent::Release { asks_on }, _) if is_mine => !asks_on,
+            (Intent::Decline, Stage::Offered) if is_mine => true,
             (Intent::Drain, Stage::Held) if is_mine => return change(turn.draining()),
-            (Intent::Release { .. } | Intent::Drain, _) => return wait,
+            (Intent::Release { .. } | Intent::Drain | Intent::Decline, _) => return wait,
             (Intent::Launch, Stage::Offered) if is_mine => return change(turn.accepted()),
             (Intent::Launch, Stage::Held) if is_mine && now_ns < turn.until_ns() => {
                 return Move::Go { until_ns: turn.until_ns() };

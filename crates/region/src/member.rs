@@ -265,6 +265,7 @@ impl Member {
 
     /// Whether no other process of the tenant lives, as far as its file says.
     #[must_use]
+    #[inline(never)]
     pub fn is_the_only_one(&self) -> bool {
         let is_another = |(number, place): (usize, &Place)| {
             number != self.place && place.life.load(Ordering::Acquire) & ALIVE != 0

@@ -12,7 +12,7 @@ use cuota_governor::arbiter::{self, Bid, Shares};
 use cuota_governor::doubt::Doubt;
 use cuota_governor::entitlement::{Entitlement, Priority};
 use cuota_governor::hand_over::{Change, Intent, Move, Scene};
-use cuota_governor::turn::{Stage, Turn};
+use cuota_governor::turn::Turn;
 
 use crate::arena::{Arena, Place, SEATS};
 use crate::sync::{self, Ordering};
@@ -210,8 +210,10 @@ impl Seat {
         }
     }
 
-    /// The tenant's last process ends: it is no company from now on. Its debt stays as long as the seat of one that was killed.
+    /// The tenant's last process ends: it wants no turns, and is no company from now on. For five seconds more nobody else has its seat, and its debt
+    /// waits for it there.
     pub fn leave(&self, now_ns: u64) {
+        self.withdraw();
         self.place().seen_ns.store(now_ns.saturating_sub(AWAY_NS + 1), Ordering::SeqCst);
     }
 
@@ -330,18 +332,16 @@ impl Seat {
         self.look(now_ns)
     }
 
-    fn withdraw(&self) {
+    /// The tenant does not want turns for now.
+    pub fn withdraw(&self) {
         self.place().asks.store(0, Ordering::SeqCst);
     }
 
-    /// The tenant does not want turns for now. One that it was offered meanwhile goes to the next: the others would wait for it until it is
+    /// The tenant, of one process, does not want turns for now. One that it was offered meanwhile goes to the next: the others would wait for it until it is
     /// not accepted in time.
     pub fn stand_aside(&self, now_ns: u64) {
         self.withdraw();
-        let (_, turn) = self.turn(now_ns);
-        if turn.holder == Some(self.index()) && turn.stage == Stage::Offered {
-            let _ = self.step(now_ns, Intent::Release { asks_on: false });
-        }
+        let _ = self.step(now_ns, Intent::Decline);
     }
 
     /// Charges work that ran on for so long, ns, after others had ended the turn: twice, since they have paid for that time too.
@@ -647,7 +647,7 @@ mod tests {
         let [a, b] = [1, 2].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
         b.leave(NOW);
         assert!(!a.has_company(NOW));
-        // Its seat, and what it owes, are its own for as long as those of one that was killed.
+        // Its seat, and what it owes, are its own for a while.
         assert_eq!(arena.seat(3, USUAL, NOW).unwrap().index(), 2);
         let before = a.comings();
         b.touch(NOW + MS);

@@ -34,7 +34,8 @@ const FRAME_ALIGNMENT: u64 = 16;
 /// The handle of the legacy stream; so is 0, in functions that do not end in `_ptsz` or `_ptds`.
 const CU_STREAM_LEGACY: usize = 1;
 
-/// Whether launches that nothing holds come to a handler: the gate of x86-64 lets them through.
+/// Whether launches that nothing holds come to a handler: the gate of x86-64 lets those through of a managed process with one context. The others pay for
+/// a unit's key that nobody asks for.
 const HAS_SLOW_GATE: bool = !cfg!(target_arch = "x86_64");
 
 /// Whether a launch of `function` goes at once: it is not the first in the current context, and no cap binds.

@@ -41,7 +41,7 @@ pub(super) const NEVER_NS: u64 = u64::MAX;
 const COMPANIONS: u32 = 1 << 31;
 
 /// A GPU as the limiter sees it. All-zero is one that was never used. In its first line stands what each launch reads and a look does not
-/// write: threads that launch on a stream each would else wait for the line of whoever looks.
+/// write while no launch has had to wait: threads that launch on a stream each would else wait for the line of whoever looks.
 #[repr(C, align(64))]
 pub(super) struct Gpu {
     /// The cap, parts per million; 0: not read yet.

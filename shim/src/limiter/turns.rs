@@ -370,7 +370,12 @@ impl Turns {
         }
         // That it waited for room beside others does not fill the next turn.
         self.wanted_ns.store(0, Ordering::Relaxed);
-        seat.stand_aside(now_ns);
+        if process::managed().member().is_the_only_one() {
+            seat.stand_aside(now_ns);
+        } else {
+            // Another process of the tenant may wait for the turn.
+            seat.withdraw();
+        }
         seat.touch(now_ns);
         true
     }
@@ -629,7 +634,7 @@ impl Limiter {
     /// The process ends: others need not wait for it, nor count their launches any more.
     pub(super) fn leave_turns(&self) {
         for gpu in &self.gpus {
-            if let Some(seat) = gpu.turns.seat() {
+            if let Some(seat) = gpu.turns.seat().filter(|seat| seat.is_mine()) {
                 let now_ns = seat.now_ns();
                 seat.release(now_ns, false);
                 if process::managed().member().is_the_only_one() {

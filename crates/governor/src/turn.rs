@@ -14,7 +14,7 @@ pub const ACCEPT_NS: u64 = 5 * MS;
 /// A tenant that has launched nothing for so long, ns, and has nothing on the GPU, gives its turn up.
 pub const QUIET_NS: u64 = MS / 10;
 
-/// One of high priority keeps it so long, ns: the pause between two steps of a burst is none. H100: a program that waits for each launches the next 10 to 20 µs
+/// One of high priority keeps it so long, ns: the pause between two steps of a burst is none. H100: a program that waits for each launches the next some 10 µs
 /// after its end; what it keeps longer is missing to its neighbour after each burst.
 pub const LINGER_NS: u64 = 3 * MS / 50;
 

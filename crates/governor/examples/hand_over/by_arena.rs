@@ -122,7 +122,7 @@ impl Gate {
     pub(crate) fn leave_arena(&self) {
         if let Some(seat) = &self.seat {
             seat.release(clock::now_ns(), false);
-            seat.stand_aside(clock::now_ns());
+            seat.withdraw();
         }
     }
 }

@@ -32,6 +32,15 @@ pub struct MemorySample {
     pub bytes: u64,
 }
 
+/// The clock of the multiprocessors at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockSample {
+    /// CLOCK_MONOTONIC.
+    pub at_ns: u64,
+    /// Its frequency.
+    pub mhz: u32,
+}
+
 impl Monitor {
     /// Opens NVML, from `library` or else by its usual name, for the device of `uuid`.
     pub fn open(library: Option<&Path>, uuid: &str) -> Result<Self> {
@@ -89,17 +98,33 @@ impl Monitor {
     }
 
     /// Runs `work` while another thread samples all processes each 10 ms.
-    pub fn sample_during<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<MemorySample>) {
+    pub fn memory_during<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<MemorySample>) {
+        self.sample_during(work, |at_ns| {
+            // A list that changes while NVML writes it is an error of that one sample.
+            let processes = self.processes().unwrap_or_default();
+            processes.into_iter().map(|(pid, bytes)| MemorySample { at_ns, pid, bytes }).collect()
+        })
+    }
+
+    /// Runs `work` while another thread reads the clock of the multiprocessors each 10 ms.
+    pub fn clock_during<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<ClockSample>) {
+        self.sample_during(work, |at_ns| {
+            let mhz = self.device().ok().and_then(|device| device.clock_info(ClockDomain::SM).ok());
+            mhz.map(|mhz| ClockSample { at_ns, mhz }).into_iter().collect()
+        })
+    }
+
+    fn sample_during<T, S: Send>(
+        &self,
+        work: impl FnOnce() -> T,
+        sample: impl Fn(u64) -> Vec<S> + Sync,
+    ) -> (T, Vec<S>) {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             let sampler = scope.spawn(|| {
                 let mut samples = Vec::new();
                 while !done.load(Ordering::Acquire) {
-                    let at_ns = now_ns();
-                    // A list that changes while NVML writes it is an error of that one sample.
-                    for (pid, bytes) in self.processes().unwrap_or_default() {
-                        samples.push(MemorySample { at_ns, pid, bytes });
-                    }
+                    samples.extend(sample(now_ns()));
                     thread::sleep(PERIOD);
                 }
                 samples

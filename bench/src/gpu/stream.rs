@@ -98,11 +98,14 @@ impl Event {
         Self::with(sys::CUevent_flags::CU_EVENT_DEFAULT as u32)
     }
 
-    /// An event without a time, whose waiters sleep: so that waiting takes no CPU from other tenants.
+    /// An event that carries a time, and whose waiters sleep: so that waiting takes no CPU from other tenants.
     pub fn sleeping(_gpu: &Gpu) -> Result<Self, CudaError> {
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32
-            | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
-        Self::with(flags)
+        Self::with(sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32)
+    }
+
+    /// An event without a time, waited for as the driver does by itself.
+    pub fn plain(_gpu: &Gpu) -> Result<Self, CudaError> {
+        Self::with(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32)
     }
 
     fn with(flags: u32) -> Result<Self, CudaError> {

@@ -116,7 +116,7 @@ impl<'a> Launcher<'a> {
         let monitor =
             self.session.monitor.as_ref().context("NVML is needed for this and could not be opened")?;
         let (result, mut samples) =
-            monitor.sample_during(|| self.spawn(job, variant, None)?.wait_for_reply());
+            monitor.memory_during(|| self.spawn(job, variant, None)?.wait_for_reply());
         let reply = result?;
         samples.retain(|sample| sample.pid == reply.pid);
         Ok(Tracked { work: reply.outcome?, samples })

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use anyhow::Result;
 
-use super::{Load, Progress};
+use super::{Load, Progress, whole_ns};
 use crate::clock::now_ns;
 use crate::gpu::{Event, Gpu};
 use crate::worker::Page;
@@ -45,7 +45,9 @@ pub(crate) fn drive(
     Ok(progress)
 }
 
-/// Submits groups of about a millisecond, each followed by an event, and waits for the oldest when the queue is full.
+/// Submits groups of about a millisecond, each followed by an event, and waits for the oldest when the queue is full. A mark has
+/// the event's own time: a thread that is held up in a launch sees late what was done, and so the last marks, which it does not
+/// see late, would count what was done before as done then.
 fn saturating(
     gpu: &Gpu,
     load: &mut dyn Load,
@@ -55,10 +57,18 @@ fn saturating(
     let group = (MARK_NS / load.unit_ns().max(1)).max(1);
     let depth = (QUEUE_NS / (group * load.unit_ns()).max(1)).clamp(*DEPTH.start(), *DEPTH.end());
     let mut idle = (0..depth).map(|_| Event::sleeping(gpu)).collect::<Result<Vec<_>, _>>()?;
+    let base = Event::timing(gpu)?;
+    base.record(load.stream())?;
+    base.synchronize()?;
+    let base_ns = now_ns();
     let mut queue: VecDeque<Event> = VecDeque::new();
     let mut done = 0;
+    let mut over = false;
     loop {
-        let over = is_over();
+        if !over && is_over() {
+            over = true;
+            progress.stop(now_ns());
+        }
         if let (false, Some(event)) = (over, idle.pop()) {
             for _ in 0..group {
                 load.submit()?;
@@ -70,7 +80,7 @@ fn saturating(
         let Some(oldest) = queue.pop_front() else { return Ok(()) };
         oldest.synchronize()?;
         done += group;
-        progress.mark(now_ns(), done);
+        progress.mark(base_ns + whole_ns(oldest.since_ns(&base)?), done);
         idle.push(oldest);
     }
 }
@@ -84,7 +94,7 @@ fn waiting(
     occupancy: bool,
 ) -> Result<()> {
     let mut pairs = [[Event::timing(gpu)?, Event::timing(gpu)?], [Event::timing(gpu)?, Event::timing(gpu)?]];
-    let end = Event::sleeping(gpu)?;
+    let end = Event::plain(gpu)?;
     let mut spans = Spans::default();
     let mut done = 0;
     while !is_over() {

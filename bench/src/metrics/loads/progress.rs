@@ -11,6 +11,9 @@ pub(crate) struct Progress {
     pub from_ns: u64,
     /// Marks: microseconds since the beginning, and units done by then.
     marks: Vec<(f64, u64)>,
+    /// When it submitted nothing more, in microseconds since the beginning; what is done later was waiting in the queue.
+    #[serde(default)]
+    stopped_us: Option<f64>,
     /// Microseconds of each unit from submission to done, where each was waited for.
     pub unit_us: Vec<f32>,
     /// The part of the time in which its work was on the device, gaps under 50 µs included; measured only natively and
@@ -21,13 +24,18 @@ pub(crate) struct Progress {
 impl Progress {
     /// Nothing done yet at `from_ns`.
     pub(crate) fn from(from_ns: u64) -> Self {
-        Self { from_ns, marks: vec![(0.0, 0)], unit_us: Vec::new(), occupancy: None }
+        Self { from_ns, marks: vec![(0.0, 0)], stopped_us: None, unit_us: Vec::new(), occupancy: None }
     }
 
     /// Notes that `units` were done at `now_ns`.
     pub(crate) fn mark(&mut self, now_ns: u64, units: u64) {
         let us = now_ns.saturating_sub(self.from_ns) as f64 / 1e3;
         self.marks.push((us, units));
+    }
+
+    /// Notes that nothing is submitted from `now_ns` on.
+    pub(crate) fn stop(&mut self, now_ns: u64) {
+        self.stopped_us = Some(now_ns.saturating_sub(self.from_ns) as f64 / 1e3);
     }
 
     /// Units done in all.
@@ -38,6 +46,11 @@ impl Progress {
     /// The time of the last mark.
     pub(crate) fn end_ns(&self) -> u64 {
         self.at_ns(self.marks.last().map_or(0.0, |mark| mark.0))
+    }
+
+    /// The end of the time in which it was steady: the last mark, or when it submitted nothing more, if that was before.
+    pub(crate) fn steady_end_ns(&self) -> u64 {
+        self.end_ns().min(self.stopped_us.map_or(u64::MAX, |us| self.at_ns(us)))
     }
 
     fn at_ns(&self, us: f64) -> u64 {
@@ -66,13 +79,15 @@ impl Progress {
         (self.units_at(to_ns) - self.units_at(from_ns)) / seconds
     }
 
-    /// Units a second after a warm-up of `warm_ns`, from one mark to another, so that no unit is cut in two. `None` when
-    /// there are no two marks.
+    /// Units a second from a warm-up of `warm_ns` on, for as long as it submitted more. Both ends lie between two marks in
+    /// proportion: a rate from mark to mark leaves out a pause that the last one is not followed by, and so finds that who
+    /// works a part of the time only is faster than it is. `None` when there are no two marks after the warm-up.
     pub(crate) fn steady_rate(&self, warm_ns: u64) -> Option<f64> {
+        let (from_ns, to_ns) = (self.from_ns + warm_ns, self.steady_end_ns());
         let warm_us = warm_ns as f64 / 1e3;
-        let first = self.marks.iter().find(|mark| mark.0 >= warm_us && mark.1 > 0)?;
-        let last = self.marks.last()?;
-        (last.0 > first.0 && last.1 > first.1).then(|| (last.1 - first.1) as f64 / ((last.0 - first.0) / 1e6))
+        let marks = self.marks.iter().filter(|mark| mark.0 >= warm_us && mark.1 > 0).count();
+        let rate = (marks >= 2 && to_ns > from_ns).then(|| self.rate(from_ns, to_ns))?;
+        (rate > 0.0).then_some(rate)
     }
 
     /// Units a second over all of the time: for work of so few units that no two marks follow a warm-up.
@@ -89,7 +104,7 @@ impl Progress {
 
     /// The coefficient of variation of the windows of `width_ns` after `warm_ns`. `None` for fewer than three.
     pub(crate) fn variation(&self, warm_ns: u64, width_ns: u64) -> Option<f64> {
-        figures::variation(&self.windows(self.from_ns + warm_ns, self.end_ns(), width_ns))
+        figures::variation(&self.windows(self.from_ns + warm_ns, self.steady_end_ns(), width_ns))
     }
 
     /// The longest time without a mark between two times, in milliseconds.
@@ -130,9 +145,30 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_rate_begins_and_ends_at_marks() {
+    fn a_steady_rate_is_that_after_the_warm_up() {
         assert!((steady().steady_rate(10 * MS).unwrap() - 10_000.0).abs() < 1e-3);
         assert_eq!(Progress::from(0).steady_rate(0), None);
+    }
+
+    /// A tenant that works the first quarter of each 20 ms: over all places in that where a measurement may begin
+    /// and stop, the mean rate is a quarter of its speed.
+    #[test]
+    fn a_rate_has_its_part_of_the_pauses() {
+        let rate = |[warm_ms, stop_ms]: [u64; 2]| {
+            let mut progress = Progress::from(0);
+            let worked = |ms: &u64| ms % 20 < 5;
+            for (n, ms) in (0..stop_ms).filter(worked).enumerate() {
+                progress.mark((ms + 1) * MS, 10 * (n as u64 + 1));
+            }
+            progress.stop(stop_ms * MS);
+            // What the queue holds when it stops is done without a pause.
+            let (end_ns, units) = (progress.end_ns().max(stop_ms * MS), progress.units());
+            (1..=8).for_each(|n| progress.mark(end_ns + n * MS, units + 10 * n));
+            progress.steady_rate(warm_ms * MS).unwrap()
+        };
+        let places = (400..420).flat_map(|warm_ms| (1_200..1_220).map(move |stop_ms| [warm_ms, stop_ms]));
+        let mean = places.map(rate).sum::<f64>() / 400.0;
+        assert!((mean / 2_500.0 - 1.0).abs() < 0.005, "{mean}");
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! is worth a second of it. By beginnings, whoever comes first would have it at once.
 //!
 //! *Length*: a tenant's share of a cycle, so that each has one turn in a cycle whatever its share, and the shares are true in each cycle. Where
-//! that would be below 5 ms, turns are 5 ms and fewer. A second has a whole number of cycles, so that it holds as many turns of each.
+//! that would be below 5 ms, turns are 5 ms and fewer. A second has a whole number of cycles, and each turn its place in them by the clock, so that every
+//! second holds as many turns of each: what threads come late by is made up for by all, in the next cycle.
 //!
 //! Why not the alternatives: lottery scheduling is fair in the mean of many turns only; stride scheduling with turns of one length gives 10/30/60 in
 //! cycles of ten turns, 200 ms; deficit round robin has no place for a tenant that comes back, or for priority.
@@ -43,8 +44,13 @@ pub const LEAST_PPM: u32 = 5_000;
 const MEMORY_NS: u64 = 60 * SECOND_NS;
 
 /// Horizons that differ by less than this part of a cycle are taken for equal, so that tenants go round in one order and not in that of how late
-/// their threads have woken: in every second each has as many turns. Who is ahead by less than that has a turn so much shorter.
-const EQUAL_PART: u64 = 8;
+/// their threads have woken: in every second each has as many turns. Who is ahead by less than that has a turn so much shorter,
+/// by [`SHORTER_PART`] at most.
+const EQUAL_PART: u64 = 3;
+const SHORTER_PART: u64 = 4;
+
+/// By so small a part of itself a turn is longer or shorter, to end where it has its place.
+const PLACE_PART: u64 = 16;
 
 /// A tenant that may want the GPU.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -140,6 +146,23 @@ impl Shares {
         worth_ns(self.turn_ns(share_ppm), share_ppm)
     }
 
+    /// A turn's length, ns, so much longer or shorter that it ends nearer to its place: in each cycle by the clock those who ask have their turns one
+    /// after the other.
+    fn placed_ns(&self, bids: &[Bid], index: usize, begin_ns: u64, length_ns: u64) -> u64 {
+        let cycle_ns = cycle_ns(self.count);
+        let mut until_ppm = 0;
+        for bid in bids.iter().take(index + 1).filter(|bid| bid.asks) {
+            until_ppm += self.share_ppm(bid.entitlement);
+        }
+        let place_ns = cycle_ns * until_ppm / u64::from(WHOLE_PPM);
+        // Half a cycle is where a turn ends that ends at its place.
+        let half_ns = cycle_ns / 2;
+        let ends_ns = (begin_ns + length_ns + half_ns + cycle_ns - place_ns) % cycle_ns;
+        let most_ns = length_ns / PLACE_PART;
+        let [longer_ns, shorter_ns] = [half_ns.saturating_sub(ends_ns), ends_ns.saturating_sub(half_ns)];
+        length_ns + longer_ns.min(most_ns) - shorter_ns.min(most_ns)
+    }
+
     /// When the turn of a bid would end by its own measure, ns.
     fn finish_ns(&self, bid: &Bid) -> u64 {
         let share_ppm = self.share_ppm(bid.entitlement);
@@ -183,10 +206,10 @@ pub fn entry_ns(bids: &[Bid], now_ns: u64) -> u64 {
     asking.map(|bid| bid.horizon_ns).min().unwrap_or(now_ns)
 }
 
-/// Whose turn is next, and how long it is, ns. Of about equals the higher priority, then the first behind `last` in a circle. `None`: nobody
-/// asks.
+/// Whose turn is next that begins at `begin_ns`, and how long it is, ns. Of about equals the higher priority, then the first behind `last` in a circle.
+/// `None`: nobody asks.
 #[must_use]
-pub fn pick(bids: &[Bid], last: usize) -> Option<(usize, u64)> {
+pub fn pick(bids: &[Bid], last: usize, begin_ns: u64) -> Option<(usize, u64)> {
     let shares = Shares::of(bids);
     let equal_ns = cycle_ns(shares.count) / EQUAL_PART;
     let mut best: Option<(usize, u64)> = None;
@@ -207,14 +230,16 @@ pub fn pick(bids: &[Bid], last: usize) -> Option<(usize, u64)> {
     let (index, _) = best?;
     let bid = bids.get(index)?;
     let share_ppm = shares.share_ppm(bid.entitlement);
+    let turn_ns = shares.turn_ns(share_ppm);
     let ahead_ns = bid.horizon_ns.saturating_sub(entry_ns(bids, bid.horizon_ns));
     let shorter_ns = if ahead_ns <= equal_ns { ahead_ns * share_ppm / u64::from(WHOLE_PPM) } else { 0 };
-    Some((index, shares.turn_ns(share_ppm) - shorter_ns))
+    let length_ns = turn_ns - shorter_ns.min(turn_ns / SHORTER_PART);
+    Some((index, shares.placed_ns(bids, index, begin_ns, length_ns)))
 }
 
 /// Whether `me` takes the turn from its holder at once: it has the higher priority, and the turn would be its own.
 #[must_use]
-pub fn preempts(bids: &[Bid], me: usize, holder: usize) -> bool {
+pub fn preempts(bids: &[Bid], me: usize, holder: usize, now_ns: u64) -> bool {
     let priority = |index: usize| bids.get(index).map(|bid| bid.entitlement.priority);
-    priority(me) > priority(holder) && pick(bids, holder).is_some_and(|(index, _)| index == me)
+    priority(me) > priority(holder) && pick(bids, holder, now_ns).is_some_and(|(index, _)| index == me)
 }

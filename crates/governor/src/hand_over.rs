@@ -10,7 +10,7 @@
 //! 4. Nobody wants one: the word says so, and whoever comes next takes it without waiting for anybody.
 
 use crate::arbiter::{self, Bid, Shares};
-use crate::turn::{Stage, Turn};
+use crate::turn::{NEAR_NS, Stage, Turn};
 
 /// What a tenant sees when it looks.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Scene<'_> {
             (Intent::Decline, Stage::Offered) if is_mine => true,
             (Intent::Drain, Stage::Held) if is_mine => return change(turn.draining()),
             (Intent::Release { .. } | Intent::Drain | Intent::Decline, _) => return wait,
-            (Intent::Launch, Stage::Offered) if is_mine => return change(turn.accepted()),
+            (Intent::Launch, Stage::Offered) if is_mine => return change(turn.accepted(now_ns)),
             (Intent::Launch, Stage::Held) if is_mine && now_ns < turn.until_ns() => {
                 return Move::Go { until_ns: turn.until_ns() };
             }
@@ -111,7 +111,7 @@ impl Scene<'_> {
             (Intent::Launch, _) => return wait,
         };
         let ended = turn.holder.map(|holder| self.end(holder, is_out));
-        let next = arbiter::pick(self.bids, turn.holder.unwrap_or(me));
+        let next = arbiter::pick(self.bids, turn.holder.unwrap_or(me), turn.next_begin_ns(now_ns));
         Move::Change(Change { turn: turn.next(now_ns, next, me), ended })
     }
 
@@ -121,12 +121,16 @@ impl Scene<'_> {
         if let Some(bid) = self.bids.get_mut(holder) {
             bid.running_ns = self.now_ns.saturating_sub(self.turn.begin_ns);
         }
-        arbiter::preempts(self.bids, self.me, holder)
+        arbiter::preempts(self.bids, self.me, holder, self.now_ns)
     }
 
     /// Charges the holder, and takes it out or leaves it in.
     fn end(&mut self, holder: usize, is_out: bool) -> Ended {
-        let used_ns = self.now_ns.saturating_sub(self.turn.begin_ns);
+        let mut used_ns = self.now_ns.saturating_sub(self.turn.begin_ns);
+        // Late by a little, and nothing ran on, or the turn would drain.
+        if self.turn.stage == Stage::Held && used_ns < self.turn.length_ns + NEAR_NS {
+            used_ns = used_ns.min(self.turn.length_ns);
+        }
         let mut ended = Ended { holder, used_ns, worth_ns: used_ns, is_out };
         if let Some(bid) = self.bids.get_mut(holder) {
             bid.asks = true;

@@ -21,6 +21,31 @@ fn equal_tenants_are_equal_in_every_second() {
     }
 }
 
+/// A thread in 20 comes 0.6 to 3.5 ms late to its turn, one in 1,000 by 5 ms: `--nocapture` prints what came of it.
+#[test]
+fn equal_tenants_whose_threads_come_late_are_equal_in_every_second() {
+    // With 16 a turn is 5 ms, and a thread that is late by 3.5 just before the second's end is 5 % of what a tenant has in it: nobody can make up for that. Of 1,200 seconds 86 are so, with 8 10.
+    for (count, most_uneven) in [(2, 0), (3, 0), (4, 0), (8, 3), (16, 12)] {
+        let (mut uneven, mut seconds, mut worst, mut least) = (0, 0, f64::INFINITY, f64::INFINITY);
+        for seed in 0..5 {
+            let mut world = saturating((0..count).map(|_| normal(100))).late(seed);
+            world.run_until(world.now_ns + SECOND);
+            for _ in 0..20 {
+                let got = world.measure(SECOND);
+                let mean = got.iter().sum::<f64>() / got.len() as f64;
+                let lowest = got.iter().copied().fold(f64::INFINITY, f64::min) / mean;
+                (worst, least) = (worst.min(lowest), least.min(jain(&got)));
+                (seconds, uneven) = (seconds + 1, uneven + u32::from(lowest < 0.97));
+            }
+        }
+        println!(
+            "{count} tenants: {uneven} of {seconds} seconds under 97 %, worst {worst:.4}, Jain {least:.5}"
+        );
+        assert!(least >= 0.999, "{count} tenants: {least}");
+        assert!(uneven <= most_uneven, "{count} tenants: {uneven} of {seconds}, worst {worst}");
+    }
+}
+
 #[test]
 fn equal_tenants_are_equal_in_ten_seconds() {
     for count in [2, 7, 16, 33, 64] {

@@ -139,6 +139,7 @@ impl Limiter {
         }
         // The other streams are the helper's, and theirs who wait: threads that launch on a stream each would be at one another's all the time.
         driver::outside_captures(|| self.attend(on, stream, &mut books, Tails::Left));
+        books.was_looked_at = true;
         drop(books);
         self.look(on, stream, unit)
     }

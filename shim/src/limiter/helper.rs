@@ -315,7 +315,7 @@ impl Limiter {
         let launched = self.helper.launched.swap(0, Ordering::SeqCst) != 0;
         // While units keep coming, the looks before them settle, each on its own stream.
         let settles = !launched || before != Found::Flowing;
-        self.note_left(if settles { STREAMS } else { 1 }, Tails::Left, 0);
+        self.note_left(if settles { STREAMS } else { 1 }, Tails::LeftToLaunches, 0);
         let mut found = if launched { Found::Draining } else { Found::Idle };
         if self.helper.sparse.swap(0, Ordering::Relaxed) != 0 {
             found = Found::Sparse;

@@ -25,6 +25,8 @@ pub(crate) enum Tails {
     Left,
     /// They are settled as if they had ended now: somebody waits for them.
     Settled,
+    /// As [`Self::Left`]; and so is all else on a stream at which a launch has looked since the helper's last round: it has asked the driver.
+    LeftToLaunches,
 }
 
 impl Limiter {
@@ -297,6 +299,9 @@ impl Limiter {
     /// Settles what has ended on a stream.
     #[inline(never)]
     pub(super) fn attend(&self, on: Ground, stream: &Stream, books: &mut Books, tails: Tails) {
+        if tails == Tails::LeftToLaunches && core::mem::take(&mut books.was_looked_at) {
+            return;
+        }
         while self.settle(on, stream, books) {}
         if books.is_old() && self.waits(stream, books).is_some() {
             books.since_ns = sys::monotonic_ns();

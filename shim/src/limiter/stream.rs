@@ -68,6 +68,8 @@ pub(super) struct Books {
     pub(super) was_dry: bool,
     /// The program has waited for the stream since its last launch.
     pub(super) was_synced: bool,
+    /// A launch has looked at what has ended here since the helper's last round.
+    pub(super) was_looked_at: bool,
     /// The boundary was drawn by a launch that is in front of the gate now: however soon it is reached, it begins that launch's batch.
     pub(super) is_kept: bool,
     /// The open batch as its watchers know it.

@@ -142,7 +142,10 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 #ifdef DRIVER
 // What the calls take on an H100, ns; and the part of it that is under the driver's lock.
 static const double LAUNCH_LOCKED = 1250, RECORD = 1900, QUERY = 1500, ELAPSED = 2500, KERNEL = 1340, MARK = 1900, LATENCY = 2000;
-static double launch = 3600, locked = 0.6, jitter, lock_free;
+static double launch = 3600, locked = 0.6, jitter, lock_free, kernel = KERNEL;
+// Who has never launched nor waited is the library's helper: its calls, and its rounds.
+static __thread int is_guest;
+static long helper_calls, helper_modes;
 // The calls in each stretch: between the times that all streams were waited for.
 enum { LAUNCHES, RECORDS, QUERIES, TIMES, KINDS, STRETCHES = 1000 };
 static long calls[STRETCHES + 1][KINDS], syncs;
@@ -153,6 +156,7 @@ static char context[64];
 __attribute__((constructor)) static void begin(void) {
     if (getenv("MODEL_LOCKED")) locked = atof(getenv("MODEL_LOCKED"));
     if (getenv("MODEL_LAUNCH")) launch = atof(getenv("MODEL_LAUNCH"));
+    if (getenv("MODEL_KERNEL")) kernel = atof(getenv("MODEL_KERNEL"));
     if (getenv("MODEL_JITTER")) jitter = atof(getenv("MODEL_JITTER"));
 }
 __attribute__((destructor)) static void end(void) {
@@ -160,6 +164,8 @@ __attribute__((destructor)) static void end(void) {
         FILE *out = fopen(getenv("MODEL_COUNTS"), "w");
         for (long(*of)[KINDS] = calls; (*of)[LAUNCHES]; of++)
             fprintf(out, "%ld %ld %ld %ld\n", (*of)[LAUNCHES], (*of)[RECORDS], (*of)[QUERIES], (*of)[TIMES]);
+        // Its capture mode is exchanged before each round and after it.
+        fprintf(out, "helper %ld %ld\n", helper_calls, helper_modes / 2);
         fclose(out);
     }
 }
@@ -169,6 +175,7 @@ static double random_part(void) {
     return (state >> 11) * 0x1p-53;
 }
 static void call(int kind, double ns, double under_lock) {
+    helper_calls += !is_guest;
     long stretch = last > streams ? syncs / (last - streams) : 0;
     calls[stretch < STRETCHES ? stretch : STRETCHES - 1][kind]++;
     v_advance(ns - under_lock);
@@ -185,11 +192,12 @@ static double put(void *stream, double ns) {
 }
 int cuLaunchKernel(void *f, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, unsigned g, unsigned h, void *stream, void **k, void **x) {
     struct stream *on = of(stream);
+    is_guest = 1;
     // The processor is faster and slower for a millisecond, and now and then away for a tenth of one.
     if (on->launches++ % 256 == 0) on->speed = 1 + jitter * (2 * random_part() - 1);
     double away = jitter > 0 && random_part() < 0.0005 ? 150000 * random_part() : 0;
     call(LAUNCHES, launch * on->speed + away, LAUNCH_LOCKED);
-    put(stream, KERNEL);
+    put(stream, kernel);
     return 0;
 }
 int cuEventRecord(double *event, void *stream) {
@@ -213,7 +221,7 @@ int cuStreamSynchronize(void *stream) {
     syncs++;
     return 0;
 }
-int cuStreamCreate(void **stream, unsigned flags) { return *stream = __atomic_add_fetch(&last, sizeof *last, __ATOMIC_RELAXED), 0; }
+int cuStreamCreate(void **stream, unsigned flags) { return is_guest = 1, *stream = __atomic_add_fetch(&last, sizeof *last, __ATOMIC_RELAXED), 0; }
 int cuEventCreate(void **event, unsigned flags) { return *event = __atomic_fetch_add(&next_event, sizeof *events, __ATOMIC_RELAXED), 0; }
 int cuEventDestroy_v2(void *event) { return 0; }
 int cuInit(unsigned flags) { return 0; }
@@ -228,7 +236,7 @@ int cuDeviceGetUuid_v2(char *uuid, int device) { return memcpy(uuid, "the model 
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { return *bytes = 16ul << 30, 0; }
 int cuDeviceGetAttribute(int *value, int which, int device) { return *value = which == 16 ? 132 : which == 39 ? 2048 : 1, 0; }
 int cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = *total = 16ul << 30, 0; }
-int cuThreadExchangeStreamCaptureMode(int *mode) { return 0; }
+int cuThreadExchangeStreamCaptureMode(int *mode) { return helper_modes += !is_guest, 0; }
 int cuStreamIsCapturing(void *stream, int *is) { return *is = 0; }
 int cuStreamGetCtx(void *stream, void **of) { return *of = context, 0; }
 int cuFuncGetAttribute(int *value, int which, void *function) { return *value = 0; }
@@ -251,13 +259,14 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, struc
 #endif
 
 #ifdef GUEST
-// As `launches` of scripts/gpu/limiter_guest.c: stretches of 200 launches of an empty kernel by each thread on a stream of its own.
-enum { STRETCH = 200 };
+// As `launches` of scripts/gpu/limiter_guest.c: stretches of launches of an empty kernel by each thread on a stream of its own. With a rest each thread goes its
+// own way, and rests so long after each; a negative one is a period, and nothing is waited for.
 typedef int (*function)();
 static function cuInit, cuDevicePrimaryCtxRetain, cuCtxSetCurrent, cuModuleLoadData, cuModuleGetFunction, cuStreamCreate, cuStreamSynchronize;
 static int (*cuLaunchKernel)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **);
 static void *context, *kernel;
-static long stretches;
+static long stretches, each;
+static double rest;
 static int threads;
 
 static int by_value(const void *a, const void *b) {
@@ -271,13 +280,13 @@ static void *launch_many(void *median) {
     cuCtxSetCurrent(context);
     cuStreamCreate(&stream, 1);
     for (long i = 0; i < stretches; i++) {
-        v_barrier(threads);
+        if (rest == 0) v_barrier(threads);
         double begin = v_now();
-        for (int j = 0; j < STRETCH; j++) cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL);
-        ns[i] = (v_now() - begin) / STRETCH;
-        cuStreamSynchronize(stream);
-        v_barrier(threads);
-        v_block_until(v_now() + ns[i] * STRETCH + 100000);
+        for (int j = 0; j < each; j++) cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL);
+        ns[i] = (v_now() - begin) / each;
+        if (rest >= 0) cuStreamSynchronize(stream);
+        if (rest == 0) v_barrier(threads);
+        v_block_until(rest < 0 ? begin - rest : v_now() + (rest > 0 ? rest : ns[i] * each + 100000));
     }
     v_leave();
     qsort(ns, stretches, sizeof *ns, by_value);
@@ -286,11 +295,11 @@ static void *launch_many(void *median) {
 }
 int main(int argc, char **argv) {
     void *driver = dlopen("libcuda.so.1", RTLD_NOW), *module;
-    if (argc != 3 || !driver) return fprintf(stderr, "%s\n", driver ? "launch_model STRETCHES THREADS" : dlerror()), 2;
+    if (argc != 5 || !driver) return fprintf(stderr, "%s\n", driver ? "launch_model STRETCHES THREADS EACH REST" : dlerror()), 2;
 #define FIND(name) name = (void *)dlsym(driver, #name)
     FIND(cuInit), FIND(cuDevicePrimaryCtxRetain), FIND(cuCtxSetCurrent), FIND(cuModuleLoadData), FIND(cuModuleGetFunction);
     FIND(cuStreamCreate), FIND(cuStreamSynchronize), FIND(cuLaunchKernel);
-    stretches = atol(argv[1]), threads = atoi(argv[2]);
+    stretches = atol(argv[1]), threads = atoi(argv[2]), each = atol(argv[3]), rest = atof(argv[4]);
     v_enter();
     cuInit(0), cuDevicePrimaryCtxRetain(&context, 0), cuCtxSetCurrent(context);
     cuModuleLoadData(&module, ""), cuModuleGetFunction(&kernel, module, "empty");

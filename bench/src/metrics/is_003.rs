@@ -110,6 +110,7 @@ fn run_all(launcher: &Launcher<'_>, run_ns: u64, warm_ns: u64) -> Result<Vec<Ran
             .iter()
             .filter(|sample| steady.contains(&sample.at_ns))
             .map(|sample| f64::from(sample.mhz))
+            .filter(|mhz| *mhz > 0.0)
             .collect();
         Ran { mhz: stats::median(&mhz), progress }
     };
@@ -125,7 +126,7 @@ struct Cell {
     occupancy: f64,
     /// Rate over native's, in per cent.
     of_native: f64,
-    /// The device's clock over that of the native runs.
+    /// The device's clock over that of the native runs; 1 for work that is waited for, whose rate does not follow it.
     clock: Option<f64>,
     /// Coefficient of variation over windows of 100 ms.
     variation: Option<f64>,
@@ -194,7 +195,11 @@ fn cells(
                 cap: f64::from(*cap),
                 occupancy: 100.0 * occupancy,
                 of_native: 100.0 * rate / native_rate,
-                clock: mhz.zip(native_mhz).map(|(capped, native)| capped / native),
+                clock: if Kind::WAITED_FOR.contains(&kind) {
+                    Some(1.0)
+                } else {
+                    mhz.zip(native_mhz).map(|(capped, native)| capped / native)
+                },
                 variation: progress.variation(warm_ns, WINDOW_NS),
             });
         }
@@ -214,7 +219,7 @@ fn summary(cells: &[Cell]) -> Series {
         record("worst cell: distance", distances.iter().copied().fold(0.0, f64::max), "points");
     }
     let at_one_clock: Vec<f64> = capped.iter().filter_map(|cell| cell.distance_at_one_clock()).collect();
-    if !at_one_clock.is_empty() {
+    if !at_one_clock.is_empty() && at_one_clock.len() == capped.len() {
         let mean = at_one_clock.iter().sum::<f64>() / at_one_clock.len() as f64;
         record("accuracy at native's clock", 100.0 - mean, "%");
         let worst = at_one_clock.iter().copied().fold(0.0, f64::max);
@@ -233,7 +238,7 @@ fn summary(cells: &[Cell]) -> Series {
     for kind in Kind::NINE {
         let clocks: Vec<f64> =
             cells.iter().filter(|cell| cell.kind == kind).filter_map(|cell| cell.clock).collect();
-        if let Some(clock) = stats::median(&clocks) {
+        if let Some(clock) = stats::median(&clocks).filter(|_| !Kind::WAITED_FOR.contains(&kind)) {
             record(&format!("{}: clock under caps, of native's", kind.text()), 100.0 * clock, "%");
         }
         if let Some(cell) = cells.iter().find(|cell| cell.kind == kind) {

@@ -160,7 +160,7 @@ impl Shares {
         let ends_ns = (begin_ns + length_ns + half_ns + cycle_ns - place_ns) % cycle_ns;
         let most_ns = length_ns / PLACE_PART;
         let [longer_ns, shorter_ns] = [half_ns.saturating_sub(ends_ns), ends_ns.saturating_sub(half_ns)];
-        length_ns + longer_ns.min(most_ns) - shorter_ns.min(most_ns)
+        (length_ns + longer_ns.min(most_ns) - shorter_ns.min(most_ns)).min(TURN_NS[1])
     }
 
     /// When the turn of a bid would end by its own measure, ns.

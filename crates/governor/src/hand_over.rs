@@ -127,8 +127,9 @@ impl Scene<'_> {
     /// Charges the holder, and takes it out or leaves it in.
     fn end(&mut self, holder: usize, is_out: bool) -> Ended {
         let mut used_ns = self.now_ns.saturating_sub(self.turn.begin_ns);
-        // Late by a little, and nothing ran on, or the turn would drain.
-        if self.turn.stage == Stage::Held && used_ns < self.turn.length_ns + NEAR_NS {
+        // Late by a little, and nothing ran on that anybody saw, or the turn would drain; or it was never held.
+        let is_late = self.turn.stage == Stage::Held && used_ns < self.turn.length_ns + NEAR_NS;
+        if is_late || self.turn.stage == Stage::Offered {
             used_ns = used_ns.min(self.turn.length_ns);
         }
         let mut ended = Ended { holder, used_ns, worth_ns: used_ns, is_out };

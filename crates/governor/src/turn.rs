@@ -1,6 +1,6 @@
 //! A turn as one word, so that one instruction hands it over: whose it is, since when, and for how long.
 //!
-//! A turn is *offered* by whoever ends the one before, and *held* once its tenant has accepted it, so that one that has died costs five milliseconds and
+//! A turn is *offered* by whoever ends the one before, and *held* once its tenant has accepted it, so that one that has died costs seven milliseconds and
 //! not a turn. A held one ends when its holder hands it over, or two milliseconds after its time, by whoever waits. A holder whose work runs on beyond that
 //! says that it *drains*: then the others wait 25 ms for it, which they would lose to it anyway.
 
@@ -28,12 +28,12 @@ pub const GRACE_NS: u64 = 2 * MS;
 /// How long, if its holder has said that it drains, ns: a long kernel.
 pub const DRAIN_NS: u64 = 25 * MS;
 
-/// A turn that passes so near to the end of the one before begins there, ns: [`GRACE_NS`], and who ends it then. One that was held until then lasted until
+/// A turn that passes so soon after the end of the one before begins there, ns: [`GRACE_NS`], and who ends it then. One that was held until then lasted until
 /// its end: the thread was late, and the GPU had nothing.
 pub(crate) const NEAR_NS: u64 = 3 * MS;
 
 /// One that is accepted so much later than it began begins when it is accepted, ns: what its tenant's thread is late by is missing to all, as cycles keep
-/// step with the clock, and not to that tenant's second.
+/// step with the clock, and not to that tenant's second. Who hands over so much before the end does so for the gap: the next begins at the end.
 const LATE_NS: u64 = 3 * MS / 10;
 
 /// How far ahead of now a turn may begin, ns, for a clock that differs a little.
@@ -158,8 +158,9 @@ impl Turn {
     /// When the turn after this one begins, ns, that is given now.
     #[must_use]
     pub fn next_begin_ns(&self, now_ns: u64) -> u64 {
-        let is_near = self.holder.is_some() && self.until_ns().abs_diff(now_ns) <= NEAR_NS;
-        if is_near { self.until_ns() } else { now_ns }
+        let until_ns = self.until_ns();
+        let is_near = self.holder.is_some() && until_ns <= now_ns + LATE_NS && now_ns <= until_ns + NEAR_NS;
+        if is_near { until_ns } else { now_ns }
     }
 
     /// The turn after this one, now: of a tenant and so long, ns. `by`: the tenant that changes the word, which need not accept its own.
@@ -169,8 +170,10 @@ impl Turn {
         let Some((holder, length_ns)) = of else {
             return Self::nobodys(number);
         };
-        let stage = if holder == by { Stage::Held } else { Stage::Offered };
-        Self { holder: Some(holder), stage, begin_ns: self.next_begin_ns(now_ns), length_ns, number }
+        let begin_ns = self.next_begin_ns(now_ns);
+        let turn = Self { holder: Some(holder), stage: Stage::Offered, begin_ns, length_ns, number };
+        // Who had to end the turn of another that was late pays for none of that.
+        if holder == by { turn.accepted(now_ns) } else { turn }
     }
 
     /// The same turn, accepted now.
@@ -230,11 +233,22 @@ mod tests {
     #[test]
     fn a_turn_handed_over_about_its_end_leaves_no_gap_in_the_cycle() {
         let first = Turn::from_word(0, HOUR_NS).unwrap().next(HOUR_NS, Some((1, 20 * MS)), 1);
-        for now_ns in [first.until_ns() - MS, first.until_ns() + MS] {
+        for now_ns in [first.until_ns() - MS / 4, first.until_ns() + MS] {
             assert_eq!(first.next(now_ns, Some((2, 20 * MS)), 1).begin_ns, first.until_ns());
         }
         let early_ns = first.begin_ns + 5 * MS;
         assert_eq!(first.next(early_ns, Some((2, 20 * MS)), 1).begin_ns, early_ns);
+        let soon_ns = first.until_ns() - 2 * MS;
+        assert_eq!(first.next(soon_ns, Some((2, 20 * MS)), 1).begin_ns, soon_ns);
+    }
+
+    #[test]
+    fn who_ends_the_turn_of_a_late_one_has_the_whole_of_its_own() {
+        let first = Turn::from_word(0, HOUR_NS).unwrap().next(HOUR_NS, Some((1, 20 * MS)), 1);
+        let now_ns = first.free_ns() + MS / 16;
+        let own = first.next(now_ns, Some((2, 20 * MS)), 2);
+        assert!(own.is_of(2));
+        assert_eq!((own.begin_ns, own.until_ns()), (now_ns, now_ns + 20 * MS));
     }
 
     #[test]

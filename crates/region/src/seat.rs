@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_that_is_gone_costs_five_milliseconds() {
+    fn a_waiter_that_is_gone_costs_seven_milliseconds() {
         let arena = arena();
         let [a, b, c] = [1, 2, 3].map(|tenant| arena.seat(tenant, USUAL, NOW).unwrap());
         let until_ns = go(&a, NOW).unwrap();

@@ -53,7 +53,7 @@ pub(super) enum Kind {
     SyncEach,
     /// Products of 4096 x 4096 matrices in bf16 on tensor cores.
     Matmul,
-    /// Training steps: a batch is made on the CPU, copied, and learned; the loss is read.
+    /// Training steps: a batch is copied and learned; the loss is read.
     Training,
     /// Decoder steps by CUDA graph, each waited for.
     Decode,

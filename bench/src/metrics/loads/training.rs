@@ -1,4 +1,4 @@
-//! Training steps of a network with one hidden layer: a batch is made on the CPU and copied, the loss of its prediction of
+//! Training steps of a network with one hidden layer: a batch that a loader has made is copied, the loss of its prediction of
 //! a fixed teacher goes backwards, the weights descend, and the host reads the loss, as training loops do.
 
 use anyhow::{Result, bail};
@@ -15,6 +15,8 @@ const BATCH: u32 = 2_048;
 const WIDTH: u32 = 1_024;
 /// Hidden numbers.
 const HIDDEN: u32 = 4_096;
+/// Batches that the loader has made, taken in turn: made within the step, by one core, they left the work 3.7 % of an H100's time.
+const BATCHES: u64 = 4;
 /// What the weights move against the sum of the gradient over the batch.
 const RATE: f32 = 2e-4 / BATCH as f32;
 /// What the software GPU is told of kernels that stream over memory, in nanoseconds.
@@ -58,8 +60,8 @@ pub(super) struct Training {
     hidden_gradient_t: Buffer,
     second_t: Buffer,
     loss: Buffer,
-    batch: Vec<u16>,
-    made: u64,
+    batches: Vec<Vec<u16>>,
+    steps: usize,
     losses: Vec<f32>,
 }
 
@@ -104,8 +106,8 @@ impl Training {
             hidden_gradient_t: matrix(BATCH, HIDDEN)?,
             second_t: matrix(WIDTH, HIDDEN)?,
             loss: Buffer::zeroed(gpu, 1)?,
-            batch: vec![0; BATCH as usize * WIDTH as usize],
-            made: 0,
+            batches: (0..BATCHES).map(batch).collect(),
+            steps: 0,
             losses: Vec::new(),
             stream,
         };
@@ -183,6 +185,12 @@ impl Training {
     }
 }
 
+/// The numbers of batch `number`.
+fn batch(number: u64) -> Vec<u16> {
+    let count = u64::from(BATCH) * u64::from(WIDTH);
+    (number * count..(number + 1) * count).map(|index| bf16::filled(index, 1.0, 4)).collect()
+}
+
 /// Training ends with a loss below this part of the first one, after enough steps.
 const FALLS_TO: f32 = 0.98;
 /// Steps after which the loss must have fallen.
@@ -193,20 +201,16 @@ impl Load for Training {
         self.stream.handle()
     }
 
-    /// Reads the loss of the step before, and makes and copies the next batch: as many numbers as one core makes in some
-    /// milliseconds.
+    /// Reads the loss of the step before, and copies the next batch.
     fn prepare(&mut self) -> Result<()> {
-        if self.made > 0 {
+        if self.steps > 0 {
             let mut loss = [0.0_f32];
             self.loss.download(0, &mut loss)?;
             self.losses.push(loss[0]);
         }
-        let first = self.made * u64::from(BATCH) * u64::from(WIDTH);
-        for (number, index) in self.batch.iter_mut().zip(first..) {
-            *number = bf16::filled(index, 1.0, 4);
-        }
-        self.made += 1;
-        Ok(self.input.upload(&self.batch)?)
+        let batch = &self.batches[self.steps % self.batches.len()];
+        self.steps += 1;
+        Ok(self.input.upload(batch)?)
     }
 
     fn submit(&mut self) -> Result<()> {

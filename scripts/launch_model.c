@@ -143,7 +143,7 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 // What the calls take on an H100, ns; and the part of it that is under the driver's lock.
 static const double LAUNCH_LOCKED = 1250, RECORD = 1900, QUERY = 1500, ELAPSED = 2500, KERNEL = 1340, MARK = 1900, LATENCY = 2000;
 static double launch = 3600, locked = 0.6, jitter, lock_free, kernel = KERNEL;
-// Who has never launched nor waited is the library's helper: its calls, and its rounds.
+// Who has made no stream is the library's helper: its calls, and its rounds. (The guest's beginning, some calls, counts as its own.)
 static __thread int is_guest;
 static long helper_calls, helper_modes;
 // The calls in each stretch: between the times that all streams were waited for.
@@ -192,7 +192,6 @@ static double put(void *stream, double ns) {
 }
 int cuLaunchKernel(void *f, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, unsigned g, unsigned h, void *stream, void **k, void **x) {
     struct stream *on = of(stream);
-    is_guest = 1;
     // The processor is faster and slower for a millisecond, and now and then away for a tenth of one.
     if (on->launches++ % 256 == 0) on->speed = 1 + jitter * (2 * random_part() - 1);
     double away = jitter > 0 && random_part() < 0.0005 ? 150000 * random_part() : 0;

@@ -28,21 +28,30 @@ pub struct Plan {
     pub precision: f64,
     /// When no further turn begins.
     pub budget: Duration,
+    /// When no turn beyond the fewest begins: what is cheap gets more of them, by the time that they take and not by what they show.
+    pub fill: Option<Duration>,
 }
+
+/// Turns with `--quick`, at most.
+const QUICK_TURNS: usize = 2 * FEWEST_PAIRS;
+/// The part of the time of a metric in which turns beyond the fewest are taken with `--quick`.
+const FILLED_PART: u32 = 5;
 
 impl Plan {
     /// The plan of an effort, for a metric that is judged from `fewest_samples` on: where these are few, a sample takes
     /// minutes.
     pub fn of(effort: Effort, budget: Duration, fewest_samples: usize) -> Self {
-        let (fewest, most, precision) = match effort {
-            Effort::Quick => (FEWEST_PAIRS, FEWEST_PAIRS, 0.0),
-            Effort::Standard => (8, 24, 0.02),
-            Effort::Full => (12, 48, 0.01),
+        let (fewest, most, precision, fill) = match effort {
+            Effort::Quick => (FEWEST_PAIRS, QUICK_TURNS, 0.0, Some(budget / FILLED_PART)),
+            Effort::Standard => (8, 24, 0.02, None),
+            Effort::Full => (12, 48, 0.01, None),
         };
         match (fewest_samples < FEWEST_PAIRS, effort) {
-            (false, _) => Self { fewest, most, precision, budget },
-            (true, Effort::Quick) => Self { fewest: fewest_samples, most: fewest_samples, precision, budget },
-            (true, _) => Self { fewest: fewest_samples, most, precision, budget },
+            (false, _) => Self { fewest, most, precision, budget, fill },
+            (true, Effort::Quick) => {
+                Self { fewest: fewest_samples, most: fewest_samples, precision, budget, fill: None }
+            }
+            (true, _) => Self { fewest: fewest_samples, most, precision, budget, fill },
         }
     }
 }
@@ -140,10 +149,11 @@ pub fn collect(systems: usize, plan: Plan, bench: &mut impl Bench) -> (Vec<Colle
     let _before = bench.throttled();
     let mut longest = bench.elapsed();
     for turn in 0..plan.most + EXTRA {
-        if turn >= plan.most && all.iter().all(|collected| collected.has_enough(plan)) {
+        let began = bench.elapsed();
+        let is_filled = turn >= plan.fewest && plan.fill.is_some_and(|fill| began + longest > fill);
+        if (turn >= plan.most || is_filled) && all.iter().all(|collected| collected.has_enough(plan)) {
             break;
         }
-        let began = bench.elapsed();
         if bench.is_interrupted() {
             return (all, Stop::Interrupted);
         }
@@ -224,7 +234,8 @@ mod tests {
     use super::*;
     use crate::worker::Measure;
 
-    const PLAN: Plan = Plan { fewest: 8, most: 24, precision: 0.02, budget: Duration::from_secs(1_000) };
+    const PLAN: Plan =
+        Plan { fewest: 8, most: 24, precision: 0.02, budget: Duration::from_secs(1_000), fill: None };
 
     /// Numbers instead of tenants, and a clock that a sample moves by a second.
     struct Numbers<F> {
@@ -302,6 +313,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cheap_gets_more_turns_while_a_part_of_the_time_lasts() {
+        let turns = |seconds| {
+            let plan = Plan::of(Effort::Quick, Duration::from_secs(seconds), FEWEST_PAIRS);
+            let (all, stop) = collect(2, plan, &mut numbers(|turn, place| Ok((turn * (place + 1)) as f64)));
+            assert_eq!(stop, Stop::Turns);
+            all[0].samples.len()
+        };
+        // Two seconds a turn, and two of samples that are thrown away; the first fifth of the time is filled.
+        assert_eq!([turns(20), turns(5 * 18), turns(5 * 26), turns(1_000)], [6, 8, 12, 12]);
+    }
+
+    #[test]
     fn samples_that_are_thrown_away_do_not_begin_after_the_time_is_up_either() {
         let mut bench = numbers(|_, _| Ok(1.0));
         let (all, stop) = collect(3, Plan { budget: Duration::from_secs(2), ..PLAN }, &mut bench);
@@ -344,7 +367,7 @@ mod tests {
         let plan = |effort, fewest| Plan::of(effort, PLAN.budget, fewest);
         assert_eq!((plan(Effort::Quick, 2).fewest, plan(Effort::Quick, 2).most), (2, 2));
         assert_eq!((plan(Effort::Full, 2).fewest, plan(Effort::Full, 2).most), (2, 48));
-        assert_eq!(plan(Effort::Quick, FEWEST_PAIRS).most, FEWEST_PAIRS);
+        assert_eq!(plan(Effort::Quick, 2).fill, None);
     }
 
     #[test]

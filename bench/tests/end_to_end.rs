@@ -122,7 +122,7 @@ fn native_against_itself_is_measured_and_judged() {
     for metric in ["OH-002", "OH-003", "OH-004", "OH-005"] {
         let again = ran.system(metric, "native#2");
         assert_eq!(again["status"], "measured", "{metric}: {again}");
-        assert_eq!(again["samples"].as_array().unwrap().len(), 6);
+        assert!((6..=12).contains(&again["samples"].as_array().unwrap().len()), "{again}");
         assert!(again["verdict"].is_string() && again["added"]["ci95"].is_array());
         assert!(ran.system(metric, "native")["verdict"].is_null());
     }
@@ -217,7 +217,7 @@ fn twenty_microseconds_in_a_hook_are_found_in_process() {
     let system = ran.system("OH-002", "hami");
     assert_eq!(system["verdict_in_process"], "worse");
     assert!(system["added_in_process"]["value"].as_f64().unwrap() > 15.0);
-    assert_eq!(ran.results()["environment"]["cpu_of_turns"].as_array().unwrap().len(), 6);
+    assert_eq!(ran.results()["environment"]["cpu_of_turns"].as_array().unwrap().len(), 12);
     assert!(ran.stdout().contains("added (in process)"), "{}", ran.stdout());
     assert!(ran.stdout().contains("added (process against process)"), "{}", ran.stdout());
 }
@@ -245,7 +245,7 @@ fn the_start_is_measured_by_parts_and_true_spawn_beside_spawn() {
     }
     assert!(system["added_in_process"]["value"].is_number());
     let of_true = &system["series"]["`true`: added, spawn beside spawn"];
-    assert_eq!(of_true["calls"], 6 * 150);
+    assert_eq!(of_true["calls"], 150 * system["samples"].as_array().unwrap().len());
     series("`true`: added to an empty library");
     assert!(ran.stdout().contains("| OH-004 `true`: added, spawn beside spawn |"), "{}", ran.stdout());
 }

@@ -271,17 +271,19 @@ mod tests {
     }
 
     #[test]
-    fn occupancy_is_that_of_its_own_process_and_the_whole_where_nobody_waits() {
-        let progress = |units: u64| {
+    fn occupancy_and_clock_are_those_of_the_device_where_nobody_waits() {
+        let ran = |units: u64, mhz: f64| {
             let mut progress = Progress::from(0);
             (1..=100).for_each(|ms: u64| progress.mark(ms * 1_000_000, ms * units));
-            Ran { progress, mhz: None }
+            Ran { progress, mhz: Some(mhz) }
         };
-        let (natives, capped) = (vec![vec![progress(10); 9]], vec![(50, vec![progress(5); 9])]);
+        let (natives, capped) = (vec![vec![ran(10, 1_500.0); 9]], vec![(50, vec![ran(5, 1_650.0); 9])]);
         let cells = cells(&natives, &[(Kind::Training, 0.25)], &capped, 0).unwrap();
         let of = |kind: Kind| cells.iter().find(|cell| cell.kind == kind).unwrap();
         assert!((of(Kind::Training).share() - 12.5).abs() < 1e-6);
         assert!((of(Kind::Small).share() - 50.0).abs() < 1e-6);
+        assert!((of(Kind::Small).clock.unwrap() - 1.1).abs() < 1e-9);
+        assert_eq!(of(Kind::SyncEach).clock, Some(1.0));
     }
 
     #[test]

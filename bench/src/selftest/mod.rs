@@ -162,11 +162,9 @@ fn measure(session: &Session, arguments: &RunArguments, mut environment: Environ
     for (order, label) in labels.iter().enumerate() {
         environment.systems.insert(label.clone(), SystemRecord { order, ..SystemRecord::default() });
     }
-    // All turns: what is judged is how the samples are judged, not how soon they suffice.
-    let plan = Plan {
-        precision: -1.0,
-        ..Plan::of(arguments.effort(), arguments.budget(false), crate::stats::FEWEST_PAIRS)
-    };
+    // As many turns on each machine: what is judged is how the samples are judged, not how soon they suffice.
+    let plan = Plan::of(arguments.effort(), arguments.budget(false), crate::stats::FEWEST_PAIRS);
+    let plan = Plan { precision: -1.0, fill: plan.fill.map(|_| Duration::ZERO), ..plan };
     let mut tenants = Tenants { session, began: Instant::now() };
     let (collected, stop) = runner::collect(labels.len(), plan, &mut tenants);
     let collected: BTreeMap<usize, Collected> = collected.into_iter().enumerate().collect();

@@ -125,19 +125,21 @@ pub fn judge(report: &ProofReport, limit_bytes: u64, has_no_library: bool) -> Pr
     Proof::Enforced(format!("{granted} granted under a limit of {limit}, what goes beyond is refused"))
 }
 
-/// What `share`, the rate of a saturating tenant under a cap of `percent` as a part of the native rate, says. The cap need
-/// not be met, which is what metrics measure, but a fifth of the way to it must be gone.
-pub fn judge_compute(share: f64, percent: u32) -> Proof {
+/// What `shares`, the rates of saturating tenants under a cap of `percent` as parts of the native rate, one process each, say. The cap need
+/// not be met, which is what metrics measure, but a fifth of the way to it must be gone by each: what holds a cap now and then enforces none.
+pub fn judge_compute(shares: &[f64], percent: u32) -> Proof {
     let cap = f64::from(percent) / 100.0;
-    let found = format!("{:.1} % of the native rate under a cap of {percent} %", 100.0 * share);
-    match share {
+    let each: Vec<String> = shares.iter().map(|share| format!("{:.1}", 100.0 * share)).collect();
+    let found = format!("{} % of the native rate under a cap of {percent} %", each.join(", "));
+    let worst = shares.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    match worst {
         _ if percent >= 100 => {
             Proof::Failed("a cap of 100 % cannot be told from none: give less with --compute".to_owned())
         }
-        share if !share.is_finite() || share <= 0.0 => {
+        _ if shares.iter().any(|share| !share.is_finite() || *share <= 0.0) => {
             Proof::Failed(format!("{found}: no progress is no cap"))
         }
-        share if share > 1.0 - (1.0 - cap) / 5.0 => Proof::NotEnforced(found),
+        worst if worst > 1.0 - (1.0 - cap) / 5.0 => Proof::NotEnforced(found),
         _ => Proof::Enforced(found),
     }
 }
@@ -186,11 +188,18 @@ mod tests {
 
     #[test]
     fn a_cap_must_move_the_rate_and_let_something_through() {
-        assert!(matches!(judge_compute(0.69, 50), Proof::Enforced(_)));
-        assert!(matches!(judge_compute(0.97, 50), Proof::NotEnforced(why) if why.contains("97.0 %")));
-        assert!(matches!(judge_compute(0.93, 90), Proof::Enforced(_)));
-        assert!(matches!(judge_compute(0.0, 50), Proof::Failed(_)));
-        assert!(matches!(judge_compute(1.0, 100), Proof::Failed(_)));
+        assert!(matches!(judge_compute(&[0.69], 50), Proof::Enforced(_)));
+        assert!(matches!(judge_compute(&[0.97], 50), Proof::NotEnforced(why) if why.contains("97.0 %")));
+        assert!(matches!(judge_compute(&[0.93], 90), Proof::Enforced(_)));
+        assert!(matches!(judge_compute(&[0.5, 0.0], 50), Proof::Failed(_)));
+        assert!(matches!(judge_compute(&[0.5, f64::NAN], 50), Proof::Failed(_)));
+        assert!(matches!(judge_compute(&[1.0], 100), Proof::Failed(_)));
+    }
+
+    #[test]
+    fn a_cap_that_is_held_now_and_then_is_not_enforced() {
+        let now_and_then = judge_compute(&[0.58, 0.93, 0.57], 50);
+        assert!(matches!(now_and_then, Proof::NotEnforced(why) if why.contains("58.0, 93.0, 57.0 %")));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 
 use super::Load;
-use super::matmul::{Activation, Gemm, Product, exact, sampled_places};
+use super::matmul::{Activation, Gemm, Product, exact, verify_samples};
 use crate::gpu::{
     Arguments, Buffer, CudaError, Gpu, Graph, Kernel, Module, Shape, Source, Stream, StreamHandle, bf16,
     fill_bf16,
@@ -253,16 +253,9 @@ impl Decoder {
         let product = Product::plain([batch, 3 * WIDTH, WIDTH], operands);
         self.gemm.launch(self.stream.handle(), product)?;
         self.stream.synchronize()?;
-        let (columns, depth) = (u64::from(3 * WIDTH), u64::from(WIDTH));
-        for (row, column) in sampled_places(u64::from(batch), columns) {
-            let mut bits = [0_u16];
-            self.qkv.download(usize::try_from(row * columns + column)?, &mut bits)?;
-            let right = exact([row, column], depth, [1.0, SCALE], [5_000, 1]);
-            if (bf16::to_f64(bits[0]) - right).abs() > (1.0 + right.abs()) / 128.0 {
-                bail!("QKV[{row}][{column}] is {} and should be {right}", bf16::to_f64(bits[0]));
-            }
-        }
-        Ok(())
+        verify_samples("QKV", &self.qkv, [batch.into(), (3 * WIDTH).into()], |row, column| {
+            exact([row, column], WIDTH.into(), [1.0, SCALE], [5_000, 1])
+        })
     }
 }
 

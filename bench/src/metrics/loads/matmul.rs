@@ -133,7 +133,7 @@ pub(super) struct Matmul {
 /// The side of the matrices.
 const SIZE: u32 = 4_096;
 /// The numbers of A from the one, those of B from the other: so that a product of B and A is not one of A and B.
-const LEAST: [f32; 2] = [1.0, 2.0];
+const LEAST: [f64; 2] = [1.0, 2.0];
 /// BF16 keeps 8 bits; sums of 4,096 products in FP32 are far more exact than that.
 const TOLERANCE: f64 = 1.0 / 128.0;
 
@@ -143,8 +143,8 @@ impl Matmul {
         let matrix = || Buffer::new(gpu, 2 * SIZE as usize * SIZE as usize);
         let (a, b, c) = (matrix()?, matrix()?, matrix()?);
         for (operand, least) in [(&a, LEAST[0]), (&b, LEAST[1])] {
-            let rows = (0..SIZE)
-                .flat_map(|row| std::iter::repeat_n(bf16::from_f32(of_row(row, least)), SIZE as usize));
+            let rows =
+                (0..u64::from(SIZE)).flat_map(|row| std::iter::repeat_n(number(row, least), SIZE as usize));
             operand.upload(&rows.collect::<Vec<_>>())?;
         }
         Ok(Self { gemm: Gemm::load(gpu)?, stream, a, b, c, size: SIZE })
@@ -168,30 +168,41 @@ impl Load for Matmul {
         self.product().model_ns()
     }
 
-    /// Fails unless samples of C are right, to the precision of bf16.
+    /// Fails unless samples of C are right. A wrong place in a row of A or B would not be seen: it holds the same number.
     fn verify(&mut self, _units: u64) -> Result<()> {
-        let size = u64::from(self.size);
-        for (row, column) in sampled_places(size, size) {
-            let mut bits = [0_u16];
-            self.c.download(usize::try_from(row * size + column)?, &mut bits)?;
-            let of = |row, least| f64::from(of_row(row, least));
-            let right =
-                size as f64 * of(u32::try_from(row)?, LEAST[0]) * of(u32::try_from(column)?, LEAST[1]);
-            let got = bf16::to_f64(bits[0]);
-            if (got - right).abs() > TOLERANCE * right || !got.is_finite() {
-                bail!("C[{row}][{column}] of {size} x {size} x {size} is {got} and should be {right}");
-            }
-        }
-        Ok(())
+        verify_samples("C", &self.c, [self.size.into(); 2], |row, column| {
+            f64::from(self.size) * of_row(row, LEAST[0]) * of_row(column, LEAST[1])
+        })
     }
 }
 
-/// The number of a row: one of sixteen, a sixteenth of `least` apart, which bf16 has exactly. Rows that are 1, 16 or 256 apart have different ones.
-fn of_row(row: u32, least: f32) -> f32 {
-    let which = (row ^ row >> 4 ^ row >> 8) % 16;
-    #[expect(clippy::cast_precision_loss, reason = "below 16")]
-    let which = which as f32;
-    least + least * which / 16.0
+/// Fails unless samples of `matrix`, rows x columns by rows, are what `right` says, to the precision of bf16.
+pub(super) fn verify_samples(
+    name: &str,
+    matrix: &Buffer,
+    [rows, columns]: [u64; 2],
+    right: impl Fn(u64, u64) -> f64,
+) -> Result<()> {
+    for (row, column) in sampled_places(rows, columns) {
+        let mut bits = [0_u16];
+        matrix.download(usize::try_from(row * columns + column)?, &mut bits)?;
+        let (got, right) = (bf16::to_f64(bits[0]), right(row, column));
+        if (got - right).abs() > TOLERANCE * (1.0 + right.abs()) || !got.is_finite() {
+            bail!("{name}[{row}][{column}] of {rows} x {columns} is {got} and should be {right}");
+        }
+    }
+    Ok(())
+}
+
+/// A number of a row as it is in the matrix.
+fn number(row: u64, least: f64) -> u16 {
+    #[expect(clippy::cast_possible_truncation, reason = "bf16 has it exactly, and so does f32")]
+    bf16::from_f32(of_row(row, least) as f32)
+}
+
+/// The number of a row: one of sixteen, a sixteenth of `least` apart, which bf16 has exactly. Rows that are 1 apart, or 16 to 256 by a power of two, have different ones.
+fn of_row(row: u64, least: f64) -> f64 {
+    least + least * ((row + 3 * (row / 16) + 5 * (row / 256)) % 16) as f64 / 16.0
 }
 
 #[cfg(test)]
@@ -207,13 +218,13 @@ mod tests {
 
     #[test]
     fn neighbouring_rows_and_tiles_have_different_numbers_that_bf16_has_exactly() {
-        for row in 0..SIZE - 256 {
+        for row in 0..u64::from(SIZE) - 256 {
             for least in LEAST {
-                let number = of_row(row, least);
-                assert!((bf16::to_f64(bf16::from_f32(number)) - f64::from(number)).abs() < 1e-12, "{number}");
+                let of_this = of_row(row, least);
+                assert!((bf16::to_f64(number(row, least)) - of_this).abs() < 1e-12, "{of_this}");
                 for apart in [1, 16, 32, 64, 128, 256] {
                     let other = of_row(row + apart, least);
-                    assert!((other - number).abs() >= least / 16.0, "rows {row} and {}", row + apart);
+                    assert!((other - of_this).abs() >= least / 16.0, "rows {row} and {}", row + apart);
                 }
             }
         }

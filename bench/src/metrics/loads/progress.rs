@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::whole_ns;
 use crate::metrics::figures;
 
 /// Units of work that were done, over time.
@@ -11,9 +12,8 @@ pub(crate) struct Progress {
     pub from_ns: u64,
     /// Marks: microseconds since the beginning, and units done by then.
     marks: Vec<(f64, u64)>,
-    /// When it submitted nothing more, in microseconds since the beginning; what is done later was waiting in the queue.
-    #[serde(default)]
-    stopped_us: Option<f64>,
+    /// When it submitted nothing more, CLOCK_MONOTONIC; what is done later was waiting in the queue.
+    stopped_ns: Option<u64>,
     /// Microseconds of each unit from submission to done, where each was waited for.
     pub unit_us: Vec<f32>,
     /// The part of the time in which its work was on the device, gaps under 50 µs included; measured only natively and
@@ -24,7 +24,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// Nothing done yet at `from_ns`.
     pub(crate) fn from(from_ns: u64) -> Self {
-        Self { from_ns, marks: vec![(0.0, 0)], stopped_us: None, unit_us: Vec::new(), occupancy: None }
+        Self { from_ns, marks: vec![(0.0, 0)], stopped_ns: None, unit_us: Vec::new(), occupancy: None }
     }
 
     /// Notes that `units` were done at `now_ns`.
@@ -35,7 +35,7 @@ impl Progress {
 
     /// Notes that nothing is submitted from `now_ns` on.
     pub(crate) fn stop(&mut self, now_ns: u64) {
-        self.stopped_us = Some(now_ns.saturating_sub(self.from_ns) as f64 / 1e3);
+        self.stopped_ns = Some(now_ns);
     }
 
     /// Units done in all.
@@ -50,11 +50,11 @@ impl Progress {
 
     /// The end of the time in which it was steady: the last mark, or when it submitted nothing more, if that was before.
     pub(crate) fn steady_end_ns(&self) -> u64 {
-        self.end_ns().min(self.stopped_us.map_or(u64::MAX, |us| self.at_ns(us)))
+        self.end_ns().min(self.stopped_ns.unwrap_or(u64::MAX))
     }
 
     fn at_ns(&self, us: f64) -> u64 {
-        self.from_ns + nanos(us * 1e3)
+        self.from_ns + whole_ns(us * 1e3)
     }
 
     /// Times of the marks and units done, in the order of time.
@@ -113,12 +113,6 @@ impl Progress {
         let all: Vec<u64> = std::iter::once(from_ns).chain(times).chain([to_ns]).collect();
         all.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).fold(0.0, f64::max)
     }
-}
-
-/// Whole nanoseconds of a time that is not negative; 2^53 ns are 104 days.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped, and days at the most")]
-fn nanos(value: f64) -> u64 {
-    value.clamp(0.0, 9e15) as u64
 }
 
 #[cfg(test)]

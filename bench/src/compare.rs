@@ -80,25 +80,58 @@ pub fn main(first: &Path, second: &Path, tolerance_percent: f64) -> Result<ExitC
         count(Change::Worse),
         count(Change::Unknown)
     );
+    text.push_str(&verdicts(&first, &second));
     write_out(&text)?;
     Ok(if count(Change::Worse) > 0 { ExitCode::from(WORSE) } else { ExitCode::SUCCESS })
 }
 
 fn rows(first: &Results, second: &Results) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for metric in &first.metrics {
-        let Some(other) = second.metrics.iter().find(|other| other.id == metric.id) else { continue };
-        for (name, system) in metric.systems.iter().filter(|(name, _)| !is_native(name)) {
-            if let Some(later) = other.systems.get(name) {
-                rows.extend(rows_of(name, (metric, system), (other, later)));
-            }
-        }
-    }
-    rows
+    in_both(first, second).flat_map(|(name, first, second)| rows_of(name, first, second)).collect()
 }
 
 /// A system in a metric, of one file.
 type Side<'a> = (&'a MetricResult, &'a SystemResult);
+
+/// Each system but native in each metric that both files have.
+fn in_both<'a>(
+    first: &'a Results,
+    second: &'a Results,
+) -> impl Iterator<Item = (&'a str, Side<'a>, Side<'a>)> {
+    first.metrics.iter().flat_map(|metric| {
+        let other = second.metrics.iter().find(|other| other.id == metric.id);
+        metric.systems.iter().filter(|(name, _)| !is_native(name)).filter_map(move |(name, system)| {
+            let other = other?;
+            Some((name.as_str(), (metric, system), (other, other.systems.get(name)?)))
+        })
+    })
+}
+
+/// Whether the second file says the same of each system as the first: what a rerun is judged by. A line for each system.
+fn verdicts(first: &Results, second: &Results) -> String {
+    let mut systems: BTreeMap<&str, Vec<(&str, String, String)>> = BTreeMap::new();
+    for (name, one, two) in in_both(first, second) {
+        let verdicts = (one.0.id.as_str(), verdict_text(one.0, one.1), verdict_text(two.0, two.1));
+        systems.entry(name).or_default().push(verdicts);
+    }
+    let mut text = String::new();
+    for (name, all) in systems {
+        let (same, changed): (Vec<_>, Vec<_>) = all.iter().partition(|(_, before, after)| before == after);
+        let ties = same.iter().filter(|(_, verdict, _)| verdict == "tie").count();
+        let _ = write!(
+            text,
+            "Verdicts of {name}: {} of {} the same, {} of them no ties",
+            same.len(),
+            all.len(),
+            same.len() - ties
+        );
+        for (number, (metric, before, after)) in changed.into_iter().enumerate() {
+            let _ =
+                write!(text, "{} {metric} {before} → {after}", if number == 0 { "; other:" } else { "," });
+        }
+        text.push('\n');
+    }
+    text
+}
 
 /// The rows of one system in one metric: what its hooks add within its processes, and what the processes make of native. The
 /// first is the sharper, the second sees what a library does elsewhere.
@@ -261,6 +294,24 @@ mod tests {
         let system = results.metrics[0].systems.get_mut("cuota").unwrap();
         system.samples.iter_mut().for_each(|sample| *sample *= factor);
         results
+    }
+
+    #[test]
+    fn a_rerun_is_told_what_it_says_otherwise() {
+        let (first, mut second) = (example::results(), example::results());
+        let all = first.metrics.iter().filter(|metric| metric.systems.contains_key("cuota")).count();
+        let line = |second: &Results| {
+            let text = verdicts(&first, second);
+            text.lines().find(|line| line.starts_with("Verdicts of cuota")).unwrap().to_owned()
+        };
+        assert!(line(&second).contains(&format!("{all} of {all} the same")), "{}", line(&second));
+        assert!(!line(&second).contains("other") && !verdicts(&first, &second).contains("native:"));
+        let metric = &mut second.metrics[0];
+        metric.systems.get_mut("cuota").unwrap().status = Status::Failed;
+        let other = format!("; other: {} ", metric.id);
+        let line = line(&second);
+        assert!(line.contains(&format!("{} of {all} the same", all - 1)), "{line}");
+        assert!(line.contains(&other) && line.ends_with("→ failed"), "{line}");
     }
 
     fn change_of(first: &Results, second: &Results, tolerance_percent: f64) -> Vec<(String, Change)> {

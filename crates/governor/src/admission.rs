@@ -212,7 +212,8 @@ impl Arrival {
             let bound_ns = scene.bound.in_flight_ns;
             let nap_ns = match scene.batches {
                 0 | 1 => (left_ns - bound_ns).min(LONGEST_NAP_NS),
-                // The first of them is to be seen to end. Who may have one more only, and looks too soon, looks again when both have.
+                // The first of them is to be seen to end. Who may have one more only, and looks too soon, looks again when both have. An estimate that is
+                // too long costs two bounds.
                 batches if scene.bound.batches < 2 => {
                     scene.first_ends_ns(look.now_ns, batches).min(2 * bound_ns)
                 }
@@ -367,13 +368,13 @@ mod tests {
         #[test]
         fn every_wait_ends_at_its_latest_time_whatever_the_words_and_the_scene_say(
             now in 0..u64::MAX / 2, ppm in 1..1_000_000u32, booked in 1..100 * MS, words: (u64, u64),
-            in_flight_ns: u64, bound_ns: u64, busy: (bool, bool), progress_ns: u64, batches: u32,
+            in_flight_ns: u64, bound_ns in 0..u64::MAX / 2, busy: (bool, bool), progress_ns: u64, batches: u32, allowed in 1..3u32,
         ) {
             let mut budget = Budget { window: words.0, period: words.1 };
             let mut arrival = arrive(&mut budget, look(now, ppm), booked);
             let scene = Scene {
                 batches, in_flight_ns, own_stream_busy: busy.0, process_busy: busy.1, progress_ns,
-                bound: Bound { in_flight_ns: bound_ns, batches: 2 },
+                bound: Bound { in_flight_ns: bound_ns, batches: allowed },
             };
             let promised = arrival.opens_ns() + PERIOD_NS;
             let mut at = look(now, ppm);

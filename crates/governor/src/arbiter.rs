@@ -159,8 +159,8 @@ impl Shares {
         let half_ns = cycle_ns / 2;
         let ends_ns = (begin_ns + length_ns + half_ns + cycle_ns - place_ns) % cycle_ns;
         let most_ns = length_ns / PLACE_PART;
-        let [longer_ns, shorter_ns] = [half_ns.saturating_sub(ends_ns), ends_ns.saturating_sub(half_ns)];
-        (length_ns + longer_ns.min(most_ns) - shorter_ns.min(most_ns)).min(TURN_NS[1])
+        let placed_ns = (length_ns + half_ns).saturating_sub(ends_ns);
+        placed_ns.max(length_ns - most_ns).min(length_ns + most_ns).min(TURN_NS[1])
     }
 
     /// When the turn of a bid would end by its own measure, ns.

@@ -157,7 +157,7 @@ impl Turn {
 
     /// When the turn after this one begins, ns, that is given now.
     #[must_use]
-    pub fn next_begin_ns(&self, now_ns: u64) -> u64 {
+    pub(crate) fn next_begin_ns(&self, now_ns: u64) -> u64 {
         let until_ns = self.until_ns();
         let is_near = self.holder.is_some() && until_ns <= now_ns + LATE_NS && now_ns <= until_ns + NEAR_NS;
         if is_near { until_ns } else { now_ns }
@@ -233,9 +233,11 @@ mod tests {
     #[test]
     fn a_turn_handed_over_about_its_end_leaves_no_gap_in_the_cycle() {
         let first = Turn::from_word(0, HOUR_NS).unwrap().next(HOUR_NS, Some((1, 20 * MS)), 1);
-        for now_ns in [first.until_ns() - MS / 4, first.until_ns() + MS] {
-            assert_eq!(first.next(now_ns, Some((2, 20 * MS)), 1).begin_ns, first.until_ns());
-        }
+        let begin_ns = |now_ns| first.next(now_ns, Some((2, 20 * MS)), 1).begin_ns;
+        let near_ns = [first.until_ns() - LATE_NS, first.until_ns() + NEAR_NS];
+        assert_eq!(near_ns.map(begin_ns), [first.until_ns(); 2]);
+        let far_ns = [near_ns[0] - 1, near_ns[1] + 1];
+        assert_eq!(far_ns.map(begin_ns), far_ns);
         let early_ns = first.begin_ns + 5 * MS;
         assert_eq!(first.next(early_ns, Some((2, 20 * MS)), 1).begin_ns, early_ns);
         let soon_ns = first.until_ns() - 2 * MS;

@@ -43,7 +43,7 @@ fn mark(life: u64, now_ns: u64) -> u64 {
 
 /// When the holder of `life` was found dead, ms. `None`: it was not. A mark of another life means nothing: it was made by one who
 /// slept while the place changed hands.
-fn found_dead_ms(place: &Place, life: u64) -> Option<u64> {
+pub(crate) fn found_dead_ms(place: &Place, life: u64) -> Option<u64> {
     let died = place.died.load(Ordering::Acquire);
     (died != 0 && died >> TIME_BITS == mark(life, 0) >> TIME_BITS).then_some(died & TIME_MASK)
 }

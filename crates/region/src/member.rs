@@ -263,12 +263,13 @@ impl Member {
         })
     }
 
-    /// Whether no other process of the tenant lives, as far as its file says.
+    /// Whether no other process of the tenant lives, as far as its file says: what an ended one had may stay booked for some time after it was found dead.
     #[must_use]
     #[inline(never)]
     pub fn is_the_only_one(&self) -> bool {
         let is_another = |(number, place): (usize, &Place)| {
-            number != self.place && place.life.load(Ordering::Acquire) & ALIVE != 0
+            let life = place.life.load(Ordering::Acquire);
+            number != self.place && life & ALIVE != 0 && death::found_dead_ms(place, life).is_none()
         };
         !self.tenant.places().any(is_another)
     }

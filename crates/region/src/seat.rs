@@ -296,12 +296,16 @@ impl Seat {
         let mut last = Move::Wait { until_ns: now_ns };
         for _ in 0..TRIES {
             let (word, turn) = self.turn(now_ns);
+            if intent != Intent::Launch && turn.holder != Some(self.index()) {
+                // Who does not have the turn ends none: nobody's bids are asked for.
+                break;
+            }
             let mut bids = self.bids(now_ns);
             if intent == Intent::Launch {
                 // Another process of the tenant may have given up meanwhile.
                 bids[self.index() % SEATS].asks = true;
             }
-            if intent == (Intent::Release { asks_on: false }) && turn.holder == Some(self.index()) {
+            if intent == (Intent::Release { asks_on: false }) {
                 // Before the turn is anybody's who might offer the next one to this tenant.
                 self.withdraw();
             }

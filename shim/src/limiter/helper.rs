@@ -326,6 +326,7 @@ impl Limiter {
         for stream in self.streams.busy() {
             found = found.max(Found::Draining);
             if let Some((on, mut books)) = stream.ground(0) {
+                books.was_looked_at = false;
                 // What was drawn in the last round and is not reached was no late boundary: the GPU was busy.
                 if settles {
                     books.none_was_late();

@@ -299,7 +299,7 @@ impl Limiter {
     /// Settles what has ended on a stream.
     #[inline(never)]
     pub(super) fn attend(&self, on: Ground, stream: &Stream, books: &mut Books, tails: Tails) {
-        if tails == Tails::LeftToLaunches && core::mem::take(&mut books.was_looked_at) {
+        if tails == Tails::LeftToLaunches && books.was_looked_at {
             return;
         }
         while self.settle(on, stream, books) {}

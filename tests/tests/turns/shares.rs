@@ -105,6 +105,21 @@ fn nothing_rests_on_the_helper() {
     assert!((shares[0] - 50.0).abs() <= 10.0, "{shares:?}");
 }
 
+/// Programs of the tenant that ended just before this one are dead, and not yet buried: what they had stays booked for up to two seconds.
+#[test]
+fn tenant_whose_programs_have_ended_one_after_the_other_is_no_company() {
+    let machine = Machine::new();
+    for _ in 0..3 {
+        let mut gone = Worker::start(&machine, "gone", &["--compute", "90%"], MS);
+        gone.work(3);
+        gone.console.finish();
+    }
+    let mut left = Worker::start(&machine, "left", &[], MS);
+    left.work(200);
+    assert_eq!(left.used_ns(&machine), 0);
+    left.console.finish();
+}
+
 #[test]
 fn one_that_is_alone_is_not_counted_until_another_comes() {
     let machine = Machine::new();

@@ -60,7 +60,16 @@ fn equal_tenants_are_equal_in_ten_seconds() {
 
 #[test]
 fn each_is_within_a_point_of_its_share() {
-    for weights in [vec![50, 50], vec![75, 25], vec![10, 30, 60], vec![90, 10], vec![1, 99], vec![5, 5, 90]] {
+    for weights in [
+        vec![50, 50],
+        vec![60, 40],
+        vec![62, 38],
+        vec![75, 25],
+        vec![10, 30, 60],
+        vec![90, 10],
+        vec![1, 99],
+        vec![5, 5, 90],
+    ] {
         let total: u32 = weights.iter().sum();
         let mut world = saturating(weights.iter().map(|weight| normal(*weight)));
         let got = world.measure(8 * SECOND);
@@ -74,8 +83,8 @@ fn each_is_within_a_point_of_its_share() {
 }
 
 #[test]
-fn turns_are_25_milliseconds_for_two_20_for_four_and_not_under_five_for_many() {
-    for (count, at_least, at_most) in [(2, 24.9, 25.1), (4, 19.0, 21.0), (16, 5.0, 5.4), (64, 5.0, 5.4)] {
+fn turns_are_33_milliseconds_for_two_20_for_four_and_not_under_five_for_many() {
+    for (count, at_least, at_most) in [(2, 33.2, 33.5), (4, 19.0, 21.0), (16, 5.0, 5.4), (64, 5.0, 5.4)] {
         let mut world = saturating((0..count).map(|_| normal(100)));
         let before: u64 = world.tenants.iter().map(|tenant| tenant.turns).sum();
         world.measure(10 * SECOND);
@@ -100,10 +109,11 @@ fn one_that_comes_back_is_owed_nothing_for_its_idle_time() {
     let mut world =
         World::new(vec![Tenant::new(normal(100), Habit::Saturates), Tenant::new(normal(100), bursts)]);
     world.run_until(world.now_ns + 7 * SECOND);
-    // However the burst lies: beside it the first never has less than half of 200 ms.
+    // However the burst lies: beside it the first never has less than half of 200 ms, but for the sixteenth by which its three turns come nearer to
+    // their places.
     for _ in 0..100 {
         let got = world.measure(200 * MS);
-        assert!(got[0] >= 0.48, "{got:?}");
+        assert!(got[0] >= 0.46, "{got:?}");
     }
 }
 
